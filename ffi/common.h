@@ -1,0 +1,100 @@
+// What the host and the CUDA handlers share: export, base64, and the gathering of buffers.
+#ifndef JAX_CUBIE_FFI_COMMON_H_
+#define JAX_CUBIE_FFI_COMMON_H_
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+// XLA_FFI_DEFINE_HANDLER_SYMBOL sets no visibility: a declaration with this in front does.
+#define JAX_CUBIE_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace jax_cubie {
+
+namespace ffi = xla::ffi;
+
+// The symbol that every image exports.
+constexpr const char* kEntrySymbol = "jax_cubie_entry";
+
+constexpr size_t kKeySize = 64;
+
+inline ffi::Error InvalidArgument(std::string message) {
+  return ffi::Error(ffi::ErrorCode::kInvalidArgument, "jax_cubie: " + message);
+}
+
+// The first characters of the content hash, enough to recognise an image by.
+inline std::string ShortKey(std::string_view key) { return std::string(key.substr(0, 12)); }
+
+// Strict base64: padded, with no white space. Returns false, and why, for anything else.
+inline bool DecodeBase64(std::string_view text, std::string* bytes, std::string* why) {
+  auto value = [](char c) -> int {
+    if (c >= 'A' && c <= 'Z') return c - 'A';
+    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
+    if (c >= '0' && c <= '9') return c - '0' + 52;
+    if (c == '+') return 62;
+    if (c == '/') return 63;
+    return -1;
+  };
+  if (text.size() % 4 != 0) {
+    *why = "its length " + std::to_string(text.size()) + " is not a multiple of 4";
+    return false;
+  }
+  size_t padding = 0;
+  while (padding < 2 && padding < text.size() && text[text.size() - 1 - padding] == '=') ++padding;
+  bytes->clear();
+  bytes->reserve(text.size() / 4 * 3);
+  for (size_t i = 0; i < text.size(); i += 4) {
+    uint32_t word = 0;
+    for (size_t j = i; j < i + 4; ++j) {
+      int bits = j >= text.size() - padding ? 0 : value(text[j]);
+      if (bits < 0) {
+        *why = "character " + std::to_string(j) + " is not of the base64 alphabet";
+        return false;
+      }
+      word = word << 6 | static_cast<uint32_t>(bits);
+    }
+    bytes->push_back(static_cast<char>(word >> 16));
+    bytes->push_back(static_cast<char>(word >> 8 & 0xff));
+    bytes->push_back(static_cast<char>(word & 0xff));
+  }
+  bytes->resize(bytes->size() - padding);
+  return true;
+}
+
+inline ffi::Error DecodeImage(std::string_view key, std::string_view image, std::string* bytes) {
+  if (key.size() != kKeySize) {
+    return InvalidArgument("the image's key has " + std::to_string(key.size()) + " characters; a key is " +
+                           std::to_string(kKeySize) + " hex digits");
+  }
+  std::string why;
+  if (!DecodeBase64(image, bytes, &why)) {
+    return InvalidArgument("the image " + ShortKey(key) + " is damaged: it is not valid base64: " + why);
+  }
+  return ffi::Error::Success();
+}
+
+// [operand pointers..., result pointers..., words...], one 64-bit slot each: what every entry takes.
+inline ffi::Error GatherArguments(const ffi::RemainingArgs& operands, const ffi::RemainingRets& results,
+                                  ffi::Span<const int64_t> words, std::vector<int64_t>* arguments) {
+  arguments->clear();
+  arguments->reserve(operands.size() + results.size() + words.size());
+  for (size_t i = 0; i < operands.size(); ++i) {
+    auto buffer = operands.get<ffi::AnyBuffer>(i);
+    if (!buffer.has_value()) return buffer.error();
+    arguments->push_back(static_cast<int64_t>(reinterpret_cast<intptr_t>(buffer->untyped_data())));
+  }
+  for (size_t i = 0; i < results.size(); ++i) {
+    auto buffer = results.get<ffi::AnyBuffer>(i);
+    if (!buffer.has_value()) return buffer.error();
+    arguments->push_back(static_cast<int64_t>(reinterpret_cast<intptr_t>((*buffer)->untyped_data())));
+  }
+  for (int64_t word : words) arguments->push_back(word);
+  return ffi::Error::Success();
+}
+
+}  // namespace jax_cubie
+
+#endif  // JAX_CUBIE_FFI_COMMON_H_

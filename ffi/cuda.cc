@@ -1,0 +1,548 @@
+// The CUDA handlers: load an image once per content hash, and launch its kernel on XLA's stream.
+//
+//   instantiate   loads the image. A bad one fails here, with no graph being captured.
+//   initialize    the device is known: checks the launch, opts in to large shared memory, brings the code.
+//   execute       launches. It may be captured into a CUDA graph, so it only launches.
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <exception>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <unordered_map>
+#include <utility>
+
+#include "common.h"
+#include "driver.h"
+
+namespace jax_cubie {
+namespace {
+
+constexpr char kMagic[] = "JAXCUBIE";
+constexpr size_t kMagicSize = 8;
+constexpr uint32_t kContainerVersion = 1;
+constexpr uint32_t kMaxBlobs = 1024;
+constexpr uint32_t kCubin = 1;
+constexpr uint32_t kPtx = 2;
+
+constexpr int kDefaultSharedLimit = 48 * 1024;
+
+struct Blob {
+  uint32_t kind;
+  uint32_t arch;
+  std::string_view bytes;
+};
+
+std::string Name(const Blob& blob) {
+  return std::string(blob.kind == kCubin ? "cubin" : "PTX") + " for sm_" + std::to_string(blob.arch);
+}
+
+template <typename T>
+bool ReadLittleEndian(std::string_view bytes, size_t* offset, T* value) {
+  if (bytes.size() - *offset < sizeof(T)) return false;
+  T result = 0;
+  for (size_t i = 0; i < sizeof(T); ++i) {
+    result |= static_cast<T>(static_cast<unsigned char>(bytes[*offset + i])) << (8 * i);
+  }
+  *offset += sizeof(T);
+  *value = result;
+  return true;
+}
+
+// Returns why the container is damaged, or nothing.
+std::string ParseContainer(std::string_view bytes, std::vector<Blob>* blobs) {
+  if (bytes.size() < kMagicSize || std::memcmp(bytes.data(), kMagic, kMagicSize) != 0) {
+    return "it does not begin with the magic \"JAXCUBIE\"";
+  }
+  size_t offset = kMagicSize;
+  uint32_t version = 0;
+  uint32_t count = 0;
+  if (!ReadLittleEndian(bytes, &offset, &version) || !ReadLittleEndian(bytes, &offset, &count)) {
+    return "its header is cut off";
+  }
+  if (version != kContainerVersion) {
+    return "its format is version " + std::to_string(version) + ", this library reads version " +
+           std::to_string(kContainerVersion) + " (another jax_cubie wrote it: build it again with this one)";
+  }
+  if (count == 0) return "it holds no code";
+  if (count > kMaxBlobs) return "it claims to hold " + std::to_string(count) + " blobs";
+  std::vector<uint64_t> sizes(count);
+  blobs->resize(count);
+  for (uint32_t i = 0; i < count; ++i) {
+    Blob& blob = (*blobs)[i];
+    if (!ReadLittleEndian(bytes, &offset, &blob.kind) || !ReadLittleEndian(bytes, &offset, &blob.arch) ||
+        !ReadLittleEndian(bytes, &offset, &sizes[i])) {
+      return "its table of blobs is cut off";
+    }
+    if (blob.kind != kCubin && blob.kind != kPtx) {
+      return "blob " + std::to_string(i) + " is of the unknown kind " + std::to_string(blob.kind);
+    }
+    if (sizes[i] == 0) return "blob " + std::to_string(i) + " is empty";
+  }
+  for (uint32_t i = 0; i < count; ++i) {
+    if (sizes[i] > bytes.size() - offset) {
+      return "blob " + std::to_string(i) + " should have " + std::to_string(sizes[i]) + " bytes, " +
+             std::to_string(bytes.size() - offset) + " are left";
+    }
+    (*blobs)[i].bytes = bytes.substr(offset, sizes[i]);
+    offset += sizes[i];
+  }
+  if (offset != bytes.size()) return std::to_string(bytes.size() - offset) + " bytes too many at its end";
+  return "";
+}
+
+// What the driver writes while it assembles PTX. It may do so as late as the first use on a device, so this
+// lives as long as the library.
+struct JitLog {
+  std::array<char, 4096> text{};
+  std::array<int, 2> options{kJitErrorLogBuffer, kJitErrorLogBufferSizeBytes};
+  std::array<void*, 2> values{text.data(), reinterpret_cast<void*>(static_cast<uintptr_t>(4096))};
+};
+
+// A kernel on one device.
+struct OnDevice {
+  int static_shared = 0;
+  int max_threads = 0;
+  int dynamic_shared_limit = 0;  // what the kernel may ask for now
+  bool brought = false;          // its code is in the device's context
+};
+
+struct Loaded {
+  CUlibrary library = nullptr;
+  CUkernel kernel = nullptr;
+  std::string what;  // "cubin for sm_90"
+  std::unique_ptr<JitLog> log;
+  std::mutex mutex;
+  std::map<CUdevice, OnDevice> devices;
+};
+
+struct DeviceLimits {
+  int max_threads = 0;
+  std::array<int, 3> max_block{};
+  std::array<int, 3> max_grid{};
+  int max_shared = 0;  // with the opt-in
+};
+
+struct Table {
+  std::shared_mutex mutex;
+  std::unordered_map<std::string, std::unique_ptr<Loaded>> images;
+  std::mutex loading;
+  std::mutex limits_mutex;
+  std::map<CUdevice, DeviceLimits> limits;
+};
+
+// Never destroyed: XLA's threads may outlive static objects, and the driver may be gone by then.
+Table& CudaTable() {
+  static Table* table = new Table;
+  return *table;
+}
+
+Loaded* FindImage(std::string_view key) {
+  Table& table = CudaTable();
+  std::shared_lock<std::shared_mutex> lock(table.mutex);
+  auto found = table.images.find(std::string(key));
+  return found == table.images.end() ? nullptr : found->second.get();
+}
+
+std::string Advice(CUresult result) {
+  switch (result) {
+    case kErrorUnsupportedPtxVersion:
+      return "the driver is too old for this PTX: update the driver, or build a cubin for this GPU";
+    case kErrorNoBinaryForGpu:
+      return "the image was built for another architecture: build it for this GPU";
+    case kErrorInvalidImage:
+    case kErrorInvalidPtx:
+      return "the code is damaged, or made for a newer GPU or by a newer compiler than the driver knows: "
+             "build it again, or update the driver";
+    case kErrorJitCompilerNotFound:
+      return "the driver's PTX compiler is not installed: build a cubin for this GPU";
+    case kErrorNotFound:
+      return "the code does not hold the entry jax_cubie_entry: build it again";
+    default:
+      return "";
+  }
+}
+
+// Architectures of the GPUs present, for an error: "sm_90, sm_90".
+std::string PresentArchitectures(const Driver& driver) {
+  std::string text;
+  CUdevice device = 0;
+  for (int ordinal = 0; driver.DeviceGet(&device, ordinal) == kSuccess; ++ordinal) {
+    int major = 0;
+    int minor = 0;
+    driver.DeviceGetAttribute(&major, kDeviceComputeCapabilityMajor, device);
+    driver.DeviceGetAttribute(&minor, kDeviceComputeCapabilityMinor, device);
+    text += (text.empty() ? "sm_" : ", sm_") + std::to_string(major) + std::to_string(minor);
+  }
+  return text.empty() ? "none" : text;
+}
+
+CUresult LoadBlob(const Driver& driver, const Blob& blob, Loaded* loaded, std::string* problem) {
+  const char* step = "cuLibraryLoadData";
+  CUresult result;
+  if (blob.kind == kPtx) {
+    std::string text(blob.bytes);  // the driver wants it to end with a zero
+    loaded->log = std::make_unique<JitLog>();
+    JitLog& log = *loaded->log;
+    result = driver.LibraryLoadData(&loaded->library, text.c_str(), log.options.data(), log.values.data(), 2,
+                                    nullptr, nullptr, 0);
+  } else {
+    result = driver.LibraryLoadData(&loaded->library, blob.bytes.data(), nullptr, nullptr, 0, nullptr,
+                                    nullptr, 0);
+  }
+  if (result == kSuccess) {
+    // Loading is lazy: bad code may only fail here.
+    step = "cuLibraryGetKernel";
+    result = driver.LibraryGetKernel(&loaded->kernel, loaded->library, kEntrySymbol);
+    if (result != kSuccess) driver.LibraryUnload(loaded->library);
+  }
+  if (result == kSuccess) {
+    loaded->what = Name(blob);
+    return result;
+  }
+  *problem += "\n  " + Name(blob) + " (" + std::to_string(blob.bytes.size()) + " bytes): " + step + ": " +
+              driver.Describe(result);
+  if (loaded->log != nullptr) {
+    loaded->log->text.back() = '\0';
+    std::string said(loaded->log->text.data());
+    while (!said.empty() && (said.back() == '\n' || said.back() == ' ')) said.pop_back();
+    if (!said.empty()) *problem += "; " + said;
+  }
+  if (std::string advice = Advice(result); !advice.empty()) *problem += "; " + advice;
+  return result;
+}
+
+ffi::Error LoadImage(std::string_view key, std::string_view image, Loaded** found) {
+  *found = FindImage(key);
+  if (*found != nullptr) return ffi::Error::Success();
+
+  Table& table = CudaTable();
+  std::lock_guard<std::mutex> loading(table.loading);
+  *found = FindImage(key);
+  if (*found != nullptr) return ffi::Error::Success();
+
+  std::string bytes;
+  if (ffi::Error error = DecodeImage(key, image, &bytes); error.failure()) return error;
+  std::vector<Blob> blobs;
+  if (std::string why = ParseContainer(bytes, &blobs); !why.empty()) {
+    return InvalidArgument("the CUDA image " + ShortKey(key) + " is damaged: " + why);
+  }
+  const Driver& driver = Driver::Get();
+  if (!driver.missing.empty()) {
+    return ffi::Error(ffi::ErrorCode::kUnavailable, "jax_cubie: " + driver.missing);
+  }
+  std::string problems;
+  for (const Blob& blob : blobs) {
+    auto loaded = std::make_unique<Loaded>();
+    if (LoadBlob(driver, blob, loaded.get(), &problems) != kSuccess) continue;
+    std::unique_lock<std::shared_mutex> lock(table.mutex);
+    *found = loaded.get();
+    table.images.emplace(std::string(key), std::move(loaded));
+    return ffi::Error::Success();
+  }
+  return ffi::Error(ffi::ErrorCode::kFailedPrecondition,
+                    "jax_cubie: no code in the CUDA image " + ShortKey(key) +
+                        " can be loaded (GPUs here: " + PresentArchitectures(driver) +
+                        "; the driver supports CUDA " + driver.Version() + "):" + problems);
+}
+
+struct Launch {
+  std::array<int64_t, 3> grid;
+  std::array<int64_t, 3> block;
+  int64_t shared;
+
+  bool empty() const { return std::count(grid.begin(), grid.end(), 0) != 0; }
+
+  std::string ToString() const {
+    auto triple = [](const std::array<int64_t, 3>& v) {
+      return "(" + std::to_string(v[0]) + ", " + std::to_string(v[1]) + ", " + std::to_string(v[2]) + ")";
+    };
+    return "grid " + triple(grid) + ", block " + triple(block) + ", " + std::to_string(shared) +
+           " bytes of dynamic shared memory";
+  }
+};
+
+ffi::Error ParseLaunch(ffi::Span<const int64_t> words, Launch* launch) {
+  if (words.size() != 7) {
+    return InvalidArgument(
+        "a CUDA launch is 7 numbers (grid x, y, z, block x, y, z, bytes of dynamic shared memory), got " +
+        std::to_string(words.size()));
+  }
+  for (size_t i = 0; i < 3; ++i) {
+    launch->grid[i] = words[i];
+    launch->block[i] = words[3 + i];
+  }
+  launch->shared = words[6];
+  for (size_t i = 0; i < 3; ++i) {
+    if (launch->grid[i] < 0 || (launch->block[i] < 1 && !launch->empty()) || launch->shared < 0) {
+      return InvalidArgument("a CUDA launch needs grid >= 0, block >= 1 and shared memory >= 0, got " +
+                             launch->ToString());
+    }
+  }
+  return ffi::Error::Success();
+}
+
+ffi::Error DriverError(const Driver& driver, const char* call, CUresult result, const std::string& more) {
+  return ffi::Error(ffi::ErrorCode::kInternal,
+                    std::string("jax_cubie: ") + call + " failed: " + driver.Describe(result) + more);
+}
+
+ffi::Error GetLimits(const Driver& driver, CUdevice device, DeviceLimits* limits) {
+  Table& table = CudaTable();
+  std::lock_guard<std::mutex> lock(table.limits_mutex);
+  auto found = table.limits.find(device);
+  if (found == table.limits.end()) {
+    DeviceLimits fresh;
+    std::vector<std::pair<int, int*>> wanted = {{kDeviceMaxThreadsPerBlock, &fresh.max_threads},
+                                                {kDeviceMaxSharedPerBlockOptin, &fresh.max_shared}};
+    for (int i = 0; i < 3; ++i) {
+      wanted.emplace_back(kDeviceMaxBlockDimX + i, &fresh.max_block[i]);
+      wanted.emplace_back(kDeviceMaxGridDimX + i, &fresh.max_grid[i]);
+    }
+    for (auto& [attribute, value] : wanted) {
+      CUresult result = driver.DeviceGetAttribute(value, attribute, device);
+      if (result != kSuccess) return DriverError(driver, "cuDeviceGetAttribute", result, "");
+    }
+    // GPUs without the opt-in say 0.
+    if (fresh.max_shared == 0) {
+      driver.DeviceGetAttribute(&fresh.max_shared, kDeviceMaxSharedPerBlock, device);
+    }
+    found = table.limits.emplace(device, fresh).first;
+  }
+  *limits = found->second;
+  return ffi::Error::Success();
+}
+
+// Checks the launch against the device, and lets the kernel have the shared memory that it asks for.
+ffi::Error PrepareOnDevice(const Driver& driver, Loaded* loaded, CUdevice device, const Launch& launch,
+                           OnDevice* state) {
+  DeviceLimits limits;
+  if (ffi::Error error = GetLimits(driver, device, &limits); error.failure()) return error;
+  auto fresh = loaded->devices.find(device);
+  if (fresh == loaded->devices.end()) {
+    OnDevice read;
+    for (auto [attribute, value] : {std::pair<int, int*>{kFuncSharedSizeBytes, &read.static_shared},
+                                    {kFuncMaxThreadsPerBlock, &read.max_threads}}) {
+      CUresult result = driver.KernelGetAttribute(value, attribute, loaded->kernel, device);
+      if (result != kSuccess) {
+        std::string advice = Advice(result);
+        return DriverError(driver, "cuKernelGetAttribute", result,
+                           " (" + loaded->what + ")" + (advice.empty() ? "" : "; " + advice));
+      }
+    }
+    read.dynamic_shared_limit = std::max(0, kDefaultSharedLimit - read.static_shared);
+    fresh = loaded->devices.emplace(device, read).first;
+  }
+  OnDevice& own = fresh->second;
+
+  const char* axes[] = {"x", "y", "z"};
+  for (int i = 0; i < 3; ++i) {
+    if (launch.grid[i] > limits.max_grid[i]) {
+      return InvalidArgument("the grid is too large in " + std::string(axes[i]) + ": " +
+                             std::to_string(launch.grid[i]) + " blocks are asked for, the device allows " +
+                             std::to_string(limits.max_grid[i]) +
+                             ". Run fewer lanes in one launch, or use a larger `block`.");
+    }
+    if (launch.block[i] > limits.max_block[i]) {
+      return InvalidArgument("the block is too large in " + std::string(axes[i]) + ": " +
+                             std::to_string(launch.block[i]) + " threads are asked for, the device allows " +
+                             std::to_string(limits.max_block[i]) + ". Use a smaller `block`.");
+    }
+  }
+  const int64_t threads = launch.block[0] * launch.block[1] * launch.block[2];
+  const int allowed = std::min(limits.max_threads, own.max_threads);
+  if (threads > allowed) {
+    return InvalidArgument("the block is too large: " + std::to_string(threads) + " threads are asked for, " +
+                           (allowed < limits.max_threads
+                                ? "this kernel's registers or launch bounds allow " + std::to_string(allowed)
+                                : "the device allows " + std::to_string(allowed)) +
+                           ". Use a smaller `block`.");
+  }
+  const int64_t shared = launch.shared + own.static_shared;
+  if (shared > limits.max_shared) {
+    return InvalidArgument("a block needs too much shared memory: " + std::to_string(shared) + " bytes (" +
+                           std::to_string(launch.shared) + " dynamic, " + std::to_string(own.static_shared) +
+                           " static) are asked for, the device allows " + std::to_string(limits.max_shared) +
+                           ". Put fewer buffers in shared memory, or use a smaller `block`.");
+  }
+  if (launch.shared > own.dynamic_shared_limit) {
+    CUresult result = driver.KernelSetAttribute(kFuncMaxDynamicSharedSizeBytes,
+                                                static_cast<int>(launch.shared), loaded->kernel, device);
+    if (result != kSuccess) {
+      return DriverError(driver, "cuKernelSetAttribute", result,
+                         ": asked for " + std::to_string(launch.shared) +
+                             " bytes of dynamic shared memory, the device allows " +
+                             std::to_string(limits.max_shared) +
+                             ". Put fewer buffers in shared memory, or use a smaller `block`.");
+    }
+    own.dynamic_shared_limit = static_cast<int>(launch.shared);
+  }
+  *state = own;
+  return ffi::Error::Success();
+}
+
+ffi::Error FindDevice(const Driver& driver, int32_t ordinal, CUdevice* device) {
+  CUresult result = ordinal >= 0 ? driver.DeviceGet(device, ordinal) : driver.CtxGetDevice(device);
+  if (result == kSuccess) return ffi::Error::Success();
+  return DriverError(driver, ordinal >= 0 ? "cuDeviceGet" : "cuCtxGetDevice", result, "");
+}
+
+ffi::Error Instantiate(std::string_view key, std::string_view image, ffi::Span<const int64_t> /*words*/,
+                       ffi::Span<const int64_t> launch_words) {
+  Launch launch;
+  if (ffi::Error error = ParseLaunch(launch_words, &launch); error.failure()) return error;
+  Loaded* loaded = nullptr;
+  return LoadImage(key, image, &loaded);
+}
+
+ffi::Error Initialize(CUstream stream, int32_t ordinal, ffi::RemainingArgs operands,
+                      ffi::RemainingRets results, std::string_view key, std::string_view image,
+                      ffi::Span<const int64_t> words, ffi::Span<const int64_t> launch_words) {
+  Launch launch;
+  if (ffi::Error error = ParseLaunch(launch_words, &launch); error.failure()) return error;
+  if (launch.empty()) return ffi::Error::Success();
+  Loaded* loaded = nullptr;
+  if (ffi::Error error = LoadImage(key, image, &loaded); error.failure()) return error;
+  const Driver& driver = Driver::Get();
+  CUdevice device = 0;
+  if (ffi::Error error = FindDevice(driver, ordinal, &device); error.failure()) return error;
+
+  std::lock_guard<std::mutex> lock(loaded->mutex);
+  OnDevice state;
+  ffi::Error error = PrepareOnDevice(driver, loaded, device, launch, &state);
+  if (error.failure()) return error;
+  if (state.brought) return ffi::Error::Success();
+
+  const size_t passed = operands.size() + results.size() + words.size();
+  size_t offset = 0;
+  size_t size = 0;
+  // The driver reads as many parameters as the kernel has: one too many would be read from beyond ours.
+  if (passed != words.size() && driver.KernelGetParamInfo != nullptr &&
+      driver.KernelGetParamInfo(loaded->kernel, passed, &offset, &size) == kSuccess) {
+    return InvalidArgument("the kernel has more parameters than the " + std::to_string(passed) +
+                           " that are passed (operands, results and words together)");
+  }
+
+  // Code is brought to a device at its first use, which may not fall into a graph's capture.
+  CUcontext context = nullptr;
+  if (stream != nullptr && driver.StreamGetCtx(stream, &context) == kSuccess &&
+      driver.CtxPushCurrent(context) == kSuccess) {
+    CUfunction function = nullptr;
+    CUresult result = driver.KernelGetFunction(&function, loaded->kernel);
+    driver.CtxPopCurrent(&context);
+    if (result != kSuccess) {
+      std::string advice = Advice(result);
+      return DriverError(driver, "cuKernelGetFunction", result,
+                         " (" + loaded->what + ")" + (advice.empty() ? "" : "; " + advice));
+    }
+    loaded->devices[device].brought = true;
+  }
+  return ffi::Error::Success();
+}
+
+ffi::Error Execute(CUstream stream, int32_t ordinal, ffi::RemainingArgs operands, ffi::RemainingRets results,
+                   std::string_view key, std::string_view image, ffi::Span<const int64_t> words,
+                   ffi::Span<const int64_t> launch_words) {
+  Launch launch;
+  if (ffi::Error error = ParseLaunch(launch_words, &launch); error.failure()) return error;
+  if (launch.empty()) return ffi::Error::Success();
+  Loaded* loaded = nullptr;
+  if (ffi::Error error = LoadImage(key, image, &loaded); error.failure()) return error;
+  const Driver& driver = Driver::Get();
+  CUdevice device = 0;
+  if (ffi::Error error = FindDevice(driver, ordinal, &device); error.failure()) return error;
+  {
+    // Already done by initialize; where a runtime skips that stage, this keeps the launch correct.
+    std::lock_guard<std::mutex> lock(loaded->mutex);
+    OnDevice state;
+    ffi::Error error = PrepareOnDevice(driver, loaded, device, launch, &state);
+    if (error.failure()) return error;
+  }
+
+  std::vector<int64_t> arguments;
+  if (ffi::Error error = GatherArguments(operands, results, words, &arguments); error.failure()) return error;
+  std::vector<void*> parameters(arguments.size());
+  for (size_t i = 0; i < arguments.size(); ++i) parameters[i] = &arguments[i];
+
+  // The driver takes a CUkernel here, too, and finds the context by the stream.
+  CUresult result = driver.LaunchKernel(
+      reinterpret_cast<CUfunction>(loaded->kernel), static_cast<unsigned>(launch.grid[0]),
+      static_cast<unsigned>(launch.grid[1]), static_cast<unsigned>(launch.grid[2]),
+      static_cast<unsigned>(launch.block[0]), static_cast<unsigned>(launch.block[1]),
+      static_cast<unsigned>(launch.block[2]), static_cast<unsigned>(launch.shared), stream, parameters.data(),
+      nullptr);
+  if (result != kSuccess) {
+    std::string more = " (" + loaded->what + ", " + launch.ToString() + ")";
+    if (result == kErrorLaunchOutOfResources) more += ". Use a smaller `block`.";
+    if (std::string advice = Advice(result); !advice.empty()) more += "; " + advice;
+    return DriverError(driver, "cuLaunchKernel", result, more);
+  }
+  return ffi::Error::Success();
+}
+
+// An exception (no memory, say) may not leave a handler.
+template <auto function, typename... Arguments>
+ffi::Error NoThrow(Arguments... arguments) {
+  try {
+    return function(arguments...);
+  } catch (const std::exception& exception) {
+    return ffi::Error(ffi::ErrorCode::kInternal, std::string("jax_cubie: ") + exception.what());
+  }
+}
+
+ffi::Error InstantiateNoThrow(std::string_view key, std::string_view image, ffi::Span<const int64_t> words,
+                              ffi::Span<const int64_t> launch) {
+  return NoThrow<Instantiate>(key, image, words, launch);
+}
+
+ffi::Error InitializeNoThrow(CUstream stream, int32_t ordinal, ffi::RemainingArgs operands,
+                             ffi::RemainingRets results, std::string_view key, std::string_view image,
+                             ffi::Span<const int64_t> words, ffi::Span<const int64_t> launch) {
+  return NoThrow<Initialize>(stream, ordinal, operands, results, key, image, words, launch);
+}
+
+ffi::Error ExecuteNoThrow(CUstream stream, int32_t ordinal, ffi::RemainingArgs operands,
+                          ffi::RemainingRets results, std::string_view key, std::string_view image,
+                          ffi::Span<const int64_t> words, ffi::Span<const int64_t> launch) {
+  return NoThrow<Execute>(stream, ordinal, operands, results, key, image, words, launch);
+}
+
+}  // namespace
+}  // namespace jax_cubie
+
+JAX_CUBIE_EXPORT XLA_FFI_Error* jax_cubie_cuda_instantiate(XLA_FFI_CallFrame* call_frame);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_cubie_cuda_instantiate, jax_cubie::InstantiateNoThrow,
+                              xla::ffi::Ffi::BindInstantiate()
+                                  .Attr<std::string_view>("key")
+                                  .Attr<std::string_view>("image")
+                                  .Attr<xla::ffi::Span<const int64_t>>("words")
+                                  .Attr<xla::ffi::Span<const int64_t>>("launch"),
+                              {xla::ffi::Traits::kCmdBufferCompatible});
+
+JAX_CUBIE_EXPORT XLA_FFI_Error* jax_cubie_cuda_initialize(XLA_FFI_CallFrame* call_frame);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_cubie_cuda_initialize, jax_cubie::InitializeNoThrow,
+                              xla::ffi::Ffi::BindInitialize()
+                                  .Ctx<xla::ffi::PlatformStream<jax_cubie::CUstream>>()
+                                  .Ctx<xla::ffi::DeviceOrdinal>()
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attr<std::string_view>("key")
+                                  .Attr<std::string_view>("image")
+                                  .Attr<xla::ffi::Span<const int64_t>>("words")
+                                  .Attr<xla::ffi::Span<const int64_t>>("launch"),
+                              {xla::ffi::Traits::kCmdBufferCompatible});
+
+JAX_CUBIE_EXPORT XLA_FFI_Error* jax_cubie_cuda_execute(XLA_FFI_CallFrame* call_frame);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_cubie_cuda_execute, jax_cubie::ExecuteNoThrow,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::PlatformStream<jax_cubie::CUstream>>()
+                                  .Ctx<xla::ffi::DeviceOrdinal>()
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attr<std::string_view>("key")
+                                  .Attr<std::string_view>("image")
+                                  .Attr<xla::ffi::Span<const int64_t>>("words")
+                                  .Attr<xla::ffi::Span<const int64_t>>("launch"),
+                              {xla::ffi::Traits::kCmdBufferCompatible});

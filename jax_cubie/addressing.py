@@ -1,0 +1,88 @@
+"""Where the elements of a lane's operands and results lie in memory, as LLVM IR.
+
+`words` is the launch's tuple; `bases`, a tuple of addresses, is computed once a lane.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .kernel.memory import load_global, store_global, undefined_words
+from .operands import Operand, Words
+from .translate.emit import Emitter
+
+
+class Addressing:
+    """Reads operands and writes results of one plan."""
+
+    def __init__(self, words: Words):
+        self.words = words
+
+    def bases(self, emitter: Emitter, words: Any, lane: Any) -> Any:
+        """The address of the first element of each operand and result for one lane."""
+        builder, operands = emitter.builder, self.words.operands
+        indices, rest = [], lane
+        for level in range(self.words.levels):
+            # The outermost level needs no remainder; with one level there is no division at all.
+            last = level == self.words.levels - 1
+            indices.append(rest if last else builder.urem(rest, self._size(emitter, words, level)))
+            rest = rest if last else builder.udiv(rest, self._size(emitter, words, level))
+        bases = undefined_words(self.words.lanes)
+        for number, operand in enumerate(operands):
+            offset, stride = None, None
+            for level, axis in enumerate(operand.axes):
+                if axis is not None:
+                    term = indices[level] if stride is None else builder.mul(indices[level], stride)
+                    offset = term if offset is None else builder.add(offset, term)
+                    stride = self._times_size(emitter, words, stride, level)
+            address = self._offset(emitter, builder.extract_value(words, number), offset, operand.dtype)
+            bases = builder.insert_value(bases, address, number)
+        for number, result in enumerate(self.words.results, start=len(operands)):
+            address = self._offset(emitter, builder.extract_value(words, number), lane, result.dtype)
+            bases = builder.insert_value(bases, address, number)
+        return bases
+
+    def load(self, emitter: Emitter, words: Any, bases: Any, number: int, index: Any) -> Any:
+        """Element `index` (flat; a Python int or an int64 value) of operand `number`."""
+        operand = self.words.operands[number]
+        address = emitter.builder.extract_value(bases, number)
+        stride = self._lane_stride(emitter, words, operand)
+        return load_global(emitter, self._element(emitter, address, index, stride, operand.dtype), operand.dtype)
+
+    def store(self, emitter: Emitter, words: Any, bases: Any, number: int, index: Any, value: Any) -> None:
+        """Writes element `index` (flat; a Python int or an int64 value) of result `number`."""
+        result = self.words.results[number]
+        address = emitter.builder.extract_value(bases, len(self.words.operands) + number)
+        stride = emitter.builder.extract_value(words, self.words.lanes)
+        store_global(emitter, self._element(emitter, address, index, stride, result.dtype), result.dtype, value)
+
+    def _size(self, emitter: Emitter, words: Any, level: int) -> Any:
+        return emitter.builder.extract_value(words, self.words.lanes + 1 + level)
+
+    def _times_size(self, emitter: Emitter, words: Any, stride: Any, level: int) -> Any:
+        size = self._size(emitter, words, level)
+        return size if stride is None else emitter.builder.mul(stride, size)
+
+    def _lane_stride(self, emitter: Emitter, words: Any, operand: Operand) -> Any:
+        """How far apart a lane's elements lie: the lanes run fastest. None: they are contiguous."""
+        stride = None
+        for level, axis in enumerate(operand.axes):
+            if axis is not None:
+                stride = self._times_size(emitter, words, stride, level)
+        return stride
+
+    def _element(self, emitter: Emitter, address: Any, index: Any, stride: Any, dtype: str) -> Any:
+        if isinstance(index, int):
+            if index == 0:
+                return address
+            index = emitter.constant("int64", index)
+        offset = index if stride is None else emitter.builder.mul(index, stride)
+        return self._offset(emitter, address, offset, dtype)
+
+    @staticmethod
+    def _offset(emitter: Emitter, address: Any, elements: Any, dtype: str) -> Any:
+        """64-bit throughout: lanes x points x size may pass 2**31."""
+        if elements is None:
+            return address
+        size = 1 if dtype == "bool" else int(dtype.lstrip("uintfloa")) // 8
+        return emitter.builder.add(address, emitter.builder.mul(elements, emitter.constant("int64", size)))

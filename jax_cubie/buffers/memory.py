@@ -1,0 +1,94 @@
+"""The arrays of a lane in compiled code: its windows of shared memory, its persistent region, its local arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+
+from ..kernel.device import Device
+from ..kernel.numba_types import LLVM_TYPES, Slice
+from .layout import Layout
+
+_SHARED_SYMBOL = "jax_cubie_shared"
+
+
+class LaneMemory:
+    """Makes a layout's arrays for one target; `Layout.allocator` takes it as its memory.
+
+    dtype: the solve's float dtype, which fixes the word. block: the lanes of a block, woven together in shared memory:
+    element e of lane i lies at `e * block + i`, so that neighbouring lanes fall into different banks.
+    """
+
+    def __init__(self, device: Device, layout: Layout, dtype: str, block: int):
+        self._device, self._layout, self._dtype, self._block = device, layout, dtype, block
+        self._word = 4 if dtype == "float32" else 8
+
+    @property
+    def window_bytes(self) -> int:
+        """Shared memory of a block."""
+        return self._layout.window_words * self._word * self._block
+
+    def device(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` as a device function."""
+        return self._device.function(function, inline=True)
+
+    def make_slicer(self, offset: int, size: int, dtype: str) -> Callable[..., Any]:
+        """A device function of a region that gives `size` words of it from `offset` on."""
+        name = self._dtype if dtype == "float" else dtype
+        scale = self._word // 4 if dtype == "int32" else 1  # an int32 takes a word, whatever the word is
+
+        @self._device.emitted(lambda region: Slice(name, size, region.stride * scale, region.space))
+        def take(emitter, region):
+            pointer = region.part(offset, size).pointer
+            return emitter.builder.bitcast(pointer, ir.PointerType(LLVM_TYPES[name], region.type.space))
+
+        return take
+
+    def make_local(self, size: int, dtype: str) -> Callable[..., Any]:
+        """A device function of nothing that gives the lane's own array of `size` words."""
+        name = self._dtype if dtype == "float" else dtype
+
+        @self._device.emitted(Slice(name, size))
+        def make(emitter):
+            # One array, not `size` values: compilers keep the parts of an array with constant indices in registers.
+            with emitter.builder.goto_entry_block():
+                array = emitter.builder.alloca(ir.ArrayType(LLVM_TYPES[name], max(size, 1)))
+            zero = ir.Constant(LLVM_TYPES["int32"], 0)
+            return emitter.builder.gep(array, [zero, zero])
+
+        return make
+
+    def make_window(self, *, fallback: bool) -> Callable[..., Any]:
+        """A device function `(base, thread)` that gives the lane's primary or fallback window of shared memory.
+
+        `base` is the address of the block's memory where the target has no shared memory of its own.
+        """
+        words = self._layout.fallback_words if fallback else self._layout.shared_words
+        start = self._layout.fallback_offset if fallback else 0
+        space = self._device.backend.SHARED_SPACE
+
+        @self._device.emitted(Slice(self._dtype, words, self._block, space))
+        def window(emitter, base, thread):
+            kind = ir.PointerType(LLVM_TYPES[self._dtype], space)
+            if words == 0:
+                return ir.Constant(kind, None)
+            if space:
+                pointer = emitter.builder.bitcast(_shared_array(emitter.builder.module, space), kind)
+            else:
+                pointer = emitter.builder.inttoptr(base, kind)
+            offset = emitter.builder.add(thread, emitter.constant("int64", start * self._block))
+            return emitter.builder.gep(pointer, [offset])
+
+        return window
+
+
+def _shared_array(module: ir.Module, space: int) -> ir.GlobalVariable:
+    """The block's dynamic shared memory, whose size the launch gives."""
+    found = module.globals.get(_SHARED_SYMBOL)
+    if found is None:
+        found = ir.GlobalVariable(module, ir.ArrayType(ir.IntType(8), 0), _SHARED_SYMBOL, space)
+        found.linkage = "external"
+        found.align = 16
+    return found

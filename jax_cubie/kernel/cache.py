@@ -1,0 +1,168 @@
+"""Images by content: in memory for the process, on disk for the next one.
+
+A key names everything an image depends on. An entry that is damaged, foreign or unreadable is built again, and a disk
+that can't be written costs a warning, not the solve.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+from .target import Image, Resources, Target
+
+logger = logging.getLogger("jax_cubie")
+
+_MAGIC = b"jax_cubie image 1\n"
+_SLOW_BUILD = 1.0  # seconds from which a build says so at the level that is shown by default
+
+_images: dict[str, Image] = {}
+_locks: dict[str, threading.Lock] = {}
+_guard = threading.Lock()
+
+
+def directory() -> Path | None:
+    """Where images are kept: `JAX_CUBIE_CACHE`, else the user's cache folder; None where that variable is empty."""
+    chosen = os.environ.get("JAX_CUBIE_CACHE")
+    if chosen is not None:
+        return Path(chosen) if chosen else None
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "jax_cubie"
+
+
+def dump_directory() -> Path | None:
+    """Where every stage of a build is written: `JAX_CUBIE_DUMP`."""
+    chosen = os.environ.get("JAX_CUBIE_DUMP")
+    return Path(chosen) if chosen else None
+
+
+@functools.cache
+def toolchain() -> tuple[str, ...]:
+    """The versions, and this package's own sources, that an image depends on. Found without importing Numba."""
+    names = ("jax_cubie", "numba", "numba-cuda", "llvmlite", "cuda-bindings", "nvidia-nvvm", "nvidia-nvjitlink")
+    names += ("nvidia-nvjitlink-cu12", "nvidia-cuda-nvcc-cu12")
+    versions = []
+    for name in names:
+        try:
+            versions.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            pass
+    sources = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.parent.rglob("*.py")):
+        sources.update(path.read_bytes())
+    return (*versions, sources.hexdigest())
+
+
+def content_key(*content: object) -> str:
+    """A key from plain data whose `repr` is the same in every process."""
+    return hashlib.sha256(repr((toolchain(), *content)).encode()).hexdigest()
+
+
+Dump = Callable[[str, str], None]
+
+
+def image(key: str, title: str, build: Callable[[Dump], Image], *, lasting: bool = True) -> Image:
+    """The image that `key` names: from memory, from disk, or built by `build(dump)`.
+
+    `title` says what it is, for the log. A key that means something in this process only is not `lasting`: the disk is left
+    out. Two threads that ask for one key at once build it once.
+    """
+    found = _images.get(key)
+    if found is not None:
+        return found
+    with _guard:
+        lock = _locks.setdefault(key, threading.Lock())
+    with lock:
+        found = _images.get(key)
+        if found is None:
+            found = None if dump_directory() or not lasting else _read(key)  # a dump wants every stage
+            if found is None:
+                found = _build(key, title, build)
+                if lasting:
+                    _write(key, found)
+            _images[key] = found
+        return found
+
+
+def forget() -> None:
+    """Drops the images that this process holds; those on disk stay. For tests and measurements."""
+    _images.clear()
+
+
+def _build(key: str, title: str, build: Callable[[Dump], Image]) -> Image:
+    folder = dump_directory()
+    stages: list[str] = []
+
+    def dump(suffix: str, text: str) -> None:
+        stages.append(suffix)
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{key[:16]}.{suffix}").write_text(text)
+
+    started = time.perf_counter()
+    built = build(dump)
+    seconds = time.perf_counter() - started
+    level = logging.WARNING if seconds > _SLOW_BUILD else logging.INFO
+    logger.log(level, "built an image for %s in %.2f s: %s", built.target, seconds, title)
+    return built
+
+
+def _read(key: str) -> Image | None:
+    folder = directory()
+    if folder is None:
+        return None
+    path = folder / f"{key}.image"
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    try:
+        if not content.startswith(_MAGIC):
+            raise ValueError("it is not an image")
+        header_line, _, data = content[len(_MAGIC) :].partition(b"\n")
+        header = json.loads(header_line)
+        if header["key"] != key or header["sha256"] != hashlib.sha256(data).hexdigest():
+            raise ValueError("its content does not match its header")
+        return Image(Target(*header["target"]), data, Resources(**header["resources"]))
+    except (ValueError, KeyError, TypeError) as error:
+        logger.warning("the cached image %s is damaged (%s); building it again", path, error)
+        return None
+
+
+def _write(key: str, built: Image) -> None:
+    folder = directory()
+    if folder is None:
+        return
+    header = {
+        "key": key,
+        "target": [built.target.platform, built.target.architecture],
+        "resources": dataclasses.asdict(built.resources),
+        "sha256": hashlib.sha256(built.data).hexdigest(),
+    }
+    temporary = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Written aside and renamed, so that another process never reads half a file.
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writing-", delete=False) as file:
+            temporary = file.name
+            file.write(_MAGIC + json.dumps(header, sort_keys=True).encode() + b"\n" + built.data)
+        os.replace(temporary, folder / f"{key}.image")
+    except OSError as error:
+        logger.warning(
+            "an image could not be kept in %s (%s): it will be built again in the next process. Set JAX_CUBIE_CACHE to "
+            "a folder that can be written, or to an empty string to keep none.",
+            folder,
+            error,
+        )
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)

@@ -1,0 +1,186 @@
+"""Around a user's kernel: the entry that finds each batch element's pointers and calls it. Imports Numba."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numba.core.imputils as host_imputils
+import numba.cuda.extending as cuda_extending
+from llvmlite import ir
+from numba import cuda
+from numba.core import errors, types
+from numba.core.datamodel import models as host_models
+from numba.extending import register_model
+
+from .numba_types import LLVM_TYPES, numba_type
+from .target import BuildError, Image, Target
+
+_WORD, _BYTE = ir.IntType(64), ir.IntType(8)
+
+
+class BoolPointer(types.CPointer):
+    """A pointer to booleans, each a byte in memory; Numba's own loads the byte and takes it for the value."""
+
+    def __init__(self) -> None:
+        super().__init__(types.boolean)
+        self.name = "bool*"
+
+
+register_model(BoolPointer)(host_models.PointerModel)
+cuda_extending.register_model(BoolPointer)(cuda_extending.core_models.PointerModel)
+
+
+def _load_bool(context, builder, signature, arguments):
+    pointer, index = arguments
+    return builder.icmp_unsigned("!=", builder.load(builder.gep(pointer, [index])), _BYTE(0))
+
+
+def _store_bool(context, builder, signature, arguments):
+    pointer, index, value = arguments
+    value = context.cast(builder, value, signature.args[2], types.boolean)
+    builder.store(builder.zext(value, _BYTE), builder.gep(pointer, [index]))
+
+
+for _lower in (host_imputils.lower_builtin, cuda_extending.lower_builtin):
+    _lower(operator.getitem, BoolPointer, types.Integer)(_load_bool)
+    _lower(operator.setitem, BoolPointer, types.Integer, types.Any)(_store_bool)
+
+
+def build(
+    function: Callable,
+    target: Target,
+    *,
+    name: str,
+    pointers: Sequence[tuple[str, tuple[bool, ...] | None]],
+    scalars: Sequence[str],
+    levels: int,
+    block: int,
+    fastmath: bool,
+    dump: Callable[[str, str], None],
+) -> Image:
+    """The image that runs `function` for every element of a batch.
+
+    pointers: dtype of each operand and result, and which of the `levels` of vmap it has (None for a result: all). The words of a
+    launch are: an address each, the scalars' bits, the batch's total, the size of each level (innermost first), the bytes from
+    one index to the next of each pointer and level it has (a result: one number), and on the host the threads of one
+    batch element. Without levels there is no total.
+    """
+    backend, on_host = target.backend, target.platform == "cpu"
+    pointer_types = [BoolPointer() if dtype == "bool" else types.CPointer(numba_type(dtype)) for dtype, _ in pointers]
+    result = types.BaseTuple.from_types([*pointer_types, *map(numba_type, scalars)])
+    first_scalar = len(pointers)
+    total = first_scalar + len(scalars)
+    first_stride = total + 1 + levels
+    strides = sum(1 if mask is None else sum(mask) for _, mask in pointers)
+    count = first_stride + strides if levels else total
+    space = backend.GLOBAL_SPACE
+
+    def codegen(builder, _, values):
+        words, element = values
+
+        def word(index):
+            if on_host:
+                return builder.load(builder.gep(words, [_WORD(index)]))
+            return builder.extract_value(words, index)
+
+        indices, rest = [], element
+        for level in range(levels):
+            last = level == levels - 1
+            size = word(total + 1 + level)
+            indices.append(rest if last else builder.urem(rest, size))
+            rest = rest if last else builder.udiv(rest, size)
+        members, stride = [], first_stride
+        for number, (dtype, mask) in enumerate(pointers):
+            address = word(number)
+            moving = [element] if mask is None else [index for index, has in zip(indices, mask, strict=True) if has]
+            for index in moving if levels else ():
+                address = builder.add(address, builder.mul(index, word(stride)))
+                stride += 1
+            pointee = _BYTE if dtype == "bool" else LLVM_TYPES[dtype]
+            pointer = builder.inttoptr(address, ir.PointerType(pointee, space))
+            if space:  # the compiler remembers the space, and loads and stores are global ones
+                pointer = builder.addrspacecast(pointer, ir.PointerType(pointee))
+            members.append(pointer)
+        for number, dtype in enumerate(scalars):
+            members.append(_from_bits(builder, word(first_scalar + number), dtype))
+        kinds = [member.type for member in members]
+        uniform = isinstance(result, types.UniTuple)
+        packed = ir.Constant(ir.ArrayType(kinds[0], len(kinds)) if uniform else ir.LiteralStructType(kinds), ir.Undefined)
+        for number, member in enumerate(members):
+            packed = builder.insert_value(packed, member, number)
+        return packed
+
+    arguments = backend.intrinsic(codegen, result)
+    kernel = backend.device(function)
+
+    def host_entry(start, stop, words):
+        threads = words[count]
+        while start < stop:
+            element = start // threads
+            first = element * threads
+            last = min(stop, first + threads)
+            kernel(start - first, last - first, *arguments(words, element))
+            start = last
+
+    def cuda_entry(words):
+        kernel(*arguments(words, 0))
+
+    def cuda_batch_entry(words):
+        batch, element, step = words[total], cuda.blockIdx.z + 0, cuda.gridDim.z + 0
+        while element < batch:
+            kernel(*arguments(words, element))
+            element += step
+            if element < batch:
+                cuda.syncthreads()  # the next turn uses the same shared memory
+
+    try:
+        if on_host:
+            image = backend.compile_entry(host_entry, target, dump=dump)
+        else:
+            image = backend.compile_entry(
+                cuda_batch_entry if levels else cuda_entry,
+                target,
+                words=count,
+                block=block,
+                fastmath=fastmath,
+                contract=True,
+                dump=dump,
+            )
+    except errors.NumbaError as error:
+        raise BuildError(f"kernel_call of {name}: Numba cannot compile it for {target}: {_shortened(error)}") from error
+    for compiled in kernel.overloads.values():
+        if compiled.signature.return_type != types.none:
+            raise BuildError(
+                f"kernel_call of {name}: it returns a value ({compiled.signature.return_type}); a kernel returns nothing and "
+                "writes through its pointers"
+            )
+    return image
+
+
+def _from_bits(builder: Any, bits: Any, dtype: str) -> Any:
+    kind = LLVM_TYPES[dtype]
+    if kind == _WORD:
+        return bits
+    if isinstance(kind, ir.IntType):
+        return builder.trunc(bits, kind)
+    return builder.bitcast(bits if dtype == "float64" else builder.trunc(bits, ir.IntType(32)), kind)
+
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_NOISE = re.compile(
+    r"^(Failed in .* pipeline|During: Pass|This error may|To see|Enable|If you think|<source elided>|\s*$|\s*-{3,}|"
+    r"For more information|https?://|Unknown attribute rejection|- Resolution failure for (non-)?literal)"
+)
+
+
+def _shortened(error: BaseException) -> str:
+    """Numba's message without the layers around it: at most the 12 lines that say most."""
+    lines = [line.rstrip() for line in _COLOUR.sub("", str(error)).split("\n")]
+    own = __file__
+    kept = [line for line in lines if not _NOISE.match(line.strip()) and own not in line]
+    if len(kept) > 12:
+        kept = [*kept[:6], "  ...", *kept[-6:]]
+    return "\n".join(kept)

@@ -1,0 +1,112 @@
+"""How the code of one image is written: ordinary functions that Numba compiles, and bodies that emit LLVM IR."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..translate.emit import Emitter
+from .numba_types import LLVM_TYPES, Slice, numba_type, types
+from .target import Target
+
+
+class View:
+    """A slice inside an emitter's body: typed elements at a static stride."""
+
+    def __init__(self, emitter: Emitter, pointer: Any, slice_type: Slice):
+        self.emitter, self.pointer, self.type = emitter, pointer, slice_type
+        self.size, self.dtype = slice_type.size, slice_type.dtype
+
+    def part(self, offset: int, size: int) -> View:
+        """`size` elements from `offset` on."""
+        kind = Slice(self.dtype, size, self.type.stride, self.type.space)
+        return View(self.emitter, self._address(offset), kind)
+
+    def load(self, index: Any) -> Any:
+        """Element `index`: a Python int, or an int64 value."""
+        return self.emitter.builder.load(self._address(index))
+
+    def store(self, index: Any, value: Any) -> None:
+        """Writes element `index`: a Python int, or an int64 value."""
+        self.emitter.builder.store(value, self._address(index))
+
+    def _address(self, index: Any) -> Any:
+        integer = LLVM_TYPES["int64"]
+        if isinstance(index, int):
+            offset = integer(index * self.type.stride)
+        elif self.type.stride == 1:
+            offset = index
+        else:
+            offset = self.emitter.builder.mul(index, integer(self.type.stride))
+        return self.emitter.builder.gep(self.pointer, [offset])
+
+
+def each(emitter: Emitter, size: int, unroll: int, body: Callable[[Any], None]) -> None:
+    """Runs `body(index)` for every index below `size`: unrolled where that is at most `unroll`, else as a loop."""
+    if size <= unroll:
+        for index in range(size):
+            body(index)
+    else:
+        with emitter.loop(size) as index:
+            body(index)
+
+
+class Device:
+    """What a kernel's parts are made with, for one target. `fma` is False on a processor without the instruction."""
+
+    def __init__(self, target: Target, *, fastmath: bool = False):
+        self.target, self.fastmath = target, fastmath
+        self.backend = target.backend
+        if target.platform == "cpu":
+            from .host_object import has_fma
+
+            self.fma = has_fma()
+        else:
+            self.fma = True
+
+    def function(self, function: Callable, *, inline: bool = False) -> Callable:
+        """`function`, compiled by Numba, for other device functions to call.
+
+        `inline`: it becomes part of its caller, which a function that makes a local array has to: the array would end with
+        the call.
+        """
+        return self.backend.device(function, inline=inline)
+
+    def emitted(self, result: Any = "void") -> Callable[[Callable], Callable]:
+        """Decorates `body(emitter, *arguments)`, which writes LLVM IR, as a device function.
+
+        Slices arrive as `View`s, scalars and tuples as llvmlite values. `result` names the scalar type of what the body
+        returns ("void" for nothing); it may be a tuple `(name, length)`, a `Slice`, or a function from the argument
+        types to one of these.
+        """
+
+        def decorate(body: Callable) -> Callable:
+            def codegen(builder, argument_types, values):
+                emitter = self.emitter(builder)
+                arguments = [
+                    View(emitter, value, kind) if isinstance(kind, Slice) else value
+                    for kind, value in zip(argument_types, values, strict=True)
+                ]
+                return body(emitter, *arguments)
+
+            codegen.__name__ = body.__name__
+            if isinstance(result, types.Type) or not callable(result):  # Numba's types are callable, too
+                return self.backend.intrinsic(codegen, _result_type(result))
+            return self.backend.intrinsic(codegen, lambda *arguments: _result_type(result(*arguments)))
+
+        return decorate
+
+    def emitter(self, builder: Any, *, fastmath: bool = False) -> Emitter:
+        """An emitter at the builder's place."""
+        return Emitter(builder, self.target.platform, fma=self.fma, fastmath=fastmath)
+
+
+def _result_type(result: Any) -> Any:
+    if isinstance(result, Slice):
+        return result
+    if result == "void":
+        return types.void
+    if isinstance(result, tuple):
+        name, length = result
+        return types.UniTuple(numba_type(name), length)
+    return numba_type(result)

@@ -1,0 +1,80 @@
+"""Host images: an object file with the processor features it was built for, loaded by llvmlite alone."""
+
+from __future__ import annotations
+
+import functools
+import json
+import platform
+
+import llvmlite.binding as llvm
+
+from .library import ENTRY_SYMBOL
+
+_MAGIC = b"JAXCUBIE-HOST-1\n"
+_ENGINES: dict[str, llvm.ExecutionEngine] = {}  # by content hash; code stays mapped while the process lives
+
+
+@functools.cache
+def _native() -> None:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+
+
+def host_features() -> frozenset[str]:
+    """The features of this machine's processor, as LLVM names them."""
+    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+
+
+def has_fma() -> bool:
+    """Whether the processor has a fused multiply-add; without one an emitter writes product and sum."""
+    return "fma" in host_features() or platform.machine() in ("aarch64", "arm64")
+
+
+def target_machine() -> llvm.TargetMachine:
+    """The machine that host images are assembled for: this one."""
+    _native()
+    target = llvm.Target.from_default_triple()
+    return target.create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=3,
+        reloc="default",
+        codemodel="jitdefault",
+        jit=True,
+    )
+
+
+def pack(object_code: bytes) -> bytes:
+    """An image from an object file: a line that says what it needs, then the code."""
+    header = {"machine": platform.machine(), "features": sorted(host_features())}
+    return _MAGIC + json.dumps(header, sort_keys=True).encode() + b"\n" + object_code
+
+
+def load(key: str, data: bytes) -> int:
+    """Maps the image into this process and returns its entry's address. Needs llvmlite, never Numba.
+
+    Raises RuntimeError where the image is damaged, was built for another processor, or has an unresolved symbol.
+    """
+    if key in _ENGINES:
+        return _ENGINES[key].get_function_address(ENTRY_SYMBOL)
+    if not data.startswith(_MAGIC):
+        raise RuntimeError("the host image is damaged, or not one of jax_cubie: build the function again")
+    header_line, _, object_code = data[len(_MAGIC) :].partition(b"\n")
+    header = json.loads(header_line)
+    missing = sorted(set(header["features"]) - host_features())
+    if header["machine"] != platform.machine() or missing:
+        raise RuntimeError(
+            f"the host image was built for {header['machine']} with {missing or 'the same features'}, and this "
+            f"processor is {platform.machine()} without them: build the function again on this machine"
+        )
+    _native()
+    machine = target_machine()
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    object_file = llvm.ObjectFileRef.from_data(object_code)
+    engine.add_object_file(object_file)
+    engine.finalize_object()
+    address = engine.get_function_address(ENTRY_SYMBOL)
+    if not address:
+        raise RuntimeError(f"the host image has no entry {ENTRY_SYMBOL!r}: it is damaged; build the function again")
+    _ENGINES[key] = engine
+    return address

@@ -1,0 +1,37 @@
+"""LLVM modules as text: names made canonical, so that equal programs give equal images in every process."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+# Numba numbers each compilation ("B2v17" inside a mangled name: the digit is the length of "v17") and each shared array
+# of the process, and its environments' and modules' names carry such a number, too.
+_COUNTER = re.compile(r"B\d+v(\d+)|(_cudapy_smem_)(\d+)")
+_MODULE_NAME = re.compile(r"^; ModuleID = .*$|^source_filename = .*$", re.MULTILINE)
+_ENVIRONMENT = re.compile(r'^@"?_ZN08NumbaEnv[^\n]*= common [^\n]*\n', re.MULTILINE)
+
+
+def without_names(text: str) -> str:
+    """`text` without the module's name and the environments, which nothing here reads."""
+    return _ENVIRONMENT.sub("", _MODULE_NAME.sub("", text))
+
+
+def without_counters(text: str) -> str:
+    """`text` without what depends on how much this process has compiled before: to compare and to sort by."""
+    return _COUNTER.sub(lambda found: found[2] or "", text)
+
+
+def canonical(texts: Sequence[str]) -> list[str]:
+    """`texts` with those counters replaced by others, which begin at 1 and rise in the order of appearance.
+
+    Dropping them would not do: two functions of one name and signature, as a factory makes them, differ in nothing else.
+    """
+    numbers: dict[tuple[str | None, str], int] = {}
+
+    def renumber(found: re.Match[str]) -> str:
+        kind, old = found[2], found[1] or found[3]
+        number = str(numbers.setdefault((kind, old), len(numbers) + 1))
+        return f"{kind}{number}" if kind else f"B{len(number) + 1}v{number}"
+
+    return [_COUNTER.sub(renumber, text) for text in texts]

@@ -1,0 +1,176 @@
+"""The CUDA target: Numba function -> PTX and cubin, with no driver and no GPU.
+
+Everything that knows numba-cuda's internals stands here, so that a successor can be a second backend one day.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Callable, Iterator
+
+import numba.cuda
+import numba.cuda.dispatcher
+import numba.cuda.extending
+from numba.core import types
+from numba.cuda import compiler
+from numba.cuda.cudadrv import nvvm
+
+from .library import ENTRY_SYMBOL, pack_blobs
+from .llvm_text import canonical, without_names
+from .numba_types import make_intrinsic
+from .target import BuildError, Image, Resources, Target
+
+SHARED_SPACE = 3
+GLOBAL_SPACE = 1
+
+
+def device(function: Callable, *, inline: bool = False) -> Callable:
+    """A function that kernels call; `inline`: it becomes part of its caller before anything is compiled."""
+    return numba.cuda.jit(device=True, inline="always" if inline else "never")(function)
+
+
+def intrinsic(codegen: Callable, result) -> Callable:
+    """A function whose LLVM IR `codegen(builder, argument_types, arguments)` writes."""
+    return make_intrinsic(numba.cuda.extending.intrinsic, codegen, result)
+
+
+def compile_entry(
+    entry: Callable,
+    target: Target,
+    *,
+    words: int,
+    block: int | None = None,
+    fastmath: bool = False,
+    contract: bool = False,
+    dump: Callable[[str, str], None],
+) -> Image:
+    """Compiles the kernel `entry(words)`, a tuple of `words` int64, one kernel parameter each.
+
+    `block` bounds the threads of a block, so that the assembler may use all the registers that such a block leaves.
+    `contract` lets libNVVM make products and sums into fma: for code that no emitter of ours wrote.
+    `dump(suffix, text)` receives each stage. Raises BuildError where the toolchain is missing or refuses the code.
+    """
+    capability = divmod(target.architecture, 10)
+    with _device_query_answered(capability):
+        library, _ = compiler._compile_pyfunc_with_fixup(
+            entry,
+            types.void(types.UniTuple(types.int64, words)),
+            device=False,
+            cc=capability,
+            launch_bounds=block,
+            abi="numba",
+        )
+        symbol = library._entry_name
+        modules = _callers_first([_own_entry(without_names(text), symbol) for text in library.llvm_strs])
+    modules = canonical(modules)
+    dump("ll", "\n".join(modules))
+    try:
+        # Contraction belongs to our emitter, which writes fma itself; then no result depends on the schedule.
+        options = dict(ftz=True, prec_div=False, prec_sqrt=False) if fastmath else {}
+        ptx = nvvm.compile_ir(modules, opt=3, arch=f"compute_{target.architecture}", fma=contract, **options)
+    except nvvm.NvvmError as error:
+        raise BuildError(f"libNVVM refused the code for {target}: {error}") from error
+    ptx = ptx.rstrip(b"\x00 \n") + b"\n"
+    dump("ptx", ptx.decode())
+    unresolved = re.findall(r"^\.extern \.func.*$", ptx.decode(), re.MULTILINE)
+    if unresolved:
+        raise BuildError(f"the PTX for {target} calls functions that nothing defines: {unresolved}")
+    cubin, log = assemble(ptx, target)
+    dump("resources", log)
+    data = pack_blobs([("cubin", target.architecture, cubin), ("ptx", target.architecture, ptx)])
+    return Image(target, data, read_resources(log))
+
+
+def _own_entry(text: str, symbol: str) -> str:
+    return text.replace(f'"{symbol}"', ENTRY_SYMBOL).replace(symbol, ENTRY_SYMBOL)
+
+
+def _callers_first(modules: list[str]) -> list[str]:
+    """The modules in the order in which they are first called, beginning with the entry.
+
+    Numba keeps them in a set, whose order differs from process to process, and libNVVM drops a `linkonce_odr` function
+    that nothing has called yet.
+    """
+    defining = {name: text for text in modules for name in _DEFINED.findall(text)}
+    ordered = [next(text for text in modules if f"@{ENTRY_SYMBOL}(" in text)]
+    for caller in ordered:  # grows while it is walked
+        for name in _NAME.findall(caller):
+            text = defining.get(name)
+            if text is not None and not any(text is other for other in ordered):
+                ordered.append(text)
+    return ordered
+
+
+_NAME = re.compile(r'@"[^"]+"')
+_DEFINED = re.compile(r'^define linkonce_odr [^@]*(@"[^"]+")', re.MULTILINE)
+
+
+@contextlib.contextmanager
+def _device_query_answered(capability: tuple[int, int]) -> Iterator[None]:
+    """Compiling a call to a device function asks for the current device, which a machine without a GPU lacks."""
+
+    class Device:
+        compute_capability = capability
+
+    with _device_query:
+        original = numba.cuda.dispatcher.get_current_device
+        numba.cuda.dispatcher.get_current_device = Device
+        try:
+            yield
+        finally:
+            numba.cuda.dispatcher.get_current_device = original
+
+
+_device_query = threading.RLock()  # two builds at once would put each other's answer back
+
+
+def assemble(ptx: bytes, target: Target) -> tuple[bytes, str]:
+    """PTX to a cubin with nvJitLink; the cubin and the assembler's report.
+
+    PTX of the newest compilers is refused by older drivers; the cubin is not.
+    """
+    try:
+        from cuda.bindings import nvjitlink
+    except ImportError as error:
+        raise BuildError(
+            "nvJitLink is missing: install the CUDA extra, pip install 'jax_cubie[cuda13]' (or [cuda12])"
+        ) from error
+    options = [f"-arch=sm_{target.architecture}", "-Xptxas=-v"]
+    try:
+        handle = nvjitlink.create(len(options), options)
+    except Exception as error:  # the loader of the library raises its own kinds
+        raise BuildError(
+            "nvJitLink could not be loaded: install the CUDA extra, pip install 'jax_cubie[cuda13]' (or [cuda12]). "
+            f"It said: {error}"
+        ) from error
+    try:
+        try:
+            nvjitlink.add_data(handle, nvjitlink.InputType.PTX, ptx, len(ptx), "jax_cubie")
+            nvjitlink.complete(handle)
+        except nvjitlink.nvJitLinkError as error:
+            log = bytearray(nvjitlink.get_error_log_size(handle))
+            nvjitlink.get_error_log(handle, log)
+            raise BuildError(f"nvJitLink refused the PTX for {target}: {error} {log.decode(errors='replace')}") from error
+        cubin = bytearray(nvjitlink.get_linked_cubin_size(handle))
+        nvjitlink.get_linked_cubin(handle, cubin)
+        log = bytearray(nvjitlink.get_info_log_size(handle))
+        nvjitlink.get_info_log(handle, log)
+        return bytes(cubin), log.decode(errors="replace").strip("\x00")
+    finally:
+        nvjitlink.destroy(handle)
+
+
+def read_resources(log: str) -> Resources:
+    """The assembler's report as numbers."""
+
+    def number(pattern: str) -> int:
+        return sum(int(found) for found in re.findall(pattern, log))
+
+    return Resources(
+        registers=number(r"Used (\d+) registers"),
+        stack_bytes=number(r"(\d+) bytes stack frame"),
+        spill_bytes=number(r"(\d+) bytes spill (?:stores|loads)"),
+        shared_bytes=number(r"(\d+) bytes smem"),
+    )

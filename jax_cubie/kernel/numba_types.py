@@ -1,0 +1,76 @@
+"""The one Numba type of our own: a typed pointer with a static length, stride and address space."""
+
+from __future__ import annotations
+
+import numba.cuda.extending as cuda_extending
+import numba.extending as host_extending
+from llvmlite import ir
+from numba.core import types
+
+LLVM_TYPES = {
+    "bool": ir.IntType(1),
+    "int8": ir.IntType(8),
+    "int16": ir.IntType(16),
+    "int32": ir.IntType(32),
+    "int64": ir.IntType(64),
+    "uint8": ir.IntType(8),
+    "uint16": ir.IntType(16),
+    "uint32": ir.IntType(32),
+    "uint64": ir.IntType(64),
+    "float32": ir.FloatType(),
+    "float64": ir.DoubleType(),
+}
+
+
+class Slice(types.Type):
+    """`size` elements of `dtype`, `stride` elements apart, in one of LLVM's address spaces.
+
+    All four are part of the type, so that an emitter may unroll over a slice and no stride is computed at run time.
+    """
+
+    def __init__(self, dtype: str, size: int, stride: int = 1, space: int = 0):
+        self.dtype, self.size, self.stride, self.space = dtype, size, stride, space
+        super().__init__(name=f"Slice({dtype},{size},{stride},{space})")
+
+    @property
+    def pointer(self) -> ir.PointerType:
+        return ir.PointerType(LLVM_TYPES[self.dtype], self.space)
+
+
+def _model(models):
+    class SliceModel(models.PrimitiveModel):
+        def __init__(self, manager, slice_type):
+            super().__init__(manager, slice_type, slice_type.pointer)
+
+    return SliceModel
+
+
+host_extending.register_model(Slice)(_model(host_extending.models))
+cuda_extending.register_model(Slice)(_model(cuda_extending.core_models))
+
+
+def numba_type(name: str) -> types.Type:
+    """Numba's type of a scalar's name."""
+    return types.boolean if name == "bool" else getattr(types, name)
+
+
+def make_intrinsic(decorator, codegen, result):
+    """A Numba intrinsic whose body `codegen(builder, argument_types, arguments)` writes.
+
+    `result` is a Numba type, or a function from the argument types to one.
+    """
+
+    def declare(typing_context, *arguments):
+        result_type = result(*arguments) if callable(result) and not isinstance(result, types.Type) else result
+
+        def generate(context, builder, signature, values):
+            (packed,) = values
+            unpacked = [builder.extract_value(packed, index) for index in range(len(arguments))]
+            value = codegen(builder, arguments, unpacked)
+            return context.get_dummy_value() if signature.return_type == types.void else value
+
+        # Numba hands `*arguments` over as one tuple, and its type has to say so.
+        return result_type(types.StarArgTuple.from_types(arguments)), generate
+
+    declare.__name__ = declare.__qualname__ = getattr(codegen, "__name__", "emitted")
+    return decorator(declare)

@@ -1,0 +1,620 @@
+"""The integration loop: the only one. It takes one trajectory, a lane, from t0 to t1 with its own step sizes.
+
+Everything here is compiled by Numba for one plan; what a plan does not need is a constant condition, and vanishes.
+Time runs forwards inside: a solve with t1 < t0 is integrated in -t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .addressing import Addressing
+from .buffers.memory import LaneMemory
+from .controllers.first_step import emit_explicit_guess, emit_first_step
+from .controllers.pid import build_decide
+from .field import VectorField
+from .kernel.device import Device, View, each
+from .kernel.lanes import compile_lanes
+from .kernel.memory import quick
+from .kernel.target import Image
+from .outputs.hermite import emit_hermite
+from .plan import Plan
+from .solution import CODES
+
+# Slots of the buffer `counters`; ROW is the row of the solution that is written next.
+STEPS, ACCEPTED, REJECTED, ROW = range(4)
+# diffrax 0.7.2 lets a step end at t1 if it would come this close, in units in the last place.
+_CLIP_ULPS = 100
+
+
+def build_image(plan: Plan, dump: Callable[[str, str], None]) -> Image:
+    """Compiles the plan's kernel."""
+    device = Device(plan.target)
+    memory = LaneMemory(device, plan.layout, plan.problem.dtype, plan.block)
+    return compile_lanes(
+        build_lane(plan, device, memory),
+        device,
+        words=plan.words.count,
+        lanes=plan.words.lanes,
+        block=plan.block,
+        shared_bytes=memory.window_bytes,
+        dump=dump,
+    )
+
+
+def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., None]:
+    """The device function `(words, lane, thread, base)` that integrates one lane."""
+    problem = plan.problem
+    parts = _Parts(plan, device)
+    adaptive, fsal = problem.adaptive, problem.method.tableau.fsal
+    first_step_given = problem.first_step_given
+    points, save_t0, save_t1 = problem.save_points, problem.save_t0, problem.save_t1
+    last_row = np.int32(int(save_t0) + points)
+
+    real = np.dtype(problem.dtype).type
+    zero, one, half, infinity = real(0), real(1), real(0.5), real(np.inf)
+    none, single = np.int32(0), np.int32(1)
+    successful, max_steps_reached, dt_min_reached, step_underflow, not_finite, invalid_input = (
+        np.int32(CODES[name])
+        for name in (
+            "successful",
+            "max_steps_reached",
+            "dt_min_reached",
+            "step_size_underflow",
+            "not_finite",
+            "invalid_input",
+        )
+    )
+
+    bases_of, load_state, load_parameters = parts.bases, parts.load_state, parts.load_parameters
+    load_t0, load_t1, load_max_steps = parts.load("t0"), parts.load("t1"), parts.load("max_steps")
+    load_dt0 = parts.load("dt0") if first_step_given else None
+    load_point, coefficients_of, valid_settings = parts.load_point, parts.coefficients, parts.valid_settings
+    evaluate_first, evaluate_last, first_step = parts.evaluate_first, parts.evaluate_last, parts.first_step
+    step, scaled_square, copy, carry_rhs = parts.step, parts.scaled_square, parts.copy, parts.carry_rhs
+    save_state, save_nan, save_interpolated = parts.save_state, parts.save_nan, parts.save_interpolated
+    save_outcome, all_finite = parts.save_outcome, parts.all_finite
+    reset, count_steps, steps_taken = parts.reset, parts.count_steps, parts.steps_taken
+    count_point, saved = parts.count_point, parts.saved
+    increment, fused, times_count = parts.increment, parts.fused, parts.times_count
+    whole_steps, clip_floor = parts.whole_steps, parts.clip_floor
+    decide = build_decide(device, problem.dtype, problem.controller[1]) if adaptive else None
+
+    make_primary, make_fallback = memory.make_window(fallback=False), memory.make_window(fallback=True)
+    make_persistent = memory.make_local(plan.layout.persistent_words, "float")
+    names = ("state", "proposed_state", "parameters", "error", "counters", "stage_rhs", "stage_accumulator")
+    make_state, make_proposed, make_parameters, make_error, make_counters, make_rhs, make_accumulator = (
+        plan.layout.allocator(name, memory) for name in names
+    )
+
+    @device.function
+    def integrate(words, lane, thread, base):
+        primary, fallback, persistent = make_primary(base, thread), make_fallback(base, thread), make_persistent()
+        state = make_state(primary, persistent, fallback)
+        proposed_state = make_proposed(primary, persistent, fallback)
+        parameters = make_parameters(primary, persistent, fallback)
+        error = make_error(primary, persistent, fallback)
+        counters = make_counters(primary, persistent, fallback)
+        stage_rhs = make_rhs(primary, persistent, fallback)
+        stage_accumulator = make_accumulator(primary, persistent, fallback)
+
+        bases = bases_of(words, lane)
+        load_state(words, bases, state)
+        load_parameters(words, bases, parameters)
+        t0, t1, max_steps = load_t0(words, bases), load_t1(words, bases), load_max_steps(words, bases)
+        direction = one if t0 <= t1 else -one
+        start, end = direction * t0, direction * t1
+        low = zero  # what `start` has lost to rounding
+        floor = clip_floor(end)
+        reset(counters)
+        result = successful
+        if not (abs(t0) < infinity and abs(t1) < infinity and valid_settings(words, bases)):
+            result = invalid_input
+
+        if save_t0:
+            save_state(words, bases, none, state)
+        point = infinity
+        if points:
+            point = load_point(words, bases, none, direction)
+            if not point >= start:
+                result = invalid_input
+            while point <= start:
+                save_state(words, bases, saved(counters), state)
+                point = load_point(words, bases, count_point(counters), direction)
+
+        if result == successful and start < end:
+            evaluate_first(words, bases, t0, state, stage_rhs, parameters)
+            if first_step_given:
+                step_size = direction * load_dt0(words, bases)
+                if not step_size > zero:
+                    result = invalid_input
+            else:
+                step_size = first_step(
+                    words, bases, t0, direction, state, proposed_state, stage_rhs, parameters
+                )
+
+            if adaptive:
+                coefficients = coefficients_of(words, bases)
+                last_log, before_log, at_dtmin = zero, zero, False
+                step_size = max(min(step_size, coefficients[7]), coefficients[6])
+                repeat, last = single, start + step_size >= end
+                if last:
+                    step_size = end - start
+            else:
+                # All steps but the last have one size; how many those are is known, so nothing is decided in between.
+                repeat, last = whole_steps(start, floor, step_size, max_steps), False
+
+            while result == successful:
+                accepted, failed = True, False
+                next_size, square = step_size, zero
+                # A loop of its own, in which the step size is a constant: compilers move all that depends on it out.
+                turn = none
+                while turn < repeat:
+                    now = start if adaptive else fused(times_count(turn), step_size, start)
+                    time = direction * now
+                    signed = direction * step_size
+                    step(
+                        words, bases, time, signed, state, proposed_state, error, stage_rhs, stage_accumulator, parameters
+                    )
+                    if adaptive:
+                        square = scaled_square(words, bases, error, state, proposed_state)
+                        accepted, next_size, last_log, before_log, at_dtmin, failed = decide(
+                            square, step_size, last_log, before_log, at_dtmin, coefficients
+                        )
+                    if accepted:
+                        after = end if last else now + step_size
+                        if not fsal:
+                            evaluate_last(words, bases, direction * after, proposed_state, stage_rhs, parameters)
+                        if points:
+                            while point <= after:
+                                theta = ((point - now) - low) / step_size
+                                save_interpolated(
+                                    words, bases, saved(counters), theta, signed, state, proposed_state, stage_rhs
+                                )
+                                following = load_point(words, bases, count_point(counters), direction)
+                                if not following >= point:
+                                    result = invalid_input
+                                point = following
+                        copy(state, proposed_state)
+                        carry_rhs(stage_rhs)
+                    turn = increment(turn)
+
+                count_steps(counters, repeat, accepted)
+                if adaptive:
+                    if accepted:
+                        if last:
+                            break
+                        # Two-sum: `start + low` is the time, to twice the precision of its dtype.
+                        added = step_size + low
+                        moved = start + added
+                        part = moved - start
+                        low = (start - (moved - part)) + (added - part)
+                        start = moved
+                    if failed:
+                        result = dt_min_reached
+                    elif start + next_size == start:
+                        result = step_underflow if square < infinity else not_finite
+                    last = False
+                    step_size = next_size
+                    if start + next_size > floor:
+                        step_size = (end - start) - low
+                        if accepted:
+                            last = True
+                        else:
+                            step_size = half * step_size
+                else:
+                    if last:
+                        break
+                    start = fused(times_count(repeat), step_size, start)
+                    step_size, repeat, last = end - start, single, True
+                if result == successful and steps_taken(counters) >= max_steps:
+                    result = max_steps_reached
+
+        if result == successful and not all_finite(state):
+            result = not_finite
+        if points:
+            if result == successful and saved(counters) < last_row:
+                result = invalid_input
+            while saved(counters) < last_row:
+                save_nan(words, bases, saved(counters))
+                count_point(counters)
+        if save_t1:
+            if result == successful:
+                save_state(words, bases, last_row, state)
+            else:
+                save_nan(words, bases, last_row)
+        save_outcome(words, bases, counters, result)
+
+    return integrate
+
+
+class _Parts:
+    """The device functions that the loop is made of: each writes LLVM IR for this plan."""
+
+    def __init__(self, plan: Plan, device: Device):
+        problem, words = plan.problem, plan.words
+        memory = Addressing(words)
+        dtype, states, unroll = problem.dtype, problem.states, problem.unroll
+        rows = problem.method.rhs_rows
+        field = VectorField(plan)
+        numbers = {operand.name: number for number, operand in enumerate(words.operands)}
+        emitted = device.emitted
+
+        def real(emitter: Any, value: float) -> Any:
+            return emitter.constant(dtype, value)
+
+        def setting(emitter: Any, values: Any, bases: Any, name: str, index: Any = 0) -> Any:
+            """A number that the user gave: one for all components, or one for each."""
+            number = numbers[name]
+            return memory.load(emitter, values, bases, number, index if words.operands[number].shape else 0)
+
+        def row(stage_rhs: View, number: int) -> View:
+            return stage_rhs.part(number * states, states)
+
+        # -- what a lane reads ----------------------------------------------------------------------------------------
+
+        @emitted(("int64", words.lanes))
+        def bases(emitter, values, lane):
+            return memory.bases(emitter, values, lane)
+
+        def load(name):
+            number = numbers[name]
+
+            @emitted(words.operands[number].dtype)
+            def load_scalar(emitter, values, bases):
+                return memory.load(emitter, values, bases, number, 0)
+
+            return load_scalar
+
+        @emitted()
+        def load_state(emitter, values, bases, state):
+            def body(index):
+                state.store(index, memory.load(emitter, values, bases, numbers["y0"], index))
+
+            each(emitter, states, unroll, body)
+
+        @emitted()
+        def load_parameters(emitter, values, bases, parameters):
+            for number, offset in plan.parameter_offsets.items():
+                for index in range(words.operands[number].size):
+                    parameters.store(offset + index, memory.load(emitter, values, bases, number, index))
+
+        @emitted(dtype)
+        def load_point(emitter, values, bases, index, direction):
+            """Save time number `index`, running forwards; infinity beyond the last one, so that it is never reached."""
+            inside = emitter.compare("lt", "int32", index, _int(emitter, problem.save_points))
+            number = emitter.cast(emitter.select(inside, index, _int(emitter, 0)), "int32", "int64")
+            time = memory.load(emitter, values, bases, numbers["ts"], number)
+            return emitter.select(inside, emitter.mul(dtype, direction, time), real(emitter, float("inf")))
+
+        @emitted((dtype, max(len(problem.coefficients), 1)))
+        def coefficients(emitter, values, bases):
+            loaded = [setting(emitter, values, bases, name) for name in problem.coefficients]
+            return _tuple_of(emitter, dtype, loaded)
+
+        @emitted("bool")
+        def valid_settings(emitter, values, bases):
+            """Tolerances are numbers, not negative, and not both zero; there is a step to take."""
+            valid = emitter.compare("ge", "int32", setting(emitter, values, bases, "max_steps"), _int(emitter, 1))
+            if not problem.adaptive:
+                return valid
+            zero = real(emitter, 0)
+            count = max(words.operands[numbers[name]].size for name in ("rtol", "atol"))
+            held = _Cell(emitter, "bool", valid)
+
+            def body(index):
+                rtol, atol = (setting(emitter, values, bases, name, index) for name in ("rtol", "atol"))
+                both = emitter.logical_and(
+                    emitter.compare("ge", dtype, rtol, zero), emitter.compare("ge", dtype, atol, zero)
+                )
+                some = emitter.compare("gt", dtype, emitter.add(dtype, rtol, atol), zero)
+                held.set(emitter.logical_and(held.get(), emitter.logical_and(both, some)))
+
+            each(emitter, count, unroll, body)
+            return held.get()
+
+        # -- one step -------------------------------------------------------------------------------------------------
+
+        def combine(emitter, target, base, step_size, weights, terms):
+            """target = base + step_size * sum(weight * term)."""
+            # Scaled weights cost a product each; scaling the sum costs one for each component.
+            scale_weights = not problem.adaptive or len(weights) <= states
+            constants = [real(emitter, weight) for weight in weights]
+            if scale_weights:
+                constants = [emitter.mul(dtype, constant, step_size) for constant in constants]
+
+            def body(index):
+                if scale_weights:
+                    total = None if base is None else base.load(index)
+                else:
+                    total = None
+                for constant, term in zip(constants, terms, strict=True):
+                    value = term.load(index)
+                    if total is None:
+                        total = emitter.mul(dtype, constant, value)
+                    else:
+                        total = emitter.fma(dtype, constant, value, total)
+                if not scale_weights:
+                    if base is None:
+                        total = emitter.mul(dtype, step_size, total)
+                    else:
+                        total = emitter.fma(dtype, step_size, total, base.load(index))
+                target.store(index, total)
+
+            each(emitter, states, unroll, body)
+
+        @emitted()
+        def step(emitter, values, bases, time, step_size, state, proposed, error, stage_rhs, accumulator, parameters):
+            problem.method.emit_step(
+                emitter,
+                time=time,
+                step_size=step_size,
+                field=field.evaluator(emitter, values, bases, parameters),
+                combine=lambda *arguments: combine(emitter, *arguments),
+                state=state,
+                proposed_state=proposed,
+                error=error,
+                stage_rhs=stage_rhs,
+                stage_accumulator=accumulator,
+            )
+
+        def evaluate_row(number):
+            @emitted()
+            def evaluate(emitter, values, bases, time, state, stage_rhs, parameters):
+                field.evaluator(emitter, values, bases, parameters)(time, state, row(stage_rhs, number))
+
+            return evaluate
+
+        evaluate_first, evaluate_last = evaluate_row(0), evaluate_row(rows - 1)
+
+        # -- norms ----------------------------------------------------------------------------------------------------
+
+        def mean_square(emitter, body):
+            """The mean over the components of `body(index)` squared."""
+            total = _Cell(emitter, dtype, real(emitter, 0))
+
+            def add(index):
+                value = body(index)
+                total.set(emitter.fma(dtype, value, value, total.get()))
+
+            each(emitter, states, unroll, add)
+            return emitter.mul(dtype, total.get(), real(emitter, 1 / states))
+
+        def tolerance(emitter, values, bases, magnitude, index):
+            rtol, atol = (setting(emitter, values, bases, name, index) for name in ("rtol", "atol"))
+            return emitter.fma(dtype, rtol, magnitude, atol)
+
+        @emitted(dtype)
+        def scaled_square(emitter, values, bases, error, state, proposed):
+            """The mean square of the scaled error. If a proposed component is NaN, all are scaled by the old state."""
+
+            def any_nan():
+                found = _Cell(emitter, "bool", emitter.constant("bool", 0))
+
+                def body(index):
+                    value = proposed.load(index)
+                    found.set(emitter.logical_or(found.get(), emitter.compare("ne", dtype, value, value)))
+
+                each(emitter, states, unroll, body)
+                return found.get()
+
+            nan = any_nan()
+
+            def body(index):
+                old = emitter.abs(dtype, state.load(index))
+                new = emitter.abs(dtype, proposed.load(index))
+                larger = emitter.select(emitter.compare("gt", dtype, new, old), new, old)
+                scale = tolerance(emitter, values, bases, emitter.select(nan, old, larger), index)
+                return quick(emitter, "div", dtype, error.load(index), scale)
+
+            return mean_square(emitter, body)
+
+        @emitted(dtype)
+        def first_step(emitter, values, bases, t0, direction, state, proposed, stage_rhs, parameters):
+            """The first step's size; `proposed` and the last row of `stage_rhs` are used as scratch."""
+            first, last = row(stage_rhs, 0), row(stage_rhs, rows - 1)
+
+            def norm(value_at):
+                def body(index):
+                    magnitude = emitter.abs(dtype, state.load(index))
+                    return emitter.div(dtype, value_at(index), tolerance(emitter, values, bases, magnitude, index))
+
+                return emitter.sqrt(dtype, mean_square(emitter, body))
+
+            state_norm, rhs_norm = norm(state.load), norm(first.load)
+            guess = emit_explicit_guess(emitter, dtype, state_norm, rhs_norm)
+            signed = emitter.mul(dtype, direction, guess)
+
+            def euler(index):
+                proposed.store(index, emitter.fma(dtype, signed, first.load(index), state.load(index)))
+
+            each(emitter, states, unroll, euler)
+            time = emitter.add(dtype, t0, signed)
+            field.evaluator(emitter, values, bases, parameters)(time, proposed, last)
+            change = norm(lambda index: emitter.sub(dtype, last.load(index), first.load(index)))
+            return emit_first_step(emitter, dtype, problem.method.error_order, guess, rhs_norm, change)
+
+        # -- moving and saving ----------------------------------------------------------------------------------------
+
+        @emitted()
+        def copy(emitter, target, source):
+            each(emitter, states, unroll, lambda index: target.store(index, source.load(index)))
+
+        @emitted()
+        def carry_rhs(emitter, stage_rhs):
+            """The right-hand side at the end of a step is the one at the beginning of the next."""
+            first, last = row(stage_rhs, 0), row(stage_rhs, rows - 1)
+            each(emitter, states, unroll, lambda index: first.store(index, last.load(index)))
+
+        def save_row(emitter, values, number, bases, value_at):
+            """Writes row `number` (int32) of the solution."""
+            begin = emitter.mul("int64", emitter.cast(number, "int32", "int64"), emitter.constant("int64", states))
+
+            def body(index):
+                offset = emitter.constant("int64", index) if isinstance(index, int) else index
+                place = emitter.add("int64", begin, offset)
+                memory.store(emitter, values, bases, 0, place, value_at(index))
+
+            each(emitter, states, unroll, body)
+
+        @emitted()
+        def save_state(emitter, values, bases, number, state):
+            save_row(emitter, values, number, bases, state.load)
+
+        @emitted()
+        def save_nan(emitter, values, bases, number):
+            save_row(emitter, values, number, bases, lambda _: real(emitter, float("nan")))
+
+        @emitted()
+        def save_interpolated(emitter, values, bases, number, theta, step_size, state, proposed, stage_rhs):
+            first, last = row(stage_rhs, 0), row(stage_rhs, rows - 1)
+
+            def value_at(index):
+                return emit_hermite(emitter, theta, step_size, state, proposed, first, last, index)
+
+            save_row(emitter, values, number, bases, value_at)
+
+        @emitted()
+        def save_outcome(emitter, values, bases, counters, result):
+            for number, value in enumerate((counters.load(ACCEPTED), counters.load(REJECTED), result), start=1):
+                memory.store(emitter, values, bases, number, 0, value)
+
+        # -- counting -------------------------------------------------------------------------------------------------
+
+        @emitted()
+        def reset(emitter, counters):
+            for slot in (STEPS, ACCEPTED, REJECTED):
+                counters.store(slot, _int(emitter, 0))
+            counters.store(ROW, _int(emitter, int(problem.save_t0)))
+
+        @emitted()
+        def count_steps(emitter, counters, repeat, accepted):
+            nothing = _int(emitter, 0)
+            for slot, amount in (
+                (STEPS, repeat),
+                (ACCEPTED, emitter.select(accepted, repeat, nothing)),
+                (REJECTED, emitter.select(accepted, nothing, repeat)),
+            ):
+                counters.store(slot, emitter.add("int32", counters.load(slot), amount))
+
+        @emitted("int32")
+        def count_point(emitter, counters):
+            """Moves on to the next row; answers with the number of the next save time."""
+            following = emitter.add("int32", counters.load(ROW), _int(emitter, 1))
+            counters.store(ROW, following)
+            return emitter.sub("int32", following, _int(emitter, int(problem.save_t0)))
+
+        @emitted("int32")
+        def steps_taken(emitter, counters):
+            return counters.load(STEPS)
+
+        @emitted("int32")
+        def saved(emitter, counters):
+            """The row that is written next."""
+            return counters.load(ROW)
+
+        # -- small things ---------------------------------------------------------------------------------------------
+
+        @emitted("bool")
+        def all_finite(emitter, state):
+            held = _Cell(emitter, "bool", emitter.constant("bool", 1))
+
+            def body(index):
+                held.set(emitter.logical_and(held.get(), emitter.is_finite(dtype, state.load(index))))
+
+            each(emitter, states, unroll, body)
+            return held.get()
+
+        @emitted("int32")
+        def increment(emitter, value):
+            return emitter.add("int32", value, _int(emitter, 1))
+
+        @emitted(dtype)
+        def fused(emitter, a, b, c):
+            return emitter.fma(dtype, a, b, c)
+
+        @emitted(dtype)
+        def times_count(emitter, count):
+            return emitter.cast(count, "int32", dtype)
+
+        @emitted("int32")
+        def whole_steps(emitter, start, floor, step_size, max_steps):
+            """How many steps end no later than `floor`: the step after those ends at t1. At most max_steps."""
+            span = emitter.sub(dtype, floor, start)
+            count = emitter.apply("floor", dtype, emitter.div(dtype, span, step_size))
+            limit = emitter.cast(max_steps, "int32", dtype)
+            count = emitter.select(emitter.compare("lt", dtype, count, limit), count, limit)
+            one, zero = real(emitter, 1), real(emitter, 0)
+
+            def ends_in_time(number):
+                return emitter.compare("le", dtype, emitter.fma(dtype, number, step_size, start), floor)
+
+            # The quotient is rounded, so it may be one off either way.
+            less = emitter.sub(dtype, count, one)
+            count = emitter.select(ends_in_time(count), count, less)
+            more = emitter.add(dtype, count, one)
+            count = emitter.select(ends_in_time(more), more, count)
+            count = emitter.select(emitter.compare("gt", dtype, count, zero), count, zero)
+            count = emitter.select(emitter.compare("lt", dtype, count, limit), count, limit)
+            return emitter.cast(count, dtype, "int32")
+
+        @emitted(dtype)
+        def clip_floor(emitter, end):
+            """`end` less 100 units in the last place: a step that would end later ends at `end`."""
+            integer = "int32" if dtype == "float32" else "int64"
+            sign = -(2**31) if dtype == "float32" else -(2**63)
+            bits = emitter.bitcast(end, integer)
+            ulps = emitter.constant(integer, _CLIP_ULPS)
+            positive = emitter.compare("gt", dtype, end, real(emitter, 0))
+            # Of a negative number the bits count away from zero; from just above zero the count goes through it.
+            plain = emitter.sub(integer, bits, ulps)
+            through = emitter.apply("or", integer, emitter.sub(integer, ulps, bits), emitter.constant(integer, sign))
+            crosses = emitter.compare("lt", integer, bits, ulps)
+            above = emitter.select(crosses, through, plain)
+            below = emitter.add(integer, emitter.apply("or", integer, bits, emitter.constant(integer, sign)), ulps)
+            return emitter.bitcast(emitter.select(positive, above, below), dtype)
+
+        self.bases, self.load, self.load_state, self.load_parameters = bases, load, load_state, load_parameters
+        self.load_point, self.coefficients, self.valid_settings = load_point, coefficients, valid_settings
+        self.step, self.scaled_square, self.first_step = step, scaled_square, first_step
+        self.evaluate_first, self.evaluate_last = evaluate_first, evaluate_last
+        self.copy, self.carry_rhs, self.all_finite = copy, carry_rhs, all_finite
+        self.save_state, self.save_nan = save_state, save_nan
+        self.save_interpolated, self.save_outcome = save_interpolated, save_outcome
+        self.increment, self.fused, self.times_count = increment, fused, times_count
+        self.whole_steps, self.clip_floor = whole_steps, clip_floor
+        self.reset, self.count_steps, self.steps_taken = reset, count_steps, steps_taken
+        self.count_point, self.saved = count_point, saved
+
+
+class _Cell:
+    """A scalar that an emitter's body changes, also inside a loop that it emits."""
+
+    def __init__(self, emitter: Any, dtype: str, value: Any):
+        self._emitter, self._dtype = emitter, dtype
+        self._pointer = emitter.alloca(dtype, 1)
+        self.set(value)
+
+    def get(self) -> Any:
+        return self._emitter.load(self._pointer, 0, self._dtype)
+
+    def set(self, value: Any) -> None:
+        self._emitter.store(self._pointer, 0, value, self._dtype)
+
+
+def _int(emitter: Any, value: int) -> Any:
+    return emitter.constant("int32", value)
+
+
+def _tuple_of(emitter: Any, dtype: str, values: list) -> Any:
+    from llvmlite import ir
+
+    from .kernel.numba_types import LLVM_TYPES
+
+    result = ir.Constant(ir.ArrayType(LLVM_TYPES[dtype], max(len(values), 1)), ir.Undefined)
+    for number, value in enumerate(values):
+        result = emitter.builder.insert_value(result, value, number)
+    return result

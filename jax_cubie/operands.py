@@ -1,0 +1,87 @@
+"""What a solve reads and writes: the operands and results of one launch, and where an element of a lane lies in memory.
+
+The lane index runs fastest in memory, whatever the logical order of the axes is; an operand that lacks a batch axis is
+read in place. Batch sizes are run-time words, so one image serves every batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+
+@dataclasses.dataclass(frozen=True)
+class Operand:
+    """One array that the kernel reads.
+
+    shape and dtype are one lane's; `axes` has an entry for each level of vmap, innermost first: where that level's axis
+    stands in the whole array, None if the array does not have it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    axes: tuple[int | None, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def batched(self) -> bool:
+        return any(axis is not None for axis in self.axes)
+
+    def batch(self, axis: int | None) -> Operand:
+        """The operand under one more vmap, which gave it an axis at `axis` (None: none)."""
+        moved = tuple(a if a is None or axis is None or a < axis else a + 1 for a in self.axes)
+        return dataclasses.replace(self, axes=(*moved, axis))
+
+    def layout(self) -> tuple[int, ...]:
+        """Its dimensions from fastest to slowest: the batch axes, innermost first, then the lane's own, last first."""
+        batch = [axis for axis in self.axes if axis is not None]
+        own = [axis for axis in range(len(self.shape) + len(batch)) if axis not in batch]
+        return (*batch, *reversed(own))
+
+    def content(self) -> tuple:
+        """What machine code depends on: not where the batch axes stand, only which there are."""
+        return (self.name, self.shape, self.dtype, tuple(axis is not None for axis in self.axes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One array that the kernel writes; shape and dtype are one lane's. Its batch axes stand in front, outermost first."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def layout(self, levels: int) -> tuple[int, ...]:
+        """Its dimensions from fastest to slowest."""
+        own = range(levels, levels + len(self.shape))
+        return (*reversed(range(levels)), *reversed(own))
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """The launch's 64-bit words: addresses of operands, of results, the number of lanes, the size of each batch level."""
+
+    operands: tuple[Operand, ...]
+    results: tuple[Result, ...]
+    levels: int
+
+    @property
+    def lanes(self) -> int:
+        """Where the number of lanes stands."""
+        return len(self.operands) + len(self.results)
+
+    @property
+    def count(self) -> int:
+        return self.lanes + 1 + self.levels
+
+    def index(self, name: str) -> int:
+        """The number of the operand called `name`."""
+        return next(number for number, operand in enumerate(self.operands) if operand.name == name)

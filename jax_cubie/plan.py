@@ -1,0 +1,128 @@
+"""Plan: the sum of every static choice, by content. Equal plans are one image."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+from . import loop_buffers
+from .buffers import Layout, fit_block
+from .kernel.cache import Dump, content_key
+from .kernel.cache import image as cached_image
+from .kernel.target import Image, Target
+from .operands import Operand, Words
+from .problem import Problem
+
+# Shared memory that a block may opt in to, in KiB (CUDA C++ Programming Guide, table of technical specifications).
+_SHARED_KIB = {75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 110: 227, 120: 99, 121: 99}
+# A block's window lies on the stack of one of XLA's threads on the host.
+_HOST_WINDOW_BYTES = 256 * 1024
+_AUTO_BLOCK = {"cpu": 8, "cuda": 128}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A problem under its vmaps, for one target."""
+
+    problem: Problem
+    operands: tuple[Operand, ...]
+    levels: int
+    target: Target
+
+    @functools.cached_property
+    def words(self) -> Words:
+        """The launch's words."""
+        return Words(self.operands, self.problem.results, self.levels)
+
+    @functools.cached_property
+    def parameter_offsets(self) -> dict[int, int]:
+        """Where in the buffer `parameters` each operand of f that is kept there begins.
+
+        Those are the batched leaves of the solve's dtype that are small; the others are read in place.
+        """
+        offsets, used = {}, 0
+        for number in dict.fromkeys(self.problem.field_operands):
+            operand = self.operands[number]
+            if operand.batched and operand.dtype == self.problem.dtype and operand.size <= self.problem.unroll:
+                offsets[number] = used
+                used += operand.size
+        return offsets
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """Where every buffer lies."""
+        problem, states = self.problem, self.problem.states
+        parameters = sum(self.operands[number].size for number in self.parameter_offsets)
+        sizes = loop_buffers.sizes(states, parameters, problem.adaptive) | problem.method.buffer_sizes(states)
+        return problem.registry.resize(**sizes).layout()
+
+    @functools.cached_property
+    def block(self) -> int:
+        """Lanes of a block. Raises ValueError where the shared buffers of a block do not fit."""
+        cpu = self.target.platform == "cpu"
+        limit = _HOST_WINDOW_BYTES if cpu else _SHARED_KIB[self.target.architecture] * 1024
+        chosen = self.problem.block
+        wanted = _AUTO_BLOCK[self.target.platform] if chosen == "auto" else int(chosen)
+        word = 4 if self.problem.dtype == "float32" else 8
+        fitting = fit_block(self.layout, word, wanted, limit, device=str(self.target))
+        if chosen != "auto" and fitting != wanted:
+            raise ValueError(
+                f"block={wanted}: its shared buffers take {self.layout.window_words * word * wanted:,} bytes, and "
+                f"{self.target} has {limit:,} for a block; {fitting} lanes fit (block='auto' finds that by itself)"
+            )
+        return fitting
+
+    @functools.cached_property
+    def key(self) -> str:
+        """The content hash, without importing Numba."""
+        problem = self.problem
+        host: tuple = ()
+        if self.target.platform == "cpu":
+            from .kernel.host_object import host_features
+
+            host = tuple(sorted(host_features()))
+        return content_key(
+            str(self.target),
+            host,
+            problem.program.digest,
+            problem.method.tableau.content(),
+            problem.controller,
+            self.layout.content(),
+            tuple(sorted(self.parameter_offsets.items())),
+            tuple(operand.content() for operand in self.operands),
+            tuple((result.name, result.shape, result.dtype) for result in problem.results),
+            problem.field_operands,
+            (problem.dtype, problem.save_t0, problem.save_points, problem.save_t1, problem.first_step_given),
+            (problem.fastmath, problem.unroll, problem.inline_f, self.block, self.levels),
+        )
+
+    def image(self) -> Image:
+        """The machine code: from memory, from disk, or built now."""
+
+        def build(dump: Dump) -> Image:
+            from .loop import build_image
+
+            dump("program", problem.program.describe())
+            return build_image(self, dump)
+
+        problem = self.problem
+        title = f"{problem.title} ({problem.states} states, {problem.dtype}, {problem.method.tableau.name})"
+        return cached_image(self.key, title, build)
+
+    def launch(self, lanes: int) -> list[int]:
+        """The launch's numbers for the handler."""
+        if self.target.platform == "cpu":
+            return [lanes, self.block]
+        return [-(-lanes // self.block), 1, 1, self.block, 1, 1, self.window_bytes]
+
+    @property
+    def window_bytes(self) -> int:
+        """Shared memory of a block."""
+        word = 4 if self.problem.dtype == "float32" else 8
+        return self.layout.window_words * word * self.block
+
+
+def batch_operands(operands: tuple[Operand, ...], axes: tuple[Any, ...]) -> tuple[Operand, ...]:
+    """The operands under one more vmap."""
+    return tuple(operand.batch(axis) for operand, axis in zip(operands, axes, strict=True))

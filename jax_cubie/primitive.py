@@ -1,0 +1,94 @@
+"""The solve as one JAX primitive: its shapes, its batching over any axis of any operand, its lowering."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from .kernel.custom_call import lower
+from .kernel.target import default_target
+from .operands import Operand
+from .plan import Plan, Problem, batch_operands
+
+solve_p = Primitive("jax_cubie_solve")
+solve_p.multiple_results = True
+
+
+def run(problem: Problem, operands: Sequence[Any]) -> list[jax.Array]:
+    """The results of one lane, in the order of `problem.results`."""
+    return solve_p.bind(*operands, problem=problem, operands=problem.operands, levels=0)
+
+
+def _sizes(shapes: Sequence[tuple[int, ...]], operands: tuple[Operand, ...], levels: int) -> list[int]:
+    """The size of each batch level, innermost first."""
+    sizes = []
+    for level in range(levels):
+        sizes.append(
+            next(
+                shape[operand.axes[level]]
+                for shape, operand in zip(shapes, operands, strict=True)
+                if operand.axes[level] is not None
+            )
+        )
+    return sizes
+
+
+@solve_p.def_abstract_eval
+def _abstract(*avals: Any, problem: Problem, operands: tuple[Operand, ...], levels: int) -> list[Any]:
+    batch = tuple(reversed(_sizes([aval.shape for aval in avals], operands, levels)))
+    return [jax.core.ShapedArray((*batch, *result.shape), result.dtype) for result in problem.results]
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(problem: Problem, operands: tuple[Operand, ...], levels: int) -> Any:
+    return jax.jit(functools.partial(solve_p.bind, problem=problem, operands=operands, levels=levels))
+
+
+@solve_p.def_impl
+def _eager(*arrays: Any, problem: Problem, operands: tuple[Operand, ...], levels: int) -> Any:
+    return _compiled(problem, operands, levels)(*arrays)
+
+
+def _batch(arrays: Any, axes: Any, *, problem: Problem, operands: tuple[Operand, ...], levels: int) -> Any:
+    results = solve_p.bind(*arrays, problem=problem, operands=batch_operands(operands, tuple(axes)), levels=levels + 1)
+    return results, [0] * len(results)
+
+
+batching.primitive_batchers[solve_p] = _batch
+
+
+def _refuse_jvp(*_: Any, **__: Any) -> Any:
+    raise NotImplementedError(
+        "jax_cubie.solve has no derivatives yet: jvp, jacfwd, vjp and grad of a solve are refused. Take the derivative "
+        "of what does not go through the solve, or use jax.lax.stop_gradient on its inputs."
+    )
+
+
+ad.primitive_jvps[solve_p] = _refuse_jvp
+
+
+def _lower(
+    context: Any, *values: Any, problem: Problem, operands: tuple[Operand, ...], levels: int, platform: str
+) -> Any:
+    plan = Plan(problem, operands, levels, default_target(platform))
+    sizes = _sizes([aval.shape for aval in context.avals_in], operands, levels)
+    lanes = math.prod(sizes)
+    return lower(
+        context,
+        values,
+        plan.image(),
+        words=[lanes, *sizes],
+        launch=plan.launch(lanes),
+        operand_layouts=[operand.layout() for operand in operands],
+        result_layouts=[result.layout(levels) for result in problem.results],
+    )
+
+
+for _platform in ("cpu", "cuda"):
+    mlir.register_lowering(solve_p, functools.partial(_lower, platform=_platform), platform=_platform)

@@ -1,0 +1,311 @@
+"""From what the user says to what a kernel needs: f traced, arrays checked, flattened and named."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from .buffers import BufferRegistry
+from .methods import ExplicitRungeKutta
+from .operands import Operand, Result
+from .outputs import SaveAt
+from .translate import Program, trace
+
+if TYPE_CHECKING:
+    from .solver import Solver
+
+DTYPES = ("float32", "float64")
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What is known once f is traced.
+
+    operands: what the kernel reads; those that f reads, in the order of the program's inputs after time and state, are
+    numbered by `field_operands`. save_t0, save_points, save_t1: the rows of the solution. first_step_given: whether dt0 is
+    an operand. registry: the buffers with their locations; their sizes are bound by the Plan.
+    """
+
+    program: Program
+    method: ExplicitRungeKutta
+    controller: tuple
+    coefficients: tuple[str, ...]
+    registry: BufferRegistry
+    states: int
+    dtype: str
+    operands: tuple[Operand, ...]
+    results: tuple[Result, ...]
+    field_operands: tuple[int, ...]
+    save_t0: bool
+    save_points: int
+    save_t1: bool
+    first_step_given: bool
+    fastmath: bool
+    unroll: int
+    inline_f: bool | str
+    block: int | str
+    title: str = dataclasses.field(default="", compare=False)
+
+    @property
+    def adaptive(self) -> bool:
+        return self.controller[0] != "fixed"
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """How a state's pytree becomes the vector that a kernel integrates, and back."""
+
+    structure: Any
+    shapes: tuple[tuple[int, ...], ...]
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        return sum(math.prod(shape) for shape in self.shapes)
+
+    def flatten(self, tree: PyTree, what: str, *, broadcast: bool = False) -> Array:
+        """`tree`, of this structure, as one vector [size]. Raises ValueError that speaks of `what` where it is not."""
+        leaves, structure = jax.tree.flatten(tree)
+        if structure != self.structure:
+            raise ValueError(f"{what} has the structure {structure}, but y0 has {self.structure}; they have to be equal")
+        parts = []
+        for leaf, shape in zip(leaves, self.shapes, strict=True):
+            leaf = jnp.asarray(leaf)
+            if leaf.shape != shape and not (broadcast and leaf.shape == ()):
+                raise ValueError(f"{what} has a leaf of shape {leaf.shape} where y0 has {shape}; they have to be equal")
+            if not jnp.issubdtype(leaf.dtype, jnp.floating) and not jnp.issubdtype(leaf.dtype, jnp.integer):
+                raise ValueError(f"{what} has a leaf of dtype {leaf.dtype}; expected real numbers ({self.dtype})")
+            parts.append(jnp.broadcast_to(leaf.astype(self.dtype), shape).reshape(-1))
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+    def unflatten(self, vector: Array) -> PyTree:
+        """[..., size] back as a pytree of [..., *shape]."""
+        leaves, start = [], 0
+        for shape in self.shapes:
+            size = math.prod(shape)
+            part = vector if len(self.shapes) == 1 else vector[..., start : start + size]
+            leaves.append(part.reshape(*vector.shape[:-1], *shape))
+            start += size
+        return jax.tree.unflatten(self.structure, leaves)
+
+
+def read_state(y0: PyTree) -> State:
+    """Shapes and dtype of a state. Raises ValueError or TypeError for what can't be integrated."""
+    leaves, structure = jax.tree.flatten(y0)
+    shapes, dtypes = [], []
+    for leaf in leaves:
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, int, jax.ShapeDtypeStruct)) or isinstance(
+            leaf, bool
+        ):
+            raise TypeError(f"y0 has a leaf of type {type(leaf).__name__}: expected arrays and numbers")
+        shapes.append(tuple(np.shape(leaf)) if not isinstance(leaf, jax.ShapeDtypeStruct) else leaf.shape)
+        dtypes.append(leaf)
+    if sum(math.prod(shape) for shape in shapes) == 0:
+        raise ValueError(f"y0 has no components (structure {structure}): there is nothing to integrate")
+    given = jnp.result_type(*dtypes)
+    if jnp.issubdtype(given, jnp.integer):
+        given = jnp.result_type(float)
+    if str(given) not in DTYPES:
+        raise ValueError(
+            f"y0 has dtype {given}: expected float32 or float64"
+            + (" (write a complex state as its real and imaginary parts)" if "complex" in str(given) else "")
+        )
+    return State(structure, tuple(shapes), str(given))
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """The value as a NumPy array where it is known now, None where it is traced or only a shape."""
+    if isinstance(value, (jax.core.Tracer, jax.ShapeDtypeStruct)):
+        return None
+    return np.asarray(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A problem with the arrays to solve it for, and what is needed to present the results."""
+
+    problem: Problem
+    arrays: tuple[Any, ...]
+    state: State
+    times: dict[str, Any]
+
+
+def make_request(
+    solver: Solver,
+    f: Callable[[Float[Array, ""], PyTree, PyTree], PyTree],
+    t0: Any,
+    t1: Any,
+    y0: PyTree,
+    args: PyTree,
+    saveat: SaveAt,
+    dt0: Any,
+) -> Request:
+    """Checks everything that is known now, traces f, and lists the kernel's operands."""
+    if not callable(f):
+        raise TypeError(f"f is {f!r} of type {type(f).__name__}: expected a function f(t, y, args)")
+    if not isinstance(saveat, SaveAt):
+        raise TypeError(f"saveat is {saveat!r}: expected a jax_cubie.SaveAt")
+    state = read_state(y0)
+    dtype = state.dtype
+    method = solver.stepper
+    if dt0 is None and solver.control.kind == "fixed":
+        raise ValueError(
+            f"dt0 is None, but the controller is 'fixed' (method {solver.method!r}): give dt0, the size of its steps"
+        )
+    values: dict[str, Any] = {"t0": _time("t0", t0, dtype), "t1": _time("t1", t1, dtype)}
+    if dt0 is not None:
+        values["dt0"] = _time("dt0", dt0, dtype)
+    values["y0"] = _flat_state(y0, state)
+    if saveat.ts is not None:
+        values["ts"] = _array(saveat.ts, dtype)
+    _check_times(values)
+    values["max_steps"] = _array(solver.max_steps, "int32")
+    coefficients = tuple(solver.control.coefficients(method.error_order))
+    if solver.control.kind == "pid":
+        for name in ("rtol", "atol"):
+            values[name] = _tolerance(name, getattr(solver.control, name), state)
+        _check_tolerances(values["rtol"], values["atol"])
+        for name, value in solver.control.coefficients(method.error_order).items():
+            values[name] = _array(value, dtype)
+
+    program, leaves = _trace_field(f, state, args, solver.unroll)
+    for number, leaf in enumerate(leaves):
+        values[f"f{number}"] = leaf
+
+    operands = tuple(
+        Operand(name, tuple(value.shape), str(value.dtype)) for name, value in values.items()
+    )
+    results = (
+        Result("ys", (saveat.points, state.size), dtype),
+        Result("accepted", (), "int32"),
+        Result("rejected", (), "int32"),
+        Result("result", (), "int32"),
+    )
+    first_leaf = len(values) - len(leaves)
+    problem = Problem(
+        program=program,
+        method=method,
+        controller=solver.control.content(),
+        coefficients=coefficients,
+        registry=solver.buffers,
+        states=state.size,
+        dtype=dtype,
+        operands=operands,
+        results=results,
+        field_operands=tuple(range(first_leaf, len(values))),
+        save_t0=saveat.t0,
+        save_points=0 if saveat.ts is None else saveat.ts.shape[-1],
+        save_t1=saveat.t1,
+        first_step_given=dt0 is not None,
+        fastmath=solver.fastmath,
+        unroll=solver.unroll,
+        inline_f=solver.inline_f,
+        block=solver.block,
+        title=getattr(f, "__qualname__", type(f).__name__),
+    )
+    return Request(problem, tuple(values.values()), state, {name: values.get(name) for name in ("t0", "t1", "ts")})
+
+
+def _array(value: Any, dtype: str) -> Any:
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(value.shape, jnp.dtype(dtype))
+    return jnp.asarray(value, dtype=dtype)
+
+
+def _time(name: str, value: Any, dtype: str) -> Any:
+    if not isinstance(value, (jax.Array, np.ndarray, np.generic, float, int, jax.ShapeDtypeStruct)) or isinstance(
+        value, bool
+    ):
+        raise TypeError(f"{name} is {value!r} of type {type(value).__name__}: expected a number")
+    array = _array(value, dtype)
+    if array.shape != ():
+        raise ValueError(
+            f"{name} has shape {array.shape}: expected a scalar. solve takes one trajectory; jax.vmap of it takes many"
+        )
+    known = concrete(value)
+    if known is not None and not np.isfinite(known):
+        raise ValueError(f"{name}={known}: expected a finite number")
+    return array
+
+
+def _flat_state(y0: PyTree, state: State) -> Any:
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(y0)):
+        return jax.ShapeDtypeStruct((state.size,), jnp.dtype(state.dtype))
+    return state.flatten(y0, "y0")
+
+
+def _check_times(values: dict[str, Any]) -> None:
+    t0, t1 = concrete(values["t0"]), concrete(values["t1"])
+    if t0 is None or t1 is None:
+        return
+    direction = 1 if t0 <= t1 else -1
+    step = concrete(values["dt0"]) if "dt0" in values else None
+    if step is not None and t0 != t1 and not step * direction > 0:
+        raise ValueError(f"dt0={step}: expected a step from t0={t0} towards t1={t1}, so of the sign of t1 - t0")
+    times = concrete(values["ts"]) if "ts" in values else None
+    if times is not None and times.size:
+        forwards = direction * times
+        if not np.all(np.isfinite(times)):
+            raise ValueError("SaveAt(ts=...) has times that are not finite")
+        if np.any(np.diff(forwards) < 0):
+            word = "non-decreasing" if direction == 1 else "non-increasing, since t1 < t0"
+            raise ValueError(f"SaveAt(ts=...) is not in order: expected it {word}")
+        if forwards[0] < direction * t0 or forwards[-1] > direction * t1:
+            raise ValueError(
+                f"SaveAt(ts=...) runs from {times[0]} to {times[-1]}: expected times between t0={t0} and t1={t1}"
+            )
+
+
+def _tolerance(name: str, value: Any, state: State) -> Any:
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return _array(value, state.dtype)
+    leaves = jax.tree.leaves(value)
+    if len(leaves) == 1 and jax.tree.structure(value) == jax.tree.structure(0) and jnp.shape(value) == ():
+        return _array(value, state.dtype)
+    return state.flatten(value, name, broadcast=True)
+
+
+def _check_tolerances(rtol: Any, atol: Any) -> None:
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        known = concrete(value)
+        if known is not None and not np.all(known >= 0):
+            raise ValueError(f"{name}={known}: expected tolerances of at least 0")
+    known_rtol, known_atol = concrete(rtol), concrete(atol)
+    if known_rtol is not None and known_atol is not None and not np.all(known_rtol + known_atol > 0):
+        raise ValueError("rtol and atol are both 0, which no step can meet: give at least one of them")
+
+
+def _trace_field(f: Callable, state: State, args: PyTree, unroll: int) -> tuple[Program, list[Any]]:
+    """f's program over time, the flat state and the leaves; the leaves: of args, then what f closes over."""
+    dynamic, static = eqx.partition(args, lambda leaf: eqx.is_array_like(leaf) or isinstance(leaf, jax.ShapeDtypeStruct))
+    leaves, structure = jax.tree.flatten(dynamic)
+    arrays, avals = [], []
+    for leaf in leaves:
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            array, weak = leaf, False
+        elif isinstance(leaf, (float, int)) and not isinstance(leaf, bool):
+            # A Python number adapts to the solve's dtype, as it does anywhere in JAX.
+            array, weak = jnp.asarray(leaf, state.dtype if isinstance(leaf, float) else "int32"), True
+        else:
+            array, weak = jnp.asarray(leaf), False
+        arrays.append(array)
+        avals.append(jax.ShapeDtypeStruct(array.shape, array.dtype, weak_type=weak))
+
+    def field(t: Array, y: Array, *values: Array) -> Array:
+        filled = eqx.combine(jax.tree.unflatten(structure, values), static)
+        return state.flatten(f(t, state.unflatten(y), filled), "what f returns")
+
+    scalar, vector = (jax.ShapeDtypeStruct(shape, jnp.dtype(state.dtype)) for shape in ((), (state.size,)))
+    program, constants = trace(field, scalar, vector, *avals, unroll=unroll)
+    return program, [*arrays, *constants]
+
+
+__all__: Sequence[str] = ("Problem", "Request", "State", "concrete", "make_request", "read_state")

@@ -1,0 +1,111 @@
+"""What a solve answers with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree, Shaped
+
+
+class RESULTS(eqx.Enumeration):
+    """How a lane ended. `RESULTS[result]` is the message; compare with `result == RESULTS.successful`."""
+
+    successful = ""
+    max_steps_reached = (
+        "The number of steps reached max_steps before t1 was reached. Give a larger max_steps, looser tolerances, or a "
+        "larger dt0."
+    )
+    dt_min_reached = "The step size fell below dtmin, and force_dtmin is False. Lower dtmin, or loosen the tolerances."
+    step_size_underflow = (
+        "The step size became so small that it no longer changes the time: the tolerances ask for more than the dtype "
+        "holds, or the solution has a singularity. Loosen rtol and atol, or solve in float64."
+    )
+    not_finite = (
+        "The vector field or the state became NaN or infinite, and smaller steps did not mend it. Check the vector field, "
+        "its arguments and y0."
+    )
+    invalid_input = (
+        "This lane was given values that cannot be solved with: t0, t1, dt0, rtol or atol is not finite or has the wrong "
+        "sign, rtol and atol are both 0, max_steps is below 1, or ts are not in order between t0 and t1."
+    )
+
+
+NAMES = (
+    "successful",
+    "max_steps_reached",
+    "dt_min_reached",
+    "step_size_underflow",
+    "not_finite",
+    "invalid_input",
+)
+# The numbers that kernels write.
+CODES = {name: code for code, name in enumerate(NAMES)}
+
+
+class Solution(eqx.Module):
+    """The solution of one lane; under vmap every array has the batch axes in front.
+
+    t0, t1: the ends of the interval. ts: shape [points], the times that were saved. ys: a pytree like y0 whose leaves have
+    a leading axis of points; what a lane did not reach is NaN. stats: int32 `num_steps`, `num_accepted_steps`,
+    `num_rejected_steps`, `max_steps`, `nfev`. result: one of `RESULTS`.
+    """
+
+    t0: Float[Array, ""]
+    t1: Float[Array, ""]
+    ts: Float[Array, " points"]
+    ys: PyTree[Shaped[Array, "points ..."]]
+    stats: dict[str, Int[Array, ""]]
+    result: Any
+
+
+def make_solution(request: Any, results: Any, max_steps: Any) -> Solution:
+    """The results of a request's kernel, in the user's terms."""
+    problem, times = request.problem, request.times
+    ys, accepted, rejected, code = results
+    saved = [times["t0"][None]] if problem.save_t0 else []
+    saved += [times["ts"]] if problem.save_points else []
+    saved += [times["t1"][None]] if problem.save_t1 else []
+    steps = accepted + rejected
+    # f at t0, and where the first step is chosen here one more.
+    moves = (times["t0"] != times["t1"]).astype(jnp.int32)
+    begun = moves * (1 if problem.first_step_given else 2)
+    return Solution(
+        t0=times["t0"],
+        t1=times["t1"],
+        ts=saved[0] if len(saved) == 1 else jnp.concatenate(saved),
+        ys=request.state.unflatten(ys),
+        stats={
+            "num_steps": steps,
+            "num_accepted_steps": accepted,
+            "num_rejected_steps": rejected,
+            "max_steps": jnp.asarray(max_steps, jnp.int32),
+            "nfev": begun + problem.method.evaluations(steps, accepted),
+        },
+        result=eqx.tree_at(lambda item: item._value, RESULTS.successful, code),
+    )
+
+
+def check_successful(solution: Solution) -> None:
+    """Raises RuntimeError where a lane failed: how many of how many, and why."""
+    code = solution.result._value
+    if isinstance(code, jax.core.Tracer):
+        raise TypeError(
+            "throw=True needs the results now, but this solve is being traced (by jit, vmap or grad): leave throw out, and "
+            "check solution.result, or call jax_cubie.check_successful on the solution outside"
+        )
+    codes = np.asarray(code)
+    failed = codes[codes != CODES["successful"]]
+    if failed.size:
+        reasons = [
+            f"{count} x {NAMES[number]}: {RESULTS[_item(number)]}"
+            for number, count in zip(*np.unique(failed, return_counts=True), strict=True)
+        ]
+        raise RuntimeError(f"{failed.size} of {codes.size} lanes failed. " + " ".join(reasons))
+
+
+def _item(code: int) -> Any:
+    return getattr(RESULTS, NAMES[code])

@@ -1,0 +1,232 @@
+"""Solver: an equinox module that holds every choice about how to integrate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, Int, PyTree, Real
+
+from . import loop_buffers
+from .buffers import BufferRegistry
+from .controllers import CONTROLLERS, PID, FixedStep
+from .inspection import Inspection, inspect_request
+from .methods import EXPLICIT, ExplicitRungeKutta
+from .outputs import SaveAt
+from .primitive import run
+from .problem import concrete, make_request
+from .settings import check_choice, check_count, closest, refuse_tracer
+from .solution import Solution, check_successful, make_solution
+
+# The settings that no component of a solver owns; the others are fields of its controller, and its buffers' locations.
+_OWN = ("controller", "max_steps", "fastmath", "unroll", "inline_f", "block")
+
+
+class Solver(eqx.Module):
+    """How to integrate: a method, a controller, tolerances, and where each buffer lives.
+
+    Strings and booleans are static: changing one means another image. Numbers are leaves: they may be traced, differ from
+    lane to lane, and never cause a build. All settings are keywords of one flat namespace:
+
+    - `method`: a name out of `jax_cubie.methods()`.
+    - `controller`: "pid" (the default where the method has an error estimate) or "fixed" (steps of dt0).
+    - of the controller "pid": `rtol`, `atol` (scalars, or pytrees like y0), `pcoeff`, `icoeff`, `dcoeff`, `safety`,
+      `factormin`, `factormax`, `dtmin`, `dtmax`, `force_dtmin`; see `jax_cubie.controllers.PID`.
+    - `max_steps`: the most steps, accepted and rejected together.
+    - `{buffer}_location`: "local" or "shared", for each buffer in `solver.buffers`.
+    - `fastmath`: whether f may be computed with approximate division and functions.
+    - `unroll`: arrays of up to so many elements are unrolled into registers; larger ones stay in memory.
+    - `inline_f`: True, False or "auto": whether f is copied to each stage or called.
+    - `block`: the lanes of a block (on CUDA a block's threads), or "auto".
+
+    Raises ValueError for a setting that nobody knows, that belongs to another controller, or that has a value it can't
+    have; TypeError for a traced value where a static one is needed.
+    """
+
+    method: str = eqx.field(static=True)
+    control: PID | FixedStep
+    max_steps: Int[Array, ""] | int
+    buffers: BufferRegistry = eqx.field(static=True)
+    fastmath: bool = eqx.field(static=True)
+    unroll: int = eqx.field(static=True)
+    inline_f: bool | str = eqx.field(static=True)
+    block: int | str = eqx.field(static=True)
+    given: frozenset[str] = eqx.field(static=True)
+
+    def __init__(self, method: str = "tsit5", **settings: Any):
+        for name, value in _resolve(None, _method_name(method), settings).items():
+            setattr(self, name, value)
+
+    def update(self, **settings: Any) -> Self:
+        """This solver with other settings, `method` among them.
+
+        What the new method or controller does not know goes, but for settings that the user had given: those raise
+        ValueError.
+        """
+        method = _method_name(settings.pop("method", self.method))
+        new = object.__new__(type(self))
+        for name, value in _resolve(self, method, settings).items():
+            object.__setattr__(new, name, value)
+        return new
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting of this solver, with its present value."""
+        own = {name: getattr(self, name) for name in _OWN if name != "controller"}
+        named = {"method": self.method, "controller": self.control.kind}
+        return {**named, **self.control.settings(), **own, **self.buffers.settings}
+
+    @property
+    def rtol(self) -> PyTree[Real[Array, "..."]]:
+        """The relative tolerance of the controller "pid"."""
+        return self.control.rtol
+
+    @property
+    def atol(self) -> PyTree[Real[Array, "..."]]:
+        """The absolute tolerance of the controller "pid"."""
+        return self.control.atol
+
+    @property
+    def stepper(self) -> ExplicitRungeKutta:
+        """The method itself."""
+        return _stepper(self.method)
+
+    def solve(
+        self,
+        f: Callable[[Float[Array, ""], PyTree, PyTree], PyTree],
+        t0: Real[Array, ""] | float,
+        t1: Real[Array, ""] | float,
+        y0: PyTree,
+        args: PyTree = None,
+        *,
+        saveat: SaveAt = SaveAt(t1=True),  # noqa: B008 - it is immutable
+        dt0: Real[Array, ""] | float | None = None,
+        throw: bool = False,
+        **settings: Any,
+    ) -> Solution:
+        """Integrates dy/dt = f(t, y, args) from t0 to t1; see `jax_cubie.solve`. `settings` are those of `update`."""
+        if settings:
+            return self.update(**settings).solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, throw=throw)
+        request = make_request(self, f, t0, t1, y0, args, saveat, dt0)
+        solution = make_solution(request, run(request.problem, request.arrays), self.max_steps)
+        if check_choice("throw", throw, (True, False)):
+            check_successful(solution)
+        return solution
+
+    def inspect(
+        self,
+        f: Callable[[Float[Array, ""], PyTree, PyTree], PyTree],
+        t0: Any,
+        t1: Any,
+        y0: PyTree,
+        args: PyTree = None,
+        *,
+        saveat: SaveAt = SaveAt(t1=True),  # noqa: B008 - it is immutable
+        dt0: Any = None,
+        batched: tuple[str, ...] = ("y0", "args"),
+        target: str = "cpu",
+    ) -> Inspection:
+        """Builds the image of this solve for `target` ("cpu", "cuda:90", ...) and tells about it; runs nothing.
+
+        Arguments are one lane's, as arrays or `jax.ShapeDtypeStruct`s. `batched` names the arguments that get a lane axis:
+        of "t0", "t1", "dt0", "y0", "args", "ts", and the names of numeric settings.
+        """
+        request = make_request(self, f, t0, t1, y0, args, saveat, dt0)
+        return inspect_request(request, len(jax.tree.leaves(args)), batched, target)
+
+
+def _resolve(old: Solver | None, method: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a solver: `settings` over those of `old`, or over the defaults."""
+    stepper = _stepper(method)
+    given = frozenset(settings) | (old.given if old is not None else frozenset())
+    kind = _controller_kind(old, given, settings, stepper)
+    control = old.control if old is not None and old.control.kind == kind else CONTROLLERS[kind]()
+    control, controls = control.update(**settings)
+    registry = stepper.register(loop_buffers.register(BufferRegistry()))
+    if old is not None:
+        registry, _ = registry.update(**old.buffers.settings)
+    registry, moved = registry.update(**settings)
+    known = controls | moved | set(_OWN)
+    unknown = sorted(name for name in settings if name not in known)
+    everything = {"method", *_OWN, *control.settings(), *registry.settings}
+    if unknown:
+        raise ValueError(_unknown(unknown[0], kind, method, everything))
+    lost = sorted(given - everything)
+    if lost:
+        raise ValueError(
+            f"{lost[0]} was set, but method {method!r} with controller {kind!r} has no such setting: make a new Solver "
+            f"without it, or keep the method and controller that it belongs to"
+        )
+
+    def own(name: str, default: Any) -> Any:
+        return settings.get(name, default if old is None else getattr(old, name))
+
+    return {
+        "method": method,
+        "control": control,
+        "max_steps": _check_max_steps(own("max_steps", 100_000)),
+        "buffers": registry,
+        "fastmath": check_choice("fastmath", own("fastmath", False), (True, False)),
+        "unroll": check_count("unroll", own("unroll", 32), 1),
+        "inline_f": check_choice("inline_f", own("inline_f", "auto"), (True, False, "auto")),
+        "block": _check_block(own("block", "auto")),
+        "given": given,
+    }
+
+
+def _method_name(method: Any) -> str:
+    refuse_tracer("method", method)
+    if not isinstance(method, str) or method not in EXPLICIT:
+        raise ValueError(f"unknown method {method!r}: expected one of {', '.join(EXPLICIT)}{closest(method, EXPLICIT)}")
+    return method
+
+
+def _stepper(method: str) -> ExplicitRungeKutta:
+    return ExplicitRungeKutta(EXPLICIT[method])
+
+
+def _controller_kind(
+    old: Solver | None, given: frozenset[str], settings: dict[str, Any], stepper: ExplicitRungeKutta
+) -> str:
+    kind = settings.get("controller")
+    if kind is None and "controller" in given and old is not None:
+        kind = old.control.kind
+    if kind is None:
+        return "pid" if stepper.adaptive else "fixed"
+    check_choice("controller", kind, CONTROLLERS)
+    if kind != "fixed" and not stepper.adaptive:
+        raise ValueError(
+            f"controller={kind!r} needs an error estimate, and method {stepper.tableau.name!r} has none: use "
+            "controller='fixed' with dt0, or a method with an embedded one, as 'tsit5'"
+        )
+    return kind
+
+
+def _check_max_steps(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return check_count("max_steps", value, 1)
+    known = concrete(value)
+    if known is not None and not (known.dtype.kind in "iu" and np_all_positive(known)):
+        raise ValueError(f"max_steps={value!r}: expected an integer of at least 1")
+    return value
+
+
+def np_all_positive(value: Any) -> bool:
+    return bool((value >= 1).all())
+
+
+def _check_block(value: Any) -> int | str:
+    if isinstance(value, str):
+        return check_choice("block", value, ("auto",))
+    block = check_count("block", value, 1)
+    if block > 1024:
+        raise ValueError(f"block={block}: expected at most 1024, the most threads of a CUDA block")
+    return block
+
+
+def _unknown(name: str, kind: str, method: str, known: set[str]) -> str:
+    for other, component in CONTROLLERS.items():
+        if other != kind and name in component().settings():
+            return f"{name} is a setting of controller {other!r}, and this solver's is {kind!r} (method {method!r})"
+    return f"unknown setting {name!r}{closest(name, known)}. The settings here are: {', '.join(sorted(known))}"
