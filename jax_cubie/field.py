@@ -78,7 +78,7 @@ class VectorField:
         passed += [builder.extract_value(words, number) for number in sizes]
         arguments = [time, state.pointer, rhs.pointer, parameters.pointer, *passed]
         views = (state, rhs, parameters)
-        name = "jax_cubie_field_" + "_".join(f"{view.type.stride}.{view.type.space}" for view in views)
+        name = "jax_cubie_field_" + "_".join(f"{view.type.stride}_{view.type.space}" for view in views)
         function = builder.module.globals.get(name)
         if function is None:
             function = self._define(emitter, name, [argument.type for argument in arguments], views, sizes)

@@ -25,6 +25,11 @@ def host_features() -> frozenset[str]:
     return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
 
 
+def processor() -> tuple[str, ...]:
+    """What host code depends on: the machine, the processor it is tuned for, and its features."""
+    return (platform.machine(), llvm.get_host_cpu_name(), *sorted(host_features()))
+
+
 def has_fma() -> bool:
     """Whether the processor has a fused multiply-add; without one an emitter writes product and sum."""
     return "fma" in host_features() or platform.machine() in ("aarch64", "arm64")

@@ -66,12 +66,9 @@ def compile_entry(
         modules = _callers_first([_own_entry(without_names(text), symbol) for text in library.llvm_strs])
     modules = canonical(modules)
     dump("ll", "\n".join(modules))
-    try:
-        # Contraction belongs to our emitter, which writes fma itself; then no result depends on the schedule.
-        options = dict(ftz=True, prec_div=False, prec_sqrt=False) if fastmath else {}
-        ptx = nvvm.compile_ir(modules, opt=3, arch=f"compute_{target.architecture}", fma=contract, **options)
-    except nvvm.NvvmError as error:
-        raise BuildError(f"libNVVM refused the code for {target}: {error}") from error
+    # Contraction belongs to our emitter, which writes fma itself; then no result depends on the schedule.
+    options = dict(ftz=True, prec_div=False, prec_sqrt=False) if fastmath else {}
+    ptx = _to_ptx(modules, dict(opt=3, arch=f"compute_{target.architecture}", fma=contract, **options))
     ptx = ptx.rstrip(b"\x00 \n") + b"\n"
     dump("ptx", ptx.decode())
     unresolved = re.findall(r"^\.extern \.func.*$", ptx.decode(), re.MULTILINE)
@@ -80,7 +77,20 @@ def compile_entry(
     cubin, log = assemble(ptx, target)
     dump("resources", log)
     data = pack_blobs([("cubin", target.architecture, cubin), ("ptx", target.architecture, ptx)])
-    return Image(target, data, read_resources(log))
+    return Image(target, data, read_resources(log, ptx.decode()))
+
+
+def _to_ptx(modules: list[str], options: dict) -> bytes:
+    """Links and compiles modules with libNVVM; its log is part of the error."""
+    unit = nvvm.CompilationUnit(options)
+    try:
+        for text in modules:
+            unit.add_module(nvvm.llvm_replace(text).encode())
+        unit.verify()
+        unit.lazy_add_module(nvvm.LibDevice().get())
+        return unit.compile()
+    except Exception as error:  # the bindings' own kinds; none of them carries the log
+        raise BuildError(f"libNVVM refused the code for {options['arch']}: {error}. {unit.get_log()}") from error
 
 
 def _own_entry(text: str, symbol: str) -> str:
@@ -162,15 +172,18 @@ def assemble(ptx: bytes, target: Target) -> tuple[bytes, str]:
         nvjitlink.destroy(handle)
 
 
-def read_resources(log: str) -> Resources:
-    """The assembler's report as numbers."""
+def read_resources(log: str, ptx: str) -> Resources:
+    """The assembler's report as numbers. It leaves out static shared memory, which the PTX declares."""
 
     def number(pattern: str) -> int:
         return sum(int(found) for found in re.findall(pattern, log))
 
+    shared = 0
+    for alignment, size in re.findall(r"^(?:\.visible )?\.shared \.align (\d+) \.b8 \S+\[(\d+)\];", ptx, re.MULTILINE):
+        shared = -(-shared // int(alignment)) * int(alignment) + int(size)
     return Resources(
         registers=number(r"Used (\d+) registers"),
         stack_bytes=number(r"(\d+) bytes stack frame"),
         spill_bytes=number(r"(\d+) bytes spill (?:stores|loads)"),
-        shared_bytes=number(r"(\d+) bytes smem"),
+        shared_bytes=shared,
     )

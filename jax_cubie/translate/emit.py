@@ -62,7 +62,8 @@ class Emitter:
         self.platform = platform
         self.use_fma = fma
         self.fastmath = fastmath
-        self._flags = ("fast",) if fastmath else ()
+        # Not "fast": that also promises that there are no NaN and infinities, by which a failing lane is known.
+        self._flags = ("reassoc", "nsz", "arcp", "contract", "afn") if fastmath else ()
         self._functions: dict[str, ir.Function] = {}
 
     # -- constants and arithmetic -----------------------------------------------------------------------------

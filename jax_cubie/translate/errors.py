@@ -19,7 +19,7 @@ class Refusal(Exception):
         self.hint = hint
 
 
-_LINEAR_ALGEBRA = "write the small solve or factorisation out (LU, Cramer), or move it outside the solve"
+_LINEAR_ALGEBRA = "use jnp.linalg.solve, inv or cholesky, write it out by hand, or move it outside the solve"
 _RANDOM = "draw the numbers outside the solve and pass them in through args"
 _COLLECTIVE = "collectives cannot run inside one trajectory; move it outside the solve"
 _CALLBACK = "a solve is one kernel and cannot call back into Python; remove the callback"
@@ -36,8 +36,7 @@ HINTS: dict[str, str] = {
     "imag": "keep the real and the imaginary part as two real arrays",
     "conj": "keep the real and the imaginary part as two real arrays",
     **dict.fromkeys(
-        ("lu", "qr", "svd", "eig", "eigh", "schur", "cholesky", "triangular_solve", "custom_linear_solve",
-         "householder_product", "tridiagonal", "tridiagonal_solve", "lu_pivots_to_permutation", "hessenberg"),
+        ("qr", "svd", "eig", "eigh", "schur", "householder_product", "tridiagonal", "tridiagonal_solve", "hessenberg"),
         _LINEAR_ALGEBRA,
     ),
     **dict.fromkeys(

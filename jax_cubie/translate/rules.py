@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from .rules_control import CONTROL
 from .rules_elementwise import ELEMENTWISE_RULES
+from .rules_linalg import LINALG
 from .rules_reduction import REDUCTION
 from .rules_structural import STRUCTURAL
 
-RULES = {**ELEMENTWISE_RULES, **STRUCTURAL, **REDUCTION, **CONTROL}
+RULES = {**ELEMENTWISE_RULES, **STRUCTURAL, **REDUCTION, **LINALG, **CONTROL}

@@ -101,6 +101,14 @@ def _is_branch(b: Builder, index: Scalar, k: int) -> Scalar:
     return b.compare("le", index, b.const(b.types[index], k))
 
 
+def _platform_index(context: Context, eqn: Any) -> Array:
+    """One program serves every platform, so it takes the branch that does."""
+    platforms = eqn.params["platforms"]
+    if None not in platforms:
+        raise Refusal("with no default branch", "give lax.platform_dependent a default")
+    return context.bake(platforms.index(None), dtype_name(eqn.outvars[0].aval.dtype))
+
+
 def _store_all(b: Builder, values: Sequence[Array], places: Sequence[Memory]) -> None:
     for x, place in zip(values, places, strict=True):
         x.write(b, storer(b, place))
@@ -227,5 +235,11 @@ CALLS: dict[str, Callable[..., Any]] = {
     "custom_vjp_call": _call("call_jaxpr"),
     "custom_vjp_call_jaxpr": _call("fun_jaxpr"),
 }
-CONTROL: dict[str, Callable[..., Any]] = {**CALLS, "cond": _cond, "while": _while, "scan": _scan}
+CONTROL: dict[str, Callable[..., Any]] = {
+    **CALLS,
+    "cond": _cond,
+    "platform_index": _platform_index,
+    "while": _while,
+    "scan": _scan,
+}
 """Primitive name -> rule."""

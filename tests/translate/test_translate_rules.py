@@ -252,6 +252,27 @@ def _cases() -> list[Case]:
             Case("jit", lambda x: jax.grad(lambda z: (jnp.tanh(z) ** 2).sum())(x), a, 64, 1e-6),
             Case("jit", lambda x: jax.vmap(lambda z: jnp.where(z > 0, z, 0) * x[0])(x), a, 0),
         ]
+    cases.append(Case("platform_index", lambda x: lax.platform_dependent(
+        x, cpu=lambda z: z + z, default=lambda z: z * 2), calls, 0))
+    for n in (3, 8):
+        a = normal((n, n), (n,))
+        matrices = normal((2, n, n), (2, n))
+        cases += [
+            Case("lu", lambda x, y: lax.linalg.lu(x), a, 2000, 1e-4),
+            Case("lu", lambda x, y: lax.linalg.lu(x), matrices, 2000, 1e-4),
+            Case("lu", lambda x, y: (jnp.linalg.det(x), jnp.linalg.inv(x)), a, 2000, 1e-4),
+            Case("lu_pivots_to_permutation", lambda x, y: lax.linalg.lu_pivots_to_permutation(
+                lax.linalg.lu(x)[1], x.shape[-1]), a, 0),
+            Case("custom_linear_solve", lambda x, y: (jnp.linalg.solve(x, y), jnp.linalg.solve(x.T, y[:, None])), a,
+                 2000, 1e-4),
+            Case("custom_linear_solve", lambda x, y: jax.vmap(jnp.linalg.solve)(x, y), matrices, 2000, 1e-4),
+            Case("cholesky", lambda x, y: jnp.linalg.cholesky(x @ x.T + 2 * jnp.eye(len(x), dtype=x.dtype)), a,
+                 2000, 1e-4),
+            Case("triangular_solve", lambda x, y: [
+                lax.linalg.triangular_solve(x + 4 * jnp.eye(len(x), dtype=x.dtype), x, left_side=left, lower=lower,
+                                            transpose_a=transpose, unit_diagonal=left)
+                for left in (True, False) for lower in (True, False) for transpose in (True, False)], a, 2e5, 1e-2),
+        ]
     return cases
 
 
@@ -310,7 +331,8 @@ def test_rules_against_jit(dtype: str, begin: int) -> None:
 
 
 SAME_RULE = {"pjit": "jit", "closed_call": "jit", "core_call": "jit", "remat": "remat2", "checkpoint": "remat2",
-             "custom_vjp_call_jaxpr": "custom_vjp_call", "scatter_mul": "scatter-mul", "le_to": "lt_to", "eq_to": "lt_to",
+             "custom_vjp_call_jaxpr": "custom_vjp_call", "scatter_mul": "scatter-mul", "le_to": "lt_to",
+             "eq_to": "lt_to",
              "copy_p": "copy", "pvary": "copy",
              "pcast": "copy", "pbroadcast": "copy", "device_put": "copy", "sharding_constraint": "copy",
              "reshard": "copy", "stop_gradient": "copy", "empty": "iota"}

@@ -189,13 +189,13 @@ def test_tracers_are_operands() -> None:
 # -- refusals -------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("fn", "words"), [
-    (lambda y: jnp.fft.rfft(y).real, ["fft", "matrix", "test_program.py"]),
+    (lambda y: jnp.fft.rfft(y).real, ["fft", "matrix", "test_translate_program.py"]),
     (lambda y: y * 1j, ["complex64"]),
     (lambda y: (y.astype(jnp.bfloat16) * 2).astype(jnp.float32), ["bfloat16", "float32 or float64"]),
     (lambda y: (y.astype(jnp.float16) * 2).astype(jnp.float32), ["float16"]),
     (lambda y: y + jax.random.normal(jax.random.key(0), (3,)), ["random", "args"]),
     (lambda y: jnp.linalg.eigvals(jnp.outer(y, y)).real, ["eig"]),
-    (lambda y: jax.pure_callback(lambda z: z, F3, y), ["pure_callback", "test_program.py"]),
+    (lambda y: jax.pure_callback(lambda z: z, F3, y), ["pure_callback", "test_translate_program.py"]),
     (lambda y: jnp.convolve(y, y), ["conv_general_dilated", "slices"]),
 ])
 def test_refusals_name_the_operation_and_the_line(fn: Any, words: list[str]) -> None:

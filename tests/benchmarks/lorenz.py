@@ -1,0 +1,151 @@
+"""Lorenz sweeps against the clock and against diffrax: `python tests/benchmarks/lorenz.py [--quick]`.
+
+8,388,608 lanes on a GPU, 16,384 on a CPU; rho = linspace(0, 21), t in [0, 1], y0 = (1, 0, 0). Prints a table with the
+machine and the date. Times are medians over repeats of a jitted call, with the device waited for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import statistics
+import tempfile
+import time
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import diffrax
+import jax
+import jax.numpy as jnp
+
+import jax_cubie
+
+
+def lorenz(t, y, rho):
+    a, b, c = y
+    return jnp.stack([10.0 * (b - a), a * (rho - c) - b, a * b - (8 / 3) * c])
+
+
+def median_seconds(call, *arguments, repeats: int) -> float:
+    jax.block_until_ready(call(*arguments))
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(call(*arguments))
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def ours(method: str, dtype: str, **settings):
+    dt0 = settings.pop("dt0", None)
+    solver = jax_cubie.Solver(method, **settings)
+    y0 = jnp.array([1.0, 0.0, 0.0], dtype)
+
+    def final(rho):
+        return solver.solve(lorenz, 0.0, 1.0, y0, rho, dt0=dt0).ys[0]
+
+    # Lanes last is how the kernel writes: no transpose follows.
+    return jax.jit(jax.vmap(final, out_axes=-1))
+
+
+def theirs(fixed: bool, dtype: str):
+    y0 = jnp.array([1.0, 0.0, 0.0], dtype)
+    controller = diffrax.ConstantStepSize() if fixed else diffrax.PIDController(rtol=1e-6, atol=1e-6)
+
+    def final(rho):
+        return diffrax.diffeqsolve(
+            diffrax.ODETerm(lorenz),
+            diffrax.Tsit5(),
+            0.0,
+            1.0,
+            1e-3 if fixed else None,
+            y0,
+            rho,
+            stepsize_controller=controller,
+            max_steps=None,
+            throw=False,
+        ).ys[0]
+
+    return jax.jit(jax.vmap(final))
+
+
+def sweep(lanes: int, dtype: str):
+    return jnp.linspace(0.0, 21.0, lanes, dtype=dtype)
+
+
+FIXED = dict(controller="fixed", dt0=1e-3)
+
+
+def machine() -> str:
+    device = jax.devices()[0]
+    name = device.device_kind if device.platform != "cpu" else f"{platform.processor() or platform.machine()} CPU"
+    return f"{name}, {os.cpu_count()} cores, jax {jax.__version__}, {datetime.date.today()}"
+
+
+def row(label: str, value: str) -> None:
+    print(f"{label:58s} {value}", flush=True)
+
+
+def gpu(repeats: int) -> None:
+    jax.config.update("jax_enable_x64", True)
+    full, part = 2**23, 2**20
+    for dtype in ("float32", "float64"):
+        row(f"RK4, 1000 steps, 2^23 lanes, {dtype}", f"{1e3 * median_seconds(ours('rk4', dtype, dt0=1e-3), sweep(full, dtype), repeats=repeats):.2f} ms")
+        row(f"Tsit5, 1000 steps, 2^23 lanes, {dtype}", f"{1e3 * median_seconds(ours('tsit5', dtype, **FIXED), sweep(full, dtype), repeats=repeats):.2f} ms")
+        row(f"Tsit5, 1e-6, 2^23 lanes, {dtype}", f"{1e3 * median_seconds(ours('tsit5', dtype), sweep(full, dtype), repeats=repeats):.2f} ms")
+    compare(part, repeats)
+    row("Tsit5, 1e-6, 8 lanes, float32, end to end", f"{1e6 * median_seconds(ours('tsit5', 'float32'), sweep(8, 'float32'), repeats=50):.0f} us")
+
+
+def compare(lanes: int, repeats: int) -> None:
+    rho = sweep(lanes, "float32")
+    for label, fixed, settings in (("fixed, 1000 steps", True, FIXED), ("adaptive, 1e-6", False, {})):
+        mine = median_seconds(ours("tsit5", "float32", **settings), rho, repeats=repeats)
+        other = median_seconds(theirs(fixed, "float32"), rho, repeats=max(3, repeats // 4))
+        row(
+            f"Tsit5 {label}, {lanes:,} lanes, float32",
+            f"{1e3 * mine:.3f} ms, diffrax {1e3 * other:.1f} ms: {other / mine:.0f} times",
+        )
+
+
+def cold_compile() -> None:
+    def network(t, y, weights):
+        return jnp.tanh(weights @ y) - 0.1 * y**3
+
+    import logging
+
+    class Record(logging.Handler):
+        def emit(self, record):
+            row("  " + record.getMessage().split(":")[0], record.getMessage().split(": ")[1])
+
+    logger = logging.getLogger("jax_cubie")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(Record())
+    logger.propagate = False
+    three, twenty = (jax.ShapeDtypeStruct((n,), jnp.float32) for n in (3, 20))
+    scalar, square = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((20, 20), jnp.float32)
+    for target in ("cpu", "cuda:90"):
+        jax_cubie.Solver().inspect(lorenz, 0.0, 1.0, three, scalar, target=target)
+        jax_cubie.Solver().inspect(network, 0.0, 1.0, twenty, square, target=target, batched=("y0",))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="few repeats")
+    options = parser.parse_args()
+    repeats = 3 if options.quick else 20
+    print(machine())
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["JAX_CUBIE_CACHE"] = folder
+        print("cold compile, empty caches, Numba's import included in the first of each target:")
+        cold_compile()
+        if jax.devices()[0].platform == "cpu":
+            compare(16_384, repeats)
+        else:
+            gpu(repeats)
+
+
+if __name__ == "__main__":
+    main()
