@@ -1,10 +1,12 @@
 """A Numba kernel as a JAX operation: the Ising model, many temperatures at once, inside lax.scan.
 
-A sweep of Metropolis' algorithm updates the black squares of a periodic checkerboard, then the white ones. One kernel does one
-colour; `jax.vmap` runs all temperatures in one launch, and `jax.lax.scan` the sweeps. The magnetisation is drawn next to
-Onsager's exact one. On a machine with a GPU the CUDA kernel runs, elsewhere the host kernel.
+A sweep of Metropolis' algorithm updates the black squares of a periodic checkerboard, then the white ones. One
+kernel does one colour; `jax.vmap` runs all temperatures in one launch, and `jax.lax.scan` the sweeps. The
+magnetisation is drawn next to Onsager's exact one. On a machine with a GPU the CUDA kernel runs, elsewhere the host
+kernel.
 """
 
+import math
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +40,7 @@ def update(site, spins, chances, temperature, color):
         + spins[row * SIZE + (column + SIZE - 1) % SIZE]
     )
     cost = np.float32(2 * spin * around)
-    flips = chances[site] < np.exp(-cost / temperature[0])
+    flips = chances[site] < math.exp(-cost / temperature[0])
     return -spin if flips else spin
 
 

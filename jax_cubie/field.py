@@ -9,8 +9,9 @@ from llvmlite import ir
 
 from .addressing import Addressing
 from .kernel.device import View
+from .kernel.emitter import Emitter
 from .kernel.memory import undefined_words
-from .translate.emit import Emitter, emit_program
+from .translate.emit import emit_program
 
 if TYPE_CHECKING:
     from .plan import Plan

@@ -612,7 +612,7 @@ def _int(emitter: Any, value: int) -> Any:
 def _tuple_of(emitter: Any, dtype: str, values: list) -> Any:
     from llvmlite import ir
 
-    from .kernel.numba_types import LLVM_TYPES
+    from .kernel.emitter import LLVM_TYPES
 
     result = ir.Constant(ir.ArrayType(LLVM_TYPES[dtype], max(len(values), 1)), ir.Undefined)
     for number, value in enumerate(values):

@@ -78,12 +78,12 @@ class Solver(eqx.Module):
         return {**named, **self.control.settings(), **own, **self.buffers.settings}
 
     @property
-    def rtol(self) -> PyTree[Real[Array, "..."]]:
+    def rtol(self) -> PyTree[Real[Array, ...]]:
         """The relative tolerance of the controller "pid"."""
         return self.control.rtol
 
     @property
-    def atol(self) -> PyTree[Real[Array, "..."]]:
+    def atol(self) -> PyTree[Real[Array, ...]]:
         """The absolute tolerance of the controller "pid"."""
         return self.control.atol
 

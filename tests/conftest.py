@@ -88,7 +88,7 @@ def platform(request):
 
 @pytest.fixture
 def builds(tmp_path, monkeypatch):
-    """The images built during the test, which begins with nothing cached: `count`, `titles`, and `new()` to count anew."""
+    """The images built during the test, which begins with nothing cached: `count`, `titles`, `new()` to count anew."""
     from jax_cubie.kernel import cache
 
     monkeypatch.setenv("JAX_CUBIE_CACHE", str(tmp_path / "images"))

@@ -8,7 +8,8 @@ from typing import Any
 from llvmlite import ir
 
 from ..kernel.device import Device
-from ..kernel.numba_types import LLVM_TYPES, Slice
+from ..kernel.emitter import LLVM_TYPES
+from ..kernel.numba_types import Slice
 from .layout import Layout
 
 _SHARED_SYMBOL = "jax_cubie_shared"

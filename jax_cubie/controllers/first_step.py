@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..translate.emit import Emitter
+    from ..kernel.emitter import Emitter
 
 
 def emit_explicit_guess(emitter: Emitter, dtype: str, state_norm: Any, rhs_norm: Any) -> Any:

@@ -17,7 +17,7 @@ from ..settings import Component, check_choice
 
 if TYPE_CHECKING:
     from ..kernel.device import Device
-    from ..translate.emit import Emitter
+    from ..kernel.emitter import Emitter
 
 Number = Real[Array, ""] | float | int
 

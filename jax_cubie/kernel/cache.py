@@ -74,8 +74,8 @@ Dump = Callable[[str, str], None]
 def image(key: str, title: str, build: Callable[[Dump], Image], *, lasting: bool = True) -> Image:
     """The image that `key` names: from memory, from disk, or built by `build(dump)`.
 
-    `title` says what it is, for the log. A key that means something in this process only is not `lasting`: the disk is left
-    out. Two threads that ask for one key at once build it once.
+    `title` says what it is, for the log. A key that means something in this process only is not `lasting`: the disk
+    is left out. Two threads that ask for one key at once build it once.
     """
     found = _images.get(key)
     if found is not None:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, PyTree
 
 from . import cache
 from .content import Content, function_content, plain_function
@@ -40,7 +40,7 @@ Scalar = np.generic
 
 def kernel_call(
     kernel: Callable[..., None],
-    *operands: Float[Array, "..."] | Int[Array, "..."] | Bool[Array, "..."],
+    *operands: Array | np.ndarray,
     out_shape: PyTree[jax.ShapeDtypeStruct],
     grid: int | tuple[int, ...],
     block: int | tuple[int, ...],
@@ -50,22 +50,22 @@ def kernel_call(
 ) -> PyTree[Array]:
     """Runs a kernel written for `numba.cuda` as a JAX operation.
 
-    It works in `jax.jit`, `jax.lax.scan`, `jax.lax.cond` and the like. Under `jax.vmap`, nested at will and over any axis of
-    any operand, it stays one launch; an operand without the axis is read in place.
+    It works in `jax.jit`, `jax.lax.scan`, `jax.lax.cond` and the like. Under `jax.vmap`, nested at will and over
+    any axis of any operand, it stays one launch; an operand without the axis is read in place.
 
     Parameters
     ----------
     kernel
-        A Python function that Numba-CUDA can compile, or a `numba.cuda.jit` dispatcher of one. Its parameters are a pointer
-        to global memory for each operand, a pointer for each result, then the scalars. A pointer is indexed flat, `x[i]`, in
-        row-major order. Results are not initialised. It may use `threadIdx`, `blockIdx`, `blockDim`, `gridDim`, shared
-        memory (`cuda.shared.array(0, dtype)` is the dynamic one), `syncthreads` and functions made by
-        `cuda.jit(device=True)`. Products and sums may be contracted to fma, as in Numba-CUDA.
+        A Python function that Numba-CUDA can compile, or a `numba.cuda.jit` dispatcher of one. Its parameters are a
+        pointer to global memory for each operand, a pointer for each result, then the scalars. A pointer is indexed
+        flat, `x[i]`, in row-major order. Results are not initialised. It may use `threadIdx`, `blockIdx`,
+        `blockDim`, `gridDim`, shared memory (`cuda.shared.array(0, dtype)` is the dynamic one), `syncthreads` and
+        functions made by `cuda.jit(device=True)`. Products and sums may be contracted to fma, as in Numba-CUDA.
     operands
         JAX or NumPy arrays of any shape; bool, (u)int8 to (u)int64, float32 or float64. No pytrees.
     out_shape
-        A `jax.ShapeDtypeStruct`, or a pytree of them: shape and dtype of the results of one launch, not batched. The kernel
-        takes them in the order of `jax.tree.leaves`, which sorts the keys of a dict.
+        A `jax.ShapeDtypeStruct`, or a pytree of them: shape and dtype of the results of one launch, not batched.
+        The kernel takes them in the order of `jax.tree.leaves`, which sorts the keys of a dict.
     grid
         Blocks, one or two numbers; 0 launches nothing. The third dimension is the batch of `jax.vmap`: `blockIdx.z` and
         `gridDim.z` are not for the kernel.
@@ -74,12 +74,12 @@ def kernel_call(
     shared_bytes
         Bytes of dynamic shared memory of a block.
     scalars
-        Static NumPy scalars, as in `(np.int32(3), np.float32(0.5))`. Another value builds no second image. A traced value
-        is an operand of shape `()` instead.
+        Static NumPy scalars, as in `(np.int32(3), np.float32(0.5))`. Another value builds no second image. A traced
+        value is an operand of shape `()` instead.
     host_kernel
-        What runs on the CPU: `host_kernel(start, stop, *pointers, *scalars)`, compiled by `numba.njit`, does the work of the
-        threads `start` to `stop - 1` of one launch; there are `grid * block` of them. Ranges run side by side on several CPU
-        threads and hold whole blocks.
+        What runs on the CPU: `host_kernel(start, stop, *pointers, *scalars)`, compiled by `numba.njit`, does the
+        work of the threads `start` to `stop - 1` of one launch; there are `grid * block` of them. Ranges run side
+        by side on several CPU threads and hold whole blocks.
 
     Returns
     -------
@@ -89,22 +89,23 @@ def kernel_call(
     Raises
     ------
     TypeError
-        An operand, a scalar, `out_shape` or a kernel of the wrong kind; an unsupported dtype; a traced value where a static
-        one is due.
+        An operand, a scalar, `out_shape` or a kernel of the wrong kind; an unsupported dtype; a traced value where
+        a static one is due.
     ValueError
         A wrong number of kernel parameters; a grid, block or `shared_bytes` that CUDA refuses; a kernel that raises or
         asserts (nothing would say so at run time); a 64-bit result without `jax_enable_x64`.
     BuildError
-        At lowering: Numba or a part of the toolchain refuses the code; a kernel returns a value; the CPU is asked for with no
-        `host_kernel`.
+        At lowering: Numba or a part of the toolchain refuses the code; a kernel returns a value; the CPU is asked
+        for with no `host_kernel`.
     NotImplementedError
         On differentiation. Wrap the call in `jax.custom_jvp` or `jax.custom_vjp`.
 
     Notes
     -----
-    A kernel is known by its content: bytecode, constants, closure cells and globals, functions it calls included. A freshly
-    defined equal function, another batch size or another scalar builds no second image. A global that has no content to
-    tell (an object of the user's own class, an intrinsic) is known by its identity; the image then stays out of the disk cache.
+    A kernel is known by its content: bytecode, constants, closure cells and globals, functions it calls included. A
+    freshly defined equal function, another batch size or another scalar builds no second image. A global that has no
+    content to tell (an object of the user's own class, an intrinsic) is known by its identity, and the image then stays
+    out of the disk cache; so it does where a kernel calls a plain function, for which Numba may know an overload.
 
     Examples
     --------
@@ -139,7 +140,8 @@ def kernel_call(
     grid_sizes = _sizes(name, "grid", grid, _GRID_LIMITS, least=0)
     if math.prod(block_sizes := _sizes(name, "block", block, _BLOCK_LIMITS, least=1)) > _THREADS_OF_A_BLOCK:
         raise ValueError(
-            f"kernel_call of {name}: block={block!r} has {math.prod(block_sizes)} threads; CUDA allows {_THREADS_OF_A_BLOCK}"
+            f"kernel_call of {name}: block={block!r} has {math.prod(block_sizes)} threads; "
+            f"CUDA allows {_THREADS_OF_A_BLOCK}"
         )
     bytes_shared = _static_int(name, "shared_bytes", shared_bytes)
     if bytes_shared < 0:
@@ -170,8 +172,11 @@ def kernel_call(
 
 @dataclasses.dataclass(frozen=True)
 class _Operand:
-    """One batch element's shape and dtype; `axes` has an entry for each level of vmap, innermost first: where that level's
-    axis stands in the whole array, None if the array does not have it."""
+    """One batch element's shape and dtype.
+
+    `axes` has an entry for each level of vmap, innermost first: where that level's axis stands in the whole array,
+    None if the array does not have it.
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -186,7 +191,7 @@ class _Operand:
         return tuple(axis is not None for axis in self.axes)
 
     def layout(self) -> tuple[int, ...]:
-        """Its dimensions from fastest to slowest: a batch element's own, last first, then the batch, innermost first."""
+        """Its dimensions from fastest to slowest: an element's own, last first, then the batch, innermost first."""
         batch = [axis for axis in self.axes if axis is not None]
         own = [axis for axis in range(len(self.shape) + len(batch)) if axis not in batch]
         return (*reversed(own), *batch)
@@ -238,8 +243,8 @@ class KernelCall:
         content = self.host_content if on_host else self.content
         if function is None or content is None:
             raise BuildError(
-                f"kernel_call of {self.name} has no kernel for the CPU: give host_kernel=, a function (start, stop, *pointers, "
-                "*scalars) that does the work of a range of threads, or run it on a CUDA device"
+                f"kernel_call of {self.name} has no kernel for the CPU: give host_kernel=, a function "
+                "(start, stop, *pointers, *scalars) that does a range of threads' work, or run it on a CUDA device"
             )
         pointers = [(operand.dtype, operand.mask) for operand in self.operands]
         pointers += [(dtype, None) for _, dtype in self.results]
@@ -268,8 +273,8 @@ class KernelCall:
             plain = plain_function(function)
             if function_content(plain, name=self.name, extra=None if on_host else self.fastmath) != content:
                 raise BuildError(
-                    f"kernel_call of {self.name}: what the kernel refers to (a global, a closure's variable) has changed since "
-                    "it was traced; trace it again, and do not change it in between"
+                    f"kernel_call of {self.name}: what the kernel refers to (a global, a closure's variable) has "
+                    "changed since it was traced; trace it again, and do not change it in between"
                 )
             return call_entry.build(
                 plain,
@@ -343,8 +348,8 @@ batching.primitive_batchers[kernel_call_p] = _batch
 
 def _refuse(what: str, call: KernelCall) -> Any:
     raise NotImplementedError(
-        f"kernel_call of {call.name} has no derivative ({what} was asked for): JAX cannot see into a kernel. Wrap the call in "
-        "a function with jax.custom_jvp or jax.custom_vjp and say there what the derivative is"
+        f"kernel_call of {call.name} has no derivative ({what} was asked for): JAX cannot see into a kernel. Wrap the "
+        "call in a function with jax.custom_jvp or jax.custom_vjp and say there what the derivative is"
     )
 
 
@@ -413,7 +418,9 @@ def _result(name: str, leaf: Any) -> tuple[tuple[int, ...], str]:
         )
     dtype = _check_dtype(f"kernel_call of {name}: a result", leaf.dtype)
     if jax.dtypes.canonicalize_dtype(dtype) != np.dtype(dtype):
-        raise ValueError(f"kernel_call of {name}: a result of dtype {dtype} needs jax.config.update('jax_enable_x64', True)")
+        raise ValueError(
+            f"kernel_call of {name}: a result of dtype {dtype} needs jax.config.update('jax_enable_x64', True)"
+        )
     return tuple(_static_int(name, "out_shape", size) for size in leaf.shape), dtype
 
 
@@ -424,11 +431,14 @@ def _check_scalars(name: str, scalars: Any) -> tuple[tuple[str, int], ...]:
     for number, scalar in enumerate(scalars):
         where = f"kernel_call of {name}: scalar {number}"
         if isinstance(scalar, jax.core.Tracer):
-            raise TypeError(f"{where} is traced, and scalars are static: pass it as an operand of shape () and read it as x[0]")
-        if not isinstance(scalar, np.generic):
             raise TypeError(
-                f"{where} is {scalar!r} of type {type(scalar).__name__}: give it its type, as in np.int32(3) or np.float32(0.5)"
-                + ("; an array is an operand" if isinstance(scalar, (jax.Array, np.ndarray)) else "")
+                f"{where} is traced, and scalars are static: pass it as an operand of shape () and read it as x[0]"
+            )
+        if not isinstance(scalar, np.generic):
+            more = "; an array is an operand" if isinstance(scalar, (jax.Array, np.ndarray)) else ""
+            raise TypeError(
+                f"{where} is {scalar!r} of type {type(scalar).__name__}: give it its type, as in np.int32(3) or "
+                f"np.float32(0.5){more}"
             )
         dtype = _check_dtype(where, scalar.dtype)
         typed.append((dtype, int.from_bytes(scalar.tobytes().ljust(8, b"\0"), "little", signed=True)))
@@ -438,8 +448,8 @@ def _check_scalars(name: str, scalars: Any) -> tuple[tuple[str, int], ...]:
 def _static_int(name: str, what: str, value: Any) -> int:
     if isinstance(value, jax.core.Tracer):
         raise TypeError(
-            f"kernel_call of {name}: {what} is traced, and it has to be a Python int: take it from shapes, or make it static "
-            "with jax.jit(..., static_argnames=...)"
+            f"kernel_call of {name}: {what} is traced, and it has to be a Python int: take it from shapes, or make it "
+            "static with jax.jit(..., static_argnames=...)"
         )
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"kernel_call of {name}: {what} is {value!r}; expected an int")
@@ -454,7 +464,9 @@ def _sizes(name: str, what: str, value: Any, limits: tuple[int, ...], *, least: 
     sizes = tuple(_static_int(name, what, size) for size in given)
     if not 1 <= len(sizes) <= len(limits):
         more = "; the third dimension is the batch of jax.vmap" if what == "grid" and len(sizes) == 3 else ""
-        raise ValueError(f"kernel_call of {name}: {what}={value!r} has {len(sizes)} dimensions; it has 1 to {len(limits)}{more}")
+        raise ValueError(
+            f"kernel_call of {name}: {what}={value!r} has {len(sizes)} dimensions; it has 1 to {len(limits)}{more}"
+        )
     for size, limit in zip(sizes, limits, strict=False):
         if not least <= size <= limit:
             raise ValueError(f"kernel_call of {name}: {what}={value!r}: {size} is not from {least} to {limit}")

@@ -15,7 +15,8 @@ from numba.core import errors, types
 from numba.core.datamodel import models as host_models
 from numba.extending import register_model
 
-from .numba_types import LLVM_TYPES, numba_type
+from .emitter import LLVM_TYPES
+from .numba_types import numba_type
 from .target import BuildError, Image, Target
 
 _WORD, _BYTE = ir.IntType(64), ir.IntType(8)
@@ -63,10 +64,10 @@ def build(
 ) -> Image:
     """The image that runs `function` for every element of a batch.
 
-    pointers: dtype of each operand and result, and which of the `levels` of vmap it has (None for a result: all). The words of a
-    launch are: an address each, the scalars' bits, the batch's total, the size of each level (innermost first), the bytes from
-    one index to the next of each pointer and level it has (a result: one number), and on the host the threads of one
-    batch element. Without levels there is no total.
+    pointers: dtype of each operand and result, and which of the `levels` of vmap it has (None for a result: all).
+    The words of a launch are: an address each, the scalars' bits, the batch's total, the size of each level
+    (innermost first), the bytes from one index to the next of each pointer and level it has (a result: one number),
+    and on the host the threads of one batch element. Without levels there is no total.
     """
     backend, on_host = target.backend, target.platform == "cpu"
     pointer_types = [BoolPointer() if dtype == "bool" else types.CPointer(numba_type(dtype)) for dtype, _ in pointers]
@@ -108,7 +109,8 @@ def build(
             members.append(_from_bits(builder, word(first_scalar + number), dtype))
         kinds = [member.type for member in members]
         uniform = isinstance(result, types.UniTuple)
-        packed = ir.Constant(ir.ArrayType(kinds[0], len(kinds)) if uniform else ir.LiteralStructType(kinds), ir.Undefined)
+        aggregate = ir.ArrayType(kinds[0], len(kinds)) if uniform else ir.LiteralStructType(kinds)
+        packed = ir.Constant(aggregate, ir.Undefined)
         for number, member in enumerate(members):
             packed = builder.insert_value(packed, member, number)
         return packed
@@ -154,8 +156,8 @@ def build(
     for compiled in kernel.overloads.values():
         if compiled.signature.return_type != types.none:
             raise BuildError(
-                f"kernel_call of {name}: it returns a value ({compiled.signature.return_type}); a kernel returns nothing and "
-                "writes through its pointers"
+                f"kernel_call of {name}: it returns a value ({compiled.signature.return_type}); a kernel returns "
+                "nothing and writes through its pointers"
             )
     return image
 

@@ -1,4 +1,4 @@
-"""What a kernel function is, by content: its bytecode, and every constant, cell and global that Numba would freeze into it.
+"""What a kernel function is, by content: its bytecode, and every constant, cell and global that Numba freezes into it.
 
 Found without importing Numba. Two functions of equal content give equal machine code, in this process or another.
 """
@@ -45,7 +45,8 @@ class CodeReport:
 def function_content(function: Any, *, name: str, extra: object = None) -> Content:
     """The content of a plain function, and of all it calls. `extra` is plain data that goes in with it.
 
-    Raises ValueError for a `raise` or an `assert` in it, and for a read of blockIdx.z or gridDim.z, which are the batch's.
+    Raises ValueError for a `raise` or an `assert` in it, and for a read of blockIdx.z or gridDim.z, which are the
+    batch's.
     """
     walk = _Walk(name)
     described = walk.function(function)
@@ -82,13 +83,14 @@ class _Walk:
         report = code_report(code)
         if report.raises is not None:
             raise ValueError(
-                f"kernel_call of {self.kernel}: line {report.raises} of {code.co_filename} raises (an assert does, too). A "
-                "raise in a kernel compiles and says nothing at run time: write a status into a result and check that"
+                f"kernel_call of {self.kernel}: line {report.raises} of {code.co_filename} raises (an assert does, "
+                "too). A raise in a kernel compiles and says nothing at run time: write a status into a result and check "
+                "that"
             )
         if report.batch_index is not None:
             raise ValueError(
-                f"kernel_call of {self.kernel}: {code.co_name} reads {report.batch_index}, but the grid's third dimension is "
-                "the batch of jax.vmap; a kernel has grid x and y"
+                f"kernel_call of {self.kernel}: {code.co_name} reads {report.batch_index}, but the grid's third "
+                "dimension is the batch of jax.vmap; a kernel has grid x and y"
             )
         named = []
         for is_global, name, attributes in report.names:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..translate.emit import Emitter
-from .numba_types import LLVM_TYPES, Slice, numba_type, types
+from .emitter import LLVM_TYPES, Emitter
+from .numba_types import Slice, numba_type, types
 from .target import Target
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from llvmlite import ir
 
 from .device import Device
+from .emitter import LLVM_TYPES
 from .memory import undefined_words
-from .numba_types import LLVM_TYPES
 from .target import Image
 
 

@@ -25,7 +25,8 @@ def without_counters(text: str) -> str:
 def canonical(texts: Sequence[str]) -> list[str]:
     """`texts` with those counters replaced by others, which begin at 1 and rise in the order of appearance.
 
-    Dropping them would not do: two functions of one name and signature, as a factory makes them, differ in nothing else.
+    Dropping them would not do: two functions of one name and signature, as a factory makes them, differ in nothing
+    else.
     """
     numbers: dict[tuple[str | None, str], int] = {}
 

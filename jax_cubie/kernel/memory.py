@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
 
-from .numba_types import LLVM_TYPES
+from .emitter import LLVM_TYPES
 
 if TYPE_CHECKING:
-    from ..translate.emit import Emitter
+    from .emitter import Emitter
 
 _GLOBAL_SPACE = {"cpu": 0, "cuda": 1}
 _BYTE = ir.IntType(8)

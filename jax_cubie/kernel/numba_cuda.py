@@ -162,7 +162,8 @@ def assemble(ptx: bytes, target: Target) -> tuple[bytes, str]:
         except nvjitlink.nvJitLinkError as error:
             log = bytearray(nvjitlink.get_error_log_size(handle))
             nvjitlink.get_error_log(handle, log)
-            raise BuildError(f"nvJitLink refused the PTX for {target}: {error} {log.decode(errors='replace')}") from error
+            said = f"{error} {log.decode(errors='replace')}"
+            raise BuildError(f"nvJitLink refused the PTX for {target}: {said}") from error
         cubin = bytearray(nvjitlink.get_linked_cubin_size(handle))
         nvjitlink.get_linked_cubin(handle, cubin)
         log = bytearray(nvjitlink.get_info_log_size(handle))

@@ -7,19 +7,7 @@ import numba.extending as host_extending
 from llvmlite import ir
 from numba.core import types
 
-LLVM_TYPES = {
-    "bool": ir.IntType(1),
-    "int8": ir.IntType(8),
-    "int16": ir.IntType(16),
-    "int32": ir.IntType(32),
-    "int64": ir.IntType(64),
-    "uint8": ir.IntType(8),
-    "uint16": ir.IntType(16),
-    "uint32": ir.IntType(32),
-    "uint64": ir.IntType(64),
-    "float32": ir.FloatType(),
-    "float64": ir.DoubleType(),
-}
+from .emitter import LLVM_TYPES
 
 
 class Slice(types.Type):

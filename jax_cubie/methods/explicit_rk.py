@@ -17,7 +17,7 @@ from .tableau import ButcherTableau
 
 if TYPE_CHECKING:
     from ..kernel.device import View
-    from ..translate.emit import Emitter
+    from ..kernel.emitter import Emitter
 
 EvaluateField = Callable[[Any, "View", "View"], None]  # (time, state, right-hand side)
 

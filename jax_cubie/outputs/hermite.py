@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..kernel.device import View
-    from ..translate.emit import Emitter
+    from ..kernel.emitter import Emitter
 
 
 def emit_hermite(

@@ -1,4 +1,4 @@
-"""Images for CUDA and the host, built with no GPU: their code, their resources, and that they are the same everywhere."""
+"""Images for CUDA and the host, built with no GPU: their code and resources, and that they are the same everywhere."""
 
 import builtins
 import os
@@ -33,7 +33,8 @@ def ptx_of(image) -> str:
 @pytest.mark.parametrize("architecture", [80, 90, 100])
 def test_architectures(architecture):
     image = cuda_image(jax.vmap(reduce), X, target=f"cuda:{architecture}")
-    assert [(kind, arch) for kind, arch, _ in unpack_blobs(image.data)] == [("cubin", architecture), ("ptx", architecture)]
+    blobs = [(kind, arch) for kind, arch, _ in unpack_blobs(image.data)]
+    assert blobs == [("cubin", architecture), ("ptx", architecture)]
     ptx = ptx_of(image)
     assert f".target sm_{architecture}" in ptx and ".visible .entry jax_cubie_entry(" in ptx
     assert ".extern .func" not in ptx and re.search(r"\.maxntid 64\b", ptx)

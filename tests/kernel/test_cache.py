@@ -183,7 +183,7 @@ def doubling(factor):
 
 
 def test_builds(platform, builds):
-    """One image for every batch size, scalar, shape, grid and freshly defined equal kernel; another for another constant."""
+    """One image for every batch size, scalar, shape, grid and equal kernel; a new one for a new constant."""
     np.testing.assert_array_equal(doubling(2)(X), 2 * X)
     assert builds.new() == 1
     np.testing.assert_array_equal(doubling(2)(X, 5.0), 2 * X + 5)
@@ -363,7 +363,7 @@ def test_dump(builds, tmp_path, monkeypatch):
 
 def test_next_process_reads_the_disk(builds, tmp_path):
     """With every image on disk a process builds nothing and never imports Numba's compiler."""
-    script = f"""
+    script = """
         import logging, sys
         import jax, numpy as np
         logging.basicConfig(level=logging.INFO)

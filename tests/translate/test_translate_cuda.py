@@ -13,7 +13,7 @@ import pytest
 from harness import function_of
 
 from jax_cubie.translate import trace
-from jax_cubie.translate.emit import LLVM_TYPES, OPERATIONS, Emitter
+from jax_cubie.kernel.emitter import LLVM_TYPES, OPERATIONS, Emitter
 from jax_cubie.translate.program import DTYPES, FLOATS, PREDICATES
 
 nvvm = pytest.importorskip("numba.cuda.cudadrv.nvvm")
