@@ -1,5 +1,6 @@
 """Solves batches of ODEs: a JAX function becomes one fused kernel, for the GPU and for the CPU."""
 
+from .kernel.call import kernel_call
 from .kernel.custom_call import register as _register
 from .kernel.target import BuildError
 from .outputs import SaveAt
@@ -17,6 +18,7 @@ __all__ = [
     "Solution",
     "Solver",
     "check_successful",
+    "kernel_call",
     "methods",
     "solve",
     "solve_ivp",

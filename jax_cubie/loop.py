@@ -14,18 +14,18 @@ import numpy as np
 from .addressing import Addressing
 from .buffers.memory import LaneMemory
 from .controllers.first_step import emit_explicit_guess, emit_first_step
-from .controllers.pid import build_decide
+from .controllers.pid import build_pid
 from .field import VectorField
 from .kernel.device import Device, View, each
 from .kernel.lanes import compile_lanes
-from .kernel.memory import quick
+from .kernel.memory import make_tuple, opaque, quick
 from .kernel.target import Image
 from .outputs.hermite import emit_hermite
 from .plan import Plan
 from .solution import CODES
 
 # Slots of the buffer `counters`; ROW is the row of the solution that is written next.
-STEPS, ACCEPTED, REJECTED, ROW = range(4)
+STEPS, REJECTED, ROW = range(3)
 # diffrax 0.7.2 lets a step end at t1 if it would come this close, in units in the last place.
 _CLIP_ULPS = 100
 
@@ -80,8 +80,10 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
     reset, count_steps, steps_taken = parts.reset, parts.count_steps, parts.steps_taken
     count_point, saved = parts.count_point, parts.saved
     increment, fused, times_count = parts.increment, parts.fused, parts.times_count
-    whole_steps, clip_floor = parts.whole_steps, parts.clip_floor
-    decide = build_decide(device, problem.dtype, problem.controller[1]) if adaptive else None
+    whole_steps, clip_floor, kept = parts.whole_steps, parts.clip_floor, parts.kept
+    start_control, decide = None, None
+    if adaptive:
+        start_control, decide = build_pid(device, problem.dtype, problem.states, problem.controller)
 
     make_primary, make_fallback = memory.make_window(fallback=False), memory.make_window(fallback=True)
     make_persistent = memory.make_local(plan.layout.persistent_words, "float")
@@ -108,7 +110,7 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
         direction = one if t0 <= t1 else -one
         start, end = direction * t0, direction * t1
         low = zero  # what `start` has lost to rounding
-        floor = clip_floor(end)
+        floor = kept(clip_floor(end)) if adaptive else clip_floor(end)
         reset(counters)
         result = successful
         if not (abs(t0) < infinity and abs(t1) < infinity and valid_settings(words, bases)):
@@ -132,37 +134,46 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
                 if not step_size > zero:
                     result = invalid_input
             else:
-                step_size = first_step(
-                    words, bases, t0, direction, state, proposed_state, stage_rhs, parameters
-                )
+                step_size = first_step(words, bases, t0, direction, state, proposed_state, stage_rhs, parameters)
+                if not step_size > zero:
+                    result = not_finite
 
+            # What is wrong with the step that the loop ended on is found out behind it: inside, it costs every step.
+            finished, accepted, failed, last = False, True, False, False
+            total, reach, next_size = zero, start, step_size
             if adaptive:
                 coefficients = coefficients_of(words, bases)
                 last_log, before_log, at_dtmin = zero, zero, False
-                step_size = max(min(step_size, coefficients[7]), coefficients[6])
+                step_size, slope, offset = start_control(step_size, coefficients)
                 repeat, last = single, start + step_size >= end
                 if last:
                     step_size = end - start
             else:
                 # All steps but the last have one size; how many those are is known, so nothing is decided in between.
-                repeat, last = whole_steps(start, floor, step_size, max_steps), False
+                repeat = whole_steps(start, floor, step_size, max_steps)
 
             while result == successful:
-                accepted, failed = True, False
-                next_size, square = step_size, zero
                 # A loop of its own, in which the step size is a constant: compilers move all that depends on it out.
                 turn = none
                 while turn < repeat:
                     now = start if adaptive else fused(times_count(turn), step_size, start)
-                    time = direction * now
                     signed = direction * step_size
                     step(
-                        words, bases, time, signed, state, proposed_state, error, stage_rhs, stage_accumulator, parameters
+                        words,
+                        bases,
+                        direction * now,
+                        signed,
+                        state,
+                        proposed_state,
+                        error,
+                        stage_rhs,
+                        stage_accumulator,
+                        parameters,
                     )
                     if adaptive:
-                        square = scaled_square(words, bases, error, state, proposed_state)
+                        total = scaled_square(words, bases, error, state, proposed_state)
                         accepted, next_size, last_log, before_log, at_dtmin, failed = decide(
-                            square, step_size, last_log, before_log, at_dtmin, coefficients
+                            total, step_size, slope, offset, last_log, before_log, at_dtmin, coefficients
                         )
                     if accepted:
                         after = end if last else now + step_size
@@ -181,36 +192,40 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
                         copy(state, proposed_state)
                         carry_rhs(stage_rhs)
                     turn = increment(turn)
-
                 count_steps(counters, repeat, accepted)
+
+                finished = accepted and last
+                if finished:
+                    break
                 if adaptive:
                     if accepted:
-                        if last:
-                            break
                         # Two-sum: `start + low` is the time, to twice the precision of its dtype.
                         added = step_size + low
                         moved = start + added
                         part = moved - start
                         low = (start - (moved - part)) + (added - part)
                         start = moved
-                    if failed:
-                        result = dt_min_reached
-                    elif start + next_size == start:
-                        result = step_underflow if square < infinity else not_finite
-                    last = False
-                    step_size = next_size
-                    if start + next_size > floor:
+                    reach = start + next_size
+                    step_size, last = next_size, False
+                    if reach > floor:
                         step_size = (end - start) - low
                         if accepted:
                             last = True
                         else:
                             step_size = half * step_size
                 else:
-                    if last:
-                        break
                     start = fused(times_count(repeat), step_size, start)
+                    reach = end
                     step_size, repeat, last = end - start, single, True
-                if result == successful and steps_taken(counters) >= max_steps:
+                if failed or reach == start or steps_taken(counters) >= max_steps:
+                    break
+
+            if result == successful and not finished:
+                if failed:
+                    result = dt_min_reached
+                elif reach == start:
+                    result = step_underflow if total < infinity else not_finite
+                else:
                     result = max_steps_reached
 
         if result == successful and not all_finite(state):
@@ -293,7 +308,7 @@ class _Parts:
         @emitted((dtype, max(len(problem.coefficients), 1)))
         def coefficients(emitter, values, bases):
             loaded = [setting(emitter, values, bases, name) for name in problem.coefficients]
-            return _tuple_of(emitter, dtype, loaded)
+            return make_tuple(dtype, loaded or [real(emitter, 0)], emitter)
 
         @emitted("bool")
         def valid_settings(emitter, values, bases):
@@ -372,8 +387,8 @@ class _Parts:
 
         # -- norms ----------------------------------------------------------------------------------------------------
 
-        def mean_square(emitter, body):
-            """The mean over the components of `body(index)` squared."""
+        def sum_of_squares(emitter, body):
+            """The sum over the components of `body(index)` squared."""
             total = _Cell(emitter, dtype, real(emitter, 0))
 
             def add(index):
@@ -381,7 +396,7 @@ class _Parts:
                 total.set(emitter.fma(dtype, value, value, total.get()))
 
             each(emitter, states, unroll, add)
-            return emitter.mul(dtype, total.get(), real(emitter, 1 / states))
+            return total.get()
 
         def tolerance(emitter, values, bases, magnitude, index):
             rtol, atol = (setting(emitter, values, bases, name, index) for name in ("rtol", "atol"))
@@ -389,28 +404,18 @@ class _Parts:
 
         @emitted(dtype)
         def scaled_square(emitter, values, bases, error, state, proposed):
-            """The mean square of the scaled error. If a proposed component is NaN, all are scaled by the old state."""
+            """The sum of the squares of the scaled error.
 
-            def any_nan():
-                found = _Cell(emitter, "bool", emitter.constant("bool", 0))
-
-                def body(index):
-                    value = proposed.load(index)
-                    found.set(emitter.logical_or(found.get(), emitter.compare("ne", dtype, value, value)))
-
-                each(emitter, states, unroll, body)
-                return found.get()
-
-            nan = any_nan()
+            A NaN in the proposed state does not count for the scale: the step goes by the error, which is NaN, too.
+            """
 
             def body(index):
                 old = emitter.abs(dtype, state.load(index))
                 new = emitter.abs(dtype, proposed.load(index))
-                larger = emitter.select(emitter.compare("gt", dtype, new, old), new, old)
-                scale = tolerance(emitter, values, bases, emitter.select(nan, old, larger), index)
+                scale = tolerance(emitter, values, bases, quick(emitter, "max", dtype, new, old), index)
                 return quick(emitter, "div", dtype, error.load(index), scale)
 
-            return mean_square(emitter, body)
+            return sum_of_squares(emitter, body)
 
         @emitted(dtype)
         def first_step(emitter, values, bases, t0, direction, state, proposed, stage_rhs, parameters):
@@ -420,9 +425,11 @@ class _Parts:
             def norm(value_at):
                 def body(index):
                     magnitude = emitter.abs(dtype, state.load(index))
-                    return emitter.div(dtype, value_at(index), tolerance(emitter, values, bases, magnitude, index))
+                    scale = tolerance(emitter, values, bases, magnitude, index)
+                    return quick(emitter, "div", dtype, value_at(index), scale)
 
-                return emitter.sqrt(dtype, mean_square(emitter, body))
+                mean = emitter.mul(dtype, sum_of_squares(emitter, body), real(emitter, 1 / states))
+                return quick(emitter, "sqrt", dtype, mean)
 
             state_norm, rhs_norm = norm(state.load), norm(first.load)
             guess = emit_explicit_guess(emitter, dtype, state_norm, rhs_norm)
@@ -479,26 +486,24 @@ class _Parts:
 
         @emitted()
         def save_outcome(emitter, values, bases, counters, result):
-            for number, value in enumerate((counters.load(ACCEPTED), counters.load(REJECTED), result), start=1):
+            steps, rejected = counters.load(STEPS), counters.load(REJECTED)
+            for number, value in enumerate((emitter.sub("int32", steps, rejected), rejected, result), start=1):
                 memory.store(emitter, values, bases, number, 0, value)
 
         # -- counting -------------------------------------------------------------------------------------------------
 
         @emitted()
         def reset(emitter, counters):
-            for slot in (STEPS, ACCEPTED, REJECTED):
+            for slot in (STEPS, REJECTED):
                 counters.store(slot, _int(emitter, 0))
             counters.store(ROW, _int(emitter, int(problem.save_t0)))
 
         @emitted()
         def count_steps(emitter, counters, repeat, accepted):
-            nothing = _int(emitter, 0)
-            for slot, amount in (
-                (STEPS, repeat),
-                (ACCEPTED, emitter.select(accepted, repeat, nothing)),
-                (REJECTED, emitter.select(accepted, nothing, repeat)),
-            ):
-                counters.store(slot, emitter.add("int32", counters.load(slot), amount))
+            counters.store(STEPS, emitter.add("int32", counters.load(STEPS), repeat))
+            # Only the controller rejects, and it looks at one step at a time.
+            rejected = emitter.cast(emitter.logical_not(accepted), "bool", "int32") if problem.adaptive else _int(emitter, 0)
+            counters.store(REJECTED, emitter.add("int32", counters.load(REJECTED), rejected))
 
         @emitted("int32")
         def count_point(emitter, counters):
@@ -562,6 +567,11 @@ class _Parts:
             return emitter.cast(count, dtype, "int32")
 
         @emitted(dtype)
+        def kept(emitter, value):
+            """`value`, which the compiler may not compute again where it is used."""
+            return opaque(emitter, dtype, value)
+
+        @emitted(dtype)
         def clip_floor(emitter, end):
             """`end` less 100 units in the last place: a step that would end later ends at `end`."""
             integer = "int32" if dtype == "float32" else "int64"
@@ -585,7 +595,7 @@ class _Parts:
         self.save_state, self.save_nan = save_state, save_nan
         self.save_interpolated, self.save_outcome = save_interpolated, save_outcome
         self.increment, self.fused, self.times_count = increment, fused, times_count
-        self.whole_steps, self.clip_floor = whole_steps, clip_floor
+        self.whole_steps, self.clip_floor, self.kept = whole_steps, clip_floor, kept
         self.reset, self.count_steps, self.steps_taken = reset, count_steps, steps_taken
         self.count_point, self.saved = count_point, saved
 
@@ -607,14 +617,3 @@ class _Cell:
 
 def _int(emitter: Any, value: int) -> Any:
     return emitter.constant("int32", value)
-
-
-def _tuple_of(emitter: Any, dtype: str, values: list) -> Any:
-    from llvmlite import ir
-
-    from .kernel.emitter import LLVM_TYPES
-
-    result = ir.Constant(ir.ArrayType(LLVM_TYPES[dtype], max(len(values), 1)), ir.Undefined)
-    for number, value in enumerate(values):
-        result = emitter.builder.insert_value(result, value, number)
-    return result

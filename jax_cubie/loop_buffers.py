@@ -23,5 +23,5 @@ def sizes(states: int, parameters: int, adaptive: bool) -> dict[str, int]:
         "proposed_state": states,
         "parameters": parameters,
         "error": states if adaptive else 0,
-        "counters": 4,
+        "counters": 3,
     }

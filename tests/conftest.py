@@ -100,3 +100,10 @@ def builds(tmp_path, monkeypatch):
     logging.getLogger("jax_cubie").removeHandler(handler)
     cache.forget()
     jax.clear_caches()
+
+
+@pytest.fixture
+def x64():
+    """Float64 for the test."""
+    with jax.enable_x64(True):
+        yield

@@ -6,6 +6,7 @@ see `first_step`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -53,73 +54,118 @@ class PID(Component):
     def __check_init__(self) -> None:
         check_choice("force_dtmin", self.force_dtmin, (True, False))
 
+    @property
+    def has_history(self) -> bool:
+        """Whether earlier errors have a say; known without when both coefficients are the plain number 0."""
+        return not (_is_plain(self.pcoeff, 0) and _is_plain(self.dcoeff, 0))
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether step sizes are held to a range; known without when it is plainly 0 to infinity."""
+        return not (_is_plain(self.dtmin, 0) and _is_plain(self.dtmax, float("inf")))
+
     def content(self) -> tuple:
         """What machine code depends on."""
-        return (self.kind, self.force_dtmin)
+        return (self.kind, self.force_dtmin, self.has_history, self.has_limits)
 
     def coefficients(self, order: int) -> dict[str, Any]:
         """The numbers that the kernel is handed, by name; the exponents come divided by the order."""
-        return {
+        chosen = {
             "beta1": (self.pcoeff + self.icoeff + self.dcoeff) / order,
-            "beta2": -(self.pcoeff + 2 * self.dcoeff) / order,
-            "beta3": self.dcoeff / order,
             "safety": self.safety,
             "factormin": self.factormin,
             "factormax": self.factormax,
-            "dtmin": self.dtmin,
-            "dtmax": self.dtmax,
         }
+        if self.has_history:
+            chosen |= {"beta2": -(self.pcoeff + 2 * self.dcoeff) / order, "beta3": self.dcoeff / order}
+        if self.has_limits:
+            chosen |= {"dtmin": self.dtmin, "dtmax": self.dtmax}
+        return chosen
 
 
-def build_decide(device: Device, dtype: str, force_dtmin: bool) -> Callable:
-    """The device function
+def _is_plain(value: Any, number: float) -> bool:
+    return isinstance(value, (int, float)) and value == number
 
-    `decide(square, step_size, last, before, at_dtmin, coefficients) -> (accepted, step_size, last, before, at_dtmin, failed)`
 
-    square: the mean square of the scaled error. last, before: the logarithms (base 2) of the inverse scaled errors of the
-    last two accepted steps; 0 at first. coefficients: in the order of `PID.coefficients`.
+def build_pid(device: Device, dtype: str, states: int, controller: tuple) -> tuple[Callable, Callable]:
+    """The device functions
+
+    - `start(step_size, coefficients) -> (step_size, slope, offset)`: the first step within the limits, and what
+      `decide` wants of the coefficients
+    - `decide(total, step_size, slope, offset, last, before, at_dtmin, coefficients)`
+      `-> (accepted, step_size, last, before, at_dtmin, failed)`
+
+    total: the sum of the squares of the scaled error. last, before: the logarithms (base 2) of the inverse scaled errors of
+    the last two accepted steps; 0 at first. coefficients: in the order of `PID.coefficients`. controller: `PID.content()`.
     """
-    from ..kernel.memory import quick
+    from ..kernel.memory import make_tuple, quick
 
-    one, zero, infinity = (np.dtype(dtype).type(value) for value in (1, 0, np.inf))
+    _, force_dtmin, has_history, has_limits = controller
+    real = np.dtype(dtype).type
+    one, zero, infinity, count = real(1), real(0), real(np.inf), real(states)
+    minus_half, half_log = real(-0.5), real(0.5 * math.log2(states))
+    low, high = (6, 7) if has_history else (4, 5)  # where dtmin and dtmax stand
+
+    # factor = safety * (1 / e)^beta1 with e^2 = total / states, as a power of two: 2^(offset + slope * log2(total)).
+    @device.emitted((dtype, 2))
+    def slope_and_offset(emitter: Emitter, beta1: Any, safety: Any) -> Any:
+        scale = emitter.constant(dtype, 0.5 * math.log2(states))
+        offset = emitter.fma(dtype, scale, beta1, quick(emitter, "log2", dtype, safety))
+        return make_tuple(dtype, [emitter.mul(dtype, emitter.constant(dtype, -0.5), beta1), offset], emitter)
 
     @device.emitted(dtype)
-    def inverse_log(emitter: Emitter, square: Any) -> Any:
-        """log2(1 / scaled error); an error that is NaN counts as infinite."""
-        infinite = emitter.constant(dtype, float("inf"))
-        safe = emitter.select(emitter.compare("ne", dtype, square, square), infinite, square)
-        return emitter.mul(dtype, emitter.constant(dtype, -0.5), quick(emitter, "log2", dtype, safe))
+    def logarithm(emitter: Emitter, total: Any) -> Any:
+        return quick(emitter, "log2", dtype, total)
+
+    @device.emitted(dtype)
+    def linear(emitter: Emitter, slope: Any, value: Any, offset: Any) -> Any:
+        return emitter.fma(dtype, slope, value, offset)
 
     @device.emitted(dtype)
     def power_of_two(emitter: Emitter, exponent: Any) -> Any:
         return quick(emitter, "exp2", dtype, exponent)
 
+    @device.emitted(dtype)
+    def at_least(emitter: Emitter, value: Any, least: Any) -> Any:
+        """The larger; `least` where `value` is NaN, as it is where the error is."""
+        return quick(emitter, "max", dtype, value, least)
+
     @device.function
-    def decide(square, step_size, last, before, at_dtmin, coefficients):
-        beta1, beta2, beta3, safety, factormin, factormax, dtmin, dtmax = coefficients
-        accepted = square < one or at_dtmin
-        current = inverse_log(square)
-        # A zero coefficient takes no part, even where the error is 0 or infinite.
-        exponent = beta2 * last + beta3 * before
-        if beta1 != zero:
-            exponent = exponent + beta1 * current
-        factor = safety * power_of_two(exponent)
+    def start(step_size, coefficients):
+        slope, offset = slope_and_offset(coefficients[0], coefficients[1])
+        if has_limits:
+            step_size = max(min(step_size, coefficients[high]), coefficients[low])
+        return step_size, slope, offset
+
+    @device.function
+    def decide(total, step_size, slope, offset, last, before, at_dtmin, coefficients):
+        safety, factormin, factormax = coefficients[1], coefficients[2], coefficients[3]
+        accepted = total < count or at_dtmin
+        logarithm_of_total = logarithm(total)
+        exponent = linear(slope, logarithm_of_total, offset)
+        if has_history:
+            exponent = exponent + (coefficients[4] * last + coefficients[5] * before)
+        factor = power_of_two(exponent)
         if accepted:
-            factor = min(max(factor, one), factormax)
+            factor = min(at_least(factor, one), factormax)
         else:
-            factor = min(max(factor, factormin), safety)
-        step_size = min(step_size * factor, dtmax)
+            factor = min(at_least(factor, factormin), safety)
+        step_size = step_size * factor
         failed = False
-        if not force_dtmin:
-            failed = step_size < dtmin
-        if at_dtmin and factor == one:
-            step_size = dtmin
-        at_dtmin = step_size <= dtmin
-        step_size = max(step_size, dtmin)
-        if accepted:
+        if has_limits:
+            dtmin = coefficients[low]
+            step_size = min(step_size, coefficients[high])
+            if not force_dtmin:
+                failed = step_size < dtmin
+            if at_dtmin and factor == one:
+                step_size = dtmin
+            at_dtmin = step_size <= dtmin
+            step_size = max(step_size, dtmin)
+        if has_history and accepted:
             before = last
+            current = linear(minus_half, logarithm_of_total, half_log)
             # After an exact or a hopeless step the history says nothing.
             last = current if abs(current) < infinity else zero
         return accepted, step_size, last, before, at_dtmin, failed
 
-    return decide
+    return start, decide

@@ -83,9 +83,8 @@ class _Walk:
         report = code_report(code)
         if report.raises is not None:
             raise ValueError(
-                f"kernel_call of {self.kernel}: line {report.raises} of {code.co_filename} raises (an assert does, "
-                "too). A raise in a kernel compiles and says nothing at run time: write a status into a result and check "
-                "that"
+                f"kernel_call of {self.kernel}: line {report.raises} of {code.co_filename} raises (so does an assert). A "
+                "raise in a kernel compiles and says nothing at run time: write a status into a result and check that"
             )
         if report.batch_index is not None:
             raise ValueError(

@@ -91,12 +91,18 @@ def row(label: str, value: str) -> None:
 def gpu(repeats: int) -> None:
     jax.config.update("jax_enable_x64", True)
     full, part = 2**23, 2**20
+    sweeps = (
+        ("RK4, 1000 steps", "rk4", dict(dt0=1e-3)),
+        ("Tsit5, 1000 steps", "tsit5", FIXED),
+        ("Tsit5, 1e-6", "tsit5", {}),
+    )
     for dtype in ("float32", "float64"):
-        row(f"RK4, 1000 steps, 2^23 lanes, {dtype}", f"{1e3 * median_seconds(ours('rk4', dtype, dt0=1e-3), sweep(full, dtype), repeats=repeats):.2f} ms")
-        row(f"Tsit5, 1000 steps, 2^23 lanes, {dtype}", f"{1e3 * median_seconds(ours('tsit5', dtype, **FIXED), sweep(full, dtype), repeats=repeats):.2f} ms")
-        row(f"Tsit5, 1e-6, 2^23 lanes, {dtype}", f"{1e3 * median_seconds(ours('tsit5', dtype), sweep(full, dtype), repeats=repeats):.2f} ms")
+        for label, method, settings in sweeps:
+            seconds = median_seconds(ours(method, dtype, **settings), sweep(full, dtype), repeats=repeats)
+            row(f"{label}, 2^23 lanes, {dtype}", f"{1e3 * seconds:.2f} ms")
     compare(part, repeats)
-    row("Tsit5, 1e-6, 8 lanes, float32, end to end", f"{1e6 * median_seconds(ours('tsit5', 'float32'), sweep(8, 'float32'), repeats=50):.0f} us")
+    seconds = median_seconds(ours("tsit5", "float32"), sweep(8, "float32"), repeats=50)
+    row("Tsit5, 1e-6, 8 lanes, float32, end to end", f"{1e6 * seconds:.0f} us")
 
 
 def compare(lanes: int, repeats: int) -> None:

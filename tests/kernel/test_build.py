@@ -93,6 +93,33 @@ def test_functions_of_one_name(platform):
     assert "0f40400000" in ptx and "0f40A00000" in ptx
 
 
+DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
+
+
+def test_every_dtype():
+    """As an operand, as a result and as a scalar, in one image."""
+
+    def kernel(a, b, c, d, e, f, g, h, i, j, flag, out_a, out_b, out_c, out_h, out_j, out_flag, *scalars):
+        n = cuda.grid(1)
+        if flag[n] and scalars[10]:
+            out_a[n], out_b[n], out_c[n] = a[n] + scalars[0], b[n] + scalars[1], c[n] + d[n] + scalars[2] + scalars[3]
+        out_h[n] = e[n] + f[n] + g[n] + h[n] + scalars[4] + scalars[5] + scalars[6] + scalars[7]
+        out_j[n] = i[n] * scalars[8] + j[n] * scalars[9]
+        out_flag[n] = not flag[n]
+
+    with jax.enable_x64(True):
+        operands = [np.ones((3, 4), dtype) for dtype in (*DTYPES, "bool")]
+        shapes = [jax.ShapeDtypeStruct((4,), t) for t in ("int8", "uint8", "int16", "uint64", "float64", "bool")]
+        scalars = tuple(np.dtype(dtype).type(1) for dtype in (*DTYPES, "bool"))
+        image = cuda_image(
+            jax.vmap(lambda *xs: kernel_call(kernel, *xs, out_shape=shapes, grid=1, block=4, scalars=scalars)),
+            *operands,
+        )
+    ptx = ptx_of(image)
+    assert set(re.findall(r"ld\.global\.[usf](\d+)", ptx)) == {"8", "16", "32", "64"}
+    assert len(re.findall(r"\bst\.global\.", ptx)) == 6
+
+
 def test_several_shared_arrays():
     """Shared arrays are numbered by the image, not by the process; each stays an array of its own."""
 

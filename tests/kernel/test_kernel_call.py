@@ -251,7 +251,7 @@ def test_vmap_nested(platform, levels):
 def test_batch_is_one_call_in_place():
     """No copies, no broadcasts, no transposes: one custom call on the operands as they are."""
     run = jax.jit(jax.vmap(jax.vmap(saxpy, (1, None)), (0, None)))
-    text = run.lower(numbers(2, 70, 3), numbers(70, seed=1)).as_text()
+    text = run.trace(numbers(2, 70, 3), numbers(70, seed=1)).lower(lowering_platforms=("cpu",)).as_text()
     assert text.count("stablehlo.custom_call @jax_cubie_host_1") == 1
     assert "broadcast" not in text and "transpose" not in text
 
@@ -471,7 +471,7 @@ def test_call():
         (lambda: call(kernel=3), TypeError, "kernel is 3; expected a Python function"),
         (lambda: call(host_kernel=print), TypeError, "host_kernel is .*; expected a Python function"),
         (lambda: call(kernel=raising), ValueError, "of raising: line .* write a status into a result"),
-        (lambda: call(kernel=asserting), ValueError, "an assert does, too"),
+        (lambda: call(kernel=asserting), ValueError, "so does an assert"),
         (lambda: call(kernel=calls_raising), ValueError, "of calls_raising: line"),
         (lambda: call(host_kernel=raising_host), ValueError, "raises"),
         (lambda: call(kernel=reads_batch), ValueError, "reads_batch reads blockIdx.z.*batch of jax.vmap"),

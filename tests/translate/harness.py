@@ -10,8 +10,8 @@ import llvmlite.binding as llvm
 import llvmlite.ir as ir
 import numpy as np
 
-from jax_cubie.translate import Program, trace
 from jax_cubie.kernel.emitter import Emitter, memory_type
+from jax_cubie.translate import Program, trace
 from jax_cubie.translate.emit import emit_program
 
 llvm.initialize_native_target()

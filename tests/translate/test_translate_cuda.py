@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from harness import function_of
 
-from jax_cubie.translate import trace
 from jax_cubie.kernel.emitter import LLVM_TYPES, OPERATIONS, Emitter
+from jax_cubie.translate import trace
 from jax_cubie.translate.program import DTYPES, FLOATS, PREDICATES
 
 nvvm = pytest.importorskip("numba.cuda.cudadrv.nvvm")

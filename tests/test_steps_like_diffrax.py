@@ -1,0 +1,104 @@
+"""Accepted and rejected steps equal diffrax's. Its counts come from a table; tables/diffrax_steps.py writes that."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from solve_helpers import all_are
+from tables.diffrax_steps import CONTROLLERS, METHODS, PATH, PROBLEMS, TOLERANCES, lanes, lorenz
+
+from jax_cubie import SaveAt, Solver
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+TABLE = json.loads(PATH.read_text())["problems"]
+DEFAULTS = {
+    "pcoeff": 0.0, "icoeff": 1.0, "dcoeff": 0.0, "safety": 0.9, "factormin": 0.2, "factormax": 10.0, "dtmin": 0.0,
+    "dtmax": np.inf,
+}  # fmt: skip
+CASES = [(method, problem) for method in METHODS for problem in PROBLEMS]
+
+
+def solve_lanes(method, problem, dt0s, rows):
+    """Every lane of the table in one launch: each has settings, tolerance, args and first step of its own."""
+    f, t0, t1, y0, _, _ = PROBLEMS[problem]
+    settings = {
+        name: np.array([CONTROLLERS[row[0]].get(name, default) for row in rows]) for name, default in DEFAULTS.items()
+    }
+
+    def one(settings, tolerance, value, dt0):
+        solver = Solver(method, rtol=tolerance, atol=tolerance, **settings)
+        return solver.solve(f, t0, t1, jnp.array(y0), value, dt0=dt0)
+
+    columns = [np.array([row[k] for row in rows]) for k in (1, 2)]
+    return jax.vmap(one, in_axes=(0, 0, 0, None if dt0s is None else 0))(settings, *columns, dt0s)
+
+
+def check_counts(solution, accepted, rejected, rows):
+    assert all_are(solution, "successful")
+    ours = np.stack([solution.stats["num_accepted_steps"], solution.stats["num_rejected_steps"]], 1)
+    theirs = np.stack([accepted, rejected], 1)
+    wrong = [(row, a.tolist(), b.tolist()) for row, a, b in zip(rows, ours, theirs, strict=True) if (a != b).any()]
+    assert not wrong, f"{len(wrong)} of {len(rows)} lanes (controller, tolerance, args, dt0), ours, diffrax's: {wrong[:5]}"
+    assert np.array_equal(solution.stats["num_steps"], ours.sum(1))
+
+
+@pytest.mark.parametrize(("method", "problem"), CASES)
+def test_counts_with_a_first_step_given(platform, method, problem):
+    rows, table = list(lanes(problem)), TABLE[problem][method]
+    solution = solve_lanes(method, problem, np.array([row[3] for row in rows]), rows)
+    check_counts(solution, table["accepted"], table["rejected"], rows)
+    # Equal steps, so equal values, but for rounding that the problem itself amplifies.
+    np.testing.assert_allclose(solution.ys[:, 0], table["end"], rtol=1e-7, atol=1e-8)
+    assert sum(table["rejected"]) > 50
+
+
+@pytest.mark.parametrize(("method", "problem"), CASES)
+def test_counts_where_diffrax_begins_with_a_hundredth(platform, method, problem):
+    """diffrax 0.7.2 with dt0=None takes 0.01 as the first step, whatever the problem."""
+    rows, table = [row for row in lanes(problem) if row[0] == 0], TABLE[problem][method]
+    solution = solve_lanes(method, problem, np.full(len(rows), 0.01), rows)
+    check_counts(solution, table["none_accepted"], table["none_rejected"], rows)
+
+
+@pytest.mark.parametrize(("method", "problem"), CASES)
+def test_first_step_chosen(platform, method, problem):
+    """Against diffrax's own choice for the bare ODETerm."""
+    rows, table = [row for row in lanes(problem) if row[0] == 0], TABLE[problem][method]
+    solution = solve_lanes(method, problem, None, rows)
+    check_counts(solution, table["first_step_accepted"], table["first_step_rejected"], rows)
+
+
+def test_first_step_has_diffrax_size(platform):
+    """One step: what it adds to a clock is its size."""
+    f, t0, t1, y0, _, _ = PROBLEMS["lorenz"]
+    rows, table = [row for row in lanes("lorenz") if row[0] == 0], TABLE["lorenz"]["tsit5"]
+
+    def one(tolerance, value, step):
+        solver = Solver(rtol=tolerance, atol=tolerance, max_steps=1)
+        return solver.solve(f, t0, t0 + step, jnp.array(y0), value)
+
+    columns = [np.array([row[k] for row in rows]) for k in (1, 2)]
+    sizes = np.array(table["first_step"])
+    # A span a hair longer than the first step is not done in one step; one a hair shorter is.
+    assert all_are(jax.vmap(one)(*columns, sizes * (1 + 1e-8)), "max_steps_reached")
+    assert all_are(jax.vmap(one)(*columns, sizes * (1 - 1e-8)), "successful")
+
+
+def test_live():
+    """The installed diffrax, whichever that is, on one problem."""
+    diffrax = pytest.importorskip("diffrax")
+    tolerance, y0, rho = TOLERANCES[1], jnp.array([1.0, 0.0, 0.0]), 28.0
+    theirs = diffrax.diffeqsolve(
+        diffrax.ODETerm(lorenz), diffrax.Tsit5(), 0.0, 1.0, 0.01, y0, rho,
+        stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
+    )  # fmt: skip
+    ours = Solver(rtol=tolerance, atol=tolerance).solve(lorenz, 0.0, 1.0, y0, rho, dt0=0.01, saveat=SaveAt(t1=True))
+    for name in ("num_steps", "num_accepted_steps", "num_rejected_steps"):
+        assert int(ours.stats[name]) == int(theirs.stats[name]), name
+    assert set(theirs.stats) <= set(ours.stats)
+    for name in ("t0", "t1", "ts", "ys"):
+        np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-10)
+    assert ours.ys.shape == theirs.ys.shape
