@@ -79,9 +79,9 @@ class Plan:
         problem = self.problem
         host: tuple = ()
         if self.target.platform == "cpu":
-            from .kernel.host_object import host_features
+            from .kernel.host_object import processor
 
-            host = tuple(sorted(host_features()))
+            host = processor()
         return content_key(
             str(self.target),
             host,

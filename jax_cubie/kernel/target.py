@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import re
 from types import ModuleType
 from typing import Any
@@ -53,22 +54,30 @@ class Target:
         return numba_cuda
 
 
-@functools.cache
 def default_target(platform: str) -> Target:
-    """The target for the machine at hand: the host, or the first CUDA device that JAX sees."""
+    """The target for the machine at hand: the host, or the first CUDA device that JAX sees.
+
+    `JAX_CUBIE_CUDA_TARGET` names another architecture, for exporting to a device that is not here.
+    """
     if platform == "cpu":
         return Target("cpu")
+    chosen = os.environ.get("JAX_CUBIE_CUDA_TARGET")
+    if chosen:
+        return Target.parse(chosen)
     import jax
 
     try:
         device = jax.local_devices(backend="cuda")[0]
     except RuntimeError as error:
         raise BuildError(
-            "no CUDA device is present, so there is no architecture to build for; name one, as in target='cuda:90'"
+            "no CUDA device is present, so there is no architecture to build for: set JAX_CUBIE_CUDA_TARGET=cuda:90, say, "
+            "to build for a device that is not here"
         ) from error
     major, _, minor = str(getattr(device, "compute_capability", "")).partition(".")
     if not major.isdigit():
-        raise BuildError(f"JAX does not say which compute capability {device} has; name one, as in target='cuda:90'")
+        raise BuildError(
+            f"JAX does not say which compute capability {device} has: set JAX_CUBIE_CUDA_TARGET, as in cuda:90"
+        )
     return Target("cuda", supported_architecture(int(major) * 10 + int(minor or 0)))
 
 
