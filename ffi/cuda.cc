@@ -52,7 +52,7 @@ bool ReadLittleEndian(std::string_view bytes, size_t* offset, T* value) {
 }
 
 // Returns why the container is damaged, or nothing.
-std::string ParseContainer(std::string_view bytes, std::vector<Blob>* blobs) {
+std::string ParseContainer(std::string_view bytes, uint32_t* parameters, std::vector<Blob>* blobs) {
   if (bytes.size() < kMagicSize || std::memcmp(bytes.data(), kMagic, kMagicSize) != 0) {
     return "it does not begin with the magic \"JAXCUBIE\"";
   }
@@ -66,6 +66,7 @@ std::string ParseContainer(std::string_view bytes, std::vector<Blob>* blobs) {
     return "its format is version " + std::to_string(version) + ", this library reads version " +
            std::to_string(kContainerVersion) + " (another jax_cubie wrote it: build it again with this one)";
   }
+  if (!ReadLittleEndian(bytes, &offset, parameters)) return "its header is cut off";
   if (count == 0) return "it holds no code";
   if (count > kMaxBlobs) return "it claims to hold " + std::to_string(count) + " blobs";
   std::vector<uint64_t> sizes(count);
@@ -113,6 +114,7 @@ struct Loaded {
   CUlibrary library = nullptr;
   CUkernel kernel = nullptr;
   std::string what;  // "cubin for sm_90"
+  uint32_t parameters = 0;
   std::unique_ptr<JitLog> log;
   std::mutex mutex;
   std::map<CUdevice, OnDevice> devices;
@@ -225,8 +227,9 @@ ffi::Error LoadImage(std::string_view key, std::string_view image, Loaded** foun
 
   std::string bytes;
   if (ffi::Error error = DecodeImage(key, image, &bytes); error.failure()) return error;
+  uint32_t parameters = 0;
   std::vector<Blob> blobs;
-  if (std::string why = ParseContainer(bytes, &blobs); !why.empty()) {
+  if (std::string why = ParseContainer(bytes, &parameters, &blobs); !why.empty()) {
     return InvalidArgument("the CUDA image " + ShortKey(key) + " is damaged: " + why);
   }
   const Driver& driver = Driver::Get();
@@ -237,6 +240,7 @@ ffi::Error LoadImage(std::string_view key, std::string_view image, Loaded** foun
   for (const Blob& blob : blobs) {
     auto loaded = std::make_unique<Loaded>();
     if (LoadBlob(driver, blob, loaded.get(), &problems) != kSuccess) continue;
+    loaded->parameters = parameters;
     std::unique_lock<std::shared_mutex> lock(table.mutex);
     *found = loaded.get();
     table.images.emplace(std::string(key), std::move(loaded));
@@ -416,13 +420,10 @@ ffi::Error Initialize(CUstream stream, int32_t ordinal, ffi::RemainingArgs opera
   if (state.brought) return ffi::Error::Success();
 
   const size_t passed = operands.size() + results.size() + words.size();
-  size_t offset = 0;
-  size_t size = 0;
   // The driver reads as many parameters as the kernel has: one too many would be read from beyond ours.
-  if (passed != words.size() && driver.KernelGetParamInfo != nullptr &&
-      driver.KernelGetParamInfo(loaded->kernel, passed, &offset, &size) == kSuccess) {
-    return InvalidArgument("the kernel has more parameters than the " + std::to_string(passed) +
-                           " that are passed (operands, results and words together)");
+  if (passed != loaded->parameters) {
+    return InvalidArgument("the kernel has " + std::to_string(loaded->parameters) + " parameters, but " +
+                           std::to_string(passed) + " are passed (operands, results and words together)");
   }
 
   // Code is brought to a device at its first use, which may not fall into a graph's capture.

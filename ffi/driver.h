@@ -63,7 +63,6 @@ struct Driver {
   CUresult (*KernelGetAttribute)(int* value, int attribute, CUkernel kernel, CUdevice device) = nullptr;
   CUresult (*KernelSetAttribute)(int attribute, int value, CUkernel kernel, CUdevice device) = nullptr;
   // CUDA 12.4; null before.
-  CUresult (*KernelGetParamInfo)(CUkernel kernel, size_t index, size_t* offset, size_t* size) = nullptr;
   CUresult (*LaunchKernel)(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                            unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,
                            CUstream stream, void** parameters, void** extra) = nullptr;
@@ -96,8 +95,6 @@ struct Driver {
       missing = "the NVIDIA driver is too old (CUDA 12.0 or newer is needed): it lacks " + missing;
       return;
     }
-    KernelGetParamInfo =
-        reinterpret_cast<decltype(KernelGetParamInfo)>(dlsym(handle, "cuKernelGetParamInfo"));
     CUresult result = Init(0);
     if (result != kSuccess) missing = "cuInit failed: " + Describe(result);
   }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree, Real
 
@@ -133,18 +134,28 @@ def solve_ivp(
         t0, t1 = t_span
     except (TypeError, ValueError):
         raise ValueError(f"t_span is {t_span!r}: expected a pair (t0, t1)") from None
-    if np.ndim(y0) != 1:
-        raise ValueError(f"y0 has shape {np.shape(y0)}: solve_ivp takes a one-dimensional state; solve takes any pytree")
+    y0 = _vector("y0", y0)
     if not isinstance(args, tuple):
         raise TypeError(f"args is {args!r}: solve_ivp calls fun(t, y, *args), so args is a tuple")
     name = method.lower() if isinstance(method, str) else method
     saveat = SaveAt(t0=True, t1=True) if t_eval is None else SaveAt(ts=t_eval)
 
     def field(t: Any, y: Any, values: tuple) -> Any:
-        return fun(t, y, *values)
+        return _vector("what fun returns", fun(t, y, *values))
 
     solution = Solver(name, **settings).solve(field, t0, t1, y0, args, saveat=saveat, dt0=dt0, throw=throw)
     return IVPSolution(**{key: getattr(solution, key) for key in ("t0", "t1", "ts", "ys", "stats", "result")})
+
+
+def _vector(what: str, value: Any) -> Array:
+    """A one-dimensional array from what SciPy takes for one, lists of numbers among them."""
+    try:
+        vector = jnp.asarray(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{what} is {value!r}: expected a one-dimensional array; solve takes any pytree") from None
+    if vector.ndim != 1:
+        raise ValueError(f"{what} has shape {vector.shape}: solve_ivp takes a one-dimensional state; solve takes any pytree")
+    return vector
 
 
 def methods() -> list[dict[str, Any]]:

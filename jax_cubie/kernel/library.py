@@ -29,7 +29,7 @@ _FILE = "libjax_cubie_ffi.so"
 _MAGIC = b"JAXCUBIE"
 _CONTAINER_VERSION = 1
 _KINDS = {"cubin": 1, "ptx": 2}
-_HEADER = struct.Struct("<8sII")
+_HEADER = struct.Struct("<8sIII")
 _BLOB = struct.Struct("<IIQ")
 
 _LOADER = ctypes.CFUNCTYPE(
@@ -167,11 +167,14 @@ def add_host_entry(key: str, address: int) -> None:
     library().jax_cubie_add_host_entry(key.encode("ascii"), address)
 
 
-def pack_blobs(blobs: Sequence[tuple[str, int, bytes]]) -> bytes:
-    """The CUDA image of `(kind, arch, code)`, kind "cubin" or "ptx", arch as in 90; tried in this order."""
+def pack_blobs(blobs: Sequence[tuple[str, int, bytes]], parameters: int) -> bytes:
+    """The CUDA image of `(kind, arch, code)`, kind "cubin" or "ptx", arch as in 90; tried in this order.
+
+    `parameters` is how many the kernel has: the driver reads as many, however many it is handed.
+    """
     if not blobs:
         raise ValueError("a CUDA image needs at least one blob")
-    parts = [_HEADER.pack(_MAGIC, _CONTAINER_VERSION, len(blobs))]
+    parts = [_HEADER.pack(_MAGIC, _CONTAINER_VERSION, len(blobs), parameters)]
     for kind, arch, code in blobs:
         if kind not in _KINDS:
             raise ValueError(f"a blob is one of {', '.join(_KINDS)}, got {kind!r}")
@@ -185,7 +188,7 @@ def unpack_blobs(image: bytes) -> list[tuple[str, int, bytes]]:
     """What `pack_blobs` packed. Raises ValueError for a damaged image."""
     names = {number: kind for kind, number in _KINDS.items()}
     try:
-        magic, version, count = _HEADER.unpack_from(image)
+        magic, version, count, _ = _HEADER.unpack_from(image)
         if magic != _MAGIC:
             raise ValueError(f"does not begin with the magic {_MAGIC.decode()}")
         if version != _CONTAINER_VERSION:

@@ -76,7 +76,7 @@ def compile_entry(
         raise BuildError(f"the PTX for {target} calls functions that nothing defines: {unresolved}")
     cubin, log = assemble(ptx, target)
     dump("resources", log)
-    data = pack_blobs([("cubin", target.architecture, cubin), ("ptx", target.architecture, ptx)])
+    data = pack_blobs([("cubin", target.architecture, cubin), ("ptx", target.architecture, ptx)], parameters=words)
     return Image(target, data, read_resources(log, ptx.decode()))
 
 

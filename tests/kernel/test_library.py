@@ -87,6 +87,7 @@ def call(
         ),
     }
     result = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    x = jax.device_put(x, jax.devices("cuda" if target == library.CUDA_TARGET else "cpu")[0])
     return jax.jit(lambda x: jax.ffi.ffi_call(target, result)(x, **attributes))(x)
 
 
@@ -293,18 +294,18 @@ BLOBS = [("cubin", 90, b"\x7fELF..."), ("ptx", 75, b".version 8.0\n")]
 
 
 def test_container():
-    image = library.pack_blobs(BLOBS)
+    image = library.pack_blobs(BLOBS, 3)
     assert image[:8] == b"JAXCUBIE" and struct.unpack_from("<II", image, 8) == (1, 2)
     assert library.unpack_blobs(image) == BLOBS
     for bad in (b"", image[:20], image[:-1], image + b"x", b"X" + image[1:], image[:8] + b"\2" + image[9:]):
         with pytest.raises(ValueError, match="damaged CUDA image"):
             library.unpack_blobs(bad)
     with pytest.raises(ValueError, match="at least one"):
-        library.pack_blobs([])
+        library.pack_blobs([], 3)
     with pytest.raises(ValueError, match="cubin, ptx"):
-        library.pack_blobs([("elf", 90, b"x")])
+        library.pack_blobs([("elf", 90, b"x")], 3)
     with pytest.raises(ValueError, match="empty"):
-        library.pack_blobs([("cubin", 90, b"")])
+        library.pack_blobs([("cubin", 90, b"")], 3)
 
 
 @pytest.fixture(scope="module")
@@ -334,16 +335,16 @@ CUDA_LAUNCH = [1, 1, 1, 32, 1, 1, 0]
         (lambda image: image[:10], "cut off"),
         (lambda image: image[:20], "cut off"),
         (lambda image: image[:8] + b"\2" + image[9:], "version 2"),
-        (lambda image: image[:12] + b"\0\0\0\0", "no code"),
+        (lambda image: image[:12] + b"\0" * 8, "no code"),
         (lambda image: image[:12] + b"\xff\xff\xff\xff" + image[16:], "blobs"),
-        (lambda image: image[:16] + b"\7" + image[17:], "unknown kind 7"),
+        (lambda image: image[:20] + b"\7" + image[21:], "unknown kind 7"),
         (lambda image: image[:24] + b"\xff" * 8 + image[32:], "are left"),
         (lambda image: image[:-1], "are left"),
         (lambda image: image + b"x", "too many"),
     ],
 )
 def test_damaged_container(instantiate_target, damage, why):
-    image = damage(library.pack_blobs(BLOBS))
+    image = damage(library.pack_blobs(BLOBS, 3))
     said = message(call, jnp.ones(4), image, target=instantiate_target, launch=CUDA_LAUNCH)
     assert "damaged" in said and why in said
 
@@ -391,7 +392,7 @@ stages = {{s: jax.ffi.pycapsule(lib["jax_cubie_cuda_" + s]) for s in ("instantia
 jax.ffi.register_ffi_target("t", stages, platform="cpu")
 x = jnp.ones(4)
 for blobs in ([("cubin", 90, b"bad"), ("ptx", 75, b"old")], [("cubin", 90, b"bad"), ("ptx", 75, b"good")]):
-    key, text = library.encode(library.pack_blobs(blobs))
+    key, text = library.encode(library.pack_blobs(blobs, 3))
     settings = dict(key=key, image=text, words=np.zeros(0, np.int64), launch=np.array({CUDA_LAUNCH}))
     call = jax.ffi.ffi_call("t", jax.ShapeDtypeStruct(x.shape, x.dtype))
     try:
@@ -491,7 +492,7 @@ def has_gpu() -> bool:
 @pytest.mark.skipif("not has_gpu()")
 @pytest.mark.parametrize("shared", [0, 1024, 64 * 1024, 200 * 1024])
 def test_cuda_launch(shared):
-    image = library.pack_blobs([("cubin", 10, b"no code"), ("ptx", 80, PTX.encode())])
+    image = library.pack_blobs([("cubin", 10, b"no code"), ("ptx", 80, PTX.encode())], 3)
     launch = [8, 1, 1, 64, 1, 1, shared]
     with jax.default_device(jax.devices("cuda")[0]):
         x = jnp.arange(512, dtype=jnp.float32)
@@ -503,7 +504,7 @@ def test_cuda_launch(shared):
 @pytest.mark.skipif("not has_gpu()")
 def test_cuda_in_a_graph():
     """A chain long enough for XLA to make a CUDA graph of it, run often."""
-    key, text = library.encode(library.pack_blobs([("ptx", 80, PTX.encode())]))
+    key, text = library.encode(library.pack_blobs([("ptx", 80, PTX.encode())], 3))
     words, launch = np.array([WORD], np.int64), np.array([8, 1, 1, 64, 1, 1, 0], np.int64)
 
     def chain(x):
@@ -530,7 +531,7 @@ def test_cuda_in_a_graph():
     ],
 )
 def test_cuda_refuses(launch, why):
-    image = library.pack_blobs([("ptx", 80, PTX.encode())])
+    image = library.pack_blobs([("ptx", 80, PTX.encode())], 3)
     with jax.default_device(jax.devices("cuda")[0]):
         said = message(call, jnp.ones(4), image, target=library.CUDA_TARGET, launch=launch)
     assert why in said and "the device allows" in said
@@ -541,9 +542,9 @@ def test_cuda_bad_code_and_empty_grid():
     with jax.default_device(jax.devices("cuda")[0]):
         x = jnp.ones(4)
         image = library.pack_blobs(
-            [("cubin", 90, b"no code"), ("ptx", 70, b".version 99.9\n.target sm_70\n")]
+            [("cubin", 90, b"no code"), ("ptx", 70, b".version 99.9\n.target sm_70\n")], 3
         )
         said = message(call, x, image, target=library.CUDA_TARGET, launch=CUDA_LAUNCH)
         assert "cubin for sm_90" in said and "CUDA_ERROR" in said and "PTX for sm_70" in said
-        good = library.pack_blobs([("ptx", 80, PTX.encode())])
+        good = library.pack_blobs([("ptx", 80, PTX.encode())], 3)
         jax.block_until_ready(call(x, good, target=library.CUDA_TARGET, launch=[0, 1, 1, 64, 1, 1, 0]))
