@@ -53,7 +53,7 @@ def _version(name: str) -> str:
 
 def _nvjitlink() -> str:
     try:
-        from cuda.bindings import nvjitlink
+        from cuda.bindings import nvjitlink  # pyright: ignore[reportAttributeAccessIssue]
 
         return "{}.{}".format(*nvjitlink.version())
     except Exception as error:  # the loader of the library raises its own kinds

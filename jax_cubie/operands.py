@@ -49,7 +49,11 @@ class Operand:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One array that the kernel writes; shape and dtype are one lane's. Its batch axes stand in front, outermost first."""
+    """One array that the kernel writes; shape and dtype are one lane's.
+
+    Its batch axes stand behind the lane's own, outermost first: so the lanes run fastest in the plain order of memory, and
+    a caller who keeps them there needs no transpose.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -61,8 +65,7 @@ class Result:
 
     def layout(self, levels: int) -> tuple[int, ...]:
         """Its dimensions from fastest to slowest."""
-        own = range(levels, levels + len(self.shape))
-        return (*reversed(range(levels)), *reversed(own))
+        return tuple(reversed(range(len(self.shape) + levels)))
 
 
 @dataclasses.dataclass(frozen=True)

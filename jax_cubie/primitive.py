@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.core
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -31,9 +32,9 @@ def _sizes(shapes: Sequence[tuple[int, ...]], operands: tuple[Operand, ...], lev
     for level in range(levels):
         sizes.append(
             next(
-                shape[operand.axes[level]]
+                shape[axis]
                 for shape, operand in zip(shapes, operands, strict=True)
-                if operand.axes[level] is not None
+                if (axis := operand.axes[level]) is not None
             )
         )
     return sizes
@@ -42,7 +43,7 @@ def _sizes(shapes: Sequence[tuple[int, ...]], operands: tuple[Operand, ...], lev
 @solve_p.def_abstract_eval
 def _abstract(*avals: Any, problem: Problem, operands: tuple[Operand, ...], levels: int) -> list[Any]:
     batch = tuple(reversed(_sizes([aval.shape for aval in avals], operands, levels)))
-    return [jax.core.ShapedArray((*batch, *result.shape), result.dtype) for result in problem.results]
+    return [jax.core.ShapedArray((*result.shape, *batch), result.dtype) for result in problem.results]
 
 
 @functools.lru_cache(maxsize=1024)
@@ -57,7 +58,7 @@ def _eager(*arrays: Any, problem: Problem, operands: tuple[Operand, ...], levels
 
 def _batch(arrays: Any, axes: Any, *, problem: Problem, operands: tuple[Operand, ...], levels: int) -> Any:
     results = solve_p.bind(*arrays, problem=problem, operands=batch_operands(operands, tuple(axes)), levels=levels + 1)
-    return results, [0] * len(results)
+    return results, [len(result.shape) for result in problem.results]
 
 
 batching.primitive_batchers[solve_p] = _batch

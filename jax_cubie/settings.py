@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import equinox as eqx
 import jax
+import jax.core
 
 
 class Component(eqx.Module):

@@ -82,7 +82,7 @@ class IVPSolution(Solution):
     @property
     def message(self) -> Any:
         """Why the solve ended: text for one lane, an array of texts for many."""
-        texts = np.array(["The solver reached the end of the interval.", *(_text(name) for name in NAMES[1:])])
+        texts = np.array(["The solver successfully reached the end of the integration interval.", *(_text(name) for name in NAMES[1:])])
         chosen = texts[np.asarray(self.result._value)]
         return str(chosen) if chosen.ndim == 0 else chosen
 

@@ -80,12 +80,12 @@ class Solver(eqx.Module):
     @property
     def rtol(self) -> PyTree[Real[Array, ...]]:
         """The relative tolerance of the controller "pid"."""
-        return self.control.rtol
+        return self.control.rtol  # pyright: ignore[reportAttributeAccessIssue] - FixedStep has none, and says so
 
     @property
     def atol(self) -> PyTree[Real[Array, ...]]:
         """The absolute tolerance of the controller "pid"."""
-        return self.control.atol
+        return self.control.atol  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
     def stepper(self) -> ExplicitRungeKutta:

@@ -26,12 +26,15 @@ class Memory(Protocol):
 
     def make_slicer(self, offset: int, size: int, dtype: str) -> Device:
         """A function of a region that gives `size` words of it from `offset` on. `size` may be 0."""
+        ...
 
     def make_local(self, size: int, dtype: str) -> Device:
         """A function of nothing that gives the lane's own array of `size` words. `size` may be 0."""
+        ...
 
     def device(self, function: Callable[..., Any]) -> Device:
         """`function` as a device function. It refers to device functions only."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ def resolve(buffers: Iterable[Buffer]) -> Layout:
     gets new words in the fallback region, a persistent one new words in the persistent region. A local buffer
     is an array of its own. A buffer that aliases nothing and is shared lies in the primary region.
     """
-    words = dict.fromkeys(REGIONS, 0)
+    words: dict[str, int] = dict.fromkeys(REGIONS, 0)
     slots: dict[str, Slot] = {}
     taken: dict[str, int] = {}  # words that children have taken, by parent
 

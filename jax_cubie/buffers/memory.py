@@ -91,5 +91,5 @@ def _shared_array(module: ir.Module, space: int) -> ir.GlobalVariable:
     if found is None:
         found = ir.GlobalVariable(module, ir.ArrayType(ir.IntType(8), 0), _SHARED_SYMBOL, space)
         found.linkage = "external"
-        found.align = 16
+        found.align = 16  # pyright: ignore[reportAttributeAccessIssue] - llvmlite's class says None
     return found

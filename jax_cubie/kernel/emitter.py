@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import llvmlite.ir as ir
 import numpy as np
@@ -58,7 +58,7 @@ def memory_type(dtype: str) -> Any:
 class Emitter:
     """Typed scalar operations. The dtype that a method asks for is the one the operation works in."""
 
-    def __init__(self, builder: ir.IRBuilder, platform: Literal["cpu", "cuda"], *, fma: bool = True,
+    def __init__(self, builder: ir.IRBuilder, platform: str, *, fma: bool = True,
                  fastmath: bool = False) -> None:
         self.builder: Any = builder
         self.platform = platform
