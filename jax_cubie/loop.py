@@ -335,8 +335,9 @@ class _Parts:
 
         def combine(emitter, target, base, step_size, weights, terms):
             """target = base + step_size * sum(weight * term)."""
-            # Scaled weights cost a product each; scaling the sum costs one for each component.
-            scale_weights = not problem.adaptive or len(weights) <= states
+            # Scaled weights cost a product each, a scaled sum one for each component; and only a weight that is a constant
+            # is part of its instruction, which spares the register file a read.
+            scale_weights = len(weights) <= states
             constants = [real(emitter, weight) for weight in weights]
             if scale_weights:
                 constants = [emitter.mul(dtype, constant, step_size) for constant in constants]

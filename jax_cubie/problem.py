@@ -131,12 +131,16 @@ def concrete(value: Any) -> np.ndarray | None:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A problem with the arrays to solve it for, and what is needed to present the results."""
+    """A problem with the arrays to solve it for, and what is needed to present the results.
+
+    args_leaves: how many of the problem's `field_operands` are leaves of args; f closes over the others.
+    """
 
     problem: Problem
     arrays: tuple[Any, ...]
     state: State
     times: dict[str, Any]
+    args_leaves: int
 
 
 def make_request(
@@ -168,16 +172,17 @@ def make_request(
     if saveat.ts is not None:
         values["ts"] = _array(saveat.ts, dtype)
     _check_times(values)
-    values["max_steps"] = _array(solver.max_steps, "int32")
+    values["max_steps"] = _scalar("max_steps", solver.max_steps, "int32")
     coefficients = tuple(solver.control.coefficients(method.error_order))
     if solver.control.kind == "pid":
         for name in ("rtol", "atol"):
             values[name] = _tolerance(name, getattr(solver.control, name), state)
         _check_tolerances(values["rtol"], values["atol"])
+        _check_coefficients({name: getattr(solver.control, name) for name in _LEAST})
         for name, value in solver.control.coefficients(method.error_order).items():
             values[name] = _array(value, dtype)
 
-    program, leaves = _trace_field(f, state, args, solver.unroll)
+    program, args_leaves, leaves = _trace_field(f, state, args, solver.unroll)
     for number, leaf in enumerate(leaves):
         values[f"f{number}"] = leaf
 
@@ -212,7 +217,7 @@ def make_request(
         block=solver.block,
         title=getattr(f, "__qualname__", type(f).__name__),
     )
-    return Request(problem, tuple(values.values()), state, {name: values.get(name) for name in ("t0", "t1", "ts")})
+    return Request(problem, tuple(values.values()), state, {name: values.get(name) for name in ("t0", "t1", "ts")}, args_leaves)
 
 
 def _array(value: Any, dtype: str) -> Any:
@@ -221,16 +226,31 @@ def _array(value: Any, dtype: str) -> Any:
     return jnp.asarray(value, dtype=dtype)
 
 
-def _time(name: str, value: Any, dtype: str) -> Any:
-    if not isinstance(value, (jax.Array, np.ndarray, np.generic, float, int, jax.ShapeDtypeStruct)) or isinstance(
-        value, bool
-    ):
+def _is_number(value: Any) -> bool:
+    """Whether it is a real number or an array of such; a shape will do."""
+    if isinstance(value, (bool, np.bool_)):
+        return False
+    if isinstance(value, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)):
+        return jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
+    return isinstance(value, (float, int))
+
+
+def _check_scalar(name: str, value: Any) -> None:
+    if not _is_number(value):
         raise TypeError(f"{name} is {value!r} of type {type(value).__name__}: expected a number")
-    array = _array(value, dtype)
-    if array.shape != ():
+    if np.shape(value) != ():
         raise ValueError(
-            f"{name} has shape {array.shape}: expected a scalar. solve takes one trajectory; jax.vmap of it takes many"
+            f"{name} has shape {np.shape(value)}: expected a scalar. solve takes one trajectory; jax.vmap of it takes many"
         )
+
+
+def _scalar(name: str, value: Any, dtype: str) -> Any:
+    _check_scalar(name, value)
+    return _array(value, dtype)
+
+
+def _time(name: str, value: Any, dtype: str) -> Any:
+    array = _scalar(name, value, dtype)
     known = concrete(value)
     if known is not None and not np.isfinite(known):
         raise ValueError(f"{name}={known}: expected a finite number")
@@ -269,6 +289,9 @@ def _tolerance(name: str, value: Any, state: State) -> Any:
     if isinstance(value, jax.ShapeDtypeStruct):
         return _array(value, state.dtype)
     leaves = jax.tree.leaves(value)
+    for leaf in leaves or [value]:
+        if not _is_number(leaf):
+            raise TypeError(f"{name} is {value!r}: expected a number, or a pytree of numbers like y0")
     if len(leaves) == 1 and jax.tree.structure(value) == jax.tree.structure(0) and jnp.shape(value) == ():
         return _array(value, state.dtype)
     return state.flatten(value, name, broadcast=True)
@@ -284,8 +307,25 @@ def _check_tolerances(rtol: Any, atol: Any) -> None:
         raise ValueError("rtol and atol are both 0, which no step can meet: give at least one of them")
 
 
-def _trace_field(f: Callable, state: State, args: PyTree, unroll: int) -> tuple[Program, list[Any]]:
-    """f's program over time, the flat state and the leaves; the leaves: of args, then what f closes over."""
+# The least value that each coefficient of the controller "pid" may have.
+_LEAST = {"pcoeff": -np.inf, "icoeff": -np.inf, "dcoeff": -np.inf, "safety": 0, "factormin": 0, "factormax": 1, "dtmin": 0}
+_LEAST["dtmax"] = 0
+
+
+def _check_coefficients(given: dict[str, Any]) -> None:
+    known = {}
+    for name, value in given.items():
+        _check_scalar(name, value)
+        known[name] = concrete(value)
+        if known[name] is not None and not known[name] >= _LEAST[name]:
+            raise ValueError(f"{name}={value}: expected a number" + f" of at least {_LEAST[name]}" * (_LEAST[name] >= 0))
+    dtmin, dtmax = known["dtmin"], known["dtmax"]
+    if dtmin is not None and dtmax is not None and not 0 < dtmax >= dtmin:
+        raise ValueError(f"dtmin={dtmin} and dtmax={dtmax} leave no step size: expected 0 < dtmax and dtmin <= dtmax")
+
+
+def _trace_field(f: Callable, state: State, args: PyTree, unroll: int) -> tuple[Program, int, list[Any]]:
+    """f's program over time, the flat state and the leaves; the leaves: so many of args, then what f closes over."""
     dynamic, static = eqx.partition(args, lambda leaf: eqx.is_array_like(leaf) or isinstance(leaf, jax.ShapeDtypeStruct))
     leaves, structure = jax.tree.flatten(dynamic)
     arrays, avals = [], []
@@ -306,7 +346,7 @@ def _trace_field(f: Callable, state: State, args: PyTree, unroll: int) -> tuple[
 
     scalar, vector = (jax.ShapeDtypeStruct(shape, jnp.dtype(state.dtype)) for shape in ((), (state.size,)))
     program, constants = trace(field, scalar, vector, *avals, unroll=unroll)
-    return program, [*arrays, *constants]
+    return program, len(arrays), [*arrays, *constants]
 
 
 __all__: Sequence[str] = ("Problem", "Request", "State", "concrete", "make_request", "read_state")

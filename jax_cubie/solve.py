@@ -82,7 +82,8 @@ class IVPSolution(Solution):
     @property
     def message(self) -> Any:
         """Why the solve ended: text for one lane, an array of texts for many."""
-        texts = np.array(["The solver successfully reached the end of the integration interval.", *(_text(name) for name in NAMES[1:])])
+        reached = "The solver successfully reached the end of the integration interval."
+        texts = np.array([reached, *(_text(name) for name in NAMES[1:])])
         chosen = texts[np.asarray(self.result._value)]
         return str(chosen) if chosen.ndim == 0 else chosen
 
@@ -99,14 +100,16 @@ def _text(name: str) -> str:
 
 
 _ELSEWHERE = {
-    "first_step": "dt0=",
-    "max_step": "dtmax=",
-    "min_step": "dtmin=",
-    "events": "nothing yet: events are not supported",
-    "dense_output": "t_eval=, the times at which the solution is wanted",
-    "vectorized": "jax.vmap of solve_ivp",
-    "jac": "nothing: explicit methods need no Jacobian",
+    "first_step": "use dt0=",
+    "max_step": "use dtmax=",
+    "min_step": "use dtmin=",
+    "events": "there are none yet; save times with t_eval= and look for the event between them",
+    "dense_output": "use t_eval=, the times at which the solution is wanted",
+    "vectorized": "use jax.vmap of solve_ivp",
+    "jac": "leave it out, since explicit methods need no Jacobian",
 }
+# SciPy's names of methods that have another one here.
+_METHODS = {"rk45": "dopri5", "rk23": "bosh3"}
 
 
 def solve_ivp(
@@ -123,13 +126,13 @@ def solve_ivp(
 ) -> IVPSolution:
     """SciPy's spelling of `solve`: fun(t, y, *args), t_span = (t0, t1), a one-dimensional y0.
 
-    method: in any case ("RK45" is dopri5's name in SciPy, here it is "dopri5"). t_eval: the times to save, None for the two
+    method: in any case; "RK45" is "dopri5" and "RK23" is "bosh3". t_eval: the times to save, None for the two
     ends. The result answers to `.t`, `.y` (shape [n, points]), `.success`, `.status`, `.message`, `.nfev`, and to all of
     `Solution`. Raises what `solve` raises, and ValueError for SciPy's options that go by another name here.
     """
     for name, instead in _ELSEWHERE.items():
         if name in settings:
-            raise ValueError(f"solve_ivp has no {name}: use {instead}")
+            raise ValueError(f"solve_ivp has no {name}: {instead}")
     try:
         t0, t1 = t_span
     except (TypeError, ValueError):
@@ -137,7 +140,7 @@ def solve_ivp(
     y0 = _vector("y0", y0)
     if not isinstance(args, tuple):
         raise TypeError(f"args is {args!r}: solve_ivp calls fun(t, y, *args), so args is a tuple")
-    name = method.lower() if isinstance(method, str) else method
+    name = _METHODS.get(method.lower(), method.lower()) if isinstance(method, str) else method
     saveat = SaveAt(t0=True, t1=True) if t_eval is None else SaveAt(ts=t_eval)
 
     def field(t: Any, y: Any, values: tuple) -> Any:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import equinox as eqx
-import jax
 from jaxtyping import Array, Float, Int, PyTree, Real
 
 from . import loop_buffers
@@ -21,6 +20,7 @@ from .settings import check_choice, check_count, closest, refuse_tracer
 from .solution import Solution, check_successful, make_solution
 
 # The settings that no component of a solver owns; the others are fields of its controller, and its buffers' locations.
+_MOST_STEPS = 2**31 - 1
 _OWN = ("controller", "max_steps", "fastmath", "unroll", "inline_f", "block")
 
 
@@ -133,7 +133,7 @@ class Solver(eqx.Module):
         of "t0", "t1", "dt0", "y0", "args", "ts", and the names of numeric settings.
         """
         request = make_request(self, f, t0, t1, y0, args, saveat, dt0)
-        return inspect_request(request, len(jax.tree.leaves(args)), batched, target)
+        return inspect_request(request, batched, target)
 
 
 def _resolve(old: Solver | None, method: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -204,16 +204,10 @@ def _controller_kind(
 
 
 def _check_max_steps(value: Any) -> Any:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return check_count("max_steps", value, 1)
     known = concrete(value)
-    if known is not None and not (known.dtype.kind in "iu" and np_all_positive(known)):
-        raise ValueError(f"max_steps={value!r}: expected an integer of at least 1")
+    if known is not None and not (known.dtype.kind in "iu" and ((known >= 1) & (known <= _MOST_STEPS)).all()):
+        raise ValueError(f"max_steps={value!r}: expected an integer of at least 1 and at most {_MOST_STEPS}")
     return value
-
-
-def np_all_positive(value: Any) -> bool:
-    return bool((value >= 1).all())
 
 
 def _check_block(value: Any) -> int | str:
@@ -229,4 +223,5 @@ def _unknown(name: str, kind: str, method: str, known: set[str]) -> str:
     for other, component in CONTROLLERS.items():
         if other != kind and name in component().settings():
             return f"{name} is a setting of controller {other!r}, and this solver's is {kind!r} (method {method!r})"
-    return f"unknown setting {name!r}{closest(name, known)}. The settings here are: {', '.join(sorted(known))}"
+    near = closest(name, known) or "."
+    return f"unknown setting {name!r}{near} The settings here are: {', '.join(sorted(known))}"

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import sys
 import tempfile
 
 import pytest
@@ -11,6 +12,10 @@ _WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if not _WORKER:  # xdist's workers inherit the folder, and so build an image once
     os.environ["JAX_CUBIE_CACHE"] = tempfile.mkdtemp(prefix="jax_cubie_tests_")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+# A subprocess imports the jax_cubie that is tested here: not the sources in the current folder, which may lack the compiled
+# part.
+os.environ["PYTHONSAFEPATH"] = "1"
+os.environ["PYTHONPATH"] = os.pathsep.join(folder for folder in sys.path if folder)
 
 import jax  # noqa: E402
 

@@ -31,8 +31,9 @@ class SaveAt(eqx.Module):
         self.t0 = check_choice("SaveAt(t0=...)", t0, (True, False))
         self.t1 = check_choice("SaveAt(t1=...)", t1, (True, False))
         self.ts = None if ts is None else _check_times(ts)
-        if not (t0 or t1) and ts is None:
-            raise ValueError("SaveAt() saves nothing: give t0=True, t1=True or ts=[...]")
+        if self.points == 0:
+            what = "SaveAt()" if ts is None else "SaveAt(ts=[])"
+            raise ValueError(f"{what} saves nothing: give t0=True, t1=True or ts=[...] with one time at least")
 
     @property
     def points(self) -> int:
