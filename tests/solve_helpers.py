@@ -14,15 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_cubie import RESULTS
+from jax_cubie import RESULTS, Solver, methods
 from jax_cubie.solution import CODES
 
-METHODS = ("euler", "heun", "bosh3", "rk4", "dopri5", "tsit5")
-ADAPTIVE = ("heun", "bosh3", "dopri5", "tsit5")
-LOCATIONS = tuple(
-    f"{name}_location"
-    for name in ("state", "proposed_state", "parameters", "error", "counters", "stage_rhs", "stage_accumulator")
-)
+METHODS = tuple(row["name"] for row in methods())
+ADAPTIVE = tuple(row["name"] for row in methods() if row["embedded_order"])
+LOCATIONS = tuple(Solver().buffers.settings)
 
 
 def lorenz(t: Any, y: Any, rho: Any) -> Any:

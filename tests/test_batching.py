@@ -17,7 +17,7 @@ SETTINGS = (
 )  # fmt: skip
 # What each operand is where it is not batched, and its values over three lanes.
 ONE = {
-    "y0": Y0, "rho": 28.0, "t0": 0.0, "t1": 0.6, "dt0": 0.01, "ts": np.array([0.2, 0.4]), "rtol": np.full(3, 1e-6),
+    "y0": Y0, "rho": 28.0, "t0": 0.0, "t1": 0.6, "dt0": 0.3, "ts": np.array([0.2, 0.4]), "rtol": np.full(3, 1e-6),
     "atol": np.full(3, 1e-6), "dtmin": 1e-9, "dtmax": 0.5, "max_steps": 500, "pcoeff": 0.1, "icoeff": 0.5, "dcoeff": 0.01,
     "safety": 0.9, "factormin": 0.2, "factormax": 10.0,
 }  # fmt: skip
@@ -25,10 +25,10 @@ MANY = {
     "y0": Y0 + np.array([[0.0], [1.0], [2.0]]), "rho": np.array([28.0, 10.0, 0.5]), "t0": np.array([0.0, 0.1, -0.1]),
     "t1": np.array([0.6, 0.5, 0.4]), "dt0": np.array([0.01, 0.001, 0.1]),
     "ts": np.array([[0.2, 0.4], [0.1, 0.3], [0.25, 0.25]]), "rtol": np.array([[1e-6] * 3, [1e-3, 1e-5, 1e-8], [1e-9] * 3]),
-    "atol": np.array([[1e-6] * 3, [1e-3, 1e-5, 1e-8], [1e-2] * 3]), "dtmin": np.array([1e-9, 0.04, 0.1]),
-    "dtmax": np.array([0.5, 0.02, 0.005]), "max_steps": np.array([500, 7, 1000]), "pcoeff": np.array([0.1, 0.0, 0.4]),
+    "atol": np.array([[1e-6] * 3, [1e-3, 1e-5, 1e-8], [1e-2] * 3]), "dtmin": np.array([1e-9, 0.01, 0.03]),
+    "dtmax": np.array([0.5, 0.05, 0.04]), "max_steps": np.array([500, 7, 1000]), "pcoeff": np.array([0.1, 0.0, 0.4]),
     "icoeff": np.array([0.5, 1.0, 0.3]), "dcoeff": np.array([0.01, 0.0, 0.05]), "safety": np.array([0.9, 0.5, 0.99]),
-    "factormin": np.array([0.2, 0.5, 0.01]), "factormax": np.array([10.0, 1.5, 3.0]),
+    "factormin": np.array([0.2, 0.5, 0.01]), "factormax": np.array([10.0, 1.01, 1.05]),
 }  # fmt: skip
 
 
@@ -40,32 +40,17 @@ def solve_one(**operands):
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def reference():
-    """The unbatched solve, and its result by lane for each operand alone."""
-    with jax.enable_x64(True):
-        plain = jax.jit(lambda operands: solve_one(**operands))
-        return {
-            name: stacked(lambda lane, name=name: plain({**ONE, name: MANY[name][lane]}), range(3)) for name in ONE
-        }
-
-
 @pytest.mark.parametrize("name", ONE)
-def test_every_operand_alone(platform, name, reference):
+def test_every_operand_alone(platform, name):
     """One operand is batched, all others are read in place; the axis may stand anywhere."""
     value = MANY[name]
+    expected = stacked(lambda lane: solve_one(**{**ONE, name: value[lane]}), range(3))
     for axis in range(value.ndim):
         if axis and name not in ("y0", "rtol"):
             continue  # the same image, other strides: two operands say enough
         solution = jax.vmap(lambda v: solve_one(**{**ONE, name: v}), in_axes=axis)(np.moveaxis(value, 0, axis))
-        if platform == "cpu":
-            assert_same_bits(solution, reference[name], f"{name} on axis {axis}")
-        else:
-            assert_same_bits(
-                solution, stacked(lambda lane: solve_one(**{**ONE, name: MANY[name][lane]}), range(3)), f"{name} on {axis}"
-            )
-    results = np.asarray(solution.stats["num_steps"]).tolist(), np.asarray(solution.ys)[:, -1].tolist()
-    assert any(len({str(item) for item in column}) == 3 for column in results) or name in ("dtmin", "max_steps", "ts"), results
+        assert_same_bits(solution, expected, f"{name} on axis {axis}")
+    assert len({lane.tobytes() for lane in np.asarray(solution.ys)}) == 3, f"{name} changes nothing"
 
 
 def test_all_operands_at_once(platform):
@@ -136,7 +121,8 @@ def test_solvers_under_filter_vmap(platform):
     def run(solver, rho):
         return solver.solve(lorenz, 0.0, 0.5, Y0, rho)
 
-    expected = stacked(lambda p, r: Solver(pcoeff=p, rtol=r, icoeff=0.7).solve(lorenz, 0.0, 0.5, Y0, 28.0), pcoeff, rtol)
+    one = eqx.filter_jit(lambda p, r: Solver(pcoeff=p, rtol=r, icoeff=0.7).solve(lorenz, 0.0, 0.5, Y0, 28.0))
+    expected = stacked(one, pcoeff, rtol)
     solution = run(solvers, 28.0)
     assert_same_bits(solution.ys, expected.ys)
     assert_same_bits(solution.stats["num_steps"], expected.stats["num_steps"])

@@ -22,7 +22,7 @@ SCRIPT = """
         return jax.tree.map(lambda leaf: -rate * leaf, y)
 
     assert solve(decay, 0, 1.0, jnp.ones(3), 2.0).ys.shape == (1, 3)
-    assert solve(decay, np.float32(0), 1, 1.0, 2.0, throw=True).ys.shape == (1,)
+    assert solve(decay, 0, 1, 1.0, 2.0, throw=True).ys.shape == (1,)
 
     def lane(rate):
         saveat = SaveAt(t0=True, ts=np.linspace(0, 1, 5))

@@ -21,19 +21,15 @@ Device = Callable[..., Any]
 
 
 class Memory(Protocol):
-    """How a target makes arrays. All three answer with device functions: plain Python ones, or compiled ones
-    that compiled code can call."""
+    """How a target makes arrays. Both answer with device functions of the lane's three regions,
+    `(shared_parent, persistent_parent, shared_fallback) -> array`: plain Python ones, or compiled ones."""
 
-    def make_slicer(self, offset: int, size: int, dtype: str) -> Device:
-        """A function of a region that gives `size` words of it from `offset` on. `size` may be 0."""
+    def make_slice(self, region: int, offset: int, size: int, dtype: str) -> Device:
+        """A function that gives `size` words (0 or more) from `offset` on of its parameter number `region`."""
         ...
 
     def make_local(self, size: int, dtype: str) -> Device:
-        """A function of nothing that gives the lane's own array of `size` words. `size` may be 0."""
-        ...
-
-    def device(self, function: Callable[..., Any]) -> Device:
-        """`function` as a device function. It refers to device functions only."""
+        """A function that gives the lane's own array of `size` words (0 or more), whatever the regions are."""
         ...
 
 
@@ -123,32 +119,10 @@ class Layout:
         word. Everything is decided here: what is compiled is a call with constants.
         """
         slot = self.slot(name)
-        # A compiler sees one small function that refers to one device function, never a choice between types.
         if slot.region == "local":
-            make = memory.make_local(slot.size, slot.dtype)
-
-            def allocate(shared_parent, persistent_parent, shared_fallback):
-                return make()
-
-            return memory.device(allocate)
-
-        take = memory.make_slicer(slot.offset, slot.size, slot.dtype)
-        if slot.region == "shared":
-
-            def allocate(shared_parent, persistent_parent, shared_fallback):
-                return take(shared_parent)
-
-        elif slot.region == "persistent":
-
-            def allocate(shared_parent, persistent_parent, shared_fallback):
-                return take(persistent_parent)
-
-        else:
-
-            def allocate(shared_parent, persistent_parent, shared_fallback):
-                return take(shared_fallback)
-
-        return memory.device(allocate)
+            return memory.make_local(slot.size, slot.dtype)
+        parameter = ("shared", "persistent", "shared_fallback").index(slot.region)
+        return memory.make_slice(parameter, slot.offset, slot.size, slot.dtype)
 
 
 def resolve(buffers: Iterable[Buffer]) -> Layout:

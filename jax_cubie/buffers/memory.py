@@ -31,28 +31,31 @@ class LaneMemory:
         """Shared memory of a block."""
         return self._layout.window_words * self._word * self._block
 
-    def device(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function` as a device function."""
-        return self._device.function(function, inline=True)
-
-    def make_slicer(self, offset: int, size: int, dtype: str) -> Callable[..., Any]:
-        """A device function of a region that gives `size` words of it from `offset` on."""
+    def make_slice(self, region: int, offset: int, size: int, dtype: str) -> Callable[..., Any]:
+        """A device function that gives `size` words from `offset` on of its parameter number `region`."""
         name = self._dtype if dtype == "float" else dtype
         scale = self._word // 4 if dtype == "int32" else 1  # an int32 takes a word, whatever the word is
 
-        @self._device.emitted(lambda region: Slice(name, size, region.stride * scale, region.space))
-        def take(emitter, region):
-            pointer = region.part(offset, size).pointer
-            return emitter.builder.bitcast(pointer, ir.PointerType(LLVM_TYPES[name], region.type.space))
+        def slice_type(*regions: Slice) -> Slice:
+            return Slice(name, size, regions[region].stride * scale, regions[region].space)
+
+        @self._device.emitted(slice_type)
+        def take(emitter, *regions):
+            parent = regions[region]
+            pointer = parent.part(offset, size).pointer
+            return emitter.builder.bitcast(pointer, ir.PointerType(LLVM_TYPES[name], parent.type.space))
 
         return take
 
     def make_local(self, size: int, dtype: str) -> Callable[..., Any]:
-        """A device function of nothing that gives the lane's own array of `size` words."""
+        """A device function, of whatever arguments, that gives the lane's own array of `size` words.
+
+        The array belongs to the function that this one is called in, and ends with it.
+        """
         name = self._dtype if dtype == "float" else dtype
 
         @self._device.emitted(Slice(name, size))
-        def make(emitter):
+        def make(emitter, *regions):
             # One array, not `size` values: compilers keep the parts of an array with constant indices in registers.
             with emitter.builder.goto_entry_block():
                 array = emitter.builder.alloca(ir.ArrayType(LLVM_TYPES[name], max(size, 1)))

@@ -64,13 +64,9 @@ class Device:
         else:
             self.fma = True
 
-    def function(self, function: Callable, *, inline: bool = False) -> Callable:
-        """`function`, compiled by Numba, for other device functions to call.
-
-        `inline`: it becomes part of its caller, which a function that makes a local array has to: the array would end with
-        the call.
-        """
-        return self.backend.device(function, inline=inline)
+    def function(self, function: Callable) -> Callable:
+        """`function`, compiled by Numba, for other device functions to call."""
+        return self.backend.device(function)
 
     def emitted(self, result: Any = "void") -> Callable[[Callable], Callable]:
         """Decorates `body(emitter, *arguments)`, which writes LLVM IR, as a device function.

@@ -26,9 +26,9 @@ SHARED_SPACE = 3
 GLOBAL_SPACE = 1
 
 
-def device(function: Callable, *, inline: bool = False) -> Callable:
-    """A function that kernels call; `inline`: it becomes part of its caller before anything is compiled."""
-    return numba.cuda.jit(device=True, inline="always" if inline else "never")(function)
+def device(function: Callable) -> Callable:
+    """A function that kernels call."""
+    return numba.cuda.jit(device=True)(function)
 
 
 def intrinsic(codegen: Callable, result) -> Callable:

@@ -22,9 +22,9 @@ GLOBAL_SPACE = 0
 _OPTIONS = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, nogil=True)
 
 
-def device(function: Callable, *, inline: bool = False) -> Callable:
-    """A function that kernels call; `inline`: it becomes part of its caller before anything is compiled."""
-    return numba.njit(**_OPTIONS, inline="always" if inline else "never")(function)
+def device(function: Callable) -> Callable:
+    """A function that kernels call."""
+    return numba.njit(**_OPTIONS)(function)
 
 
 def intrinsic(codegen: Callable, result) -> Callable:

@@ -12,6 +12,8 @@ import datetime
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 
@@ -122,6 +124,19 @@ def compare(lanes: int, repeats: int, in_a_row: int = 1) -> None:
         )
 
 
+def scaling(lanes: int) -> None:
+    """One core against all of them, each in a process of its own."""
+    cores = sorted(os.sched_getaffinity(0))
+    seconds = []
+    for used in (cores[:1], cores):
+        command = [sys.executable, __file__, "--cores", ",".join(map(str, used)), "--lanes", str(lanes)]
+        seconds.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]))
+    row(
+        f"Tsit5 fixed, {lanes:,} lanes, {len(cores)} cores",
+        f"{1e3 * seconds[1]:.1f} ms, on one core {1e3 * seconds[0]:.1f} ms: {seconds[0] / seconds[1]:.2f} times",
+    )
+
+
 def cold_compile() -> None:
     def network(t, y, weights):
         return jnp.tanh(weights @ y) - 0.1 * y**3
@@ -149,8 +164,14 @@ def cold_compile() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="few repeats")
+    parser.add_argument("--cores", help="run on these cores only, and print the seconds of one fixed-step sweep")
+    parser.add_argument("--lanes", type=int, default=16_384)
     options = parser.parse_args()
     repeats = 3 if options.quick else 20
+    if options.cores:
+        os.sched_setaffinity(0, {int(core) for core in options.cores.split(",")})
+        print(median_seconds(ours("tsit5", "float32", **FIXED), sweep(options.lanes, "float32"), repeats=10))
+        return
     print(machine())
     with tempfile.TemporaryDirectory() as folder:
         os.environ["JAX_CUBIE_CACHE"] = folder
@@ -158,6 +179,7 @@ def main() -> None:
         cold_compile()
         if jax.devices()[0].platform == "cpu":
             compare(16_384, repeats)
+            scaling(16_384)
         else:
             gpu(repeats)
 

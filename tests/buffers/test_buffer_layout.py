@@ -329,14 +329,11 @@ class NumpyMemory:
     def view(words, dtype):
         return words if dtype == "float" else words.view(np.int32)[::2]
 
-    def make_slicer(self, offset, size, dtype):
-        return lambda parent: self.view(parent[offset : offset + size], dtype)
+    def make_slice(self, region, offset, size, dtype):
+        return lambda *regions: self.view(regions[region][offset : offset + size], dtype)
 
     def make_local(self, size, dtype):
-        return lambda: self.view(np.zeros(size), dtype)
-
-    def device(self, function):
-        return function
+        return lambda *regions: self.view(np.zeros(size), dtype)
 
 
 def regions(layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -366,17 +363,13 @@ def test_allocators_decide_once():
     calls = []
 
     class Memory(NumpyMemory):
-        def make_slicer(self, *constants):
-            calls.append(("slice", *constants))
-            return lambda parent: parent
+        def make_slice(self, region, *constants):
+            calls.append(("slice", region, *constants))
+            return lambda *regions: regions[region]
 
         def make_local(self, *constants):
             calls.append(("local", *constants))
-            return lambda: "local"
-
-        def device(self, function):
-            calls.append("device")
-            return function
+            return lambda *regions: "local"
 
     registry = family("shared", ("shared", 2), ("shared", 9), ("persistent", 4), ("local", 0))
     layout = registry.register("counters", 2, dtype="int32").layout()
@@ -384,50 +377,11 @@ def test_allocators_decide_once():
     made = [layout.allocator(name, Memory())(*given) for name in ("a", "b", "c", "d", "counters")]
     assert made == ["primary", "fallback", "persistent", "local", "local"]
     assert calls == [
-        ("slice", 3, 2, "float"),
-        "device",
-        ("slice", 0, 9, "float"),
-        "device",
-        ("slice", 5, 4, "float"),
-        "device",
+        ("slice", 0, 3, 2, "float"),
+        ("slice", 2, 0, 9, "float"),
+        ("slice", 1, 5, 4, "float"),
         ("local", 0, "float"),
-        "device",
         ("local", 2, "int32"),
-        "device",
     ]
     with pytest.raises(ValueError, match="no buffer"):
         layout.allocator("e", Memory())
-
-
-def test_allocators_compile():
-    """Numba takes the closures as they are, here over plain arrays."""
-    numba = pytest.importorskip("numba")
-
-    class Memory:
-        def make_slicer(self, offset, size, dtype):
-            stop = offset + size
-            return self.device(lambda parent: parent[offset:stop])
-
-        def make_local(self, size, dtype):
-            return self.device(lambda: np.zeros(size))
-
-        def device(self, function):
-            return numba.njit(function)
-
-    layout = family("shared", ("shared", 2), ("shared", 9), ("persistent", 4), ("local", 6)).layout()
-    a, b, c, d = (layout.allocator(name, Memory()) for name in "abcd")
-
-    @numba.njit
-    def fill(primary, persistent, fallback):
-        a(primary, persistent, fallback)[:] = 1.0
-        b(primary, persistent, fallback)[:] = 2.0
-        c(primary, persistent, fallback)[:] = 3.0
-        own = d(primary, persistent, fallback)
-        own[:] = 4.0
-        return own.size
-
-    primary, persistent, fallback = regions(layout)
-    assert fill(primary, persistent, fallback) == 6
-    assert primary.tolist() == [0.0] * 3 + [1.0] * 2 + [0.0] * 6
-    assert fallback.tolist() == [2.0] * 9
-    assert persistent.tolist() == [0.0] * 5 + [3.0] * 4
