@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
+from .build import image_of
 from .kernel.library import unpack_blobs
 from .kernel.target import Target
 from .plan import Plan
@@ -47,7 +48,7 @@ def inspect_request(request: Request, batched: Iterable[str], target: str) -> In
         chosen |= args_names
     operands = tuple(operand.batch(0 if operand.name in chosen else None) for operand in problem.operands)
     plan = Plan(problem, operands, 1, Target.parse(target))
-    image = plan.image()
+    image = image_of(plan)
     return Inspection(
         target=str(plan.target),
         program=problem.program.describe(),

@@ -8,9 +8,8 @@ from typing import Any
 
 from . import loop_buffers
 from .buffers import Layout, fit_block
-from .kernel.cache import Dump, content_key
-from .kernel.cache import image as cached_image
-from .kernel.target import Image, Target
+from .kernel.cache import content_key
+from .kernel.target import Target
 from .operands import Operand, Words
 from .problem import Problem
 
@@ -96,19 +95,6 @@ class Plan:
             (problem.dtype, problem.save_t0, problem.save_points, problem.save_t1, problem.first_step_given),
             (problem.fastmath, problem.unroll, problem.inline_f, self.block, self.levels),
         )
-
-    def image(self) -> Image:
-        """The machine code: from memory, from disk, or built now."""
-
-        def build(dump: Dump) -> Image:
-            from .loop import build_image
-
-            dump("program", problem.program.describe())
-            return build_image(self, dump)
-
-        problem = self.problem
-        title = f"{problem.title} ({problem.states} states, {problem.dtype}, {problem.method.tableau.name})"
-        return cached_image(self.key, title, build)
 
     def launch(self, lanes: int) -> list[int]:
         """The launch's numbers for the handler."""

@@ -12,6 +12,7 @@ import jax.core
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from .build import image_of
 from .kernel.custom_call import lower
 from .kernel.target import default_target
 from .operands import Operand
@@ -83,7 +84,7 @@ def _lower(
     return lower(
         context,
         values,
-        plan.image(),
+        image_of(plan),
         words=[lanes, *sizes],
         launch=plan.launch(lanes),
         operand_layouts=[operand.layout() for operand in operands],

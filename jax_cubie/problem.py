@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import equinox as eqx
 import jax
@@ -19,9 +19,6 @@ from .methods import ExplicitRungeKutta
 from .operands import Operand, Result
 from .outputs import SaveAt
 from .translate import Program, trace
-
-if TYPE_CHECKING:
-    from .solver import Solver
 
 DTYPES = ("float32", "float64")
 
@@ -143,8 +140,24 @@ class Request:
     args_leaves: int
 
 
+class Choices(Protocol):
+    """What a request wants to know of a solver."""
+
+    method: str
+    control: Any
+    max_steps: Any
+    buffers: BufferRegistry
+    fastmath: bool
+    unroll: int
+    inline_f: bool | str
+    block: int | str
+
+    @property
+    def stepper(self) -> ExplicitRungeKutta: ...
+
+
 def make_request(
-    solver: Solver,
+    solver: Choices,
     f: Callable[[Float[Array, ""], PyTree, PyTree], PyTree],
     t0: Any,
     t1: Any,

@@ -5,7 +5,7 @@ import sys
 import textwrap
 
 # Modules that hold no device code: Numba cannot compile a function that a checker has wrapped.
-MODULES = ("solve", "solver", "solution", "outputs.saveat", "problem", "primitive", "operands", "settings", "plan", "inspection")
+MODULES = ("solve", "solver", "solution", "outputs.saveat", "problem", "primitive", "operands", "settings", "inspection")
 
 SCRIPT = """
     import jaxtyping

@@ -27,7 +27,9 @@ def test_last_fixed_step_lands_on_t1(platform):
         solver, saveat = Solver(method, controller="fixed"), SaveAt(t0=True, t1=True)
         for sign in (1, -1):  # t1 < t0 mirrors it
             solution = jax.vmap(
-                lambda t0, t1, dt0, solver=solver: solver.solve(clock, t0, t1, jnp.zeros(()), dt0=dt0, saveat=saveat)
+                lambda t0, t1, dt0, solver=solver, saveat=saveat: solver.solve(
+                    clock, t0, t1, jnp.zeros(()), dt0=dt0, saveat=saveat
+                )
             )(sign * t0, sign * t1, sign * dt0)
             assert all_are(solution, "successful")
             assert np.array_equal(solution.stats["num_steps"], expected)

@@ -15,6 +15,7 @@ from numba.core import errors, types
 from numba.core.datamodel import models as host_models
 from numba.extending import register_model
 
+from .backend import backend_of
 from .emitter import LLVM_TYPES
 from .numba_types import numba_type
 from .target import BuildError, Image, Target
@@ -69,7 +70,7 @@ def build(
     (innermost first), the bytes from one index to the next of each pointer and level it has (a result: one number),
     and on the host the threads of one batch element. Without levels there is no total.
     """
-    backend, on_host = target.backend, target.platform == "cpu"
+    backend, on_host = backend_of(target), target.platform == "cpu"
     pointer_types = [BoolPointer() if dtype == "bool" else types.CPointer(numba_type(dtype)) for dtype, _ in pointers]
     result = types.BaseTuple.from_types([*pointer_types, *map(numba_type, scalars)])
     first_scalar = len(pointers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .backend import backend_of
 from .emitter import LLVM_TYPES, Emitter
 from .numba_types import Slice, numba_type, types
 from .target import Target
@@ -56,7 +57,7 @@ class Device:
 
     def __init__(self, target: Target, *, fastmath: bool = False):
         self.target, self.fastmath = target, fastmath
-        self.backend = target.backend
+        self.backend = backend_of(target)
         if target.platform == "cpu":
             from .host_object import has_fma
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import re
-from types import ModuleType
 from typing import Any
 
 CUDA_ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)
@@ -41,17 +39,6 @@ class Target:
 
     def __str__(self) -> str:
         return "cpu" if self.platform == "cpu" else f"cuda:{self.architecture}"
-
-    @property
-    def backend(self) -> ModuleType:
-        """The module that compiles for this target. It imports Numba, so it is asked for only when a build is due."""
-        if self.platform == "cpu":
-            from . import numba_host
-
-            return numba_host
-        from . import numba_cuda
-
-        return numba_cuda
 
 
 def default_target(platform: str) -> Target:

@@ -21,7 +21,7 @@ from .rules_elementwise import apply_elementwise
 from .rules_structural import concatenate, reshape, take_slice
 
 if TYPE_CHECKING:
-    from .walk import Context
+    from .context import Context
 
 _UNROLLED_EQUATIONS = 2000
 _SELECTED_EQUATIONS = 200

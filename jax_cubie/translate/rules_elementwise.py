@@ -22,7 +22,7 @@ from .program import FLOATS, UNSIGNED, dtype_name
 from .rules_structural import broadcast_in_dim
 
 if TYPE_CHECKING:
-    from .walk import Context
+    from .context import Context
 
 ScalarRule = Callable[..., Scalar]  # (builder, eqn, *scalars) -> scalar
 

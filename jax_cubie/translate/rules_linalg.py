@@ -16,7 +16,7 @@ from jax import lax
 from .arrays import Array, cheap
 
 if TYPE_CHECKING:
-    from .walk import Context
+    from .context import Context
 
 
 def _lu(a: Any) -> tuple[Any, Any, Any]:

@@ -14,7 +14,7 @@ from .errors import Refusal
 from .program import FLOATS, dtype_name
 
 if TYPE_CHECKING:
-    from .walk import Context
+    from .context import Context
 
 Combine = Callable[[Scalar, Scalar], Scalar]
 

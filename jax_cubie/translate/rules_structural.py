@@ -36,7 +36,7 @@ from .errors import Refusal
 from .program import dtype_name
 
 if TYPE_CHECKING:
-    from .walk import Context
+    from .context import Context
 
 
 def mapped(context: Context, x: Array, shape: Sequence[int], index_map: Callable[[Index], Index]) -> Array:

@@ -1,0 +1,392 @@
+"""The device functions that the loop is made of: each writes LLVM IR for one plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .addressing import Addressing
+from .controllers.first_step import emit_explicit_guess, emit_first_step
+from .field import VectorField
+from .kernel.device import Device, View, each
+from .kernel.memory import make_tuple, opaque, quick
+from .outputs.hermite import emit_hermite
+from .plan import Plan
+
+# Slots of the buffer `counters`; ROW is the row of the solution that is written next.
+STEPS, REJECTED, ROW = range(3)
+# diffrax 0.7.2 lets a step end at t1 if it would come this close, in units in the last place.
+_CLIP_ULPS = 100
+
+
+class LoopParts:
+    """The device functions that the loop is made of: each writes LLVM IR for this plan."""
+
+    def __init__(self, plan: Plan, device: Device):
+        problem, words = plan.problem, plan.words
+        memory = Addressing(words)
+        dtype, states, unroll = problem.dtype, problem.states, problem.unroll
+        rows = problem.method.rhs_rows
+        field = VectorField(plan)
+        numbers = {operand.name: number for number, operand in enumerate(words.operands)}
+        emitted = device.emitted
+
+        def real(emitter: Any, value: float) -> Any:
+            return emitter.constant(dtype, value)
+
+        def setting(emitter: Any, values: Any, bases: Any, name: str, index: Any = 0) -> Any:
+            """A number that the user gave: one for all components, or one for each."""
+            number = numbers[name]
+            return memory.load(emitter, values, bases, number, index if words.operands[number].shape else 0)
+
+        def row(stage_rhs: View, number: int) -> View:
+            return stage_rhs.part(number * states, states)
+
+        # -- what a lane reads ----------------------------------------------------------------------------------------
+
+        @emitted(("int64", words.lanes))
+        def bases(emitter, values, lane):
+            return memory.bases(emitter, values, lane)
+
+        def load(name):
+            number = numbers[name]
+
+            @emitted(words.operands[number].dtype)
+            def load_scalar(emitter, values, bases):
+                return memory.load(emitter, values, bases, number, 0)
+
+            return load_scalar
+
+        @emitted()
+        def load_state(emitter, values, bases, state):
+            def body(index):
+                state.store(index, memory.load(emitter, values, bases, numbers["y0"], index))
+
+            each(emitter, states, unroll, body)
+
+        @emitted()
+        def load_parameters(emitter, values, bases, parameters):
+            for number, offset in plan.parameter_offsets.items():
+                for index in range(words.operands[number].size):
+                    parameters.store(offset + index, memory.load(emitter, values, bases, number, index))
+
+        @emitted(dtype)
+        def load_point(emitter, values, bases, index, direction):
+            """Save time number `index`, running forwards; infinity beyond the last one, so that it is never reached."""
+            inside = emitter.compare("lt", "int32", index, _int(emitter, problem.save_points))
+            number = emitter.cast(emitter.select(inside, index, _int(emitter, 0)), "int32", "int64")
+            time = memory.load(emitter, values, bases, numbers["ts"], number)
+            return emitter.select(inside, emitter.mul(dtype, direction, time), real(emitter, float("inf")))
+
+        @emitted((dtype, max(len(problem.coefficients), 1)))
+        def coefficients(emitter, values, bases):
+            loaded = [setting(emitter, values, bases, name) for name in problem.coefficients]
+            return make_tuple(dtype, loaded or [real(emitter, 0)], emitter)
+
+        @emitted("bool")
+        def valid_settings(emitter, values, bases):
+            """Tolerances are numbers, not negative, and not both zero; there is a step to take."""
+            valid = emitter.compare("ge", "int32", setting(emitter, values, bases, "max_steps"), _int(emitter, 1))
+            if not problem.adaptive:
+                return valid
+            zero = real(emitter, 0)
+            count = max(words.operands[numbers[name]].size for name in ("rtol", "atol"))
+            held = _Cell(emitter, "bool", valid)
+
+            def body(index):
+                rtol, atol = (setting(emitter, values, bases, name, index) for name in ("rtol", "atol"))
+                both = emitter.logical_and(
+                    emitter.compare("ge", dtype, rtol, zero), emitter.compare("ge", dtype, atol, zero)
+                )
+                some = emitter.compare("gt", dtype, emitter.add(dtype, rtol, atol), zero)
+                held.set(emitter.logical_and(held.get(), emitter.logical_and(both, some)))
+
+            each(emitter, count, unroll, body)
+            return held.get()
+
+        # -- one step -------------------------------------------------------------------------------------------------
+
+        def combine(emitter, target, base, step_size, weights, terms):
+            """target = base + step_size * sum(weight * term)."""
+            # Scaled weights cost a product each, a scaled sum one for each component; and only a weight that is a constant
+            # is part of its instruction, which spares the register file a read.
+            scale_weights = len(weights) <= states
+            constants = [real(emitter, weight) for weight in weights]
+            if scale_weights:
+                constants = [emitter.mul(dtype, constant, step_size) for constant in constants]
+
+            def body(index):
+                if scale_weights:
+                    total = None if base is None else base.load(index)
+                else:
+                    total = None
+                for constant, term in zip(constants, terms, strict=True):
+                    value = term.load(index)
+                    if total is None:
+                        total = emitter.mul(dtype, constant, value)
+                    else:
+                        total = emitter.fma(dtype, constant, value, total)
+                if not scale_weights:
+                    if base is None:
+                        total = emitter.mul(dtype, step_size, total)
+                    else:
+                        total = emitter.fma(dtype, step_size, total, base.load(index))
+                target.store(index, total)
+
+            each(emitter, states, unroll, body)
+
+        @emitted()
+        def step(emitter, values, bases, time, step_size, state, proposed, error, stage_rhs, accumulator, parameters):
+            problem.method.emit_step(
+                emitter,
+                time=time,
+                step_size=step_size,
+                field=field.evaluator(emitter, values, bases, parameters),
+                combine=lambda *arguments: combine(emitter, *arguments),
+                state=state,
+                proposed_state=proposed,
+                error=error,
+                stage_rhs=stage_rhs,
+                stage_accumulator=accumulator,
+            )
+
+        def evaluate_row(number):
+            @emitted()
+            def evaluate(emitter, values, bases, time, state, stage_rhs, parameters):
+                field.evaluator(emitter, values, bases, parameters)(time, state, row(stage_rhs, number))
+
+            return evaluate
+
+        evaluate_first, evaluate_last = evaluate_row(0), evaluate_row(rows - 1)
+
+        # -- norms ----------------------------------------------------------------------------------------------------
+
+        def sum_of_squares(emitter, body):
+            """The sum over the components of `body(index)` squared."""
+            total = _Cell(emitter, dtype, real(emitter, 0))
+
+            def add(index):
+                value = body(index)
+                total.set(emitter.fma(dtype, value, value, total.get()))
+
+            each(emitter, states, unroll, add)
+            return total.get()
+
+        def tolerance(emitter, values, bases, magnitude, index):
+            rtol, atol = (setting(emitter, values, bases, name, index) for name in ("rtol", "atol"))
+            return emitter.fma(dtype, rtol, magnitude, atol)
+
+        @emitted(dtype)
+        def scaled_square(emitter, values, bases, error, state, proposed):
+            """The sum of the squares of the scaled error.
+
+            A NaN in the proposed state does not count for the scale: the step goes by the error, which is NaN, too.
+            """
+
+            def body(index):
+                old = emitter.abs(dtype, state.load(index))
+                new = emitter.abs(dtype, proposed.load(index))
+                scale = tolerance(emitter, values, bases, quick(emitter, "max", dtype, new, old), index)
+                return quick(emitter, "div", dtype, error.load(index), scale)
+
+            return sum_of_squares(emitter, body)
+
+        @emitted(dtype)
+        def first_step(emitter, values, bases, t0, direction, state, proposed, stage_rhs, parameters):
+            """The first step's size; `proposed` and the last row of `stage_rhs` are used as scratch."""
+            first, last = row(stage_rhs, 0), row(stage_rhs, rows - 1)
+
+            def norm(value_at):
+                def body(index):
+                    magnitude = emitter.abs(dtype, state.load(index))
+                    scale = tolerance(emitter, values, bases, magnitude, index)
+                    return quick(emitter, "div", dtype, value_at(index), scale)
+
+                mean = emitter.mul(dtype, sum_of_squares(emitter, body), real(emitter, 1 / states))
+                return quick(emitter, "sqrt", dtype, mean)
+
+            state_norm, rhs_norm = norm(state.load), norm(first.load)
+            guess = emit_explicit_guess(emitter, dtype, state_norm, rhs_norm)
+            signed = emitter.mul(dtype, direction, guess)
+
+            def euler(index):
+                proposed.store(index, emitter.fma(dtype, signed, first.load(index), state.load(index)))
+
+            each(emitter, states, unroll, euler)
+            time = emitter.add(dtype, t0, signed)
+            field.evaluator(emitter, values, bases, parameters)(time, proposed, last)
+            change = norm(lambda index: emitter.sub(dtype, last.load(index), first.load(index)))
+            return emit_first_step(emitter, dtype, problem.method.error_order, guess, rhs_norm, change)
+
+        # -- moving and saving ----------------------------------------------------------------------------------------
+
+        @emitted()
+        def copy(emitter, target, source):
+            each(emitter, states, unroll, lambda index: target.store(index, source.load(index)))
+
+        @emitted()
+        def carry_rhs(emitter, stage_rhs):
+            """The right-hand side at the end of a step is the one at the beginning of the next."""
+            first, last = row(stage_rhs, 0), row(stage_rhs, rows - 1)
+            each(emitter, states, unroll, lambda index: first.store(index, last.load(index)))
+
+        def save_row(emitter, values, number, bases, value_at):
+            """Writes row `number` (int32) of the solution."""
+            begin = emitter.mul("int64", emitter.cast(number, "int32", "int64"), emitter.constant("int64", states))
+
+            def body(index):
+                offset = emitter.constant("int64", index) if isinstance(index, int) else index
+                place = emitter.add("int64", begin, offset)
+                memory.store(emitter, values, bases, 0, place, value_at(index))
+
+            each(emitter, states, unroll, body)
+
+        @emitted()
+        def save_state(emitter, values, bases, number, state):
+            save_row(emitter, values, number, bases, state.load)
+
+        @emitted()
+        def save_nan(emitter, values, bases, number):
+            save_row(emitter, values, number, bases, lambda _: real(emitter, float("nan")))
+
+        @emitted()
+        def save_interpolated(emitter, values, bases, number, theta, step_size, state, proposed, stage_rhs):
+            first, last = row(stage_rhs, 0), row(stage_rhs, rows - 1)
+
+            def value_at(index):
+                return emit_hermite(emitter, theta, step_size, state, proposed, first, last, index)
+
+            save_row(emitter, values, number, bases, value_at)
+
+        @emitted()
+        def save_outcome(emitter, values, bases, counters, result):
+            steps, rejected = counters.load(STEPS), counters.load(REJECTED)
+            for number, value in enumerate((emitter.sub("int32", steps, rejected), rejected, result), start=1):
+                memory.store(emitter, values, bases, number, 0, value)
+
+        # -- counting -------------------------------------------------------------------------------------------------
+
+        @emitted()
+        def reset(emitter, counters):
+            for slot in (STEPS, REJECTED):
+                counters.store(slot, _int(emitter, 0))
+            counters.store(ROW, _int(emitter, int(problem.save_t0)))
+
+        @emitted()
+        def count_steps(emitter, counters, repeat, accepted):
+            counters.store(STEPS, emitter.add("int32", counters.load(STEPS), repeat))
+            # Only the controller rejects, and it looks at one step at a time.
+            rejected = emitter.cast(emitter.logical_not(accepted), "bool", "int32") if problem.adaptive else _int(emitter, 0)
+            counters.store(REJECTED, emitter.add("int32", counters.load(REJECTED), rejected))
+
+        @emitted("int32")
+        def count_point(emitter, counters):
+            """Moves on to the next row; answers with the number of the next save time."""
+            following = emitter.add("int32", counters.load(ROW), _int(emitter, 1))
+            counters.store(ROW, following)
+            return emitter.sub("int32", following, _int(emitter, int(problem.save_t0)))
+
+        @emitted("int32")
+        def steps_taken(emitter, counters):
+            return counters.load(STEPS)
+
+        @emitted("int32")
+        def saved(emitter, counters):
+            """The row that is written next."""
+            return counters.load(ROW)
+
+        # -- small things ---------------------------------------------------------------------------------------------
+
+        @emitted("bool")
+        def all_finite(emitter, state):
+            held = _Cell(emitter, "bool", emitter.constant("bool", 1))
+
+            def body(index):
+                held.set(emitter.logical_and(held.get(), emitter.is_finite(dtype, state.load(index))))
+
+            each(emitter, states, unroll, body)
+            return held.get()
+
+        @emitted("int32")
+        def increment(emitter, value):
+            return emitter.add("int32", value, _int(emitter, 1))
+
+        @emitted(dtype)
+        def fused(emitter, a, b, c):
+            return emitter.fma(dtype, a, b, c)
+
+        @emitted(dtype)
+        def times_count(emitter, count):
+            return emitter.cast(count, "int32", dtype)
+
+        @emitted("int32")
+        def whole_steps(emitter, start, floor, step_size, max_steps):
+            """How many steps end no later than `floor`: the step after those ends at t1. At most max_steps."""
+            span = emitter.sub(dtype, floor, start)
+            count = emitter.apply("floor", dtype, emitter.div(dtype, span, step_size))
+            limit = emitter.cast(max_steps, "int32", dtype)
+            count = emitter.select(emitter.compare("lt", dtype, count, limit), count, limit)
+            one, zero = real(emitter, 1), real(emitter, 0)
+
+            def ends_in_time(number):
+                return emitter.compare("le", dtype, emitter.fma(dtype, number, step_size, start), floor)
+
+            # The quotient is rounded, so it may be one off either way.
+            less = emitter.sub(dtype, count, one)
+            count = emitter.select(ends_in_time(count), count, less)
+            more = emitter.add(dtype, count, one)
+            count = emitter.select(ends_in_time(more), more, count)
+            count = emitter.select(emitter.compare("gt", dtype, count, zero), count, zero)
+            count = emitter.select(emitter.compare("lt", dtype, count, limit), count, limit)
+            return emitter.cast(count, dtype, "int32")
+
+        @emitted(dtype)
+        def kept(emitter, value):
+            """`value`, which the compiler may not compute again where it is used."""
+            return opaque(emitter, dtype, value)
+
+        @emitted(dtype)
+        def clip_floor(emitter, end):
+            """`end` less 100 units in the last place: a step that would end later ends at `end`."""
+            integer = "int32" if dtype == "float32" else "int64"
+            sign = -(2**31) if dtype == "float32" else -(2**63)
+            bits = emitter.bitcast(end, integer)
+            ulps = emitter.constant(integer, _CLIP_ULPS)
+            positive = emitter.compare("gt", dtype, end, real(emitter, 0))
+            # Of a negative number the bits count away from zero; from just above zero the count goes through it.
+            plain = emitter.sub(integer, bits, ulps)
+            through = emitter.apply("or", integer, emitter.sub(integer, ulps, bits), emitter.constant(integer, sign))
+            crosses = emitter.compare("lt", integer, bits, ulps)
+            above = emitter.select(crosses, through, plain)
+            below = emitter.add(integer, emitter.apply("or", integer, bits, emitter.constant(integer, sign)), ulps)
+            return emitter.bitcast(emitter.select(positive, above, below), dtype)
+
+        self.bases, self.load, self.load_state, self.load_parameters = bases, load, load_state, load_parameters
+        self.load_point, self.coefficients, self.valid_settings = load_point, coefficients, valid_settings
+        self.step, self.scaled_square, self.first_step = step, scaled_square, first_step
+        self.evaluate_first, self.evaluate_last = evaluate_first, evaluate_last
+        self.copy, self.carry_rhs, self.all_finite = copy, carry_rhs, all_finite
+        self.save_state, self.save_nan = save_state, save_nan
+        self.save_interpolated, self.save_outcome = save_interpolated, save_outcome
+        self.increment, self.fused, self.times_count = increment, fused, times_count
+        self.whole_steps, self.clip_floor, self.kept = whole_steps, clip_floor, kept
+        self.reset, self.count_steps, self.steps_taken = reset, count_steps, steps_taken
+        self.count_point, self.saved = count_point, saved
+
+
+class _Cell:
+    """A scalar that an emitter's body changes, also inside a loop that it emits."""
+
+    def __init__(self, emitter: Any, dtype: str, value: Any):
+        self._emitter, self._dtype = emitter, dtype
+        self._pointer = emitter.alloca(dtype, 1)
+        self.set(value)
+
+    def get(self) -> Any:
+        return self._emitter.load(self._pointer, 0, self._dtype)
+
+    def set(self, value: Any) -> None:
+        self._emitter.store(self._pointer, 0, value, self._dtype)
+
+
+def _int(emitter: Any, value: int) -> Any:
+    return emitter.constant("int32", value)

@@ -1,0 +1,178 @@
+"""The walk over a jaxpr with a table of rules: what the rules work with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.core
+import jax.extend.core as jex
+import numpy as np
+
+from .arrays import Array, Index, Lazy, Memory, Pieces, Registers, in_memory, registers, strides_of
+from .builder import Builder, Scalar
+from .errors import Refusal, unsupported
+from .program import DTYPES, FLOATS, dtype_name
+
+
+def check_dtype(name: str, aval: Any, lines: Sequence[Any] = ()) -> None:
+    dtype = dtype_name(getattr(aval, "dtype", "a token"))
+    if dtype in DTYPES:
+        return
+    if dtype.startswith("complex"):
+        hint = "keep the real and the imaginary part as two real arrays"
+    elif dtype.startswith("key"):
+        hint = "draw the random numbers outside the solve and pass them in through args"
+    else:
+        hint = "use float32 or float64"
+    raise unsupported(name, lines, detail=f"{dtype} has no place in a kernel", hint=hint)
+
+
+class Context:
+    """What the rules work with: the builder, the limit of unrolling, and the way into nested jaxprs."""
+
+    def __init__(self, unroll: int, rules: Mapping[str, Callable[..., Any]], transparent: Container[str]) -> None:
+        """`rules` by primitive; a refusal inside one of `transparent` names the equation inside."""
+        self.rules, self.transparent = rules, transparent
+        self.b = Builder()
+        self.unroll = max(1, unroll)
+        self.inputs: list[tuple[tuple[int, ...], str]] = []
+        self.operands: dict[int, tuple[Any, Array]] = {}
+        self.constants: list[Any] = []
+        self.closed_over: dict[int, tuple[Any, Array]] = {}  # id of an operand constant's array -> the constant
+        self.lines: list[Any] = []  # the source of the equations around the one at hand, and its own
+        self.conversions: dict[tuple[int, str], Any] = {}
+
+    # -- where values come from -------------------------------------------------------------------------------
+
+    def new_input(self, shape: tuple[int, ...], dtype: str) -> Array:
+        """The next input, in registers where it is small."""
+        place = ("input", len(self.inputs))
+        self.inputs.append((tuple(shape), dtype))
+        memory = Memory(tuple(shape), dtype, place, self.b.index(0), strides_of(tuple(shape)))
+        return self.settle(memory)
+
+    def in_registers(self, x: Array) -> Registers:
+        """``x`` in registers, each element computed in line."""
+        return registers(self.b, x)
+
+    def settle(self, x: Array) -> Array:
+        """Small arrays go into registers, large ones stay as they are."""
+        return x if x.size > self.unroll else registers(self.b, x)
+
+    def bake(self, value: Any, dtype: str) -> Registers:
+        """A concrete small array as constants."""
+        array = np.asarray(value)
+        ids = np.empty(array.shape, dtype=np.int64)
+        for position, element in np.ndenumerate(array):
+            ids[position] = self.b.const(dtype, element)
+        return Registers(array.shape, dtype, ids)
+
+    def outside(self, value: Any) -> Array:
+        """What the function closes over: small integers are baked in, all else becomes an operand."""
+        known = self.operands.get(id(value))
+        if known is not None:
+            return known[1]
+        aval = jax.typeof(value)
+        check_dtype("a closed-over array", aval)
+        shape, dtype = tuple(aval.shape), dtype_name(aval.dtype)
+        concrete = not isinstance(value, jax.core.Tracer)
+        if concrete and dtype not in FLOATS and math.prod(shape) <= self.unroll:
+            array: Array = self.bake(value, dtype)
+        else:
+            array = self.new_input(shape, dtype)
+            self.constants.append(value)
+            self.closed_over[id(array)] = (value, array)
+        self.operands[id(value)] = (value, array)
+        return array
+
+    def convert_outside(self, x: Array, dtype: str) -> Array | None:
+        """A closed-over array that is converted whole is converted once, outside the kernel.
+
+        So a float64 scalar of weak type (``jnp.log(2.0)`` under x64) brings no float64 into a float32 kernel.
+        """
+        found = self.closed_over.get(id(x))
+        if found is None:
+            return None
+        key = (id(x), dtype)
+        if key not in self.conversions:
+            self.conversions[key] = jax.lax.convert_element_type(found[0], np.dtype(dtype))
+        return self.outside(self.conversions[key])
+
+    def literal(self, atom: Any) -> Array:
+        """A literal of the jaxpr: scalars are constants of their aval's dtype."""
+        check_dtype("a literal", atom.aval)
+        if atom.aval.shape == ():
+            return self.bake(atom.val, dtype_name(atom.aval.dtype))
+        return self.outside(atom.val)
+
+    # -- nested jaxprs ----------------------------------------------------------------------------------------
+
+    def call(self, closed: Any, *args: Array) -> list[Array]:
+        """Walk a ClosedJaxpr."""
+        return self.walk(closed.jaxpr, [self.outside(c) for c in closed.consts], list(args))
+
+    def walk(self, jaxpr: Any, consts: Sequence[Array], args: Sequence[Array]) -> list[Array]:
+        """Walk a jaxpr; the results may be unevaluated where nothing else reads them."""
+        uses: dict[Any, int] = {}
+        for eqn in jaxpr.eqns:
+            for atom in eqn.invars:
+                if not isinstance(atom, jex.Literal):
+                    uses[atom] = uses.get(atom, 0) + 1
+        for atom in jaxpr.outvars:
+            if not isinstance(atom, jex.Literal):
+                uses[atom] = uses.get(atom, 0) + 1
+        env: dict[Any, Array] = {}
+
+        def bind(var: Any, x: Array) -> None:
+            if not x.cheap and uses.get(var, 0) > 1:
+                x = in_memory(self.b, x)
+            env[var] = x
+
+        def read(atom: Any) -> Array:
+            return self.literal(atom) if isinstance(atom, jex.Literal) else env[atom]
+
+        for var, x in zip(jaxpr.constvars, consts, strict=True):
+            bind(var, x)
+        for var, x in zip(jaxpr.invars, args, strict=True):
+            bind(var, x)
+        for eqn in jaxpr.eqns:
+            for var, x in zip(eqn.outvars, self.equation(eqn, [read(a) for a in eqn.invars]), strict=True):
+                bind(var, x)
+        return [read(a) for a in jaxpr.outvars]
+
+    def equation(self, eqn: Any, args: list[Array]) -> Sequence[Array]:
+        name = eqn.primitive.name
+        self.lines.append(eqn.source_info)
+        try:
+            rule = self.rules.get(name)
+            if rule is None:
+                raise unsupported(name, self.lines)
+            if name not in self.transparent:  # else the equation inside is the one to name
+                for atom in (*eqn.invars, *eqn.outvars):
+                    check_dtype(name, atom.aval, self.lines)
+            out = rule(self, eqn, *args)
+        except Refusal as refusal:
+            raise unsupported(name, self.lines, detail=refusal.detail, hint=refusal.hint) from None
+        finally:
+            self.lines.pop()
+        return [out] if isinstance(out, Array) else out
+
+    # -- making arrays ----------------------------------------------------------------------------------------
+
+    def make(self, shape: tuple[int, ...], dtype: str, element: Callable[[Index], Scalar], work: int = 1) -> Array:
+        """An array by its elements, of which each costs ``work`` statements: unrolled if that is little."""
+        size = math.prod(shape)
+        if size <= self.unroll and size * work <= 16 * self.unroll:
+            ids = np.empty(shape, dtype=np.int64)
+            for position in np.ndindex(*shape):
+                ids[position] = element(tuple(self.b.index(p) for p in position))
+            return Registers(shape, dtype, ids)
+        lazy = Lazy(shape, dtype, element)
+        return lazy if size > self.unroll else self.settle(in_memory(self.b, lazy))
+
+    def finish_pieces(self, pieces: Pieces) -> Array:
+        """Large: written where it is needed; small: through memory into registers."""
+        return pieces if pieces.size > self.unroll else self.settle(in_memory(self.b, pieces))

@@ -1,0 +1,290 @@
+"""One flat namespace of settings, alike at every front door; static and dynamic; a Solver is an equinox module like any."""
+
+import re
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from solve_helpers import LOCATIONS, METHODS, all_are, assert_same_bits, lorenz
+
+import jax_cubie
+from jax_cubie import SaveAt, Solver, solve, solve_ivp
+
+Y0 = np.array([1.0, 0.5, 0.0], np.float32)
+# Every setting of an adaptive solver, with a value that is not its default.
+VALUES = {
+    "rtol": 1e-4, "atol": 1e-5, "pcoeff": 0.2, "icoeff": 0.4, "dcoeff": 0.1, "safety": 0.8, "factormin": 0.3, "factormax": 5.0,
+    "dtmin": 1e-4, "dtmax": 0.3, "force_dtmin": False, "max_steps": 1000, "fastmath": True, "unroll": 16, "inline_f": False,
+    "block": 32, **dict.fromkeys(LOCATIONS, "shared"),
+}  # fmt: skip
+
+
+def field(t, y, args):
+    return lorenz(t, y, args[0])
+
+
+def flat_field(t, y, rho):
+    return lorenz(t, y, rho)
+
+
+# The five ways to say a setting; each runs the same solve.
+WAYS = {
+    "solve_ivp": lambda **s: solve_ivp(flat_field, (0.0, 0.2), Y0, args=(28.0,), t_eval=[0.2], **s),
+    "Solver": lambda **s: Solver(**s).solve(field, 0.0, 0.2, Y0, (28.0,)),
+    "Solver.solve": lambda **s: Solver().solve(field, 0.0, 0.2, Y0, (28.0,), **s),
+    "Solver.update": lambda **s: Solver().update(**s).solve(field, 0.0, 0.2, Y0, (28.0,)),
+    "solve": lambda **s: solve(field, 0.0, 0.2, Y0, (28.0,), **s),
+    "solve with a solver": lambda **s: solve(field, 0.0, 0.2, Y0, (28.0,), solver=Solver(), **s),
+}
+
+
+def test_every_setting_is_tried_here():
+    assert set(Solver().settings()) == {"method", "controller", *VALUES}
+    for name, value in VALUES.items():
+        assert Solver().settings()[name] != value
+
+
+def test_defaults():
+    expected = {
+        "method": "tsit5", "controller": "pid", "rtol": 1e-6, "atol": 1e-6, "max_steps": 100_000, "pcoeff": 0, "icoeff": 1,
+        "dcoeff": 0, "safety": 0.9, "factormin": 0.2, "factormax": 10, "dtmin": 0, "dtmax": np.inf, "force_dtmin": True,
+        "fastmath": False, "unroll": 32, "inline_f": "auto", "block": "auto", **dict.fromkeys(LOCATIONS, "local"),
+    }  # fmt: skip
+    assert Solver().settings() == expected
+    for method in METHODS:
+        settings = Solver(method).settings()
+        assert settings["controller"] == ("fixed" if method in ("euler", "rk4") else "pid")
+        assert set(LOCATIONS) <= settings.keys()
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_solver_keeps_what_it_is_given(name):
+    """Through the constructor and through update; nothing else moves; what was there before is as it was."""
+    solver = Solver()
+    given, updated = Solver(**{name: VALUES[name]}), solver.update(**{name: VALUES[name]})
+    for new in (given, updated):
+        assert new.settings() == {**solver.settings(), name: VALUES[name]}
+    assert solver.settings()[name] != VALUES[name]
+    assert given == updated or isinstance(VALUES[name], float)
+    assert updated.update(method="dopri5").settings() == {**updated.settings(), "method": "dopri5"}
+
+
+def test_every_way_says_the_same(platform):
+    """All settings together, at every front door: the same solution to the bit. And each door hands on each setting."""
+    solutions = {way: run(**VALUES) for way, run in WAYS.items()}
+    for way, solution in solutions.items():
+        assert all_are(solution, "successful")
+        assert_same_bits(solution.ys, solutions["Solver"].ys, way)
+        assert_same_bits(solution.stats, solutions["Solver"].stats, way)
+    for way, run in WAYS.items():
+        assert int(run(method="bosh3").stats["nfev"]) != int(run().stats["nfev"]), way
+        assert all_are(run(max_steps=2), "max_steps_reached"), way
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", VALUES)
+def test_every_way_knows_every_setting(way, name):
+    """A value of no use is refused by whoever owns the setting, so it arrived there; nobody drops a name."""
+    with pytest.raises((TypeError, ValueError), match=rf"\b{re.escape(name)}\b"):
+        WAYS[way](**{name: object()})
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_unknown_settings(way):
+    for wrong, meant in {
+        "rtoll": "rtol", "max_step_size": "max_steps", "state_locatoin": "state_location", "atols": "atol", "Safety": "safety",
+        "stage_rhs": "stage_rhs_location",
+    }.items():  # fmt: skip
+        if way == "solve_ivp" and wrong == "max_step":
+            continue
+        with pytest.raises(ValueError, match=f"unknown setting '{wrong}'.*Did you mean .*'{meant}'.*\\?"):
+            WAYS[way](**{wrong: 1})
+    with pytest.raises(ValueError, match="unknown setting 'colour'. The settings here are: .*atol.*state_location"):
+        WAYS[way](colour=1)
+    with pytest.raises(ValueError, match="unknown method 'tsit6'.*euler, heun.*Did you mean 'tsit5'"):
+        WAYS[way](method="tsit6")
+
+
+# --- Locations: three stories
+
+
+def test_location_story_at_each_call(platform):
+    """One call asks for a place, the next does not: neither remembers the other."""
+    results = [solve(field, 0.0, 0.2, Y0, (28.0,), **s) for s in ({}, {"state_location": "shared"}, {})]
+    assert_same_bits(results[0], results[1])
+    assert_same_bits(results[0], results[2])
+    solver = Solver()
+    solver.solve(field, 0.0, 0.2, Y0, (28.0,), state_location="shared")
+    assert solver.settings()["state_location"] == "local"
+
+
+def test_location_story_of_a_solver():
+    """A solver has a place for each buffer, and update moves one; the old one stays where it was."""
+    solver = Solver(state_location="shared", stage_rhs_location="shared")
+    moved = solver.update(state_location="local")
+    assert (solver.settings()["state_location"], moved.settings()["state_location"]) == ("shared", "local")
+    assert moved.settings()["stage_rhs_location"] == "shared"
+    assert moved.update(state_location="shared").settings() == solver.settings()
+    assert jax.tree.structure(moved) != jax.tree.structure(solver)
+    assert jax.tree.structure(moved.update(state_location="shared")) == jax.tree.structure(solver)
+    inspected = solver.inspect(field, 0.0, 1.0, Y0, (28.0,), target="cuda:90")
+    assert {name for name, (region, _) in inspected.buffers.items() if region == "shared"} == {"state", "stage_rhs"}
+    assert inspected.shared_bytes == inspected.block * 4 * (3 + 7 * 3)
+
+
+def test_location_story_of_a_change_of_method():
+    """Places move along where the new method has the buffer; a size of 0 is no reason to refuse one."""
+    solver = Solver("rk4", **dict.fromkeys(LOCATIONS, "shared"))
+    for method in METHODS:
+        moved = solver.update(method=method)
+        assert all(moved.settings()[name] == "shared" for name in LOCATIONS)
+    inspected = solver.inspect(lambda t, y, a: -y, 0.0, 1.0, Y0, dt0=0.1)
+    assert inspected.buffers["error"][1] == 0
+
+
+def test_locations_in_traced_code():
+    def run(place):
+        return solve(field, 0.0, 0.2, Y0, (28.0,), stage_rhs_location=place).ys
+
+    for transform in (jax.jit, jax.vmap, jax.grad):
+        with pytest.raises(TypeError, match="stage_rhs_location is a traced value.*has to be static.*outside of jit"):
+            transform(run)(jnp.ones(3) if transform is jax.vmap else 1.0)
+    for way in WAYS.values():
+        with pytest.raises(TypeError, match="error_location is a traced value"):
+            jax.jit(lambda place, way=way: way(error_location=place).ys)(1)
+    # A location that is not traced is fine inside of traced code.
+    assert_same_bits(jax.jit(lambda r: solve(field, 0.0, 0.2, Y0, (r,), state_location="shared").ys)(28.0), run("local"))
+
+
+@pytest.mark.parametrize("value", ["Shared", "global", "", None, 1, True, b"shared"])
+def test_location_values(value):
+    with pytest.raises(ValueError, match="state_location=.*expected 'local' or 'shared'"):
+        Solver(state_location=value)
+
+
+def test_location_names_stand_nowhere():
+    """No list of them is kept by hand: the string occurs where names are made, and in no code but that."""
+    package = Path(jax_cubie.__file__).parent
+    found = set()
+    for path in package.rglob("*.py"):
+        text = path.read_text()
+        text = re.sub(r'""".*?"""', "", text, flags=re.S)  # docstrings may speak of them
+        text = re.sub(r"#.*", "", text)
+        if "_location" in text:
+            found.add(path.relative_to(package).parts[0])
+    assert found == {"buffers"}
+
+
+# --- Changes of method and controller
+
+
+def test_update_of_the_method():
+    solver = Solver("tsit5", max_steps=50, state_location="shared")
+    assert solver.update(method="dopri5").settings() == {**solver.settings(), "method": "dopri5"}
+    fixed = solver.update(method="rk4")
+    assert fixed.settings()["controller"] == "fixed" and fixed.settings()["max_steps"] == 50
+    assert fixed.settings()["state_location"] == "shared"
+    assert "safety" not in fixed.settings()
+    back = fixed.update(method="bosh3")
+    assert back.settings()["controller"] == "pid" and back.settings()["safety"] == 0.9
+    # Settings that the user had given are not dropped in silence.
+    with pytest.raises(ValueError, match="safety was set, but method 'rk4' with controller 'fixed' has no such setting"):
+        Solver(safety=0.7).update(method="rk4")
+    with pytest.raises(ValueError, match="dtmax is a setting of controller 'pid'.*'fixed'"):
+        Solver().update(method="rk4", dtmax=0.1)
+    assert Solver(controller="fixed").update(method="bosh3").settings()["controller"] == "fixed"
+    with pytest.raises(ValueError, match="controller='pid' needs an error estimate.*'euler' has none"):
+        Solver("euler", controller="pid")
+    with pytest.raises(ValueError, match="controller='pid' needs an error estimate"):
+        Solver(controller="pid").update(method="euler")
+
+
+def test_update_of_nothing_and_of_everything():
+    solver = Solver("bosh3", rtol=1e-3)
+    assert solver.update() == solver
+    everything = {**VALUES, "method": "dopri5", "controller": "pid"}
+    assert solver.update(**everything).settings() == everything == Solver(**everything).settings()
+
+
+# --- Tracers
+
+
+@pytest.mark.parametrize("name", ["method", "controller", "force_dtmin", "fastmath", "unroll", "inline_f", "block"])
+@pytest.mark.filterwarnings("ignore:A JAX array is being set as static")
+def test_static_settings_refuse_tracers(name):
+    with pytest.raises(TypeError, match=rf"{name} is a traced value.*has to be static.*outside of jit"):
+        jax.jit(lambda value: solve(field, 0.0, 0.2, Y0, (28.0,), **{name: value}).ys)(1)
+
+
+def test_dynamic_settings_take_tracers(platform):
+    names = [
+        "rtol", "atol", "pcoeff", "icoeff", "dcoeff", "safety", "factormin", "factormax", "dtmin", "dtmax", "max_steps",
+    ]  # fmt: skip
+    run = jax.jit(lambda values: solve(field, 0.0, 0.2, Y0, (28.0,), **values))
+    traced = run({name: VALUES[name] for name in names})
+    plain = solve(field, 0.0, 0.2, Y0, (28.0,), **{name: VALUES[name] for name in names})
+    np.testing.assert_allclose(traced.ys, plain.ys, rtol=1e-5)
+    assert_same_bits(traced.stats, plain.stats)
+
+
+# --- equinox
+
+
+def test_solver_is_a_pytree_of_numbers():
+    solver = Solver(rtol=jnp.array(1e-3), pcoeff=0.3)
+    leaves = jax.tree.leaves(solver)
+    assert len(leaves) == 11  # the controller's ten numbers and max_steps
+    assert Solver(state_location="shared") == Solver(state_location="shared") != Solver()
+    hash(jax.tree.structure(solver))
+    assert jax.tree.map(lambda leaf: leaf, solver) == solver
+
+
+def test_filter_jit_and_partition(platform):
+    solver = Solver("bosh3", rtol=jnp.array(1e-3), atol=jnp.array(1e-4), stage_rhs_location="shared")
+
+    @eqx.filter_jit
+    def run(solver, rho):
+        return solver.solve(field, 0.0, 0.2, Y0, (rho,))
+
+    expected = solver.solve(field, 0.0, 0.2, Y0, (28.0,))
+    assert_same_bits(run(solver, 28.0).ys, expected.ys)
+    dynamic, static = eqx.partition(solver, eqx.is_array)
+    assert_same_bits(jax.jit(lambda d: eqx.combine(d, static).solve(field, 0.0, 0.2, Y0, (28.0,)).ys)(dynamic), expected.ys)
+    tighter = eqx.tree_at(lambda s: (s.control.rtol, s.control.atol), solver, (jnp.array(1e-6), jnp.array(1e-6)))
+    assert tighter.rtol == np.float32(1e-6) and solver.rtol == np.float32(1e-3)
+    assert_same_bits(tighter.solve(field, 0.0, 0.2, Y0, (28.0,)).ys, run(tighter, 28.0).ys)
+    assert int(run(tighter, 28.0).stats["num_steps"]) > int(expected.stats["num_steps"])
+
+
+def test_tree_at_by_the_properties():
+    """rtol and atol are found where a user looks for them, on the solver."""
+    solver = eqx.tree_at(lambda s: (s.rtol, s.atol), Solver(), (1e-3, 1e-4))
+    assert (solver.rtol, solver.atol) == (1e-3, 1e-4) and solver.settings()["rtol"] == 1e-3
+
+
+def test_solver_in_a_users_module(platform):
+    class Model(eqx.Module):
+        rate: jax.Array
+        solver: Solver
+        network: eqx.nn.MLP
+
+        def __call__(self, y0, t1):
+            def field(t, y, args):
+                return -self.rate * y + 0.1 * self.network(y)
+
+            return self.solver.solve(field, 0.0, t1, y0, saveat=SaveAt(t1=True)).ys[0]
+
+    network = eqx.nn.MLP(3, 3, 8, 1, activation=jnp.tanh, key=jax.random.key(0))
+    model = Model(jnp.array(0.5), Solver("bosh3", rtol=1e-4), network)
+    ends = jnp.array([0.1, 0.5, 1.0])
+    batch = eqx.filter_jit(eqx.filter_vmap(model, in_axes=(None, 0)))(Y0, ends)
+    for lane in range(3):
+        np.testing.assert_allclose(batch[lane], model(Y0, ends[lane]), rtol=1e-5)
+    other = eqx.tree_at(lambda m: m.solver, model, model.solver.update(state_location="shared"))
+    assert_same_bits(other(Y0, ends[2]), model(Y0, ends[2]))
+    models = eqx.filter_vmap(lambda rate: eqx.tree_at(lambda m: m.rate, model, rate))(ends)
+    many = eqx.filter_vmap(lambda m: m(Y0, 0.5), in_axes=(eqx.if_array(0),))(models)
+    assert many.shape == (3, 3) and len({row.tobytes() for row in np.asarray(many)}) == 3
