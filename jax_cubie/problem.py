@@ -184,15 +184,16 @@ def make_request(
     values["y0"] = _flat_state(y0, state)
     if saveat.ts is not None:
         values["ts"] = _array(saveat.ts, dtype)
-    _check_times(values)
+    _check_times(t0, t1, dt0, saveat.ts, dtype)
     values["max_steps"] = _scalar("max_steps", solver.max_steps, "int32")
-    coefficients = tuple(solver.control.coefficients(method.error_order))
+    coefficients: dict[str, Any] = {}
     if solver.control.kind == "pid":
         for name in ("rtol", "atol"):
             values[name] = _tolerance(name, getattr(solver.control, name), state)
-        _check_tolerances(values["rtol"], values["atol"])
+        _check_tolerances(solver.control.rtol, solver.control.atol, state)
         _check_coefficients({name: getattr(solver.control, name) for name in _LEAST})
-        for name, value in solver.control.coefficients(method.error_order).items():
+        coefficients = solver.control.coefficients(method.error_order)
+        for name, value in coefficients.items():
             values[name] = _array(value, dtype)
 
     program, args_leaves, leaves = _trace_field(f, state, args, solver.unroll)
@@ -213,7 +214,7 @@ def make_request(
         program=program,
         method=method,
         controller=solver.control.content(),
-        coefficients=coefficients,
+        coefficients=tuple(coefficients),
         registry=solver.buffers,
         states=state.size,
         dtype=dtype,
@@ -276,15 +277,15 @@ def _flat_state(y0: PyTree, state: State) -> Any:
     return state.flatten(y0, "y0")
 
 
-def _check_times(values: dict[str, Any]) -> None:
-    t0, t1 = concrete(values["t0"]), concrete(values["t1"])
+def _check_times(t0: Any, t1: Any, dt0: Any, ts: Any, dtype: str) -> None:
+    """What is wrong with the times that are known. The user's own values: inside of jit those in JAX's hands are traced."""
+    known = [None if value is None else concrete(value) for value in (t0, t1, dt0, ts)]
+    t0, t1, step, times = (None if value is None else value.astype(dtype) for value in known)
     if t0 is None or t1 is None:
         return
     direction = 1 if t0 <= t1 else -1
-    step = concrete(values["dt0"]) if "dt0" in values else None
     if step is not None and t0 != t1 and not step * direction > 0:
-        raise ValueError(f"dt0={step}: expected a step from t0={t0} towards t1={t1}, so of the sign of t1 - t0")
-    times = concrete(values["ts"]) if "ts" in values else None
+        raise ValueError(f"dt0={dt0}: expected a step from t0={t0} towards t1={t1}, so of the sign of t1 - t0")
     if times is not None and times.size:
         forwards = direction * times
         if not np.all(np.isfinite(times)):
@@ -310,14 +311,19 @@ def _tolerance(name: str, value: Any, state: State) -> Any:
     return state.flatten(value, name, broadcast=True)
 
 
-def _check_tolerances(rtol: Any, atol: Any) -> None:
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        known = concrete(value)
-        if known is not None and not np.all(known >= 0):
-            raise ValueError(f"{name}={known}: expected tolerances of at least 0")
-    known_rtol, known_atol = concrete(rtol), concrete(atol)
-    if known_rtol is not None and known_atol is not None and not np.all(known_rtol + known_atol > 0):
-        raise ValueError("rtol and atol are both 0, which no step can meet: give at least one of them")
+def _check_tolerances(rtol: PyTree, atol: PyTree, state: State) -> None:
+    """What is wrong with the tolerances that are known."""
+    known = []
+    for name, tree in (("rtol", rtol), ("atol", atol)):
+        leaves = [concrete(leaf) for leaf in jax.tree.leaves(tree)]
+        leaves = [None if leaf is None else leaf.astype(state.dtype) for leaf in leaves]
+        if any(leaf is not None and not np.all(leaf >= 0) for leaf in leaves):
+            raise ValueError(f"{name}={tree}: expected tolerances of at least 0")
+        one_for_all = jax.tree.structure(tree) == jax.tree.structure(0)
+        known.append(leaves * len(state.shapes) if one_for_all else leaves)
+    for one, other in zip(*known, strict=True):
+        if one is not None and other is not None and not np.all(one + other > 0):
+            raise ValueError("rtol and atol are both 0, which no step can meet: give at least one of them")
 
 
 # The least value that each coefficient of the controller "pid" may have.

@@ -15,8 +15,10 @@ ROOMS = (
     "solver",
     "inspection",
     "primitive",
+    "build",
     "plan",
     "loop",
+    "loop_parts",
     "field",
     "addressing",
     "problem",
@@ -31,8 +33,8 @@ ROOMS = (
     "settings",
     "kernel",
 )
-# For annotations alone: the loop's functions take a Plan.
-FOR_TYPES = {("loop", "plan"), ("__main__", "__init__")}
+# For annotations alone (the loop is built for a Plan), and the command that uses the public names.
+FOR_TYPES = {("loop", "plan"), ("loop_parts", "plan"), ("__main__", "__init__")}
 
 
 def imports(path: Path) -> Iterator[str]:

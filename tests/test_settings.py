@@ -85,11 +85,11 @@ def test_every_way_says_the_same(platform):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", VALUES)
-def test_every_way_knows_every_setting(way, name):
+def test_every_way_knows_every_setting(way):
     """A value of no use is refused by whoever owns the setting, so it arrived there; nobody drops a name."""
-    with pytest.raises((TypeError, ValueError), match=rf"\b{re.escape(name)}\b"):
-        WAYS[way](**{name: object()})
+    for name in VALUES:
+        with pytest.raises((TypeError, ValueError), match=rf"\b{re.escape(name)}\b"):
+            WAYS[way](**{name: object()})
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -1,0 +1,259 @@
+"""Bad calls: the text says what was given, what is expected, and what to do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from solve_helpers import lorenz
+
+from jax_cubie import BuildError, SaveAt, Solver, check_successful, solve, solve_ivp
+
+Y0 = np.array([1.0, 0.0, 0.0], np.float32)
+NAN, INF = float("nan"), float("inf")
+
+
+def run(f=lorenz, t0=0.0, t1=1.0, y0=Y0, args=28.0, ts=None, **settings):
+    saveat = SaveAt(t1=True) if ts is None else SaveAt(ts=ts)
+    return solve(f, t0, t1, y0, args, saveat=settings.pop("saveat", saveat), **settings)
+
+
+def ivp(**changes):
+    given = {"fun": lambda t, y: -y, "t_span": (0.0, 1.0), "y0": Y0, **changes}
+    return solve_ivp(given.pop("fun"), given.pop("t_span"), given.pop("y0"), **given)
+
+
+def traced(**settings):
+    """The same with every setting traced."""
+    return jax.jit(lambda values: run(**values).ys)(settings)
+
+
+def branches(t, y, args):
+    return y if y[0] > 0 else -y
+
+
+def unsupported(t, y, args):
+    return jnp.linalg.eigh(jnp.outer(y, y))[0]  # the line that is named
+
+
+VALUE = [
+    # f
+    ("three", lambda: run(f=lambda t, y, a: y[:2]), r"what f returns has a leaf of shape \(2,\) where y0 has \(3,\)"),
+    ("tuple", lambda: run(f=lambda t, y, a: (y,)), r"what f returns has the structure .*\(\*,\).*they have to be equal"),
+    ("none", lambda: run(f=lambda t, y, a: None), r"what f returns has the structure PyTreeDef\(None\)"),
+    ("complex", lambda: run(f=lambda t, y, a: y * 1j), r"what f returns has a leaf of dtype complex64; expected real numbers"),
+    ("bool", lambda: run(f=lambda t, y, a: y > 0), r"what f returns has a leaf of dtype bool; expected real numbers"),
+    # y0
+    ("no components", lambda: run(y0=jnp.zeros(0)), "y0 has no components .*nothing to integrate"),
+    ("no leaves", lambda: run(y0={}), "y0 has no components"),
+    ("None", lambda: run(y0=None), "y0 has no components"),
+    ("complex y0", lambda: run(y0=Y0 * 1j), "y0 has dtype complex64: expected float32 or float64 .*real and imaginary parts"),
+    ("bool y0", lambda: run(y0=jnp.array([True])), "y0 has dtype bool: expected float32 or float64"),
+    ("half y0", lambda: run(y0=Y0.astype(np.float16)), "y0 has dtype float16: expected float32 or float64"),
+    ("bfloat16 y0", lambda: run(y0=jnp.asarray(Y0, "bfloat16")), "y0 has dtype bfloat16"),
+    # times
+    ("t1 is many", lambda: run(t1=np.ones(3)), r"t1 has shape \(3,\): expected a scalar.*jax.vmap of it takes many"),
+    ("t0 nan", lambda: run(t0=NAN), "t0=nan: expected a finite number"),
+    ("t1 inf", lambda: run(t1=INF), "t1=inf: expected a finite number"),
+    ("dt0 backwards", lambda: run(dt0=-0.5), "dt0=-0.5: expected a step from t0=0.0 towards t1=1.0, so of the sign of t1 - t0"),
+    ("dt0 forwards", lambda: run(t1=-1.0, dt0=0.5), "dt0=0.5: expected a step from t0=0.0 towards t1=-1.0"),
+    ("dt0 zero", lambda: run(dt0=0.0), "dt0=0.0: expected a step"),
+    ("dt0 nan", lambda: run(dt0=NAN), "dt0=nan: expected a finite number"),
+    ("no dt0", lambda: run(method="rk4"), "dt0 is None, but the controller is 'fixed' .*'rk4'.*give dt0"),
+    ("no dt0, fixed", lambda: run(controller="fixed"), "dt0 is None, but the controller is 'fixed' .*give dt0"),
+    ("dt0 is many", lambda: run(dt0=np.ones(2)), r"dt0 has shape \(2,\): expected a scalar"),
+    # saved times
+    ("nothing", lambda: SaveAt(), "saves nothing: give t0=True, t1=True or ts="),
+    ("no times", lambda: SaveAt(ts=[]), r"SaveAt\(ts=\[\]\) saves nothing"),
+    ("beyond", lambda: run(ts=[0.5, 2.0]), "runs from 0.5 to 2.0: expected times between t0=0.0 and t1=1.0"),
+    ("before", lambda: run(ts=[-0.5, 0.5]), "runs from -0.5 to 0.5: expected times between t0=0.0 and t1=1.0"),
+    ("disorder", lambda: run(ts=[0.5, 0.25]), "not in order: expected it non-decreasing"),
+    ("disorder back", lambda: run(t1=-1.0, ts=[-0.5, -0.25]), "not in order: expected it non-increasing, since t1 < t0"),
+    ("two axes", lambda: run(ts=np.ones((2, 3))), r"one-dimensional array of times, got shape \(2, 3\).*vmap a function"),
+    ("a number", lambda: run(ts=0.5), r"one-dimensional array of times, got shape \(\)"),
+    ("ts nan", lambda: run(ts=[0.5, NAN]), "times that are not finite"),
+    ("ts text", lambda: run(ts=["a"]), "takes real times, got dtype"),
+    ("ts complex", lambda: run(ts=[1j]), "takes real times, got dtype complex128"),
+    ("ts ragged", lambda: run(ts=[[1.0], [2.0, 3.0]]), "takes an array of times"),
+    ("t1 is a time", lambda: SaveAt(t1=1.0), r"SaveAt\(t1=...\)=1.0: expected one of True, False"),
+    # tolerances
+    ("rtol < 0", lambda: run(rtol=-1e-3), "rtol=-0.001.*: expected tolerances of at least 0"),
+    ("atol nan", lambda: run(atol=NAN), "atol=nan: expected tolerances of at least 0"),
+    ("one < 0", lambda: run(atol=np.array([1.0, -1.0, 1.0])), r"atol=\[ 1. -1.  1.\]: expected tolerances of at least 0"),
+    ("both 0", lambda: run(rtol=0, atol=0), "rtol and atol are both 0, which no step can meet: give at least one"),
+    ("one both 0", lambda: run(rtol=0, atol=np.array([1.0, 0.0, 1.0])), "rtol and atol are both 0"),
+    ("rtol of two", lambda: run(rtol=np.ones(2)), r"rtol has a leaf of shape \(2,\) where y0 has \(3,\)"),
+    ("atol dict", lambda: run(atol={"a": 1.0}), r"atol has the structure .*'a'.*y0 has"),
+    # the controller's numbers
+    ("safety < 0", lambda: run(safety=-1), "safety=-1: expected a number of at least 0"),
+    ("factormax", lambda: run(factormax=0.5), "factormax=0.5: expected a number of at least 1"),
+    ("dtmin < 0", lambda: run(dtmin=-1.0), "dtmin=-1.0: expected a number of at least 0"),
+    ("dtmin > dtmax", lambda: run(dtmin=1.0, dtmax=0.1), "dtmin=1.0 and dtmax=0.1 leave no step size: .*dtmin <= dtmax"),
+    ("dtmax 0", lambda: run(dtmax=0.0), "dtmax=0.0 leave no step size"),
+    ("nan", lambda: run(icoeff=NAN), "icoeff=nan: expected a number"),
+    ("many", lambda: run(pcoeff=np.ones(2)), r"pcoeff has shape \(2,\): expected a scalar.*jax.vmap"),
+    ("max_steps 0", lambda: run(max_steps=0), "max_steps=0: expected an integer of at least 1"),
+    ("max_steps float", lambda: run(max_steps=1e3), "max_steps=1000.0: expected an integer"),
+    ("max_steps huge", lambda: run(max_steps=2**40), "max_steps=1099511627776: expected an integer .*at most 2147483647"),
+    ("max_steps many", lambda: run(max_steps=np.array([3, 4])), r"max_steps has shape \(2,\): expected a scalar"),
+    ("max_steps None", lambda: run(max_steps=None), "max_steps=None: expected an integer"),
+    # choices
+    ("method", lambda: run(method="tsit6"), "unknown method 'tsit6': expected one of euler, .*Did you mean 'tsit5'?"),
+    ("method None", lambda: run(method=None), "unknown method None: expected one of euler"),
+    ("setting", lambda: run(rtoll=1), "unknown setting 'rtoll'. Did you mean 'rtol'.* The settings here are: atol"),
+    ("location", lambda: run(state_location="sharde"), "state_location='sharde': expected 'local' or .*Did you mean 'shared'"),
+    ("controller", lambda: run(controller="pdi"), "controller='pdi': expected one of 'fixed', 'pid'. Did you mean 'pid'"),
+    ("pid on euler", lambda: run(method="euler", controller="pid"), "needs an error estimate.*'euler' has none: use .*'tsit5'"),
+    ("of another", lambda: run(method="rk4", dtmax=0.1), "dtmax is a setting of controller 'pid'.*this solver's is 'fixed'"),
+    ("fastmath", lambda: run(fastmath=1), "fastmath=1: expected one of True, False"),
+    ("unroll", lambda: run(unroll=0), "unroll=0: expected an integer of at least 1"),
+    ("unroll float", lambda: run(unroll=8.0), "unroll=8.0: expected an integer"),
+    ("block 0", lambda: run(block=0), "block=0: expected an integer of at least 1"),
+    ("block", lambda: run(block=2048), "block=2048: expected at most 1024, the most threads of a CUDA block"),
+    ("block text", lambda: run(block="big"), "block='big': expected one of 'auto'"),
+    ("inline_f", lambda: run(inline_f="yes"), "inline_f='yes': expected one of True, False, 'auto'"),
+    ("throw", lambda: run(throw="yes"), "throw='yes': expected one of True, False"),
+    ("target", lambda: Solver().inspect(lorenz, 0.0, 1.0, Y0, 28.0, target="cuda:33"), "unknown target 'cuda:33': expected 'cpu'"),
+    ("batched", lambda: Solver().inspect(lorenz, 0.0, 1.0, Y0, 28.0, batched=("y",)), "batched names 'y'.*expected some of"),
+    # SciPy's names
+    ("first_step", lambda: ivp(first_step=0.1), "solve_ivp has no first_step: use dt0="),
+    ("max_step", lambda: ivp(max_step=0.1), "solve_ivp has no max_step: use dtmax="),
+    ("events", lambda: ivp(events=lambda t, y: y[0]), "solve_ivp has no events: there are none yet"),
+    ("dense_output", lambda: ivp(dense_output=True), "solve_ivp has no dense_output: use t_eval="),
+    ("vectorized", lambda: ivp(vectorized=True), "solve_ivp has no vectorized: use jax.vmap"),
+    ("jac", lambda: ivp(jac=None), "solve_ivp has no jac"),
+    ("t_span", lambda: ivp(t_span=1.0), r"t_span is 1.0: expected a pair \(t0, t1\)"),
+    ("t_span of three", lambda: ivp(t_span=(0, 1, 2)), r"t_span is \(0, 1, 2\): expected a pair"),
+    ("y0 matrix", lambda: ivp(y0=np.ones((2, 2))), r"y0 has shape \(2, 2\): solve_ivp takes a one-dimensional state; solve"),
+    ("y0 number", lambda: ivp(y0=1.0), r"y0 has shape \(\): solve_ivp takes a one-dimensional state"),
+    ("fun number", lambda: ivp(fun=lambda t, y: 1.0), r"what fun returns has shape \(\)"),
+    ("t_eval", lambda: ivp(t_eval=[2.0]), "expected times between t0=0.0 and t1=1.0"),
+    ("method of SciPy", lambda: ivp(method="LSODA"), "unknown method 'lsoda': expected one of euler"),
+]  # fmt: skip
+TYPE = [
+    ("f", lambda: run(f=3), r"f is 3 of type int: expected a function f\(t, y, args\)"),
+    ("f of two", lambda: run(f=lambda t, y: y), "takes 2 positional arguments but 3 were given"),
+    ("y0 text", lambda: run(y0="a"), "y0 has a leaf of type str: expected arrays and numbers"),
+    ("y0 bool", lambda: run(y0=True), "y0 has a leaf of type bool: expected arrays and numbers"),
+    ("y0 function", lambda: run(y0={"a": Y0, "b": max}), "y0 has a leaf of type builtin_function_or_method"),
+    ("t1 None", lambda: run(t1=None), "t1 is None of type NoneType: expected a number"),
+    ("t1 complex", lambda: run(t1=1j), "t1 is 1j of type complex: expected a number"),
+    ("dt0 text", lambda: run(dt0="auto"), "dt0 is 'auto' of type str: expected a number"),
+    ("rtol text", lambda: run(rtol="tight"), "rtol is 'tight': expected a number, or a pytree of numbers like y0"),
+    ("atol None", lambda: run(atol=None), "atol is None: expected a number"),
+    ("dtmin None", lambda: run(dtmin=None), "dtmin is None of type NoneType: expected a number"),
+    ("saveat", lambda: run(saveat=[0.5]), r"saveat is \[0.5\]: expected a jax_cubie.SaveAt"),
+    ("solver", lambda: run(solver="tsit5"), "solver is 'tsit5' of type str: expected a jax_cubie.Solver"),
+    ("args", lambda: ivp(args=3), r"args is 3: solve_ivp calls fun\(t, y, \*args\), so args is a tuple"),
+    ("y0 dict", lambda: ivp(y0={"a": 1.0}), "y0 is {'a': 1.0}: expected a one-dimensional array; solve takes any pytree"),
+    # tracers where machine code is chosen
+    ("location", lambda: traced(state_location=1), "state_location is a traced value .*has to be static.*outside of jit"),
+    ("method", lambda: traced(method=1), "method is a traced value .*has to be static.*outside of jit"),
+    ("block", lambda: traced(block=32), "block is a traced value .*outside of jit"),
+    ("t1", lambda: jax.jit(lambda x: SaveAt(t1=x).t1)(True), r"SaveAt\(t1=...\) is a traced value"),
+    (
+        "throw",
+        lambda: jax.jit(lambda t1: run(t1=t1, throw=True).ys)(1.0),
+        "throw=True needs the results now.*leave throw out, and check solution.result, or call jax_cubie.check_successful",
+    ),
+    (
+        "throw in vmap",
+        lambda: jax.vmap(lambda t1: run(t1=t1, throw=True).ys)(np.ones(2)),
+        "throw=True needs the results now",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "text"), [row[1:] for row in VALUE], ids=[row[0] for row in VALUE])
+def test_wrong_values(call, text):
+    with pytest.raises(ValueError, match=text):
+        call()
+
+
+@pytest.mark.parametrize(("call", "text"), [row[1:] for row in TYPE], ids=[row[0] for row in TYPE])
+def test_wrong_types(call, text):
+    with pytest.raises(TypeError, match=text):
+        call()
+
+
+def test_control_flow_in_python():
+    """JAX's own error, with its advice and the user's line."""
+    with pytest.raises(jax.errors.TracerBoolConversionError, match="traced array") as caught:
+        run(f=branches)
+    assert any(entry.name == "branches" for entry in caught.traceback)
+    with pytest.raises(jax.errors.TracerArrayConversionError, match="__array__"):
+        run(f=lambda t, y, a: np.sin(y) * np.asarray(y))
+    with pytest.raises(jax.errors.ConcretizationTypeError):
+        run(f=lambda t, y, a: float(y[0]) * y)
+
+
+def test_unsupported_operation_names_itself_and_the_line():
+    with pytest.raises(NotImplementedError, match=r"`eigh` cannot be translated.*test_errors\.py:\d+.*unsupported") as caught:
+        run(f=unsupported)
+    line = int(str(caught.value).partition("test_errors.py:")[2].partition(":")[0])
+    with open(__file__) as file:
+        assert "the line that is named" in file.readlines()[line - 1]
+    assert "Instead: use jnp.linalg.solve" in str(caught.value)
+    for f, said in (
+        (lambda t, y, a: jax.pure_callback(np.sin, y, y), "cannot call back into Python"),
+        (lambda t, y, a: jnp.fft.fft(y).real, "keep the real and the imaginary part as two real arrays"),
+        (lambda t, y, a: y * jax.random.normal(jax.random.key(0), (3,)), "draw the numbers outside the solve"),
+    ):
+        with pytest.raises(NotImplementedError, match=said):
+            run(f=f)
+
+
+def test_errors_come_at_trace_time_and_build_nothing(builds):
+    with pytest.raises(NotImplementedError, match="eigh"):
+        jax.eval_shape(lambda y: run(f=unsupported, y0=y), Y0)
+    with pytest.raises(ValueError, match="rtol and atol are both 0"):
+        jax.jit(lambda y: run(y0=y, rtol=0.0, atol=0.0).ys)(Y0)
+    assert builds.count == 0
+
+
+def test_shared_memory_that_does_not_fit():
+    """Names the largest buffers, what they take, what there is, and what to do. Nothing is built first."""
+    locations = {"stage_rhs_location": "shared", "state_location": "shared", "proposed_state_location": "shared"}
+    y0 = jax.ShapeDtypeStruct((600,), "float32")
+    with pytest.raises(ValueError) as caught:
+        Solver(**locations).inspect(lambda t, y, a: -y, 0.0, 1.0, y0, target="cuda:90")
+    text = str(caught.value)
+    assert "691,200 bytes" in text and "232,448" in text and "cuda:90" in text
+    assert "stage_rhs (4200 words), state (600 words), proposed_state (600 words)" in text
+    assert 'stage_rhs_location="local"' in text
+    assert "float32" not in text  # no advice to use what is used
+    with pytest.raises(ValueError, match=r"block=1024: its shared buffers take 884,736 bytes.*232,448.*block='auto'"):
+        Solver(block=1024, **locations).inspect(lambda t, y, a: -y, 0.0, 1.0, jnp.ones(24), target="cuda:90")
+    with pytest.raises(ValueError, match="a block of 8 lanes.*and cpu has"):
+        solve(lambda t, y, a: -y, 0.0, 1.0, jnp.ones(20_000), state_location="shared")
+
+
+def test_float64_is_not_switched_on():
+    """Without x64 a NumPy float64 is a float32, as it is anywhere in JAX; the flag stays where it was."""
+    solution = run(y0=np.array([1.0, 0.0, 0.0]), t1=0.1)
+    assert solution.ys.dtype == np.float32 and not jax.config.jax_enable_x64
+    inspected = Solver().inspect(lorenz, 0.0, 1.0, jax.ShapeDtypeStruct((3,), "float64"), 28.0)
+    assert "float32" in inspected.program and "float64" not in inspected.program
+
+
+def test_throw(platform):
+    run(t1=0.1, throw=True)
+    text = r"1 of 1 lanes failed. 1 x max_steps_reached: .*Give a larger max_steps"
+    with pytest.raises(RuntimeError, match=text):
+        run(max_steps=3, throw=True)
+    limits, rho = np.array([3, 1000, 1000, 2]), np.array([28.0, 28.0, np.nan, 28.0], np.float32)
+    solution = jax.vmap(lambda limit, rho: run(max_steps=limit, args=rho))(limits, rho)
+    with pytest.raises(RuntimeError, match=r"3 of 4 lanes failed. 2 x max_steps_reached: .* 1 x not_finite: "):
+        check_successful(solution)
+    check_successful(jax.tree.map(lambda leaf: leaf[1:2], solution))
+    with pytest.raises(RuntimeError, match="dt_min_reached.*force_dtmin is False"):
+        run(dtmin=0.1, force_dtmin=False, throw=True, rtol=1e-9, atol=1e-9)
+    with pytest.raises(RuntimeError, match="invalid_input.*dt0"):
+        check_successful(jax.jit(lambda dt0: run(dt0=dt0))(-1.0))
+
+
+def test_no_device_for_a_target():
+    from jax_cubie.kernel.target import default_target
+
+    if not any(device.platform == "gpu" for device in jax.devices()):
+        with pytest.raises(BuildError, match="no CUDA device is present"):
+            default_target("cuda")
