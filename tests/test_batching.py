@@ -20,8 +20,8 @@ SETTINGS = (
 # What each operand is where it is not batched, and its values over three lanes.
 ONE = {
     "y0": Y0, "rho": 28.0, "t0": 0.0, "t1": 0.6, "dt0": 0.3, "ts": np.array([0.2, 0.4]), "rtol": np.full(3, 1e-6),
-    "atol": np.full(3, 1e-6), "dtmin": 1e-9, "dtmax": 0.5, "max_steps": 500, "pcoeff": 5 / 64, "icoeff": 30 / 64, "dcoeff": 5 / 128,
-    "safety": 0.9, "factormin": 0.2, "factormax": 10.0,
+    "atol": np.full(3, 1e-6), "dtmin": 1e-9, "dtmax": 0.5, "max_steps": 500, "pcoeff": 5 / 64, "icoeff": 30 / 64,
+    "dcoeff": 5 / 128, "safety": 0.9, "factormin": 0.2, "factormax": 10.0,
 }  # fmt: skip
 MANY = {
     "y0": Y0 + np.array([[0.0], [1.0], [2.0]]), "rho": np.array([28.0, 10.0, 0.5]), "t0": np.array([0.0, 0.1, -0.1]),

@@ -68,6 +68,16 @@ def test_imports_run_downwards():
     assert not wrong, "\n".join(wrong)
 
 
+def test_numba_is_known_to_the_kernel_alone():
+    for path in PACKAGE.rglob("*.py"):
+        if room(path) != "kernel":
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+                named = {name.partition(".")[0] for name in names}
+                assert not named & {"numba", "jax_cubie"}, f"{path.relative_to(PACKAGE)}: line {getattr(node, 'lineno', 0)}"
+
+
 def test_kernel_knows_nothing_of_odes():
     for path in (PACKAGE / "kernel").glob("*.py"):
         assert set(imports(path)) <= {"kernel"}, path

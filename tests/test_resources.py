@@ -1,0 +1,99 @@
+"""What an image takes on a GPU, read from the PTX and from the assembler's report. No GPU is needed."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from solve_helpers import METHODS, lorenz
+
+from jax_cubie import SaveAt, Solver
+
+SIZES = (1, 2, 3, 5, 8)
+
+
+def polynomial(t, y, args):
+    """Products and sums: each component times its neighbour, a cubic term, time."""
+    return args * (jnp.roll(y, 1) * y - 0.5 * y * y * y) + t
+
+
+def inspect(method, size, *, target="cuda:90", f=polynomial, dtype="float32", **settings):
+    y0 = np.zeros(size, dtype)
+    dt0 = np.float32(0.01) if method in ("euler", "rk4") else None
+    saveat = SaveAt(t0=True, ts=np.array([0.5], dtype), t1=True)
+    return Solver(method, **settings).inspect(f, 0.0, 1.0, y0, y0, dt0=dt0, saveat=saveat, target=target)
+
+
+def assert_lean(found, what):
+    assert ".f64" not in found.ptx, f"{what}: {[line for line in found.ptx.splitlines() if '.f64' in line][:3]}"
+    assert (found.stack_bytes, found.spill_bytes) == (0, 0), what
+    assert ".local" not in found.ptx, what
+    assert 0 < found.registers <= 255
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_float64_no_stack_no_spill(method):
+    """Polynomial right-hand sides in float32, up to eight components, saving inside of steps as well."""
+    registers = {}
+    # Every method at both ends; what lies between, for some.
+    for size in SIZES if method in ("tsit5", "rk4") else (3, 8):
+        found = inspect(method, size)
+        assert_lean(found, f"{method}, {size} components")
+        registers[size] = found.registers
+    print("registers", method, json.dumps(registers))
+    assert list(registers.values()) == sorted(registers.values())
+
+
+@pytest.mark.parametrize("target", ["cuda:80", "cuda:100"])
+def test_other_architectures(target):
+    found = inspect("tsit5", 8, target=target)
+    assert_lean(found, target)
+    assert found.target == target and f"sm_{target[5:]}" in found.ptx
+
+
+def test_lorenz_with_tsit5():
+    """The benchmark's kernel: few enough registers that 8 blocks of 128 lanes run at once on a multiprocessor."""
+    found = Solver().inspect(lorenz, 0.0, 1.0, np.zeros(3, np.float32), np.float32(28), target="cuda:90")
+    assert_lean(found, "Lorenz")
+    assert found.registers <= 64
+    print("registers", found.registers)
+
+
+def test_float64_where_it_is_asked_for(x64):
+    """The tests above can fail: in float64 the same image is full of it, and a large system has a stack."""
+    found = inspect("tsit5", 3, dtype="float64")
+    assert ".f64" in found.ptx and found.stack_bytes == 0
+    large = inspect("bosh3", 40, unroll=16)
+    assert large.stack_bytes > 0 and ".f64" not in large.ptx
+
+
+def test_shared_memory_is_what_the_layout_says():
+    found = inspect("tsit5", 8, stage_rhs_location="shared", error_location="shared")
+    assert found.shared_bytes == found.block * 4 * (7 * 8 + 8)
+    assert ".shared" in found.ptx and ".f64" not in found.ptx
+    assert found.buffers["stage_rhs"] == ("shared", 56) and found.buffers["error"] == ("shared", 8)
+    assert (found.stack_bytes, found.spill_bytes) == (0, 0)
+
+
+def test_host_report():
+    found = Solver().inspect(lorenz, 0.0, 1.0, np.zeros(3, np.float32), np.float32(28))
+    assert found.target == "cpu" and found.ptx == "" and found.image_bytes > 1000
+    assert (found.registers, found.stack_bytes, found.spill_bytes, found.shared_bytes) == (0, 0, 0, 0)
+    assert "mul" in found.program and found.buffers["parameters"] == ("local", 1)
+    assert found.block >= 1 and len(found.key) == 64
+
+
+def test_what_is_batched():
+    """inspect builds for the arguments that have a lane axis: those of y0 and args unless it is told."""
+    common = {"f": polynomial, "t0": 0.0, "t1": 1.0, "y0": np.zeros(3, np.float32), "args": np.zeros(3, np.float32)}
+    both, only_state = Solver().inspect(**common), Solver().inspect(**common, batched=("y0",))
+    assert both.buffers["parameters"][1] == 3 and only_state.buffers["parameters"][1] == 0
+    assert len({found.key for found in (both, only_state, Solver().inspect(**common, batched=("y0", "args", "rtol")))}) == 3
+
+    def closing(t, y, args):
+        assert args[0] == "label"
+        return args[1] * y + np.float32(0) * shift
+
+    shift = jnp.ones(3)
+    found = Solver().inspect(closing, 0.0, 1.0, np.zeros(3, np.float32), ("label", np.zeros(3, np.float32)))
+    assert found.buffers["parameters"][1] == 3  # the label is no array, and the array that is closed over has no lanes
