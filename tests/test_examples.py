@@ -14,7 +14,8 @@ EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("[0-9][0-9]_*
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example_runs_and_draws(path):
-    env = os.environ | {"PYTHONPATH": str(Path(jax_cubie.__file__).parent.parent)}
+    paths = [str(Path(jax_cubie.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     run = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=300, env=env)
     assert run.returncode == 0, run.stderr
     drawn = [line.removeprefix("drawn: ") for line in run.stdout.splitlines() if line.startswith("drawn: ")]

@@ -13,7 +13,8 @@ from jax_cubie import __main__ as command
 
 def test_reports_and_succeeds(tmp_path):
     # Not in the repository's root, where python -m would find the sources instead of what is installed.
-    env = os.environ | {"PYTHONPATH": str(Path(command.__file__).parent.parent)}
+    paths = [str(Path(command.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     arguments = [sys.executable, "-m", "jax_cubie"]
     run = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, timeout=300, env=env)
     assert run.returncode == 0, run.stdout + run.stderr

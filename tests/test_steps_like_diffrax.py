@@ -50,8 +50,10 @@ def test_counts_with_a_first_step_given(platform, method, problem):
     rows, table = list(lanes(problem)), TABLE[problem][method]
     solution = solve_lanes(method, problem, np.array([row[3] for row in rows]), rows)
     check_counts(solution, table["accepted"], table["rejected"], rows)
-    # Equal steps, so equal values, but for rounding that the problem itself amplifies.
-    np.testing.assert_allclose(solution.ys[:, 0], table["end"], rtol=1e-7, atol=1e-8)
+    # Equal steps, so equal values, but for rounding that the problem itself amplifies; on CUDA the controller's powers
+    # have float32's accuracy, so that step sizes differ in their seventh digit.
+    rtol, atol = (1e-7, 1e-8) if platform == "cpu" else (1e-4, 1e-4)
+    np.testing.assert_allclose(solution.ys[:, 0], table["end"], rtol=rtol, atol=atol)
     assert sum(table["rejected"]) > 50
 
 
@@ -87,15 +89,24 @@ def test_first_step_has_diffrax_size(platform):
     assert all_are(jax.vmap(one)(*columns, sizes * (1 - 1e-8)), "successful")
 
 
-def test_live():
-    """The installed diffrax, whichever that is, on one problem."""
+@pytest.mark.parametrize(
+    ("t1", "dt0", "settings"),
+    [
+        (1.0, 0.01, {}),
+        # Rejected, and dtmin would take the next step beyond t1: half of what is left.
+        (0.15, 0.15, {"dtmin": 0.2}),
+    ],
+)
+def test_live(t1, dt0, settings):
+    """The installed diffrax, whichever that is."""
     diffrax = pytest.importorskip("diffrax")
     tolerance, y0, rho = TOLERANCES[1], jnp.array([1.0, 0.0, 0.0]), 28.0
     theirs = diffrax.diffeqsolve(
-        diffrax.ODETerm(lorenz), diffrax.Tsit5(), 0.0, 1.0, 0.01, y0, rho,
-        stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
+        diffrax.ODETerm(lorenz), diffrax.Tsit5(), 0.0, t1, dt0, y0, rho,
+        stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance, **settings),
     )  # fmt: skip
-    ours = Solver(rtol=tolerance, atol=tolerance).solve(lorenz, 0.0, 1.0, y0, rho, dt0=0.01, saveat=SaveAt(t1=True))
+    solver = Solver(rtol=tolerance, atol=tolerance, **settings)
+    ours = solver.solve(lorenz, 0.0, t1, y0, rho, dt0=dt0, saveat=SaveAt(t1=True))
     for name in ("num_steps", "num_accepted_steps", "num_rejected_steps"):
         assert int(ours.stats[name]) == int(theirs.stats[name]), name
     assert set(theirs.stats) <= set(ours.stats)

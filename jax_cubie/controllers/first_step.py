@@ -33,8 +33,12 @@ def emit_first_step(emitter: Emitter, dtype: str, order: int, guess: Any, rhs_no
     scaled = emitter.mul(dtype, guess, constant(dtype, 1e-3))
     least = constant(dtype, 1e-6)
     cautious = select(emitter.compare("gt", dtype, scaled, least), scaled, least)
-    exponent = emitter.mul(dtype, quick(emitter, "log2", dtype, largest), constant(dtype, -1 / order))
-    power = quick(emitter, "exp2", dtype, emitter.add(dtype, exponent, constant(dtype, math.log2(0.01) / order)))
+    if dtype == "float64":
+        ratio = quick(emitter, "div", dtype, constant(dtype, 0.01), largest)
+        power = emitter.apply("pow", dtype, ratio, constant(dtype, 1 / order))
+    else:
+        exponent = emitter.mul(dtype, quick(emitter, "log2", dtype, largest), constant(dtype, -1 / order))
+        power = quick(emitter, "exp2", dtype, emitter.add(dtype, exponent, constant(dtype, math.log2(0.01) / order)))
     step = select(flat, cautious, power)
     limit = emitter.mul(dtype, constant(dtype, 100), guess)
     return select(emitter.compare("lt", dtype, limit, step), limit, step)

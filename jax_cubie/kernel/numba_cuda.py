@@ -147,7 +147,8 @@ def assemble(ptx: bytes, target: Target) -> tuple[bytes, str]:
         raise BuildError(
             "nvJitLink is missing: install the CUDA extra, pip install 'jax_cubie[cuda13]' (or [cuda12])"
         ) from error
-    options = [f"-arch=sm_{target.architecture}", "-Xptxas=-v"]
+    # A result out of nvJitLink's own cache would come without the report.
+    options = [f"-arch=sm_{target.architecture}", "-Xptxas=-v", "-no-cache"]
     try:
         handle = nvjitlink.create(len(options), options)
     except Exception as error:  # the loader of the library raises its own kinds

@@ -172,9 +172,18 @@ def _while(context: Context, eqn: Any, *args: Array) -> list[Array]:
     return carry.read()
 
 
+def _constants_and_carry(params: Any) -> tuple[int, int]:
+    """How many of a scan's operands are constants, and how many are carried."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    constants, carry, _ = params["ft_in"].unpack()  # from JAX 0.11 on
+    return len(constants), len(carry)
+
+
 def _scan(context: Context, eqn: Any, *args: Array) -> list[Array]:
     b, p = context.b, eqn.params
-    n, m, length, body = p["num_consts"], p["num_carry"], p["length"], p["jaxpr"]
+    n, m = _constants_and_carry(p)
+    length, body = p["length"], p["jaxpr"]
     consts = [cheap(b, x) for x in args[:n]]
     sequences = [cheap(b, x) for x in args[n + m:]]
     order = list(range(length))[::-1] if p["reverse"] else list(range(length))

@@ -82,6 +82,12 @@ def _sign(b: Builder, eqn: Any, x: Scalar) -> Scalar:
     return b.select(b.compare("lt", x, zero), b.const(dtype, -1), positive)
 
 
+def _one_minus_square(b: Builder, eqn: Any, x: Scalar) -> Scalar:
+    """As a product: 1 - x * x would lose digits near 1."""
+    one = b.const(b.types[x], 1)
+    return b.mul(b.sub(one, x), b.add(one, x))
+
+
 def _round(b: Builder, eqn: Any, x: Scalar) -> Scalar:
     return b.unary("rint" if int(eqn.params["rounding_method"]) == 1 else "round", x)
 
@@ -185,6 +191,7 @@ SCALAR: dict[str, ScalarRule] = {
     "max": lambda b, eqn, x, y: b.max(x, y),
     "min": lambda b, eqn, x, y: b.min(x, y),
     "square": lambda b, eqn, x: b.mul(x, x),
+    "one_minus_square": _one_minus_square,
     "sign": _sign,
     "round": _round,
     "integer_pow": _integer_pow,

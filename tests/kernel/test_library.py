@@ -68,6 +68,13 @@ def entry():
     yield engine.get_function_address(library.ENTRY_SYMBOL)
 
 
+@pytest.fixture(autouse=True)
+def on_the_cpu():
+    """Also where the default device is a GPU."""
+    with jax.default_device(jax.devices("cpu")[0]):
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def registered():
     library.register()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from solve_helpers import ADAPTIVE, METHODS, all_are, code
 
-from jax_cubie import Solver, methods
+from jax_cubie import SaveAt, Solver, methods
 from jax_cubie.methods import EXPLICIT
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -28,15 +28,20 @@ def exact(t):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_global_error(platform, method):
+    """At the end, and between steps, where the interpolation is of third order."""
     # Whole steps that rounding does not reach: more of them for lower orders.
     counts = np.array([20, 28, 40, 56, 80]) * {1: 20, 2: 4, 3: 2}.get(ORDER[method], 1)
-    solver = Solver(method, controller="fixed")
-    solution = jax.vmap(lambda dt0: solver.solve(field, T0, T1, exact(T0), dt0=dt0))((T1 - T0) / counts)
+    solver, saveat = Solver(method, controller="fixed"), SaveAt(ts=np.linspace(T0, T1, 34)[1:-1], t1=True)
+    solution = jax.vmap(lambda dt0: solver.solve(field, T0, T1, exact(T0), dt0=dt0, saveat=saveat))((T1 - T0) / counts)
     assert all_are(solution, "successful")
     assert np.array_equal(solution.stats["num_steps"], counts)
-    errors = np.linalg.norm(np.asarray(solution.ys)[:, 0] - exact(T1), axis=1)
-    slope = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
+    tableau = EXPLICIT[method]
+    assert np.array_equal(solution.stats["nfev"], 1 + (tableau.stages - 1 + (not tableau.fsal)) * counts)
+    errors = np.linalg.norm(np.asarray(solution.ys) - exact(np.asarray(solution.ts)).transpose(1, 2, 0), axis=2)
+    slope = -np.polyfit(np.log(counts), np.log(errors[:, -1]), 1)[0]
     assert ORDER[method] - 0.25 < slope < ORDER[method] + 0.5, (slope, errors)
+    between = -np.polyfit(np.log(counts), np.log(errors.max(axis=1)), 1)[0]
+    assert min(ORDER[method], 4) - 0.3 < between, (between, errors)
 
 
 def error_of_a_step(tableau, y0, t0, h):

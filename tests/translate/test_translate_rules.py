@@ -118,6 +118,9 @@ def _cases() -> list[Case]:
              dtypes=("float32",)),
         Case("iota", lambda x: x + jnp.arange(19, dtype=x.dtype) + lax.broadcasted_iota(x.dtype, (3, 19), 1)[1],
              special(), 0),
+        # A primitive from JAX 0.11 on; the same derivative without it before.
+        Case("one_minus_square", lambda x: jax.jvp(jnp.tanh, (x,), (jnp.ones_like(x),))[1],
+             lambda d: (np.linspace(-2, 2, 19, dtype=d),), 64),
         Case("lt_to", lambda x, y: (lax.lt_to_p.bind(x, y), lax.le_to_p.bind(x, y), lax.eq_to_p.bind(x, y)),
              pairs, 0),
     ]
