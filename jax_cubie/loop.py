@@ -73,7 +73,9 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
     whole_steps, clip_floor, kept = parts.whole_steps, parts.clip_floor, parts.kept
     start_control, decide = None, None
     if adaptive:
-        start_control, decide = build_pid(device, problem.dtype, problem.states, problem.controller)
+        start_control, decide = build_pid(
+            device, problem.dtype, problem.states, problem.method.error_order, problem.controller
+        )
 
     make_primary, make_fallback = memory.make_window(fallback=False), memory.make_window(fallback=True)
     make_persistent = memory.make_local(plan.layout.persistent_words, "float")
@@ -118,12 +120,14 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
                 point = load_point(words, bases, count_point(counters), direction)
 
         if result == successful and start < end:
-            evaluate_first(words, bases, t0, state, stage_rhs, parameters)
+            step_size = zero
             if first_step_given:
                 step_size = direction * load_dt0(words, bases)
                 if not step_size > zero:
                     result = invalid_input
-            else:
+            if result == successful:
+                evaluate_first(words, bases, t0, state, stage_rhs, parameters)
+            if not first_step_given:
                 step_size = first_step(words, bases, t0, direction, state, proposed_state, stage_rhs, parameters)
                 if not step_size > zero:
                     result = not_finite
@@ -134,7 +138,7 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
             if adaptive:
                 coefficients = coefficients_of(words, bases)
                 last_log, before_log, at_dtmin = zero, zero, False
-                step_size, slope, offset = start_control(step_size, coefficients)
+                step_size, exponents = start_control(step_size, coefficients)
                 repeat, last = single, start + step_size >= end
                 if last:
                     step_size = end - start
@@ -163,7 +167,7 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
                     if adaptive:
                         total = scaled_square(words, bases, error, state, proposed_state)
                         accepted, next_size, last_log, before_log, at_dtmin, failed = decide(
-                            total, step_size, slope, offset, last_log, before_log, at_dtmin, coefficients
+                            total, step_size, exponents, last_log, before_log, at_dtmin, coefficients
                         )
                     if accepted:
                         after = end if last else now + step_size
@@ -214,7 +218,7 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
                 if failed:
                     result = dt_min_reached
                 elif reach == start:
-                    result = step_underflow if total < infinity else not_finite
+                    result = step_underflow if total == total and all_finite(proposed_state) else not_finite
                 else:
                     result = max_steps_reached
 

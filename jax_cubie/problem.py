@@ -192,7 +192,7 @@ def make_request(
             values[name] = _tolerance(name, getattr(solver.control, name), state)
         _check_tolerances(solver.control.rtol, solver.control.atol, state)
         _check_coefficients({name: getattr(solver.control, name) for name in _LEAST})
-        coefficients = solver.control.coefficients(method.error_order)
+        coefficients = solver.control.coefficients()
         for name, value in coefficients.items():
             values[name] = _array(value, dtype)
 

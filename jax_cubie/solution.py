@@ -72,8 +72,8 @@ def make_solution(request: Any, results: Any, max_steps: Any) -> Solution:
     saved += [times["t1"][None]] if problem.save_t1 else []
     steps = accepted + rejected
     # f at t0, and where the first step is chosen here one more.
-    moves = (times["t0"] != times["t1"]).astype(jnp.int32)
-    begun = moves * (1 if problem.first_step_given else 2)
+    begins = (times["t0"] != times["t1"]) & ((code != CODES["invalid_input"]) | (steps > 0))
+    begun = begins.astype(jnp.int32) * (1 if problem.first_step_given else 2)
     return Solution(
         t0=times["t0"],
         t1=times["t1"],

@@ -27,8 +27,9 @@ _OWN = ("controller", "max_steps", "fastmath", "unroll", "inline_f", "block")
 class Solver(eqx.Module):
     """How to integrate: a method, a controller, tolerances, and where each buffer lives.
 
-    Strings and booleans are static: changing one means another image. Numbers are leaves: they may be traced, differ from
-    lane to lane, and never cause a build. All settings are keywords of one flat namespace:
+    Strings and booleans are static: changing one means another image. Numbers are leaves: they may be traced and differ from
+    lane to lane, and another value builds nothing; only where pcoeff and dcoeff are plainly 0, or dtmin and dtmax plainly 0
+    and infinity, the image is one without them. All settings are keywords of one flat namespace:
 
     - `method`: a name out of `jax_cubie.methods()`.
     - `controller`: "pid" (the default where the method has an error estimate) or "fixed" (steps of dt0).

@@ -131,7 +131,7 @@ def resolve(buffers: Iterable[Buffer]) -> Layout:
     A buffer with a parent of its own storage class, shared or persistent, becomes a slice of it if there is
     room; the children of one parent take the room in turn, in order of registration. Otherwise a shared buffer
     gets new words in the fallback region, a persistent one new words in the persistent region. A local buffer
-    is an array of its own. A buffer that aliases nothing and is shared lies in the primary region.
+    is an array of its own, and so is one of size 0. A buffer that aliases nothing and is shared lies in the primary region.
     """
     words: dict[str, int] = dict.fromkeys(REGIONS, 0)
     slots: dict[str, Slot] = {}
@@ -140,7 +140,7 @@ def resolve(buffers: Iterable[Buffer]) -> Layout:
     for buffer in buffers:
         storage, inside = buffer.storage, None
         parent = slots[buffer.aliases] if buffer.aliases is not None else None
-        if storage == "local":
+        if storage == "local" or buffer.size == 0:  # what has no words has no place, wherever it was put
             region, offset = "local", 0
         elif (
             parent is not None

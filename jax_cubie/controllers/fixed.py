@@ -16,6 +16,6 @@ class FixedStep(Component):
         """What machine code depends on."""
         return (self.kind,)
 
-    def coefficients(self, order: int) -> dict[str, Any]:
+    def coefficients(self) -> dict[str, Any]:
         """The numbers that the kernel is handed, by name."""
         return {}

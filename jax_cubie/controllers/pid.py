@@ -68,31 +68,24 @@ class PID(Component):
         """What machine code depends on."""
         return (self.kind, self.force_dtmin, self.has_history, self.has_limits)
 
-    def coefficients(self, order: int) -> dict[str, Any]:
-        """The numbers that the kernel is handed, by name; the exponents come divided by the order."""
-        chosen = {
-            "beta1": (self.pcoeff + self.icoeff + self.dcoeff) / order,
-            "safety": self.safety,
-            "factormin": self.factormin,
-            "factormax": self.factormax,
-        }
-        if self.has_history:
-            chosen |= {"beta2": -(self.pcoeff + 2 * self.dcoeff) / order, "beta3": self.dcoeff / order}
-        if self.has_limits:
-            chosen |= {"dtmin": self.dtmin, "dtmax": self.dtmax}
-        return chosen
+    def coefficients(self) -> dict[str, Any]:
+        """The numbers that the kernel is handed, by name, as the user gave them."""
+        names = ["icoeff", "safety", "factormin", "factormax"]
+        names += ["pcoeff", "dcoeff"] if self.has_history else []
+        names += ["dtmin", "dtmax"] if self.has_limits else []
+        return {name: getattr(self, name) for name in names}
 
 
 def _is_plain(value: Any, number: float) -> bool:
     return isinstance(value, (int, float)) and value == number
 
 
-def build_pid(device: Device, dtype: str, states: int, controller: tuple) -> tuple[Callable, Callable]:
+def build_pid(device: Device, dtype: str, states: int, order: int, controller: tuple) -> tuple[Callable, Callable]:
     """The device functions
 
-    - `start(step_size, coefficients) -> (step_size, slope, offset)`: the first step within the limits, and what
-      `decide` wants of the coefficients
-    - `decide(total, step_size, slope, offset, last, before, at_dtmin, coefficients)`
+    - `start(step_size, coefficients) -> (step_size, exponents)`: the first step within the limits, and the coefficients as
+      `decide` wants them
+    - `decide(total, step_size, exponents, last, before, at_dtmin, coefficients)`
       `-> (accepted, step_size, last, before, at_dtmin, failed)`
 
     total: the sum of the squares of the scaled error. last, before: the logarithms (base 2) of the inverse scaled errors of
@@ -107,11 +100,18 @@ def build_pid(device: Device, dtype: str, states: int, controller: tuple) -> tup
     low, high = (6, 7) if has_history else (4, 5)  # where dtmin and dtmax stand
 
     # factor = safety * (1 / e)^beta1 with e^2 = total / states, as a power of two: 2^(offset + slope * log2(total)).
-    @device.emitted((dtype, 2))
-    def slope_and_offset(emitter: Emitter, beta1: Any, safety: Any) -> Any:
-        scale = emitter.constant(dtype, 0.5 * math.log2(states))
+    @device.emitted((dtype, 4))
+    def exponents_of(emitter: Emitter, pcoeff: Any, icoeff: Any, dcoeff: Any, safety: Any) -> Any:
+        """slope, offset, beta2 and beta3."""
+        add, mul, constant = emitter.add, emitter.mul, emitter.constant
+        by_order = constant(dtype, order)
+        beta1 = emitter.div(dtype, add(dtype, add(dtype, pcoeff, icoeff), dcoeff), by_order)
+        twice = mul(dtype, constant(dtype, -2), dcoeff)
+        beta2 = emitter.div(dtype, emitter.sub(dtype, twice, pcoeff), by_order)
+        beta3 = emitter.div(dtype, dcoeff, by_order)
+        scale = constant(dtype, 0.5 * math.log2(states))
         offset = emitter.fma(dtype, scale, beta1, quick(emitter, "log2", dtype, safety))
-        return make_tuple(dtype, [emitter.mul(dtype, emitter.constant(dtype, -0.5), beta1), offset], emitter)
+        return make_tuple(dtype, [mul(dtype, constant(dtype, -0.5), beta1), offset, beta2, beta3], emitter)
 
     @device.emitted(dtype)
     def logarithm(emitter: Emitter, total: Any) -> Any:
@@ -132,19 +132,22 @@ def build_pid(device: Device, dtype: str, states: int, controller: tuple) -> tup
 
     @device.function
     def start(step_size, coefficients):
-        slope, offset = slope_and_offset(coefficients[0], coefficients[1])
+        pcoeff, dcoeff = zero, zero
+        if has_history:
+            pcoeff, dcoeff = coefficients[4], coefficients[5]
+        exponents = exponents_of(pcoeff, coefficients[0], dcoeff, coefficients[1])
         if has_limits:
             step_size = max(min(step_size, coefficients[high]), coefficients[low])
-        return step_size, slope, offset
+        return step_size, exponents
 
     @device.function
-    def decide(total, step_size, slope, offset, last, before, at_dtmin, coefficients):
+    def decide(total, step_size, exponents, last, before, at_dtmin, coefficients):
         safety, factormin, factormax = coefficients[1], coefficients[2], coefficients[3]
         accepted = total < count or at_dtmin
         logarithm_of_total = logarithm(total)
-        exponent = linear(slope, logarithm_of_total, offset)
+        exponent = linear(exponents[0], logarithm_of_total, exponents[1])
         if has_history:
-            exponent = exponent + (coefficients[4] * last + coefficients[5] * before)
+            exponent = exponent + (exponents[2] * last + exponents[3] * before)
         factor = power_of_two(exponent)
         if accepted:
             factor = min(at_least(factor, one), factormax)
