@@ -193,11 +193,11 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
                     break
                 if adaptive:
                     if accepted:
-                        # Two-sum: `start + low` is the time, to twice the precision of its dtype.
+                        # `start + low` is the time, to almost twice the precision of its dtype (Dekker's fast sum; it is
+                        # exact once the time is larger than the step).
                         added = step_size + low
                         moved = start + added
-                        part = moved - start
-                        low = (start - (moved - part)) + (added - part)
+                        low = added - (moved - start)
                         start = moved
                     reach = start + next_size
                     step_size, last = next_size, False

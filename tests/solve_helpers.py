@@ -95,8 +95,8 @@ def python(script: str, *arguments: str, **environment: str) -> str:
     settings = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
     for name in [name for name, value in settings.items() if value == "unset"]:
         del settings[name]
-    folders = [os.path.dirname(os.path.dirname(os.path.abspath(__file__))), os.path.dirname(os.path.abspath(__file__))]
-    settings["PYTHONPATH"] = os.pathsep.join([*folders, settings.get("PYTHONPATH", "")])
+    here = os.path.dirname(os.path.abspath(__file__))  # not the checkout, which may lack the compiled part
+    settings["PYTHONPATH"] = os.pathsep.join([here, settings.get("PYTHONPATH", "")])
     finished = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *arguments], env=settings, capture_output=True, text=True, timeout=300
     )

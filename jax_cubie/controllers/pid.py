@@ -104,11 +104,11 @@ def build_pid(device: Device, dtype: str, states: int, order: int, controller: t
     def exponents_of(emitter: Emitter, pcoeff: Any, icoeff: Any, dcoeff: Any, safety: Any) -> Any:
         """slope, offset, beta2 and beta3."""
         add, mul, constant = emitter.add, emitter.mul, emitter.constant
-        by_order = constant(dtype, order)
-        beta1 = emitter.div(dtype, add(dtype, add(dtype, pcoeff, icoeff), dcoeff), by_order)
+        by_order = constant(dtype, 1 / order)
+        beta1 = mul(dtype, add(dtype, add(dtype, pcoeff, icoeff), dcoeff), by_order)
         twice = mul(dtype, constant(dtype, -2), dcoeff)
-        beta2 = emitter.div(dtype, emitter.sub(dtype, twice, pcoeff), by_order)
-        beta3 = emitter.div(dtype, dcoeff, by_order)
+        beta2 = mul(dtype, emitter.sub(dtype, twice, pcoeff), by_order)
+        beta3 = mul(dtype, dcoeff, by_order)
         scale = constant(dtype, 0.5 * math.log2(states))
         offset = emitter.fma(dtype, scale, beta1, quick(emitter, "log2", dtype, safety))
         return make_tuple(dtype, [mul(dtype, constant(dtype, -0.5), beta1), offset, beta2, beta3], emitter)
