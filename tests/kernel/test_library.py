@@ -499,7 +499,7 @@ def has_gpu() -> bool:
         return False
 
 
-@pytest.mark.skipif("not has_gpu()")
+@pytest.mark.skipif("not has_gpu()", reason="needs a CUDA device")
 @pytest.mark.parametrize("shared", [0, 1024, 64 * 1024, 200 * 1024])
 def test_cuda_launch(shared):
     image = library.pack_blobs([("cubin", 10, b"no code"), ("ptx", 80, PTX.encode())], 3)
@@ -511,7 +511,7 @@ def test_cuda_launch(shared):
             np.testing.assert_array_equal(got, 2 * np.arange(512, dtype=np.float32) + np.float32(3.5))
 
 
-@pytest.mark.skipif("not has_gpu()")
+@pytest.mark.skipif("not has_gpu()", reason="needs a CUDA device")
 def test_cuda_in_a_graph():
     """A chain long enough for XLA to make a CUDA graph of it, run often."""
     key, text = library.encode(library.pack_blobs([("ptx", 80, PTX.encode())], 3))
@@ -530,7 +530,7 @@ def test_cuda_in_a_graph():
             np.testing.assert_array_equal(run(x), np.full(512, 17.5, np.float32))
 
 
-@pytest.mark.skipif("not has_gpu()")
+@pytest.mark.skipif("not has_gpu()", reason="needs a CUDA device")
 @pytest.mark.parametrize(
     ("launch", "why"),
     [
@@ -547,7 +547,7 @@ def test_cuda_refuses(launch, why):
     assert why in said and "the device allows" in said
 
 
-@pytest.mark.skipif("not has_gpu()")
+@pytest.mark.skipif("not has_gpu()", reason="needs a CUDA device")
 def test_cuda_bad_code_and_empty_grid():
     with jax.default_device(jax.devices("cuda")[0]):
         x = jnp.ones(4)
