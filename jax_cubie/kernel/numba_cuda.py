@@ -19,8 +19,10 @@ from numba.cuda.cudadrv import nvvm
 
 from .library import ENTRY_SYMBOL, pack_blobs
 from .llvm_text import canonical, without_names
-from .numba_types import make_intrinsic
+from .numba_types import Slice, make_intrinsic, slice_model
 from .target import BuildError, Image, Resources, Target
+
+numba.cuda.extending.register_model(Slice)(slice_model(numba.cuda.extending.core_models))
 
 SHARED_SPACE = 3
 GLOBAL_SPACE = 1

@@ -12,8 +12,10 @@ from numba.core import types
 from . import host_object
 from .library import ENTRY_SYMBOL
 from .llvm_text import canonical, without_names
-from .numba_types import make_intrinsic
+from .numba_types import Slice, make_intrinsic, slice_model
 from .target import Image, Target
+
+numba.extending.register_model(Slice)(slice_model(numba.extending.models))
 
 SHARED_SPACE = 0
 GLOBAL_SPACE = 0

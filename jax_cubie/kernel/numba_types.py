@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numba.cuda.extending as cuda_extending
-import numba.extending as host_extending
 from llvmlite import ir
 from numba.core import types
 
@@ -25,16 +23,14 @@ class Slice(types.Type):
         return ir.PointerType(LLVM_TYPES[self.dtype], self.space)
 
 
-def _model(models):
+def slice_model(models):
+    """How a slice is represented: as its pointer. Each backend registers it with the `models` of its own."""
+
     class SliceModel(models.PrimitiveModel):
         def __init__(self, manager, slice_type):
             super().__init__(manager, slice_type, slice_type.pointer)
 
     return SliceModel
-
-
-host_extending.register_model(Slice)(_model(host_extending.models))
-cuda_extending.register_model(Slice)(_model(cuda_extending.core_models))
 
 
 def numba_type(name: str) -> types.Type:
