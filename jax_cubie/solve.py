@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree, Real
 
-from .methods import EXPLICIT
+from .methods import EXPLICIT, ExplicitRungeKutta
 from .outputs import SaveAt
-from .solution import CODES, NAMES, Solution
+from .solution import CODES, NAMES, RESULTS, Solution
 from .solver import Solver
 
 
@@ -94,8 +94,6 @@ class IVPSolution(Solution):
 
 
 def _text(name: str) -> str:
-    from .solution import RESULTS
-
     return RESULTS[getattr(RESULTS, name)]
 
 
@@ -166,7 +164,7 @@ def methods() -> list[dict[str, Any]]:
     return [
         {
             "name": tableau.name,
-            "family": "explicit Runge-Kutta",
+            "family": ExplicitRungeKutta.family,
             "order": tableau.order,
             "embedded_order": tableau.embedded_order,
             "stages": tableau.stages,

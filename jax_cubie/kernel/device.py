@@ -55,8 +55,8 @@ def each(emitter: Emitter, size: int, unroll: int, body: Callable[[Any], None]) 
 class Device:
     """What a kernel's parts are made with, for one target. `fma` is False on a processor without the instruction."""
 
-    def __init__(self, target: Target, *, fastmath: bool = False):
-        self.target, self.fastmath = target, fastmath
+    def __init__(self, target: Target):
+        self.target = target
         self.backend = backend_of(target)
         if target.platform == "cpu":
             from .host_object import has_fma
@@ -93,9 +93,9 @@ class Device:
 
         return decorate
 
-    def emitter(self, builder: Any, *, fastmath: bool = False) -> Emitter:
+    def emitter(self, builder: Any) -> Emitter:
         """An emitter at the builder's place."""
-        return Emitter(builder, self.target.platform, fma=self.fma, fastmath=fastmath)
+        return Emitter(builder, self.target.platform, fma=self.fma)
 
 
 def _result_type(result: Any) -> Any:

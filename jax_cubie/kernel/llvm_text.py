@@ -17,11 +17,6 @@ def without_names(text: str) -> str:
     return _ENVIRONMENT.sub("", _MODULE_NAME.sub("", text))
 
 
-def without_counters(text: str) -> str:
-    """`text` without what depends on how much this process has compiled before: to compare and to sort by."""
-    return _COUNTER.sub(lambda found: found[2] or "", text)
-
-
 def canonical(texts: Sequence[str]) -> list[str]:
     """`texts` with those counters replaced by others, which begin at 1 and rise in the order of appearance.
 

@@ -64,7 +64,7 @@ def quick(emitter: Emitter, op: str, dtype: str, *values: Any) -> ir.Value:
     """div, sqrt, log2, exp2 or max where the result only chooses step sizes.
 
     On CUDA the first four are approximate in float32, and log2 and exp2 have float32's accuracy (2.4e-7) in float64, too:
-    there they would take a third of the time of a small system. max ignores a NaN in its first argument.
+    there they are a third of the loop's instructions for the Lorenz system. max ignores a NaN in its first argument.
     """
     if emitter.platform == "cpu":
         if op == "max":
@@ -82,7 +82,6 @@ def quick(emitter: Emitter, op: str, dtype: str, *values: Any) -> ir.Value:
     if op == "max":
         return _call(emitter, "__nv_fmax", dtype, *values)
     return emitter.apply(op, dtype, *values)
-
 
 
 def _divide(emitter: Emitter, a: Any, b: Any) -> ir.Value:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from typing import Any
 
 CUDA_ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)
 
@@ -100,6 +99,3 @@ class Image:
     target: Target
     data: bytes
     resources: Resources = Resources()
-
-
-Scalar = Any  # an llvmlite value: typed, one word
