@@ -333,8 +333,11 @@ class Emitter:
         self.builder.store(value, self._address(pointer, index))
 
     @contextmanager
-    def loop(self, extent: int) -> Iterator[Value]:
-        """A counted loop of at least one turn; gives the i64 index."""
+    def loop(self, extent: int, copies: int | None = None) -> Iterator[Value]:
+        """A counted loop of at least one turn; gives the i64 index.
+
+        The compiler unrolls as it likes, or makes at most so many ``copies`` of the body.
+        """
         b = self.builder
         before = b.block
         head, end = b.append_basic_block("loop"), b.append_basic_block("end")
@@ -345,8 +348,22 @@ class Emitter:
         yield index
         following = b.add(index, ir.Constant(I64, 1))
         index.add_incoming(following, b.block)
-        b.cbranch(b.icmp_unsigned("<", following, ir.Constant(I64, extent)), head, end)
+        back = b.cbranch(b.icmp_unsigned("<", following, ir.Constant(I64, extent)), head, end)
+        if copies is not None:
+            back.set_metadata("llvm.loop", _unrolling(b.module, copies))
         b.position_at_end(end)
+
+
+def _unrolling(module: ir.Module, copies: int) -> Any:
+    """A loop's own metadata, whose first operand has to be itself."""
+    if copies == 1:
+        advice = [ir.MetaDataString(module, "llvm.loop.unroll.disable")]
+    else:
+        advice = [ir.MetaDataString(module, "llvm.loop.unroll.count"), ir.IntType(32)(copies)]
+    name = str(len(module.metadata))
+    node = ir.MDValue(module, [], name=name)
+    node.operands = (node, module.add_metadata(advice))
+    return node
 
 
 _METHODS: dict[str, Callable[..., Value]] = {

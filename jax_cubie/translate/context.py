@@ -11,10 +11,26 @@ import jax.core
 import jax.extend.core as jex
 import numpy as np
 
-from .arrays import Array, Index, Lazy, Memory, Pieces, Registers, in_memory, registers, strides_of
+from .arrays import (
+    Array,
+    Index,
+    Lazy,
+    Memory,
+    Pieces,
+    Registers,
+    allocate,
+    cheap,
+    for_each,
+    in_memory,
+    registers,
+    storer,
+    strides_of,
+)
 from .builder import Builder, Scalar
 from .errors import Refusal, unsupported
 from .program import DTYPES, FLOATS, dtype_name
+
+_LOOPS = frozenset({"while", "scan"})
 
 
 def check_dtype(name: str, aval: Any, lines: Sequence[Any] = ()) -> None:
@@ -173,6 +189,62 @@ class Context:
         lazy = Lazy(shape, dtype, element)
         return lazy if size > self.unroll else self.settle(in_memory(self.b, lazy))
 
+    def make_several(self, shape: tuple[int, ...], dtypes: Sequence[str],
+                     element: Callable[[Index], Sequence[Scalar]], work: int) -> list[Array]:
+        """Arrays of one shape whose elements are computed together, as ``make`` does it."""
+        b, size = self.b, math.prod(shape)
+        if size <= self.unroll and size * work <= 16 * self.unroll:
+            ids = [np.empty(shape, dtype=np.int64) for _ in dtypes]
+            for position in np.ndindex(*shape):
+                for column, value in zip(ids, element(tuple(b.index(p) for p in position)), strict=True):
+                    column[position] = value
+            return [Registers(shape, dtype, column) for dtype, column in zip(dtypes, ids, strict=True)]
+        memories = [allocate(b, shape, dtype) for dtype in dtypes]
+
+        def store(index: Index) -> None:
+            for memory, value in zip(memories, element(index), strict=True):
+                storer(b, memory)(index, value)
+
+        for_each(b, shape, store)
+        return [self.settle(memory) for memory in memories]
+
     def finish_pieces(self, pieces: Pieces) -> Array:
         """Large: written where it is needed; small: through memory into registers."""
         return pieces if pieces.size > self.unroll else self.settle(in_memory(self.b, pieces))
+
+
+def equations_of(jaxpr: Any) -> tuple[int, bool]:
+    """How many equations a jaxpr has, nested ones too, and whether there is a loop among them."""
+    count, loops = 0, False
+    for eqn in jaxpr.eqns:
+        count += 1
+        loops |= eqn.primitive.name in _LOOPS
+        for value in eqn.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else (value,):
+                inner = inner.jaxpr if isinstance(inner, jex.ClosedJaxpr) else inner
+                if isinstance(inner, jex.Jaxpr):
+                    deeper, inner_loops = equations_of(inner)
+                    count += deeper
+                    loops |= inner_loops
+    return count, loops
+
+
+def written_in_jax(fn: Callable[..., Any], *names: str, core_rank: int | None = None) -> Callable[..., list[Array]]:
+    """A rule from a JAX function, which is traced and walked in turn; ``names`` are the parameters that it takes.
+
+    With ``core_rank``, ``fn`` is of arrays whose first has that many axes, and is mapped over those in front.
+    """
+
+    def rule(context: Context, eqn: Any, *args: Array) -> list[Array]:
+        params = {name: eqn.params[name] for name in names}
+
+        def whole(*arrays: Any) -> list[Any]:
+            one = lambda *a: fn(*a, **params)  # noqa: E731
+            for _ in range(0 if core_rank is None else arrays[0].ndim - core_rank):
+                one = jax.vmap(one)
+            return jax.tree.leaves(one(*arrays))
+
+        closed = jax.make_jaxpr(whole)(*[jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in eqn.invars])
+        return context.call(closed, *[cheap(context.b, x) for x in args])
+
+    return rule

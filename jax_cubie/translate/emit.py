@@ -6,7 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ..kernel.emitter import Emitter, Value
-from .program import Program, Region
+from .program import Program, Region, regions_of
+
+_SHORT = 8
+_SMALL_BODY = 32
 
 
 def emit_program(emitter: Emitter, program: Program, load: Callable[[int, Any], Value],
@@ -52,7 +55,7 @@ def emit_program(emitter: Emitter, program: Program, load: Callable[[int, Any], 
             elif op == "bitcast":
                 values[dest] = emitter.bitcast(values[args[0]], attribute)
             elif op == "for":
-                with emitter.loop(attribute[0]) as index:
+                with emitter.loop(attribute[0], _copies(*attribute)) as index:
                     values[dest] = index
                     go(attribute[1])
             elif op == "while":
@@ -76,3 +79,12 @@ def emit_program(emitter: Emitter, program: Program, load: Callable[[int, Any], 
                 values[dest] = emitter.apply(op, dtype, *[values[a] for a in args])
 
     go(program.instructions)
+
+
+def _copies(extent: int, body: Region) -> int | None:
+    """How often a loop's body may stand in the code: long loops are not unrolled whole, or they would not be loops."""
+    if extent <= _SHORT:
+        return None
+    if len(body) > _SMALL_BODY or any(regions_of(instruction) for instruction in body):
+        return 1
+    return 4

@@ -15,9 +15,11 @@ import numpy as np
 
 from .arrays import Array, Memory, Registers, allocate, cheap, flat_index, in_memory, indexable, readable, storer
 from .builder import Builder, Scalar
+from .context import equations_of
 from .errors import Refusal
 from .program import dtype_name
 from .rules_elementwise import apply_elementwise
+from .rules_reduction import fold
 from .rules_structural import concatenate, reshape, take_slice
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 _UNROLLED_EQUATIONS = 2000
 _SELECTED_EQUATIONS = 200
-_LOOPS = frozenset({"while", "scan"})
 
 
 def _call(parameter: str) -> Callable[..., list[Array]]:
@@ -34,22 +35,6 @@ def _call(parameter: str) -> Callable[..., list[Array]]:
         return context.call(inner, *args) if isinstance(inner, jex.ClosedJaxpr) else context.walk(inner, [], args)
 
     return rule
-
-
-def _equations(jaxpr: Any) -> tuple[int, bool]:
-    """How many equations a jaxpr has, nested ones too, and whether there is a loop among them."""
-    count, loops = 0, False
-    for eqn in jaxpr.eqns:
-        count += 1
-        loops |= eqn.primitive.name in _LOOPS
-        for value in eqn.params.values():
-            for inner in value if isinstance(value, (tuple, list)) else (value,):
-                inner = inner.jaxpr if isinstance(inner, jex.ClosedJaxpr) else inner
-                if isinstance(inner, jex.Jaxpr):
-                    deeper, inner_loops = _equations(inner)
-                    count += deeper
-                    loops |= inner_loops
-    return count, loops
 
 
 # -- branches -------------------------------------------------------------------------------------------------
@@ -62,7 +47,7 @@ def _cond(context: Context, eqn: Any, which: Array, *operands: Array) -> list[Ar
         return context.call(branches[min(max(int(b.constants[index]), 0), last)], *operands)
     operands = tuple(cheap(b, x) for x in operands)
     avals = [var.aval for var in eqn.outvars]
-    sizes = [_equations(branch.jaxpr) for branch in branches]
+    sizes = [equations_of(branch.jaxpr) for branch in branches]
     small = all(a.size <= context.unroll for a in avals)
     if small and not any(loops for _, loops in sizes) and sum(n for n, _ in sizes) <= _SELECTED_EQUATIONS:
         results = [context.call(branch, *operands) for branch in branches]
@@ -161,15 +146,35 @@ def _while(context: Context, eqn: Any, *args: Array) -> list[Array]:
     args = tuple(cheap(b, x) for x in args)
     cond_consts, body_consts = args[:n], args[n:n + m]
     carry = Carry(context, args[n + m:])
-    if p["cond_jaxpr"].out_avals[0].shape != ():
-        raise Refusal("with a condition for each element", "reduce the condition with jnp.any")
+
+    def condition() -> Array:
+        return context.call(p["cond_jaxpr"], *cond_consts, *carry.read())[0]
+
     with b.region() as test:
-        (condition,) = context.call(p["cond_jaxpr"], *cond_consts, *carry.read())
-        go_on = context.in_registers(condition).at(b, ())
+        go_on = _any(context, condition())
     with b.region() as body:
-        carry.replace(context.call(p["body_jaxpr"], *body_consts, *carry.read()))
+        state = carry.read()
+        new = context.call(p["body_jaxpr"], *body_consts, *state)
+        if p["cond_jaxpr"].out_avals[0].shape:
+            # Under vmap each element has a condition of its own, and stays as it is once that is false.
+            active = cheap(b, condition())
+            new = [_where(context, active, x, old) for x, old in zip(new, state, strict=True)]
+        carry.replace(new)
     b.append((-1, "while", "bool", (go_on,), (tuple(test), tuple(body))))
     return carry.read()
+
+
+def _any(context: Context, x: Array) -> Scalar:
+    b = context.b
+    x = readable(b, x)
+    return fold(b, x.shape, context.unroll, ["bool"], [b.const("bool", False)],
+                lambda index, state: [b.logical_or(state[0], x.at(b, index))])[0]
+
+
+def _where(context: Context, condition: Array, x: Array, y: Array) -> Array:
+    """``x`` where the condition holds, which has the leading axes only."""
+    condition = reshape(context, condition, (*condition.shape, *[1] * (len(x.shape) - len(condition.shape))))
+    return apply_elementwise(context, context.b.select, x.dtype, condition, x, y)
 
 
 def _constants_and_carry(params: Any) -> tuple[int, int]:
@@ -187,7 +192,7 @@ def _scan(context: Context, eqn: Any, *args: Array) -> list[Array]:
     consts = [cheap(b, x) for x in args[:n]]
     sequences = [cheap(b, x) for x in args[n + m:]]
     order = list(range(length))[::-1] if p["reverse"] else list(range(length))
-    equations, _ = _equations(body.jaxpr)
+    equations, _ = equations_of(body.jaxpr)
     large = any(var.aval.size > context.unroll for var in body.jaxpr.outvars)
     if length == 0 or (length <= context.unroll and not large and length * equations <= _UNROLLED_EQUATIONS):
         state = list(args[n:n + m])
@@ -237,12 +242,10 @@ def _row_at(context: Context, x: Array, k: Scalar) -> Array:
 
 
 CALLS: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys(("jit", "pjit", "remat2", "remat", "checkpoint"), _call("jaxpr")),
-    "closed_call": _call("call_jaxpr"),
-    "core_call": _call("call_jaxpr"),
-    "custom_jvp_call": _call("call_jaxpr"),
-    "custom_vjp_call": _call("call_jaxpr"),
-    "custom_vjp_call_jaxpr": _call("fun_jaxpr"),
+    **dict.fromkeys(("jit", "remat2", "composite"), _call("jaxpr")),
+    **dict.fromkeys(("closed_call", "custom_jvp_call", "custom_vjp_call"), _call("call_jaxpr")),
+    "custom_vmap_call": _call("call"),
+    "linear_call": _call("callee"),
 }
 CONTROL: dict[str, Callable[..., Any]] = {
     **CALLS,

@@ -1,7 +1,6 @@
 """Elementwise rules, each written once for one scalar.
 
-Most names map to an operation of the builder or the emitter. What is composed of others is written with the
-builder, or as a JAX function (``COMPOSITES``) that is traced and walked in turn.
+Most names map to an operation of the builder or the emitter; what is composed of others is written with the builder.
 """
 
 from __future__ import annotations
@@ -10,14 +9,10 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from .arrays import Array, Lazy, Registers, readable
+from .arrays import Array, Index, Registers, cheap, indexable, readable
 from .builder import Builder, Scalar, bits
-from .errors import Refusal
 from .program import FLOATS, UNSIGNED, dtype_name
 from .rules_structural import broadcast_in_dim
 
@@ -27,13 +22,17 @@ if TYPE_CHECKING:
 ScalarRule = Callable[..., Scalar]  # (builder, eqn, *scalars) -> scalar
 
 
-def apply_elementwise(context: Context, element: Callable[..., Scalar], dtype: str, *args: Array) -> Array:
-    """``element(*scalars)`` over arrays of one rank, or scalars; axes of length 1 are stretched."""
+def apply_elementwise(context: Context, element: Callable[..., Scalar], dtype: str, *args: Array,
+                      work: int = 1) -> Array:
+    """``element(*scalars)`` over arrays of one rank, or scalars; axes of length 1 are stretched.
+
+    ``work`` is how many statements an element costs: small arrays are unrolled if that is little.
+    """
     b = context.b
     ranked = [x.shape for x in args if x.shape]
     shape = tuple(np.broadcast_shapes(*ranked)) if ranked else ()
     size = math.prod(shape)
-    if size <= context.unroll:
+    if size <= context.unroll and (size == 1 or size * work <= 16 * context.unroll):
         columns = []
         for x in args:
             ids = context.in_registers(x).ids
@@ -44,8 +43,8 @@ def apply_elementwise(context: Context, element: Callable[..., Scalar], dtype: s
     for x in args:
         if x.shape and x.shape != shape:
             x = broadcast_in_dim(context, x, shape, range(len(shape)))
-        operands.append(readable(b, x))
-    return Lazy(shape, dtype, lambda index: element(*[x.at(b, index if x.shape else ()) for x in operands]))
+        operands.append(readable(b, x) if size > context.unroll else indexable(b, x))
+    return context.make(shape, dtype, lambda index: element(*[x.at(b, index if x.shape else ()) for x in operands]), work)
 
 
 def _rule(scalar: ScalarRule) -> Callable[..., Array]:
@@ -147,30 +146,52 @@ def _total(op: str) -> ScalarRule:
 
 
 def _reduce_precision(b: Builder, eqn: Any, x: Scalar) -> Scalar:
-    width = (eqn.params["exponent_bits"], eqn.params["mantissa_bits"])
+    """Rounded to even to fewer bits; what the narrower exponent has no room for becomes zero or infinity."""
+    exponent_bits, mantissa_bits = eqn.params["exponent_bits"], eqn.params["mantissa_bits"]
     dtype = b.types[x]
-    if width == ((8, 23) if dtype == "float32" else (11, 52)):
-        return x
-    if dtype == "float64" and width == (8, 23):
-        return b.cast(b.cast(x, "float32"), "float64")
-    raise Refusal(f"to {width[0]} exponent bits and {width[1]} mantissa bits", "stay in float32 or float64")
+    integer, own_exponent, own_mantissa = ("uint32", 8, 23) if dtype == "float32" else ("uint64", 11, 52)
+    bias, narrow_bias = 2 ** (own_exponent - 1) - 1, 2 ** (exponent_bits - 1) - 1
+    number = b.bitcast(x, integer)
+    dropped = own_mantissa - mantissa_bits
+    if dropped > 0:
+        shifted = b.binary("shift_right_logical", number, b.const(integer, dropped))
+        odd = b.logical_and(shifted, b.const(integer, 1))
+        number = b.add(number, b.add(odd, b.const(integer, 2 ** (dropped - 1) - 1)))
+        number = b.logical_and(number, b.const(integer, -(2**dropped)))
+    if exponent_bits < own_exponent:
+        infinite = b.const(integer, (2**own_exponent - 1) << own_mantissa)
+        sign = b.logical_and(number, b.const(integer, 1 << (bits(integer) - 1)))
+        exponent = b.logical_and(number, infinite)
+        overflows = b.compare("gt", exponent, b.const(integer, (bias + narrow_bias) << own_mantissa))
+        vanishes = b.compare("le", exponent, b.const(integer, (bias - narrow_bias) << own_mantissa))
+        number = b.select(overflows, b.logical_or(sign, infinite), b.select(vanishes, sign, number))
+    return b.select(b.compare("ne", x, x), x, b.bitcast(number, dtype))
 
 
 def _mulhi(b: Builder, eqn: Any, x: Scalar, y: Scalar) -> Scalar:
     dtype = b.types[x]
     width = bits(dtype)
-    if width == 64:
-        raise Refusal("of 64-bit integers", "use 32-bit integers")
-    wide = "uint64" if dtype in UNSIGNED else "int64"
-    product = b.mul(b.cast(x, wide), b.cast(y, wide))
-    return b.cast(b.binary("shift_right_logical", product, b.const(wide, width)), dtype)
+    if width < 64:
+        wide = "uint64" if dtype in UNSIGNED else "int64"
+        product = b.mul(b.cast(x, wide), b.cast(y, wide))
+        return b.cast(b.binary("shift_right_logical", product, b.const(wide, width)), dtype)
+    half, mask = b.const("uint64", 32), b.const("uint64", 2**32 - 1)
 
+    def high(value: Scalar) -> Scalar:
+        return b.binary("shift_right_logical", value, half)
 
-def _bitcast(b: Builder, eqn: Any, x: Scalar) -> Scalar:
-    dtype = dtype_name(eqn.outvars[0].aval.dtype)
-    if bits(dtype) != bits(b.types[x]):
-        raise Refusal("between dtypes of different width", "bitcast between dtypes of one width")
-    return b.bitcast(x, dtype)
+    def low(value: Scalar) -> Scalar:
+        return b.logical_and(value, mask)
+
+    u, v = b.cast(x, "uint64"), b.cast(y, "uint64")
+    one, other = b.mul(high(u), low(v)), b.mul(low(u), high(v))
+    carry = high(b.add(b.add(low(one), low(other)), high(b.mul(low(u), low(v)))))
+    product = b.add(b.add(b.mul(high(u), high(v)), carry), b.add(high(one), high(other)))
+    if dtype == "int64":  # a negative factor was taken for one that is larger by 2 ** 64
+        zero, none = b.const("int64", 0), b.const("uint64", 0)
+        product = b.sub(product, b.select(b.compare("lt", x, zero), v, none))
+        product = b.sub(product, b.select(b.compare("lt", y, zero), u, none))
+    return b.cast(product, dtype)
 
 
 def _logistic(b: Builder, eqn: Any, x: Scalar) -> Scalar:
@@ -200,7 +221,6 @@ SCALAR: dict[str, ScalarRule] = {
     "select_n": _select_n,
     "logistic": _logistic,
     "reduce_precision": _reduce_precision,
-    "bitcast_convert_type": _bitcast,
     "and": lambda b, eqn, x, y: b.logical_and(x, y),
     "or": lambda b, eqn, x, y: b.logical_or(x, y),
     "xor": lambda b, eqn, x, y: b.logical_xor(x, y),
@@ -219,77 +239,29 @@ SCALAR: dict[str, ScalarRule] = {
 """Primitive name -> scalar rule."""
 
 
-# -- written in JAX -------------------------------------------------------------------------------------------
+def _bitcast(context: Context, eqn: Any, x: Array) -> Array:
+    """Between widths a last axis comes or goes, of the parts from the lowest on."""
+    b, aval = context.b, eqn.outvars[0].aval
+    source, dtype = x.dtype, dtype_name(aval.dtype)
+    if bits(source) == bits(dtype):
+        return apply_elementwise(context, lambda s: b.bitcast(s, dtype), dtype, x)
+    step = min(bits(source), bits(dtype))
+    wide, narrow = f"uint{max(bits(source), bits(dtype))}", f"uint{step}"
+    x = cheap(b, x)
 
-def _horner(coefficients: tuple[float, ...], x: Any) -> Any:
-    total = jnp.full_like(x, coefficients[0])
-    for c in coefficients[1:]:
-        total = total * x + c
-    return total
+    def part(index: Index) -> Scalar:
+        whole = b.bitcast(x.at(b, index[:-1]), wide)
+        shift = b.mul(b.cast(index[-1], wide), b.const(wide, step))
+        return b.bitcast(b.cast(b.binary("shift_right_logical", whole, shift), narrow), dtype)
 
+    def whole(index: Index) -> Scalar:
+        total = b.const(wide, 0)
+        for k in range(x.shape[-1]):
+            piece = b.cast(b.bitcast(x.at(b, (*index, b.index(k))), narrow), wide)
+            total = b.logical_or(total, b.binary("shift_left", piece, b.const(wide, k * step)))
+        return b.bitcast(total, dtype)
 
-def _erf_inv(x: Any) -> Any:
-    """Giles' approximation for float32; for float64 two Newton steps (on erfc in the tails) follow it."""
-    small = (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087, -0.00125372503,
-             -0.00417768164, 0.246640727, 1.50140941)
-    large = (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773, -0.0076224613,
-             0.00943887047, 1.00167406, 2.83297682)
-    w = -lax.log1p(-x * x)
-    p = jnp.where(w < 5, _horner(small, w - 2.5), _horner(large, lax.sqrt(w) - 3))
-    y = p * x
-    if x.dtype == jnp.float64:
-        for _ in range(3):
-            a, ay = abs(x), abs(y)
-            residual = jnp.where(a < 0.5, lax.erf(ay) - a, (1 - a) - lax.erfc(ay))
-            slope = 2 / math.sqrt(math.pi) * lax.exp(-ay * ay)
-            step = residual / slope
-            ay = ay - step / (1 + ay * step)
-            y = jnp.where(x < 0, -ay, ay)
-        y = jnp.where(x == 0, x, y)
-    return jnp.where(abs(x) == 1, x * jnp.inf, y)
-
-
-def _digamma(x: Any) -> Any:
-    """Reflection below 1/2, recurrence up to 10, then the asymptotic series."""
-    reflected = x < 0.5
-    z = jnp.where(reflected, 1 - x, x)
-    shift = jnp.zeros_like(x)
-    for _ in range(10):
-        small = z < 10
-        shift = jnp.where(small, shift + 1 / z, shift)
-        z = jnp.where(small, z + 1, z)
-    r = 1 / (z * z)
-    series = r * _horner((-1 / 12, 691 / 32760, -1 / 132, 1 / 240, -1 / 252, 1 / 120, -1 / 12), r)
-    value = lax.log(z) - 0.5 / z + series - shift
-    fraction = x - lax.floor(x)
-    # cot(pi x) with the argument near 0, where tan keeps its digits.
-    fraction = jnp.where(fraction > 0.5, fraction - 1, fraction)
-    value = jnp.where(reflected, value - math.pi / lax.tan(math.pi * fraction), value)
-    pole = (x <= 0) & (x == lax.floor(x))
-    return jnp.where(pole, jnp.where(x == 0, -jnp.copysign(jnp.inf, x), jnp.nan), value)
-
-
-COMPOSITES: dict[str, Callable[..., Any]] = {
-    "erf_inv": _erf_inv,
-    "digamma": _digamma,
-}
-"""Primitive name -> JAX function of scalars."""
-
-
-def _composite(fn: Callable[..., Any]) -> Callable[..., Array]:
-    def rule(context: Context, eqn: Any, *args: Array) -> Array:
-        avals = [jax.ShapeDtypeStruct((), a.aval.dtype) for a in eqn.invars]
-        closed = jax.make_jaxpr(fn)(*avals)
-
-        def element(*scalars: Scalar) -> Scalar:
-            small = [Registers((), x.dtype, np.array(s)) for x, s in zip(args, scalars, strict=True)]
-            (result,) = context.call(closed, *small)
-            assert isinstance(result, Registers)
-            return int(result.ids)
-
-        return apply_elementwise(context, element, dtype_name(eqn.outvars[0].aval.dtype), *args)
-
-    return rule
+    return context.make(tuple(aval.shape), dtype, whole if bits(source) < bits(dtype) else part, 4)
 
 
 def _convert(context: Context, eqn: Any, x: Array) -> Array:
@@ -302,6 +274,6 @@ def _convert(context: Context, eqn: Any, x: Array) -> Array:
 
 ELEMENTWISE_RULES: dict[str, Callable[..., Array]] = {
     **{name: _rule(scalar) for name, scalar in SCALAR.items()},
-    **{name: _composite(fn) for name, fn in COMPOSITES.items()},
     "convert_element_type": _convert,
+    "bitcast_convert_type": _bitcast,
 }

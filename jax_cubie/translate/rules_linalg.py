@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from .arrays import Array, cheap
+from .context import written_in_jax
+from .errors import Refusal
 
 if TYPE_CHECKING:
     from .context import Context
@@ -78,25 +79,107 @@ def _cholesky(a: Any) -> Any:
         values = jnp.where(rows == k, diagonal, jnp.where(rows > k, rest / diagonal, 0))
         return lower.at[:, k].set(values)
 
-    return lax.fori_loop(0, n, column, jnp.zeros_like(a))
+    lower = lax.fori_loop(0, n, column, jnp.zeros_like(a))
+    # Not positive definite: nothing of it holds.
+    return jnp.where(jnp.all(jnp.diagonal(lower) > 0), lower, jnp.nan)
 
 
-def _written_in_jax(fn: Callable[..., Any], core_rank: int, *names: str) -> Callable[..., list[Array]]:
-    """A rule from a JAX function of matrices (or vectors); ``names`` are the parameters that it takes."""
+def _householder(a: Any) -> tuple[Any, Any]:
+    """Reflections as LAPACK keeps them: R on and above the diagonal, the vectors below it, and their factors."""
+    m, n = a.shape
+    rows, columns = lax.iota("int32", m), lax.iota("int32", n)
 
-    def rule(context: Context, eqn: Any, *args: Array) -> list[Array]:
-        params = {name: eqn.params[name] for name in names}
+    def reflect(k: Any, state: Any) -> Any:
+        a, taus = state
+        below = jnp.where(rows > k, a[:, k], 0)
+        rest = jnp.sqrt(below @ below)
+        alpha = a[k, k]
+        beta = -jnp.copysign(jnp.hypot(alpha, rest), alpha)
+        nothing = rest == 0
+        tau = jnp.where(nothing, 0, (beta - alpha) / jnp.where(nothing, 1, beta))
+        vector = jnp.where(rows == k, 1, below / jnp.where(nothing, 1, alpha - beta))
+        changed = a - tau * vector[:, None] * (vector @ a)[None, :]
+        column = jnp.where(rows == k, jnp.where(nothing, alpha, beta), jnp.where(rows > k, vector, a[:, k]))
+        a = jnp.where((columns == k)[None, :], column[:, None], jnp.where((columns > k)[None, :], changed, a))
+        return a, taus.at[k].set(tau)
 
-        def whole(*arrays: Any) -> list[Any]:
-            one = lambda *a: fn(*a, **params)  # noqa: E731
-            for _ in range(arrays[0].ndim - core_rank):
-                one = jax.vmap(one)
-            return jax.tree.leaves(one(*arrays))
+    return lax.fori_loop(0, min(m, n), reflect, (a, jnp.zeros(min(m, n), a.dtype)))
 
-        closed = jax.make_jaxpr(whole)(*[jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in eqn.invars])
-        return context.call(closed, *[cheap(context.b, x) for x in args])
 
-    return rule
+def _householder_product(a: Any, taus: Any) -> Any:
+    """The first columns of the product of the reflections."""
+    m, n = a.shape
+    rows = lax.iota("int32", m)
+    count = taus.shape[0]
+
+    def reflect(turn: Any, q: Any) -> Any:
+        k = count - 1 - turn
+        vector = jnp.where(rows == k, 1, jnp.where(rows > k, a[:, k], 0))
+        return q - taus[k] * vector[:, None] * (vector @ q)[None, :]
+
+    return lax.fori_loop(0, count, reflect, jnp.eye(m, n, dtype=a.dtype))
+
+
+def _qr(a: Any, *, full_matrices: bool) -> tuple[Any, Any]:
+    m, n = a.shape
+    size = m if full_matrices else min(m, n)
+    packed, taus = _householder(a)
+    vectors = packed[:, :size] if size <= n else jnp.pad(packed, ((0, 0), (0, size - n)))
+    return _householder_product(vectors, taus), jnp.triu(packed[:size])
+
+
+def _tridiagonal_solve(lower: Any, diagonal: Any, upper: Any, b: Any) -> Any:
+    """Elimination row by row with a choice between two pivots, then substitution backwards."""
+    def eliminate(row: Any, following: Any) -> Any:
+        # The row at hand has two elements and its right side, the one that follows three.
+        d, u, right = row
+        low, mid, up, next_right = following
+        swap = abs(low) > abs(d)
+        pivot = (jnp.where(swap, low, d), jnp.where(swap, mid, u), jnp.where(swap, up, 0),
+                 jnp.where(swap, next_right, right))
+        factor = jnp.where(swap, d, low) / pivot[0]
+        left = (jnp.where(swap, u, mid) - factor * pivot[1], jnp.where(swap, 0, up) - factor * pivot[2],
+                jnp.where(swap, right, next_right) - factor * pivot[3])
+        return left, pivot
+
+    upper = upper.at[-1].set(0)
+    first = (diagonal[0], upper[0], b[0])
+    last, rows = lax.scan(eliminate, first, (lower[1:], diagonal[1:], upper[1:], b[1:]))
+
+    def substitute(after: Any, row: Any) -> Any:
+        one, two = after
+        d, u, v, right = row
+        x = (right - u * one - v * two) / d
+        return (x, one), x
+
+    end = last[2] / last[0]
+    _, x = lax.scan(substitute, (end, jnp.zeros_like(end)), rows, reverse=True)
+    return jnp.concatenate([x, end[None]])
+
+
+def _cholesky_update(r: Any, w: Any) -> Any:
+    """The upper factor of R' R + w w', by rotations."""
+    def rotate(k: Any, state: Any) -> Any:
+        r, w = state
+        row, length = r[k], jnp.hypot(r[k, k], w[k])
+        c, s = row[k] / length, w[k] / length
+        return r.at[k].set(c * row + s * w), c * w - s * row
+
+    return lax.fori_loop(0, r.shape[0], rotate, (r, w))[0]
+
+
+def _symmetric_product(a: Any, c: Any, *, alpha: Any, beta: Any) -> Any:
+    return alpha * (a @ a.T) + beta * c
+
+
+def _refusing(rule: Callable[..., Any], parameter: str, hint: str) -> Callable[..., Any]:
+    """``rule``, which cannot do what ``parameter`` asks for where it is true."""
+    def checked(context: Context, eqn: Any, *args: Array) -> Any:
+        if eqn.params.get(parameter):
+            raise Refusal(f"with {parameter}", hint)
+        return rule(context, eqn, *args)
+
+    return checked
 
 
 def _linear_solve(context: Context, eqn: Any, *args: Array) -> list[Array]:
@@ -109,10 +192,17 @@ def _linear_solve(context: Context, eqn: Any, *args: Array) -> list[Array]:
 
 
 LINALG: dict[str, Callable[..., Any]] = {
-    "lu": _written_in_jax(_lu, 2),
-    "lu_pivots_to_permutation": _written_in_jax(_permutation, 1, "permutation_size"),
-    "triangular_solve": _written_in_jax(_triangular_solve, 2, "left_side", "lower", "transpose_a", "unit_diagonal"),
-    "cholesky": _written_in_jax(_cholesky, 2),
+    "lu": written_in_jax(_lu, core_rank=2),
+    "lu_pivots_to_permutation": written_in_jax(_permutation, "permutation_size", core_rank=1),
+    "triangular_solve": written_in_jax(_triangular_solve, "left_side", "lower", "transpose_a", "unit_diagonal",
+                                       core_rank=2),
+    "cholesky": written_in_jax(_cholesky, core_rank=2),
+    "cholesky_update": written_in_jax(_cholesky_update, core_rank=2),
+    "symmetric_product": written_in_jax(_symmetric_product, "alpha", "beta", core_rank=2),
+    "householder_product": written_in_jax(_householder_product, core_rank=2),
+    "qr": _refusing(written_in_jax(_qr, "full_matrices", core_rank=2), "pivoting", "leave pivoting out"),
+    "tridiagonal_solve": _refusing(written_in_jax(_tridiagonal_solve, core_rank=1), "perturb_singular",
+                                   "leave perturb_singular out"),
     "custom_linear_solve": _linear_solve,
 }
 """Primitive name -> rule."""

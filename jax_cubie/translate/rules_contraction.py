@@ -1,0 +1,123 @@
+"""Sums of products: matrix products and convolutions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .arrays import Array, Index, Registers, cheap, indexable
+from .builder import Scalar
+from .program import dtype_name
+from .rules_reduction import fold
+from .rules_structural import pad
+
+if TYPE_CHECKING:
+    from .context import Context
+
+
+def _is_unrolled(context: Context, size: int, terms: int) -> bool:
+    return size <= context.unroll and terms <= context.unroll and size * terms <= 16 * context.unroll
+
+
+def _sum_of_products(context: Context, aval: Any, extents: Sequence[int],
+                     factors: Callable[[Index, Index], tuple[Scalar, Scalar]]) -> Array:
+    """The array whose element at ``index`` is the sum of ``factors(index, k)``'s products over all ``k``."""
+    b, dtype, terms = context.b, dtype_name(aval.dtype), math.prod(extents)
+
+    def element(index: Index) -> Scalar:
+        def product(k: Index) -> Scalar:
+            left, right = factors(index, k)
+            return b.mul(b.cast(left, dtype), b.cast(right, dtype))
+
+        if terms and terms <= context.unroll:
+            # The first product starts the sum, so that no zero has to be added.
+            total, *others = [product(tuple(b.index(p) for p in position)) for position in np.ndindex(*extents)]
+            for term in others:
+                total = b.add(total, term)
+            return total
+        return fold(b, extents, context.unroll, [dtype], [b.const(dtype, 0)],
+                    lambda k, state: [b.add(state[0], product(k))])[0]
+
+    unrolled = _is_unrolled(context, aval.size, terms)
+    return context.make(tuple(aval.shape), dtype, element, terms if unrolled else 1 << 30)
+
+
+def _dot_general(context: Context, eqn: Any, x: Array, y: Array) -> Array:
+    b = context.b
+    (contract_x, contract_y), (batch_x, batch_y) = eqn.params["dimension_numbers"]
+    aval = eqn.outvars[0].aval
+    extents = [x.shape[d] for d in contract_x]
+    terms = math.prod(extents)
+    free_x = [d for d in range(len(x.shape)) if d not in contract_x and d not in batch_x]
+    free_y = [d for d in range(len(y.shape)) if d not in contract_y and d not in batch_y]
+
+    def placed(operand: Array, contract: Sequence[int]) -> Array:
+        if _is_unrolled(context, aval.size, terms):
+            return cheap(b, operand)
+        # An array in registers may stay there where only unrolled sums index it.
+        stays = isinstance(operand, Registers) and len(contract) == len(operand.shape) and terms <= context.unroll
+        return operand if stays else indexable(b, operand)
+
+    x, y = placed(x, contract_x), placed(y, contract_y)
+
+    def place_of(rank: int, *axes_and_indices: tuple[Sequence[int], Index]) -> Index:
+        place: list[Scalar] = [0] * rank
+        for axes, index in axes_and_indices:
+            for d, i in zip(axes, index, strict=True):
+                place[d] = i
+        return tuple(place)
+
+    def factors(index: Index, k: Index) -> tuple[Scalar, Scalar]:
+        batch, rest = index[:len(batch_x)], index[len(batch_x):]
+        in_x, in_y = rest[:len(free_x)], rest[len(free_x):]
+        return (x.at(b, place_of(len(x.shape), (batch_x, batch), (contract_x, k), (free_x, in_x))),
+                y.at(b, place_of(len(y.shape), (batch_y, batch), (contract_y, k), (free_y, in_y))))
+
+    return _sum_of_products(context, aval, extents, factors)
+
+
+def _conv(context: Context, eqn: Any, x: Array, kernel: Array) -> Array:
+    b, p, aval = context.b, eqn.params, eqn.outvars[0].aval
+    dims = p["dimension_numbers"]
+    x_batch, x_feature, *x_space = dims.lhs_spec
+    kernel_out, kernel_in, *kernel_space = dims.rhs_spec
+    out_batch, out_feature, *out_space = dims.out_spec
+    config = [(0, 0, 0)] * len(x.shape)
+    for d, (low, high), dilation in zip(x_space, p["padding"], p["lhs_dilation"], strict=True):
+        config[d] = (low, high, dilation - 1)
+    x = pad(context, x, b.const(x.dtype, 0), config)
+    extents = [kernel.shape[kernel_in], *[kernel.shape[d] for d in kernel_space]]
+    place = cheap if _is_unrolled(context, aval.size, math.prod(extents)) else indexable
+    x, kernel = place(b, x), place(b, kernel)
+    groups, batch_groups = p["feature_group_count"], p["batch_group_count"]
+    outputs = aval.shape[out_feature]
+
+    def factors(index: Index, k: Index) -> tuple[Scalar, Scalar]:
+        out, feature = index[out_feature], k[0]
+        batch = index[out_batch]
+        if groups > 1:
+            group = b.div(out, b.index(outputs // groups))
+            feature = b.add(feature, b.mul(group, b.index(extents[0])))
+        if batch_groups > 1:
+            group = b.div(out, b.index(outputs // batch_groups))
+            batch = b.add(batch, b.mul(group, b.index(aval.shape[out_batch])))
+        in_x, in_kernel = [0] * len(x.shape), [0] * len(kernel.shape)
+        in_x[x_batch], in_x[x_feature] = batch, feature
+        in_kernel[kernel_out], in_kernel[kernel_in] = out, k[0]
+        steps = zip(x_space, kernel_space, out_space, k[1:], p["window_strides"], p["rhs_dilation"], strict=True)
+        for dx, dk, do, w, stride, dilation in steps:
+            in_x[dx] = b.add(b.mul(index[do], b.index(stride)), b.mul(w, b.index(dilation)))
+            in_kernel[dk] = w
+        return x.at(b, tuple(in_x)), kernel.at(b, tuple(in_kernel))
+
+    return _sum_of_products(context, aval, extents, factors)
+
+
+CONTRACTION: dict[str, Callable[..., Array]] = {
+    "dot_general": _dot_general,
+    "conv_general_dilated": _conv,
+}
+"""Primitive name -> rule."""
