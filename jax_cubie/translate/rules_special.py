@@ -69,9 +69,8 @@ def _digamma(x: Any) -> Any:
     r = 1 / (z * z)
     series = r * _horner((-1 / 12, 691 / 32760, -1 / 132, 1 / 240, -1 / 252, 1 / 120, -1 / 12), r)
     value = lax.log(z) - 0.5 / z + series - shift
-    fraction = x - lax.floor(x)
     # cot(pi x) with the argument near 0, where tan keeps its digits.
-    fraction = jnp.where(fraction > 0.5, fraction - 1, fraction)
+    fraction = x - lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN)
     value = jnp.where(reflected, value - math.pi / lax.tan(math.pi * fraction), value)
     return jnp.where((x <= 0) & (x == lax.floor(x)), jnp.nan, value)
 
@@ -85,10 +84,10 @@ def _zeta(s: Any, a: Any) -> Any:
                               lambda state: (state[0] + 1, state[1] + lax.pow(state[0], -s)), start)
     power = lax.pow(n, -s)
     total = total + power * (n / (s - 1) + 0.5)
-    factor = s * power / n
+    factor, inverse = s * power / n, 1 / (n * n)
     for k in range(1, 13):
         total = total + float(_bernoulli(2 * k) / math.factorial(2 * k)) * factor
-        factor = factor * (s + (2 * k - 1)) * (s + 2 * k) / (n * n)
+        factor = factor * (s + (2 * k - 1)) * (s + 2 * k) * inverse
     pole = (a <= 0) & (a == lax.floor(a))
     wrong = (s < 1) | far | pole | ((a <= 0) & (s != lax.floor(s))) | (s == jnp.inf) | (a == jnp.inf)
     infinite = (s == 1) | (pole & (s % 2 == 0))  # elsewhere its two sides differ
@@ -145,7 +144,7 @@ def _gamma_series(a: Any, x: Any) -> Any:
         term = term * (x / (a + n))
         return n + 1, term, total + term
 
-    start = (jnp.ones_like(x), 1 / a, 1 / a)
+    start = (jnp.ones_like(x), jnp.ones_like(x), jnp.ones_like(x))
     eps = jnp.finfo(x.dtype).eps
     return lax.while_loop(lambda state: (state[1] > eps * state[2]) & (state[0] < _MOST_TERMS), add, start)[2]
 
@@ -171,17 +170,17 @@ def _continued_fraction(first: Any, term: Callable[[Any], tuple[Any, Any]]) -> A
 
 def _gamma_parts(a: Any, x: Any) -> tuple[Any, Any]:
     """The regularised lower and upper incomplete gamma function, of which the smaller is computed (8.7.1, 8.9.2)."""
-    factor = lax.exp(a * lax.log(x) - x - lax.lgamma(a))
+    factor = lax.exp(a * lax.log(x) - x - lax.lgamma(a + 1))
 
     def lower() -> tuple[Any, Any]:
         value = factor * _gamma_series(a, x)
         return value, 1 - value
 
     def upper() -> tuple[Any, Any]:
-        value = factor / _continued_fraction(x + 1 - a, lambda n: (n * (a - n), x + (2 * n + 1) - a))
+        value = factor * a / _continued_fraction(x + 1 - a, lambda n: (n * (a - n), x + (2 * n + 1) - a))
         return 1 - value, value
 
-    low, high = lax.cond((x <= 1) | (x <= a), lower, upper)
+    low, high = lax.cond((x < 1) | (x < a), lower, upper)
     wrong = ~(a >= 0) | ~(x >= 0) | ((a == jnp.inf) & (x > 0) & (x < jnp.inf)) | ((a == 0) & (x == 0))
     all_of_it = (a == 0) | (x == jnp.inf)
     low = jnp.where(x == 0, 0, jnp.where(all_of_it, 1, low))

@@ -287,7 +287,7 @@ STRUCTURAL: dict[str, Callable[..., Any]] = {
     "transpose": _transpose,
     "broadcast_in_dim": _broadcast_in_dim,
     "iota": _iota,
-    "empty": _empty,
+    **dict.fromkeys(("empty", "empty2"), _empty),
     "slice": _slice,
     "split": _split,
     "unstack": _unstack,
