@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -19,7 +20,10 @@ class Refusal(Exception):
         self.hint = hint
 
 
-_LINEAR_ALGEBRA = "use jnp.linalg.solve, inv or cholesky, write it out by hand, or move it outside the solve"
+_INSTALLED = {"site-packages", "dist-packages"}
+_PACKAGE = str(Path(__file__).parents[1])
+
+_LINEAR_ALGEBRA = "use jnp.linalg.solve, inv, qr or cholesky, write it out by hand, or move it outside the solve"
 _RANDOM = "draw the numbers outside the solve and pass them in through args"
 _COLLECTIVE = "collectives cannot run inside one trajectory; move it outside the solve"
 _CALLBACK = "a solve is one kernel and cannot call back into Python; remove the callback"
@@ -27,18 +31,11 @@ _GENERIC = "write it with arithmetic, jnp.where, indexing, matmul, lax.cond, lax
 
 HINTS: dict[str, str] = {
     "fft": "write the transform as a matrix product with a matrix passed in through args",
-    "top_k": "use jnp.sort",
-    "approx_top_k": "use jnp.sort",
-    "conv_general_dilated": "write the stencil with slices, e.g. y[2:] - 2 * y[1:-1] + y[:-2]",
-    "reduce_window": "write the window with slices and a reduction",
-    "complex": "keep the real and the imaginary part as two real arrays",
-    "real": "keep the real and the imaginary part as two real arrays",
-    "imag": "keep the real and the imaginary part as two real arrays",
-    "conj": "keep the real and the imaginary part as two real arrays",
-    **dict.fromkeys(
-        ("qr", "svd", "eig", "eigh", "schur", "householder_product", "tridiagonal", "tridiagonal_solve", "hessenberg"),
-        _LINEAR_ALGEBRA,
-    ),
+    "approx_top_k": "use jax.lax.top_k",
+    "ragged_dot_general": "use a matmul for each group",
+    "select_and_scatter": "write the window with slices and jnp.where",
+    **dict.fromkeys(("complex", "real", "imag", "conj"), "keep the real and the imaginary part as two real arrays"),
+    **dict.fromkeys(("svd", "eig", "eigh", "schur", "tridiagonal", "hessenberg", "geqrf", "geqp3", "ormqr"), _LINEAR_ALGEBRA),
     **dict.fromkeys(
         ("threefry2x32", "random_bits", "random_seed", "random_wrap", "random_unwrap", "random_split",
          "random_fold_in", "random_gamma", "random_clone", "rng_bit_generator", "rng_uniform"),
@@ -46,35 +43,42 @@ HINTS: dict[str, str] = {
     ),
     **dict.fromkeys(
         ("psum", "pmax", "pmin", "ppermute", "all_gather", "all_to_all", "axis_index", "reduce_scatter",
-         "psum_invariant", "shard_map", "xla_pmap"),
+         "psum_invariant", "shard_map"),
         _COLLECTIVE,
     ),
     **dict.fromkeys(("pure_callback", "io_callback", "debug_callback", "debug_print"), _CALLBACK),
     **dict.fromkeys(
-        ("igamma", "igammac", "igamma_grad_a", "polygamma", "zeta", "regularized_incomplete_beta",
-         "random_gamma_grad", "bessel_i0e", "bessel_i1e"),
-        "tabulate it outside the solve, pass the table in through args and use jnp.interp",
+        ("unvmap_any", "unvmap_all", "unvmap_max", "check"),
+        "nothing is raised inside a kernel (equinox.error_if, checkify); check outside the solve, or return NaN",
     ),
+    **dict.fromkeys(("get", "swap", "addupdate", "new_ref", "run_state"),
+                    "references cannot be changed inside a kernel; carry the values through lax.scan or lax.fori_loop"),
+    "ffi_call": "a solve is one kernel and cannot call another; write the function in JAX",
+    "igamma_grad_a": "the derivative of gammainc by its first argument is not there; use a finite difference",
 }
 
 
-def source_line(source_info: Any) -> str:
-    """The user's line of an equation; empty where this JAX does not tell it (it is private there)."""
+def _source_line(lines: Sequence[Any]) -> str:
+    """The user's line; empty where this JAX does not tell it (it is private there).
+
+    It is the innermost that stands in no installed package: that of a layer or an interpolation helps nobody.
+    """
     try:
         from jax._src import source_info_util
 
-        line = source_info_util.summarize(source_info)
+        frames = [frame for line in reversed(lines) for frame in source_info_util.user_frames(line.traceback)]
     except Exception:
         return ""
-    return "" if line == "unknown" else line
+    own = [f for f in frames if not (_INSTALLED & set(Path(f.file_name).parts) or f.file_name.startswith(_PACKAGE))]
+    return next((f"{f.file_name}:{f.start_line}:{f.start_column} ({f.function_name})" for f in own or frames), "")
 
 
 def unsupported(name: str, lines: Sequence[Any] = (), *, detail: str = "", hint: str = "") -> UnsupportedPrimitiveError:
     """The error for the primitive ``name``: which, where, and what to write instead.
 
-    ``lines`` are the sources of the equations around it and, last, its own; the innermost that is the user's is told.
+    ``lines`` are the sources of the equations around it and, last, its own.
     """
-    line = next(filter(None, map(source_line, reversed(lines))), "")
+    line = _source_line(lines)
     where = f" (at {line})" if line else ""
     what = f": {detail}" if detail else ""
     return UnsupportedPrimitiveError(

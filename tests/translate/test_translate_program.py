@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import llvmlite.ir as ir
@@ -16,6 +17,7 @@ import pytest
 from harness import Compiled, function_of, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax import lax
 
 from jax_cubie.translate import Program, UnsupportedPrimitiveError, trace
 
@@ -196,7 +198,14 @@ def test_tracers_are_operands() -> None:
     (lambda y: y + jax.random.normal(jax.random.key(0), (3,)), ["random", "args"]),
     (lambda y: jnp.linalg.eigvals(jnp.outer(y, y)).real, ["eig"]),
     (lambda y: jax.pure_callback(lambda z: z, F3, y), ["pure_callback", "test_translate_program.py"]),
-    (lambda y: jnp.convolve(y, y), ["conv_general_dilated", "slices"]),
+    (lambda y: y + jax.random.bernoulli(jax.random.key(0)), ["random", "args"]),
+    (lambda y: jnp.linalg.svd(jnp.outer(y, y))[1], ["svd", "jnp.linalg.solve", "test_translate_program.py"]),
+    (lambda y: jnp.linalg.eigh(jnp.outer(y, y))[0], ["eigh", "jnp.linalg.solve", "test_translate_program.py"]),
+    (lambda y: (jax.debug.print("{}", y[0]), y)[1], ["debug_", "call back into Python", "test_translate_program.py"]),
+    # The line of equinox's own code would help nobody.
+    (lambda y: eqx.error_if(y, y[0] > 1, "no"), ["unvmap_any", "error_if", "NaN", "test_translate_program.py"]),
+    (lambda y: lax.linalg.qr(jnp.outer(y, y), pivoting=True)[0], ["qr", "pivoting"]),
+    (lambda y: jax.scipy.linalg.schur(jnp.outer(y, y))[0], ["schur", "jnp.linalg.solve"]),
 ])
 def test_refusals_name_the_operation_and_the_line(fn: Any, words: list[str]) -> None:
     with pytest.raises(UnsupportedPrimitiveError) as error:
@@ -204,6 +213,14 @@ def test_refusals_name_the_operation_and_the_line(fn: Any, words: list[str]) -> 
     for word in words:
         assert word in str(error.value)
     assert isinstance(error.value, NotImplementedError)
+
+
+def test_python_branches_on_traced_values_are_jaxs_error() -> None:
+    def f(y: Any) -> Any:
+        return y if y[0] > 0 else -y
+
+    with pytest.raises(jax.errors.TracerBoolConversionError, match="test_translate_program.py"):
+        trace(f, F3)
 
 
 # -- whole functions ------------------------------------------------------------------------------------------
