@@ -85,6 +85,4 @@ def _copies(extent: int, body: Region) -> int | None:
     """How often a loop's body may stand in the code: long loops are not unrolled whole, or they would not be loops."""
     if extent <= _SHORT:
         return None
-    if len(body) > _SMALL_BODY or any(regions_of(instruction) for instruction in body):
-        return 1
-    return 4
+    return 2 if len(body) <= _SMALL_BODY and not any(map(regions_of, body)) else 1

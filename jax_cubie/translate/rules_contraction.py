@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arrays import Array, Index, Registers, cheap, indexable
+from .arrays import Array, Index, Pieces, Registers, Store, cheap, for_each, indexable
 from .builder import Scalar
 from .program import dtype_name
 from .rules_reduction import fold
@@ -16,6 +16,10 @@ from .rules_structural import pad
 
 if TYPE_CHECKING:
     from .context import Context
+
+
+_SUMS_AT_ONCE = 4
+"""Long sums side by side: they share a factor, and one does not wait for the other."""
 
 
 def _is_unrolled(context: Context, size: int, terms: int) -> bool:
@@ -26,23 +30,47 @@ def _sum_of_products(context: Context, aval: Any, extents: Sequence[int],
                      factors: Callable[[Index, Index], tuple[Scalar, Scalar]]) -> Array:
     """The array whose element at ``index`` is the sum of ``factors(index, k)``'s products over all ``k``."""
     b, dtype, terms = context.b, dtype_name(aval.dtype), math.prod(extents)
+    shape = tuple(aval.shape)
 
-    def element(index: Index) -> Scalar:
-        def product(k: Index) -> Scalar:
-            left, right = factors(index, k)
-            return b.mul(b.cast(left, dtype), b.cast(right, dtype))
+    def product(index: Index, k: Index) -> Scalar:
+        left, right = factors(index, k)
+        return b.mul(b.cast(left, dtype), b.cast(right, dtype))
 
-        if terms and terms <= context.unroll:
-            # The first product starts the sum, so that no zero has to be added.
-            total, *others = [product(tuple(b.index(p) for p in position)) for position in np.ndindex(*extents)]
-            for term in others:
-                total = b.add(total, term)
-            return total
-        return fold(b, extents, context.unroll, [dtype], [b.const(dtype, 0)],
-                    lambda k, state: [b.add(state[0], product(k))])[0]
+    def unrolled(index: Index) -> Scalar:
+        # The first product starts the sum, so that no zero has to be added.
+        total, *others = [product(index, tuple(b.index(p) for p in position)) for position in np.ndindex(*extents)]
+        for term in others:
+            total = b.add(total, term)
+        return total
 
-    unrolled = _is_unrolled(context, aval.size, terms)
-    return context.make(tuple(aval.shape), dtype, element, terms if unrolled else 1 << 30)
+    def looped(indices: Sequence[Index]) -> list[Scalar]:
+        return fold(b, extents, context.unroll, [dtype] * len(indices), [b.const(dtype, 0)] * len(indices),
+                    lambda k, sums: [b.add(total, product(index, k)) for total, index in zip(sums, indices, strict=True)])
+
+    if 0 < terms <= context.unroll:
+        return context.make(shape, dtype, unrolled, terms if _is_unrolled(context, aval.size, terms) else 1 << 30)
+    if not shape or aval.size == 0 or not terms:
+        return context.make(shape, dtype, lambda index: looped([index])[0], 1 << 30)
+    *outer, length = shape
+
+    def write(store: Store) -> None:
+        def row(index: Index) -> None:
+            whole = length - length % _SUMS_AT_ONCE
+            if whole:
+                with b.loop(whole // _SUMS_AT_ONCE) as block:
+                    begin = b.mul(block, b.index(_SUMS_AT_ONCE))
+                    put(index, [b.add(begin, b.index(r)) for r in range(_SUMS_AT_ONCE)])
+            if length > whole:
+                put(index, [b.index(r) for r in range(whole, length)])
+
+        def put(index: Index, last: Sequence[Scalar]) -> None:
+            places = [(*index, i) for i in last]
+            for place, total in zip(places, looped(places), strict=True):
+                store(place, total)
+
+        for_each(b, tuple(outer), row)
+
+    return context.finish_pieces(Pieces(shape, dtype, write))
 
 
 def _dot_general(context: Context, eqn: Any, x: Array, y: Array) -> Array:
