@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from cases import FLOATS, INF, NAN, Case, normal
+from cases import FLOATS, INF, NAN, Case, normal, only
 from jax import lax
 
 
@@ -81,9 +81,9 @@ def _complex_product(u: Any, v: Any) -> Any:
 
 def _windows() -> list[Case]:
     cases = []
-    for shape in ((2, 9), (3, 20)):
+    for shape, dtype in (((2, 9), "float32"), ((3, 20), "float64")):
         a = normal(shape)
-        cases += [
+        cases += only(dtype, [
             Case("reduce_window_sum", lambda x: (lax.reduce_window(x, 0.0, lax.add, (1, 3), (1, 2), "SAME"),
                                                  lax.reduce_window(x, 0.0, lax.add, (2, 2), (1, 1), "VALID")), a, 16, 1e-6),
             Case("reduce_window_max", lambda x: lax.reduce_window(x, -INF, lax.max, (1, 3), (1, 2), ((0, 0), (2, 1)),
@@ -97,7 +97,7 @@ def _windows() -> list[Case]:
             Case("select_and_gather_add", lambda x: jax.jvp(_pool, (x,), (x[::-1],))[1], a, 0),
             Case("select_and_scatter_add", jax.grad(lambda x: (_pool(x) * jnp.arange(_pool(x).size).reshape(
                 _pool(x).shape)).sum()), a, 4),
-        ]
+        ])
     return cases
 
 
@@ -111,10 +111,10 @@ def _convolutions() -> list[Case]:
         return lax.conv_general_dilated(x, w, **(settings | options))
 
     cases = []
-    for width in (5, 24):
+    for width, dtype in ((5, "float64"), (24, "float32")):
         line, small = normal((1, 2, width), (3, 2, 3)), normal((2, 4, width), (6, 2, 3))
         plane = normal((1, 6, width, 2), (3, 3, 2, 2))
-        cases += [
+        cases += only(dtype, [
             Case("conv_general_dilated", lambda x, w: (conv(x, w), conv(x, w, padding="VALID", window_strides=(2,))), line,
                  64, 1e-5),
             Case("conv_general_dilated", lambda x, w: conv(x, w, padding=((2, 1),), lhs_dilation=(2,), rhs_dilation=(3,)),
@@ -127,7 +127,7 @@ def _convolutions() -> list[Case]:
                 x, w), small, 256, 1e-4),
             Case("conv_general_dilated", lambda x, y: [jnp.convolve(x, y, mode) for mode in ("full", "same", "valid")],
                  normal((width,), (4,)), 64, 1e-5),
-        ]
+        ])
     return cases
 
 
@@ -135,7 +135,7 @@ def _sorts() -> list[Case]:
     cases = []
     for n in (2, 3, 8, 33, 70, 1500):
         a = _with_ties(n)
-        dtypes = FLOATS if n > 70 else (*FLOATS, "int32", "uint8")
+        dtypes = {33: ("float64", "uint8"), 70: ("float32",), 1500: ("float64",)}.get(n, (*FLOATS, "int32", "uint8"))
         cases += [
             Case("sort", lambda x: (jnp.sort(x), jnp.argsort(x), jnp.argsort(x, descending=True)), a, 0, dtypes=dtypes),
             Case("top_k", lambda x: lax.top_k(x, min(4, x.size)), a, 0, dtypes=dtypes),

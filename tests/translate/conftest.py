@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-import jax
 import pytest
+from harness import on_the_cpu
 
 
 @pytest.fixture(autouse=True)
 def reference_on_the_cpu() -> Iterator[None]:
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    with on_the_cpu():
         yield

@@ -1,11 +1,13 @@
-"""Runs a program on the CPU: emitted into one function, compiled by MCJIT, called with NumPy pointers."""
+"""Runs programs on the CPU: each is emitted into one function, compiled by MCJIT, called with NumPy pointers."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
+import jax
 import llvmlite.binding as llvm
 import llvmlite.ir as ir
 import numpy as np
@@ -68,10 +70,23 @@ class Compiled:
         return outputs
 
 
+def on_the_cpu() -> AbstractContextManager[Any]:
+    """JAX's arrays and computations lie on the CPU."""
+    return jax.default_device(jax.local_devices(backend="cpu")[0])
+
+
+def image_for(platform: str, programs: Sequence[Program]) -> Callable[..., list[np.ndarray]]:
+    """What runs the k-th program on arrays: `image(k, *arrays)`."""
+    if platform == "cpu":
+        return Compiled(programs)
+    from harness_cuda import CudaImage
+
+    capability = jax.local_devices(backend="cuda")[0].compute_capability
+    return CudaImage(programs, int(capability.replace(".", "")))
+
+
 def run(fn: Callable[..., Any], *arrays: Any, unroll: int = 32, **options: Any) -> list[np.ndarray]:
     """Trace, compile and call ``fn`` on arrays."""
-    import jax
-
     avals = [jax.ShapeDtypeStruct(np.shape(a), np.asarray(a).dtype) for a in arrays]
     program, constants = trace(fn, *avals, unroll=unroll)
     return Compiled([program], **options)(0, *arrays, *constants)

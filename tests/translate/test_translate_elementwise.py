@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cases import EVERY_INTEGER, FLOATS, Case, assert_close, avals, flat
 from cases_elementwise import ELEMENTWISE_CASES, FLOAT_ROWS, INTEGER_ROWS
-from harness import Compiled
+from harness import Compiled, image_for, on_the_cpu
 
 from jax_cubie.translate import trace
 from jax_cubie.translate.builder import Builder
@@ -33,11 +33,11 @@ def _subnormals(dtype: str, arguments: int) -> tuple[np.ndarray, ...]:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_subnormal_numbers_are_numbers(dtype: str) -> None:
-    with jax.enable_x64(True):
+def test_subnormal_numbers_are_numbers(platform: str, dtype: str) -> None:
+    with jax.enable_x64(True), on_the_cpu():
         arguments = {name: _subnormals(dtype, row.arguments) for name, row in FLOAT_ROWS.items() if row.numpy}
         programs = {name: trace(flat(FLOAT_ROWS[name].fn), *avals(args))[0] for name, args in arguments.items()}
-    image = Compiled(list(programs.values()))
+    image = image_for(platform, list(programs.values()))
     failures = []
     for k, (name, args) in enumerate(arguments.items()):
         row = FLOAT_ROWS[name]

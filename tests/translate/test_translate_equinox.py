@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
@@ -15,42 +16,53 @@ from harness import Compiled
 
 from jax_cubie.translate import trace
 
-KEY = jax.random.key(3)
 LINE = np.array([0.3, -1.2, 2.5, -0.7, 0.1, 0.9], np.float32)
 IMAGE = np.stack([LINE, LINE[::-1] ** 2])
 SEQUENCE = np.stack([LINE, 2 * LINE, -LINE])
 
-LAYERS: dict[str, tuple[Any, tuple[Any, ...]]] = {
-    "Linear": (eqx.nn.Linear(6, 4, key=KEY), (LINE,)),
-    "Linear without bias": (eqx.nn.Linear(6, "scalar", use_bias=False, key=KEY), (LINE,)),
-    "MLP": (eqx.nn.MLP(6, 3, 8, 2, activation=jnp.tanh, key=KEY), (LINE,)),
-    "MLP, wide": (eqx.nn.MLP(6, 3, 40, 1, final_activation=jax.nn.softplus, key=KEY), (LINE,)),
-    "MLP of a scalar": (eqx.nn.MLP("scalar", "scalar", 5, 1, key=KEY), (LINE[0],)),
-    "GRUCell": (eqx.nn.GRUCell(2, 4, key=KEY), (LINE[:2], LINE[:4])),
-    "LSTMCell": (eqx.nn.LSTMCell(2, 4, key=KEY), (LINE[:2], (LINE[:4], LINE[2:]))),
-    "Conv1d": (eqx.nn.Conv1d(2, 3, 3, padding=1, key=KEY), (IMAGE,)),
-    "Conv1d, strided, in groups": (eqx.nn.Conv1d(2, 4, 2, stride=2, groups=2, dilation=2, key=KEY), (IMAGE,)),
-    "Conv1d, periodic": (eqx.nn.Conv1d(2, 2, 3, padding=1, padding_mode="CIRCULAR", key=KEY), (IMAGE,)),
-    "Conv2d": (eqx.nn.Conv2d(1, 2, 2, key=KEY), (IMAGE[None],)),
-    "ConvTranspose1d": (eqx.nn.ConvTranspose1d(2, 3, 3, stride=2, key=KEY), (IMAGE,)),
-    "LayerNorm": (eqx.nn.LayerNorm(6), (LINE,)),
-    "RMSNorm": (eqx.nn.RMSNorm(6), (LINE,)),
-    "GroupNorm": (eqx.nn.GroupNorm(2, 4), (np.stack([LINE, -LINE, LINE**2, LINE**3]),)),
-    "Lambda": (eqx.nn.Lambda(jax.nn.gelu), (LINE,)),
-    "Identity": (eqx.nn.Identity(), (LINE,)),
-    "PReLU": (eqx.nn.PReLU(0.2), (LINE,)),
-    "Dropout": (eqx.nn.Dropout(0.5, inference=True), (LINE,)),
-    "Embedding": (eqx.nn.Embedding(50, 4, key=KEY), (np.int32(3),)),
-    "MaxPool1d": (eqx.nn.MaxPool1d(2, 2), (IMAGE,)),
-    "AvgPool1d": (eqx.nn.AvgPool1d(3), (IMAGE,)),
-    "MultiheadAttention": (eqx.nn.MultiheadAttention(2, 6, key=KEY), (SEQUENCE, SEQUENCE, SEQUENCE)),
-    "Sequential": (eqx.nn.Sequential([eqx.nn.Linear(6, 4, key=KEY), eqx.nn.Lambda(jax.nn.relu), eqx.nn.LayerNorm(4),
-                                      eqx.nn.Linear(4, 2, key=KEY)]), (LINE,)),
-    # Driving functions of time.
-    "LinearInterpolation": (diffrax.LinearInterpolation(np.arange(6.0), IMAGE.T).evaluate, (LINE[2],)),
-    "CubicInterpolation": (diffrax.CubicInterpolation(np.arange(6.0), diffrax.backward_hermite_coefficients(
-        np.arange(6.0), IMAGE.T)).derivative, (LINE[2],)),
+LAYERS: dict[str, tuple[Callable[[jax.Array], Any], tuple[Any, ...]]] = {
+    "Linear": (lambda key: eqx.nn.Linear(6, 4, key=key), (LINE,)),
+    "Linear without bias": (lambda key: eqx.nn.Linear(6, "scalar", use_bias=False, key=key), (LINE,)),
+    "MLP": (lambda key: eqx.nn.MLP(6, 3, 8, 2, activation=jnp.tanh, key=key), (LINE,)),
+    "MLP, wide": (lambda key: eqx.nn.MLP(6, 3, 40, 1, final_activation=jax.nn.softplus, key=key), (LINE,)),
+    "MLP of a scalar": (lambda key: eqx.nn.MLP("scalar", "scalar", 5, 1, key=key), (LINE[0],)),
+    "GRUCell": (lambda key: eqx.nn.GRUCell(2, 4, key=key), (LINE[:2], LINE[:4])),
+    "LSTMCell": (lambda key: eqx.nn.LSTMCell(2, 4, key=key), (LINE[:2], (LINE[:4], LINE[2:]))),
+    "Conv1d": (lambda key: eqx.nn.Conv1d(2, 3, 3, padding=1, key=key), (IMAGE,)),
+    "Conv1d, strided, in groups": (lambda key: eqx.nn.Conv1d(2, 4, 2, stride=2, groups=2, dilation=2, key=key), (IMAGE,)),
+    "Conv1d, periodic": (lambda key: eqx.nn.Conv1d(2, 2, 3, padding=1, padding_mode="CIRCULAR", key=key), (IMAGE,)),
+    "Conv2d": (lambda key: eqx.nn.Conv2d(1, 2, 2, key=key), (IMAGE[None],)),
+    "ConvTranspose1d": (lambda key: eqx.nn.ConvTranspose1d(2, 3, 3, stride=2, key=key), (IMAGE,)),
+    "LayerNorm": (lambda key: eqx.nn.LayerNorm(6), (LINE,)),
+    "RMSNorm": (lambda key: eqx.nn.RMSNorm(6), (LINE,)),
+    "GroupNorm": (lambda key: eqx.nn.GroupNorm(2, 4), (np.stack([LINE, -LINE, LINE**2, LINE**3]),)),
+    "Lambda": (lambda key: eqx.nn.Lambda(jax.nn.gelu), (LINE,)),
+    "Identity": (lambda key: eqx.nn.Identity(), (LINE,)),
+    "PReLU": (lambda key: eqx.nn.PReLU(0.2), (LINE,)),
+    "Dropout": (lambda key: eqx.nn.Dropout(0.5, inference=True), (LINE,)),
+    "Embedding": (lambda key: eqx.nn.Embedding(50, 4, key=key), (np.int32(3),)),
+    "MaxPool1d": (lambda key: eqx.nn.MaxPool1d(2, 2), (IMAGE,)),
+    "AvgPool1d": (lambda key: eqx.nn.AvgPool1d(3), (IMAGE,)),
+    "MultiheadAttention": (lambda key: eqx.nn.MultiheadAttention(2, 6, key=key), (SEQUENCE, SEQUENCE, SEQUENCE)),
+    "Sequential": (lambda key: eqx.nn.Sequential([
+        eqx.nn.Linear(6, 4, key=key), eqx.nn.Lambda(jax.nn.relu), eqx.nn.LayerNorm(4), eqx.nn.Linear(4, 2, key=key)]), (LINE,)),
 }
+
+
+def made(make: Callable[[jax.Array], Any]) -> Any:
+    """The layer with numbers in place of its weights, which cost a compilation each."""
+    random = np.random.default_rng(1)
+    return jax.tree.map(lambda x: random.normal(size=x.shape) / 2 if isinstance(x, jax.ShapeDtypeStruct) else x,
+                        eqx.filter_eval_shape(make, jax.ShapeDtypeStruct((2,), jnp.uint32)))
+
+
+def drivers() -> list[tuple[Any, tuple[Any, ...]]]:
+    """Functions of time that are interpolated."""
+    times, values = np.arange(6.0), IMAGE.T
+    return [
+        (diffrax.LinearInterpolation(times, values).evaluate, (LINE[2],)),
+        (diffrax.CubicInterpolation(times, diffrax.backward_hermite_coefficients(times, values)).derivative, (LINE[2],)),
+    ]
 
 
 def in_dtype(tree: Any, dtype: str) -> Any:
@@ -62,7 +74,8 @@ def in_dtype(tree: Any, dtype: str) -> Any:
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_layers(dtype: str) -> None:
     with jax.enable_x64(True):
-        layers = [in_dtype(row, dtype) for row in LAYERS.values()]
+        rows = [(made(make), args) for make, args in LAYERS.values()] + drivers()
+        layers = [in_dtype(row, dtype) for row in rows]
         wants: Any = eqx.filter_jit(lambda rows: [jax.tree.leaves(layer(*args)) for layer, args in rows])(layers)
         programs, inputs = [], []
         for layer, args in layers:
@@ -83,7 +96,7 @@ def test_layers(dtype: str) -> None:
                 programs.append(program)
                 inputs.append([*operands, *constants])
         image = Compiled(programs)
-        for k, (name, want) in enumerate(zip(LAYERS, wants, strict=True)):
+        for k, (name, want) in enumerate(zip([*LAYERS, "linear", "cubic"], wants, strict=True)):
             for way in (0, 1):
                 for got, expected in zip(image(2 * k + way, *inputs[2 * k + way]), want, strict=True):
                     assert_close(got, expected, 64, 2e-6, f"{name}, {dtype}, weights {('closed over', 'as arguments')[way]}")
