@@ -2,6 +2,6 @@
 
 from .catalogue import EXPLICIT
 from .explicit_rk import ExplicitRungeKutta
-from .tableau import ButcherTableau
+from .tableau import ButcherTableau, ContinuousExtension
 
-__all__ = ["EXPLICIT", "ButcherTableau", "ExplicitRungeKutta"]
+__all__ = ["EXPLICIT", "ButcherTableau", "ContinuousExtension", "ExplicitRungeKutta"]

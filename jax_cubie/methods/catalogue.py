@@ -2,23 +2,58 @@
 
 from __future__ import annotations
 
-from .tableau import ButcherTableau
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-EULER = ButcherTableau("euler", order=1, a=[], b=[1], source="Euler, Institutionum calculi integralis (1768)")
+from .dormand_prince import DOP853, DOPRI5, DOPRI8
+from .tableau import ButcherTableau, ContinuousExtension
+from .verner import VERN6, VERN7, VERN8, VERN9
 
-HEUN = ButcherTableau(
-    "heun",
+EULER = dict(name="euler", order=1, a=[], b=[1], source="Euler, Institutionum calculi integralis (1768)")
+
+HEUN = dict(
+    name="heun",
     order=2,
     a=[[1]],
     b=["1/2", "1/2"],
-    b_embedded=[0, 1],
+    b_embedded=[1, 0],
     embedded_order=1,
-    source="Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, section II.1; the embedded method takes "
-    "the last stage alone, so that the estimate is half the difference of the stages",
+    source="Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, section II.1; Euler's method embedded",
 )
 
-BOSH3 = ButcherTableau(
-    "bosh3",
+MIDPOINT = dict(
+    name="midpoint",
+    order=2,
+    a=[["1/2"]],
+    b=[0, 1],
+    b_embedded=[1, 0],
+    embedded_order=1,
+    source="Runge, Math. Ann. 46 (1895); Euler's method embedded",
+)
+
+RALSTON2 = dict(
+    name="ralston2",
+    aliases=("ralston",),
+    order=2,
+    a=[["2/3"]],
+    b=["1/4", "3/4"],
+    b_embedded=[1, 0],
+    embedded_order=1,
+    source="Ralston, Runge-Kutta methods with minimum error bounds, Math. Comp. 16 (1962); Euler's method embedded",
+)
+
+RALSTON3 = dict(
+    name="ralston3",
+    order=3,
+    a=[["1/2"], [0, "3/4"]],
+    b=["2/9", "1/3", "4/9"],
+    source="Ralston, Runge-Kutta methods with minimum error bounds, Math. Comp. 16 (1962)",
+)
+
+BOSH3 = dict(
+    name="bosh3",
+    aliases=("rk23", "ode23", "bs3"),
     order=3,
     a=[["1/2"], [0, "3/4"], ["2/9", "1/3", "4/9"]],
     b=["2/9", "1/3", "4/9", 0],
@@ -27,34 +62,60 @@ BOSH3 = ButcherTableau(
     source="Bogacki, Shampine, A 3(2) pair of Runge-Kutta formulas, Appl. Math. Lett. 2 (1989)",
 )
 
-RK4 = ButcherTableau(
-    "rk4",
+RK4 = dict(
+    name="rk4",
     order=4,
     a=[["1/2"], [0, "1/2"], [0, 0, 1]],
     b=["1/6", "1/3", "1/3", "1/6"],
     source="Kutta, Z. Math. Phys. 46 (1901)",
 )
 
-DOPRI5 = ButcherTableau(
-    "dopri5",
+RK38 = dict(
+    name="rk38",
+    order=4,
+    a=[["1/3"], ["-1/3", 1], [1, -1, 1]],
+    b=["1/8", "3/8", "3/8", "1/8"],
+    source="Kutta, Z. Math. Phys. 46 (1901), the 3/8 rule",
+)
+
+FEHLBERG45 = dict(
+    name="fehlberg45",
+    aliases=("rkf45",),
+    order=5,
+    a=[
+        ["1/4"],
+        ["3/32", "9/32"],
+        ["1932/2197", "-7200/2197", "7296/2197"],
+        ["439/216", -8, "3680/513", "-845/4104"],
+        ["-8/27", 2, "-3544/2565", "1859/4104", "-11/40"],
+    ],
+    b=["16/135", 0, "6656/12825", "28561/56430", "-9/50", "2/55"],
+    b_embedded=["25/216", 0, "1408/2565", "2197/4104", "-1/5", 0],
+    embedded_order=4,
+    source="Fehlberg, Low-order classical Runge-Kutta formulas with stepsize control, NASA TR R-315 (1969), formula 2 of "
+    "table III; the weights of order 5 are those of the solution, as in Shampine and Watts's code RKF45",
+)
+
+CASHKARP45 = dict(
+    name="cashkarp45",
+    aliases=("rkck45", "ck45"),
     order=5,
     a=[
         ["1/5"],
         ["3/40", "9/40"],
-        ["44/45", "-56/15", "32/9"],
-        ["19372/6561", "-25360/2187", "64448/6561", "-212/729"],
-        ["9017/3168", "-355/33", "46732/5247", "49/176", "-5103/18656"],
-        ["35/384", 0, "500/1113", "125/192", "-2187/6784", "11/84"],
+        ["3/10", "-9/10", "6/5"],
+        ["-11/54", "5/2", "-70/27", "35/27"],
+        ["1631/55296", "175/512", "575/13824", "44275/110592", "253/4096"],
     ],
-    b=["35/384", 0, "500/1113", "125/192", "-2187/6784", "11/84", 0],
-    b_embedded=["1951/21600", 0, "22642/50085", "451/720", "-12231/42400", "649/6300", "1/60"],
+    b=["37/378", 0, "250/621", "125/594", 0, "512/1771"],
+    b_embedded=["2825/27648", 0, "18575/48384", "13525/55296", "277/14336", "1/4"],
     embedded_order=4,
-    source="Dormand, Prince, J. Comput. Appl. Math. 6 (1980); embedded weights of Shampine, Some practical Runge-Kutta "
-    "formulas, Math. Comp. 46 (1986)",
+    source="Cash, Karp, A variable order Runge-Kutta method for initial value problems with rapidly varying right-hand "
+    "sides, ACM Trans. Math. Softw. 16 (1990)",
 )
 
-TSIT5 = ButcherTableau(
-    "tsit5",
+TSIT5 = dict(
+    name="tsit5",
     order=5,
     a=[
         ["161/1000"],
@@ -106,8 +167,72 @@ TSIT5 = ButcherTableau(
         "1/66",
     ],
     embedded_order=4,
+    dense=dict(
+        order=4,
+        weights=[
+            [
+                "0.999999999999999974283372471559910888475488471328",
+                "-2.763706197274825911336735930481400260916070804192",
+                "2.91325546182191274375068099306808",
+                "-1.0530884977290216",
+            ],
+            [0, "0.13169999999999999727", "-0.22339999999999999818", "0.1017"],
+            [0, "3.93029623689475152850687446709813398", "-5.94103387213150473470249202589458001", "2.490627285651252793"],
+            [
+                0,
+                "-12.411077166933676983734381540685453484102414134010752",
+                "30.3381886302823215981729903691836576",
+                "-16.54810288924490272",
+            ],
+            [
+                0,
+                "37.50931341651103919496903965334519631242339792120440212",
+                "-88.1789048947664011014276693541209817",
+                "47.37952196281928122",
+            ],
+            [
+                0,
+                "-27.896526289197287805948263144598643896",
+                "65.09189467479367152629021928716553658",
+                "-34.87065786149660974",
+            ],
+            [0, "1.5", -4, "2.5"],
+        ],
+    ),
     source="Tsitouras, Runge-Kutta pairs of order 5(4) satisfying only the first column simplifying assumption, Comput. "
-    "Math. Appl. 62 (2011), table 1; more digits solved from the order conditions there",
+    "Math. Appl. 62 (2011), table 1; more digits solved from the order conditions there. Values between steps: section 4, "
+    "its products written out, good to 16 digits",
 )
 
-EXPLICIT = {tableau.name: tableau for tableau in (EULER, HEUN, BOSH3, RK4, DOPRI5, TSIT5)}
+
+class Catalogue(Mapping[str, ButcherTableau]):
+    """Tableaus by name. Each is made when it is first asked for: all of them together take longer than an import may."""
+
+    def __init__(self, *rows: dict[str, Any]):
+        self._makers = {row["name"]: functools.cache(functools.partial(_make, row)) for row in rows}
+        self._names = {name: row["name"] for row in rows for name in (row["name"], *row.get("aliases", ()))}
+
+    def __getitem__(self, name: str) -> ButcherTableau:
+        return self._makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """The method's own name for each of its names, aliases among them."""
+        return self._names
+
+
+def _make(row: dict[str, Any]) -> ButcherTableau:
+    dense = row.get("dense")
+    return ButcherTableau(**{**row, "dense": None if dense is None else ContinuousExtension(**dense)})
+
+
+EXPLICIT = Catalogue(
+    EULER, HEUN, MIDPOINT, RALSTON2, RALSTON3, BOSH3, RK4, RK38, FEHLBERG45, CASHKARP45, DOPRI5, TSIT5, DOPRI8, DOP853,
+    VERN6, VERN7, VERN8, VERN9,
+)  # fmt: skip
