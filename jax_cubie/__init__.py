@@ -3,6 +3,7 @@
 from .kernel.call import kernel_call
 from .kernel.custom_call import register as _register
 from .kernel.target import BuildError
+from .methods import ButcherTableau, ContinuousExtension
 from .outputs import SaveAt
 from .solution import RESULTS, Solution, check_successful
 from .solve import methods, solve, solve_ivp
@@ -14,6 +15,8 @@ _register()
 __all__ = [
     "RESULTS",
     "BuildError",
+    "ButcherTableau",
+    "ContinuousExtension",
     "SaveAt",
     "Solution",
     "Solver",

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .buffers import BufferRegistry
-from .methods import ExplicitRungeKutta
+from .methods import ButcherTableau, ExplicitRungeKutta
 from .operands import Operand, Result
 from .outputs import SaveAt
 from .translate import Program, trace
@@ -143,7 +143,7 @@ class Request:
 class Choices(Protocol):
     """What a request wants to know of a solver."""
 
-    method: str
+    method: str | ButcherTableau
     control: Any
     max_steps: Any
     buffers: BufferRegistry

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree, Real
 
-from .methods import EXPLICIT, ExplicitRungeKutta
+from .methods import EXPLICIT, ButcherTableau, ExplicitRungeKutta
 from .outputs import SaveAt
 from .solution import CODES, NAMES, RESULTS, Solution
 from .solver import Solver
@@ -106,15 +106,13 @@ _ELSEWHERE = {
     "vectorized": "use jax.vmap of solve_ivp",
     "jac": "leave it out, since explicit methods need no Jacobian",
 }
-# SciPy's names of methods that have another one here.
-_METHODS = {"rk45": "dopri5", "rk23": "bosh3"}
 
 
 def solve_ivp(
     fun: Callable[..., Any],
     t_span: Any,
     y0: Any,
-    method: str = "tsit5",
+    method: str | ButcherTableau = "tsit5",
     t_eval: Any = None,
     *,
     args: tuple = (),
@@ -124,9 +122,9 @@ def solve_ivp(
 ) -> IVPSolution:
     """SciPy's spelling of `solve`: fun(t, y, *args), t_span = (t0, t1), a one-dimensional y0.
 
-    method: in any case; "RK45" is "dopri5" and "RK23" is "bosh3". t_eval: the times to save, None for the two
-    ends. The result answers to `.t`, `.y` (shape [n, points]), `.success`, `.status`, `.message`, `.nfev`, and to all of
-    `Solution`. Raises what `solve` raises, and ValueError for SciPy's options that go by another name here.
+    method: a name in any case, SciPy's "RK23", "RK45" and "DOP853" among them, or a tableau. t_eval: the times to save,
+    None for the two ends. The result answers to `.t`, `.y` (shape [n, points]), `.success`, `.status`, `.message`, `.nfev`,
+    and to all of `Solution`. Raises what `solve` raises, and ValueError for SciPy's options that go by another name here.
     """
     for name, instead in _ELSEWHERE.items():
         if name in settings:
@@ -138,13 +136,13 @@ def solve_ivp(
     y0 = _vector("y0", y0)
     if not isinstance(args, tuple):
         raise TypeError(f"args is {args!r}: solve_ivp calls fun(t, y, *args), so args is a tuple")
-    name = _METHODS.get(method.lower(), method.lower()) if isinstance(method, str) else method
     saveat = SaveAt(t0=True, t1=True) if t_eval is None else SaveAt(ts=t_eval)
 
     def field(t: Any, y: Any, values: tuple) -> Any:
         return _vector("what fun returns", fun(t, y, *values))
 
-    solution = Solver(name, **settings).solve(field, t0, t1, y0, args, saveat=saveat, dt0=dt0, throw=throw)
+    method = method.lower() if isinstance(method, str) else method
+    solution = Solver(method, **settings).solve(field, t0, t1, y0, args, saveat=saveat, dt0=dt0, throw=throw)
     return IVPSolution(**{key: getattr(solution, key) for key in ("t0", "t1", "ts", "ys", "stats", "result")})
 
 
@@ -160,14 +158,21 @@ def _vector(what: str, value: Any) -> Array:
 
 
 def methods() -> list[dict[str, Any]]:
-    """Every method: its name, family, order, embedded order (None without an error estimate), and stages."""
+    """Every method.
+
+    `name`, `aliases`, `family`; `order`; `embedded_order` (None without an error estimate); `dense_order` of the values
+    between steps; `stages`; `fsal`: whether its last stage is the next step's first.
+    """
     return [
         {
             "name": tableau.name,
+            "aliases": tableau.aliases,
             "family": ExplicitRungeKutta.family,
             "order": tableau.order,
             "embedded_order": tableau.embedded_order,
+            "dense_order": tableau.dense_order,
             "stages": tableau.stages,
+            "fsal": tableau.fsal,
         }
         for tableau in EXPLICIT.values()
     ]

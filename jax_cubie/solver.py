@@ -12,7 +12,7 @@ from . import loop_buffers
 from .buffers import BufferRegistry
 from .controllers import CONTROLLERS, PID, FixedStep
 from .inspection import Inspection, inspect_request
-from .methods import EXPLICIT, ExplicitRungeKutta
+from .methods import EXPLICIT, ButcherTableau, ExplicitRungeKutta
 from .outputs import SaveAt
 from .primitive import run
 from .problem import concrete, make_request
@@ -31,9 +31,11 @@ class Solver(eqx.Module):
     lane to lane, and another value builds nothing; only where pcoeff and dcoeff are plainly 0, or dtmin and dtmax plainly 0
     and infinity, the image is one without them. All settings are keywords of one flat namespace:
 
-    - `method`: a name out of `jax_cubie.methods()`.
-    - `controller`: "pid" (the default where the method has an error estimate) or "fixed" (steps of dt0).
-    - of the controller "pid": `rtol`, `atol` (scalars, or pytrees like y0), `pcoeff`, `icoeff`, `dcoeff`, `safety`,
+    - `method`: a name or an alias out of `jax_cubie.methods()`, or a `jax_cubie.ButcherTableau`.
+    - `controller`: "pid" (the default where the method has an error estimate), "fixed" (steps of dt0), or "pid" with other
+      coefficients, by their name: "i", "pi", "pi30", "pi33", "pi34", "pi42", "h211pi", "h312pid". Those that are given
+      besides have precedence.
+    - of every controller but "fixed": `rtol`, `atol` (scalars, or pytrees like y0), `pcoeff`, `icoeff`, `dcoeff`, `safety`,
       `factormin`, `factormax`, `dtmin`, `dtmax`, `force_dtmin`; see `jax_cubie.controllers.PID`.
     - `max_steps`: the most steps, accepted and rejected together.
     - `{buffer}_location`: "local" or "shared", for each buffer in `solver.buffers`.
@@ -46,7 +48,8 @@ class Solver(eqx.Module):
     have; TypeError for a traced value where a static one is needed.
     """
 
-    method: str = eqx.field(static=True)
+    method: str | ButcherTableau = eqx.field(static=True)
+    controller: str = eqx.field(static=True)
     control: PID | FixedStep
     max_steps: Int[Array, ""] | int
     buffers: BufferRegistry = eqx.field(static=True)
@@ -56,8 +59,8 @@ class Solver(eqx.Module):
     block: int | str = eqx.field(static=True)
     given: frozenset[str] = eqx.field(static=True)
 
-    def __init__(self, method: str = "tsit5", **settings: Any):
-        for name, value in _resolve(None, _method_name(method), settings).items():
+    def __init__(self, method: str | ButcherTableau = "tsit5", **settings: Any):
+        for name, value in _resolve(None, _known_method(method), settings).items():
             setattr(self, name, value)
 
     def update(self, **settings: Any) -> Self:
@@ -66,7 +69,7 @@ class Solver(eqx.Module):
         What the new method or controller does not know goes, but for settings that the user had given: those raise
         ValueError.
         """
-        method = _method_name(settings.pop("method", self.method))
+        method = _known_method(settings.pop("method", self.method))
         new = object.__new__(type(self))
         for name, value in _resolve(self, method, settings).items():
             object.__setattr__(new, name, value)
@@ -74,18 +77,17 @@ class Solver(eqx.Module):
 
     def settings(self) -> dict[str, Any]:
         """Every setting of this solver, with its present value."""
-        own = {name: getattr(self, name) for name in _OWN if name != "controller"}
-        named = {"method": self.method, "controller": self.control.kind}
-        return {**named, **self.control.settings(), **own, **self.buffers.settings}
+        own = {name: getattr(self, name) for name in ("method", *_OWN)}
+        return {**own, **self.control.settings(), **self.buffers.settings}
 
     @property
     def rtol(self) -> PyTree[Real[Array, ...]]:
-        """The relative tolerance of the controller "pid"."""
+        """The relative tolerance; of every controller but "fixed"."""
         return self.control.rtol  # pyright: ignore[reportAttributeAccessIssue] - FixedStep has none, and says so
 
     @property
     def atol(self) -> PyTree[Real[Array, ...]]:
-        """The absolute tolerance of the controller "pid"."""
+        """The absolute tolerance; of every controller but "fixed"."""
         return self.control.atol  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
@@ -137,12 +139,15 @@ class Solver(eqx.Module):
         return inspect_request(request, batched, target)
 
 
-def _resolve(old: Solver | None, method: str, settings: dict[str, Any]) -> dict[str, Any]:
+def _resolve(old: Solver | None, method: str | ButcherTableau, settings: dict[str, Any]) -> dict[str, Any]:
     """The fields of a solver: `settings` over those of `old`, or over the defaults."""
     stepper = _stepper(method)
     given = frozenset(settings) | (old.given if old is not None else frozenset())
-    kind = _controller_kind(old, given, settings, stepper)
-    control = old.control if old is not None and old.control.kind == kind else CONTROLLERS[kind]()
+    controller = _controller_name(old, given, settings, stepper)
+    named = CONTROLLERS[controller]
+    control = old.control if old is not None and old.control.kind == named.component.kind else named.component()
+    if old is None or old.controller != controller:
+        control, _ = control.update(**{name: value for name, value in named.coefficients.items() if name not in given})
     control, controls = control.update(**settings)
     registry = stepper.register(loop_buffers.register(BufferRegistry()))
     if old is not None:
@@ -152,11 +157,11 @@ def _resolve(old: Solver | None, method: str, settings: dict[str, Any]) -> dict[
     unknown = sorted(name for name in settings if name not in known)
     everything = {"method", *_OWN, *control.settings(), *registry.settings}
     if unknown:
-        raise ValueError(_unknown(unknown[0], kind, method, everything))
+        raise ValueError(_unknown(unknown[0], controller, method, everything))
     lost = sorted(given - everything)
     if lost:
         raise ValueError(
-            f"{lost[0]} was set, but method {method!r} with controller {kind!r} has no such setting: make a new Solver "
+            f"{lost[0]} was set, but method {method!r} with controller {controller!r} has no such setting: make a new Solver "
             f"without it, or keep the method and controller that it belongs to"
         )
 
@@ -165,6 +170,7 @@ def _resolve(old: Solver | None, method: str, settings: dict[str, Any]) -> dict[
 
     return {
         "method": method,
+        "controller": controller,
         "control": control,
         "max_steps": _check_max_steps(own("max_steps", 100_000)),
         "buffers": registry,
@@ -176,32 +182,38 @@ def _resolve(old: Solver | None, method: str, settings: dict[str, Any]) -> dict[
     }
 
 
-def _method_name(method: Any) -> str:
+def _known_method(method: Any) -> str | ButcherTableau:
+    """A tableau as it is; of a name, the method's own where an alias was given."""
     refuse_tracer("method", method)
-    if not isinstance(method, str) or method not in EXPLICIT:
-        raise ValueError(f"unknown method {method!r}: expected one of {', '.join(EXPLICIT)}{closest(method, EXPLICIT)}")
-    return method
+    if isinstance(method, ButcherTableau):
+        return method
+    if not isinstance(method, str) or method not in EXPLICIT.names:
+        raise ValueError(
+            f"unknown method {method!r}: expected a jax_cubie.ButcherTableau or one of "
+            f"{', '.join(EXPLICIT)}{closest(method, EXPLICIT.names)}"
+        )
+    return EXPLICIT.names[method]
 
 
-def _stepper(method: str) -> ExplicitRungeKutta:
-    return ExplicitRungeKutta(EXPLICIT[method])
+def _stepper(method: str | ButcherTableau) -> ExplicitRungeKutta:
+    return ExplicitRungeKutta(EXPLICIT[method] if isinstance(method, str) else method)
 
 
-def _controller_kind(
+def _controller_name(
     old: Solver | None, given: frozenset[str], settings: dict[str, Any], stepper: ExplicitRungeKutta
 ) -> str:
-    kind = settings.get("controller")
-    if kind is None and "controller" in given and old is not None:
-        kind = old.control.kind
-    if kind is None:
+    name = settings.get("controller")
+    if name is None and "controller" in given and old is not None:
+        name = old.controller
+    if name is None:
         return "pid" if stepper.adaptive else "fixed"
-    check_choice("controller", kind, CONTROLLERS)
-    if kind != "fixed" and not stepper.adaptive:
+    check_choice("controller", name, CONTROLLERS)
+    if name != "fixed" and not stepper.adaptive:
         raise ValueError(
-            f"controller={kind!r} needs an error estimate, and method {stepper.tableau.name!r} has none: use "
+            f"controller={name!r} needs an error estimate, and method {stepper.tableau.name!r} has none: use "
             "controller='fixed' with dt0, or a method with an embedded one, as 'tsit5'"
         )
-    return kind
+    return name
 
 
 def _check_max_steps(value: Any) -> Any:
@@ -220,9 +232,9 @@ def _check_block(value: Any) -> int | str:
     return block
 
 
-def _unknown(name: str, kind: str, method: str, known: set[str]) -> str:
-    for other, component in CONTROLLERS.items():
-        if other != kind and name in component().settings():
-            return f"{name} is a setting of controller {other!r}, and this solver's is {kind!r} (method {method!r})"
+def _unknown(name: str, controller: str, method: str | ButcherTableau, known: set[str]) -> str:
+    for other, named in CONTROLLERS.items():
+        if name in named.component().settings():
+            return f"{name} is a setting of controller {other!r}, and this solver's is {controller!r} (method {method!r})"
     near = closest(name, known) or "."
     return f"unknown setting {name!r}{near} The settings here are: {', '.join(sorted(known))}"
