@@ -189,8 +189,8 @@ def _known_method(method: Any) -> str | ButcherTableau:
         return method
     if not isinstance(method, str) or method not in EXPLICIT.names:
         raise ValueError(
-            f"unknown method {method!r}: expected a jax_cubie.ButcherTableau or one of "
-            f"{', '.join(EXPLICIT)}{closest(method, EXPLICIT.names)}"
+            f"unknown method {method!r}: expected one of {', '.join(EXPLICIT)}, or a jax_cubie.ButcherTableau"
+            f"{closest(method, EXPLICIT.names)}"
         )
     return EXPLICIT.names[method]
 

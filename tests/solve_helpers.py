@@ -19,6 +19,8 @@ from jax_cubie.solution import CODES
 
 METHODS = tuple(row["name"] for row in methods())
 ADAPTIVE = tuple(row["name"] for row in methods() if row["embedded_order"])
+# Every kind of step that code is written for: one stage and many, with an error estimate or not, first same as last or not.
+KINDS = ("euler", "heun", "bosh3", "rk4", "dopri5", "tsit5", "vern9")
 LOCATIONS = tuple(Solver().buffers.settings)
 
 

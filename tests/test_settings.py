@@ -1,5 +1,6 @@
 """One flat namespace of settings, alike at every front door; static and dynamic; a Solver is an equinox module like any."""
 
+import pickle
 import re
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from solve_helpers import LOCATIONS, METHODS, all_are, assert_same_bits, lorenz
+from solve_helpers import ADAPTIVE, LOCATIONS, METHODS, all_are, assert_same_bits, lorenz
 
 import jax_cubie
-from jax_cubie import SaveAt, Solver, solve, solve_ivp
+from jax_cubie import ButcherTableau, SaveAt, Solver, solve, solve_ivp
+from jax_cubie.controllers import CONTROLLERS
 
 Y0 = np.array([1.0, 0.5, 0.0], np.float32)
 # Every setting of an adaptive solver, with a value that is not its default.
@@ -56,7 +58,7 @@ def test_defaults():
     assert Solver().settings() == expected
     for method in METHODS:
         settings = Solver(method).settings()
-        assert settings["controller"] == ("fixed" if method in ("euler", "rk4") else "pid")
+        assert settings["controller"] == ("pid" if method in ADAPTIVE else "fixed")
         assert set(LOCATIONS) <= settings.keys()
 
 
@@ -191,7 +193,7 @@ def test_update_of_the_method():
     back = fixed.update(method="bosh3")
     assert back.settings()["controller"] == "pid" and back.settings()["safety"] == 0.9
     # Settings that the user had given are not dropped in silence.
-    with pytest.raises(ValueError, match="safety was set, but method 'rk4' with controller 'fixed' has no such setting"):
+    with pytest.raises(ValueError, match="dtmax was set, but method 'rk4' with controller 'fixed' has no such setting"):
         Solver(safety=0.7).update(method="rk4")
     with pytest.raises(ValueError, match="dtmax is a setting of controller 'pid'.*'fixed'"):
         Solver().update(method="rk4", dtmax=0.1)
@@ -200,6 +202,106 @@ def test_update_of_the_method():
         Solver("euler", controller="pid")
     with pytest.raises(ValueError, match="controller='pid' needs an error estimate"):
         Solver(controller="pid").update(method="euler")
+
+
+def test_methods_by_their_other_names():
+    for row in jax_cubie.methods():
+        for alias in row["aliases"]:
+            assert Solver(alias) == Solver(row["name"]) and Solver(alias).settings()["method"] == row["name"]
+            assert Solver().update(method=alias).method == row["name"]
+    for scipys, ours in {"RK23": "bosh3", "RK45": "dopri5", "DOP853": "dop853", "Tsit5": "tsit5"}.items():
+        found = solve_ivp(flat_field, (0.0, 0.2), Y0, scipys, args=(28.0,), max_steps=1)
+        assert_same_bits(found.stats, solve(field, 0.0, 0.2, Y0, (28.0,), method=ours, max_steps=1).stats)
+
+
+# Heun's method by its numbers; Kutta's of third order, with the midpoint rule to estimate its error.
+HEUN = dict(order=2, a=[[1]], b=[0.5, 0.5], b_embedded=[1, 0], embedded_order=1)
+OWN = ButcherTableau("own", order=3, a=[["1/2"], [-1, 2]], b=["1/6", "2/3", "1/6"], b_embedded=[0, 1, 0], embedded_order=2)
+
+
+def test_tableau_as_method(platform, builds):
+    solver = Solver(OWN, rtol=1e-3)
+    assert solver.settings()["method"] is OWN and solver.settings()["controller"] == "pid"
+    assert Solver(ButcherTableau("mine", order=1, a=[], b=[1])).settings()["controller"] == "fixed"
+    assert solver.update(method="rk45").method == "dopri5" and Solver("rk45").update(method=OWN).method is OWN
+    hash(jax.tree.structure(solver))
+    assert jax.tree.structure(solver) == jax.tree.structure(Solver(pickle.loads(pickle.dumps(OWN)), rtol=1e-3))
+    with pytest.raises(ValueError, match="needs an error estimate, and method 'mine' has none"):
+        Solver(ButcherTableau("mine", order=1, a=[], b=[1]), controller="pi")
+    # The same numbers are the same image, whatever they are called; other numbers are another.
+    heun = [solve(field, 0.0, 0.2, Y0, (28.0,), method=ButcherTableau(name, **HEUN)) for name in ("mine", "yours")]
+    named = solve(field, 0.0, 0.2, Y0, (28.0,), method="heun")
+    assert builds.new() == 1
+    for solution in heun:
+        assert_same_bits(solution, named)
+    ivp = solve_ivp(flat_field, (0.0, 0.2), Y0, OWN, args=(28.0,), t_eval=[0.2])
+    assert builds.new() == 1 and bool(ivp.success)
+    np.testing.assert_allclose(ivp.y[:, 0], named.ys[-1], rtol=1e-4)
+    traced = jax.jit(lambda rho: Solver(OWN).solve(field, 0.0, 0.2, Y0, (rho,), saveat=SaveAt(ts=np.array([0.2]))).ys)
+    assert_same_bits(traced(28.0)[0], ivp.ys[0])
+
+
+def test_named_controllers():
+    """Sets of coefficients; what the user says besides has precedence, and stays when the name changes."""
+    expected = {
+        "pid": (0, 1, 0), "i": (0, 1, 0), "pi": (0.4, 0.3, 0), "pi30": (0, 1 / 3, 0), "pi33": (1 / 3, 1 / 3, 0),
+        "pi34": (0.4, 0.3, 0), "pi42": (0.2, 0.4, 0), "h211pi": (-1 / 6, 1 / 3, 0), "h312pid": (-2 / 9, 2 / 9, 1 / 18),
+    }  # fmt: skip
+    assert set(CONTROLLERS) == {"fixed", *expected} and all(CONTROLLERS[name].source for name in expected)
+
+    def coefficients(solver):
+        return tuple(solver.settings()[name] for name in ("pcoeff", "icoeff", "dcoeff"))
+
+    for name, values in expected.items():
+        for solver in (Solver(controller=name), Solver("bosh3").update(controller=name), Solver("rk4").update(
+            method="dopri5", controller=name
+        )):  # fmt: skip
+            assert coefficients(solver) == values
+            assert solver.settings() == {
+                **Solver(solver.method).settings(), "controller": name,
+                **dict(zip(("pcoeff", "icoeff", "dcoeff"), values, strict=True)),
+            }  # fmt: skip
+        assert coefficients(Solver(controller=name, icoeff=0.7)) == (values[0], 0.7, values[2])
+        assert coefficients(Solver(icoeff=0.7).update(controller=name)) == (values[0], 0.7, values[2])
+        assert coefficients(Solver(controller="h312pid").update(controller=name)) == values
+    # Of Soederlind's exponents: beta1 = p + i + d, beta2 = -(p + 2 d), beta3 = d.
+    for name, betas in {"h211pi": (1 / 6, 1 / 6, 0), "h312pid": (1 / 18, 1 / 9, 1 / 18), "pi42": (0.6, -0.2, 0)}.items():
+        p, i, d = expected[name]
+        np.testing.assert_allclose([p + i + d, -(p + 2 * d), d], betas, rtol=1e-14)
+
+
+def test_changes_of_a_named_controller():
+    solver = Solver(controller="pi42", safety=0.8, dtmax=0.5)
+    assert solver.update(method="bosh3").settings() == {**solver.settings(), "method": "bosh3"}
+    assert solver.update(rtol=1e-3).settings() == {**solver.settings(), "rtol": 1e-3}
+    other = solver.update(controller="pid").settings()
+    assert (other["safety"], other["dtmax"], other["pcoeff"], other["icoeff"]) == (0.8, 0.5, 0.0, 1.0)
+    # What was set through the tree stays.
+    tighter = eqx.tree_at(lambda s: s.control.rtol, Solver(), 1e-9)
+    assert tighter.update(controller="pi").settings()["rtol"] == 1e-9
+    with pytest.raises(ValueError, match="controller='pi42' needs an error estimate, and method 'rk4' has none"):
+        solver.update(method="rk4")
+    with pytest.raises(ValueError, match="dtmax was set, but method 'rk4' with controller 'fixed' has no such setting"):
+        solver.update(method="rk4", controller="fixed")
+    with pytest.raises(ValueError, match="rtol is a setting of controller 'pid'.*this solver's is 'fixed'"):
+        Solver(controller="fixed", rtol=1e-3)
+
+
+def test_named_controllers_take_their_steps(platform):
+    """A name is its coefficients, in the steps that are taken."""
+    y0 = np.array([2.0, 0.0], np.float32)
+
+    def van_der_pol(t, y, mu):
+        return jnp.stack([y[1], mu * (1 - y[0] ** 2) * y[1] - y[0]])
+
+    def steps(**settings):
+        stats = solve(van_der_pol, 0.0, 10.0, y0, 5.0, rtol=1e-4, atol=1e-4, **settings).stats
+        return int(stats["num_accepted_steps"]), int(stats["num_rejected_steps"])
+
+    counts = {name: steps(controller=name) for name in ("pid", "i", "pi42", "h211pi", "h312pid")}
+    assert counts["pid"] == counts["i"] == steps() and len(set(counts.values())) == 4
+    assert counts["pi42"] == steps(pcoeff=0.2, icoeff=0.4)
+    assert counts["h312pid"] == steps(pcoeff=-2 / 9, icoeff=2 / 9, dcoeff=1 / 18)
 
 
 def test_update_of_nothing_and_of_everything():

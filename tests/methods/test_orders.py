@@ -13,24 +13,26 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 ORDER = {row["name"]: row["order"] for row in methods()}
 EMBEDDED = {row["name"]: row["embedded_order"] for row in methods()}
-T0, T1 = 0.25, 2.25
+T0, T1 = -2.0, 1.0
 
 
 def field(t, y, args):
-    """Turns ever faster and is drawn to the unit circle: not autonomous, coupled, nonlinear."""
-    pull = 1 - y[0] * y[0] - y[1] * y[1]
-    return jnp.stack([-(1 + t) * y[1] + pull * y[0], (1 + t) * y[0] + pull * y[1]])
+    """Not autonomous, coupled, nonlinear: a hyperbola's sech and -tanh of a time that runs now faster, now slower."""
+    pace = 1 + 0.9 * jnp.cos(3 * t)
+    return jnp.stack([pace * y[0] * y[1], -pace * y[0] * y[0]])
 
 
 def exact(t):
-    return np.array([np.cos(t + t**2 / 2), np.sin(t + t**2 / 2)])
+    time = t + 0.3 * np.sin(3 * t) - 0.7
+    return np.array([1 / np.cosh(time), -np.tanh(time)])
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_global_error(platform, method):
-    """At the end, and between steps, where the interpolation is of third order."""
-    # Whole steps that rounding does not reach: more of them for lower orders.
-    counts = np.array([20, 28, 40, 56, 80]) * {1: 20, 2: 4, 3: 2}.get(ORDER[method], 1)
+    """At the end, and between steps, where the interpolation is of third order or more."""
+    # Whole steps: of errors that are above rounding, and small enough to be those of the order.
+    counts = np.array([12, 14, 16, 20, 24]) if ORDER[method] > 5 else np.array([20, 28, 40, 56, 80])
+    counts = counts * {1: 20, 2: 4, 3: 2}.get(ORDER[method], 1)
     solver, saveat = Solver(method, controller="fixed"), SaveAt(ts=np.linspace(T0, T1, 34)[1:-1], t1=True)
     solution = jax.vmap(lambda dt0: solver.solve(field, T0, T1, exact(T0), dt0=dt0, saveat=saveat))((T1 - T0) / counts)
     assert all_are(solution, "successful")
@@ -39,33 +41,45 @@ def test_global_error(platform, method):
     assert np.array_equal(solution.stats["nfev"], 1 + (tableau.stages - 1 + (not tableau.fsal)) * counts)
     errors = np.linalg.norm(np.asarray(solution.ys) - exact(np.asarray(solution.ts)).transpose(1, 2, 0), axis=2)
     slope = -np.polyfit(np.log(counts), np.log(errors[:, -1]), 1)[0]
-    assert ORDER[method] - 0.25 < slope < ORDER[method] + 0.5, (slope, errors)
+    # From above: for the sharpest methods the term of the order itself is so small that the next ones show.
+    assert ORDER[method] - 0.35 < slope < ORDER[method] + 1, (slope, errors)
     between = -np.polyfit(np.log(counts), np.log(errors.max(axis=1)), 1)[0]
-    assert min(ORDER[method], 4) - 0.3 < between, (between, errors)
+    assert min(ORDER[method], 4) - 0.35 < between, (between, errors)
 
 
 def error_of_a_step(tableau, y0, t0, h):
-    """The embedded error estimate of one step, in NumPy."""
-    stages = []
-    for row, c in zip(((), *tableau.a), tableau.c, strict=True):
-        y = y0 + h * sum((float(a) * k for a, k in zip(row, stages, strict=True)), np.zeros(2))
-        stages.append(np.asarray(field(t0 + float(c) * h, y, None)))
-    weights = tableau.error_weights
-    return h * sum(float(w) * k for w, k in zip(weights, stages, strict=True))
+    """The norm of the embedded error estimate of one step, in NumPy."""
+    stages = np.zeros((tableau.stages, 2))
+    for number, (row, c) in enumerate(zip(((), *tableau.a), tableau.c, strict=True)):
+        y = y0 + h * np.array(row, float) @ stages[:number]
+        stages[number] = field(t0 + float(c) * h, y, None)
+    square, low = (
+        None if weights is None else np.sum((h * np.array(weights, float) @ stages) ** 2)
+        for weights in (tableau.error_weights, tableau.error_weights_low)
+    )
+    return np.sqrt(square / 2) if low is None else square / np.sqrt((square + 0.01 * low) * 2)
 
 
-@pytest.mark.parametrize("method", ADAPTIVE)
+TWO_ESTIMATES = pytest.mark.xfail(strict=True, reason="kernels do not combine the two estimates of dop853 yet")
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(method, marks=TWO_ESTIMATES if method == "dop853" else ()) for method in ADAPTIVE]
+)
 def test_embedded_error(platform, method):
     """The largest tolerance at which one step is rejected is the embedded error, to four digits."""
-    sizes = np.array([0.05, 0.07, 0.1, 0.14, 0.2])
-    norms = np.array([np.sqrt(np.mean(error_of_a_step(EXPLICIT[method], exact(T0), T0, h) ** 2)) for h in sizes])
+    tableau, start = EXPLICIT[method], 0.3
+    # Two estimates of orders 5 and 3 together fall as one of order 5 + 5 - 3.
+    order = EMBEDDED[method] if tableau.error_weights_low is None else 2 * EMBEDDED[method] - 3
+    sizes = np.array([0.1, 0.12, 0.14, 0.17, 0.2]) if order > 6 else np.array([0.05, 0.07, 0.1, 0.14, 0.2])
+    norms = np.array([error_of_a_step(tableau, exact(start), start, h) for h in sizes])
     slope = np.polyfit(np.log(sizes), np.log(norms), 1)[0]
-    assert EMBEDDED[method] + 0.75 < slope < EMBEDDED[method] + 1.5, (slope, norms)
+    assert order + 0.35 < slope < order + 1.6, (slope, norms)
 
     @jax.vmap
     @jax.vmap
     def one_step(h, atol):
-        return Solver(method, atol=atol, rtol=0.0, max_steps=1).solve(field, T0, T0 + h, exact(T0), dt0=h)
+        return Solver(method, atol=atol, rtol=0.0, max_steps=1).solve(field, start, start + h, exact(start), dt0=h)
 
     solution = one_step(np.stack([sizes, sizes], 1), np.stack([norms * (1 - 1e-4), norms * (1 + 1e-4)], 1))
     assert np.array_equal(solution.stats["num_accepted_steps"], np.tile([0, 1], (5, 1)))
