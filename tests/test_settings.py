@@ -193,7 +193,7 @@ def test_update_of_the_method():
     back = fixed.update(method="bosh3")
     assert back.settings()["controller"] == "pid" and back.settings()["safety"] == 0.9
     # Settings that the user had given are not dropped in silence.
-    with pytest.raises(ValueError, match="dtmax was set, but method 'rk4' with controller 'fixed' has no such setting"):
+    with pytest.raises(ValueError, match="safety was set, but method 'rk4' with controller 'fixed' has no such setting"):
         Solver(safety=0.7).update(method="rk4")
     with pytest.raises(ValueError, match="dtmax is a setting of controller 'pid'.*'fixed'"):
         Solver().update(method="rk4", dtmax=0.1)

@@ -4,6 +4,7 @@ import pickle
 from fractions import Fraction
 from math import factorial, prod
 
+import jax
 import numpy as np
 import pytest
 
@@ -165,8 +166,8 @@ def test_numbers_of_dop853_are_scipys():
 @pytest.mark.parametrize("name", ["heun", "midpoint", "ralston2", "bosh3", "dopri5", "tsit5", "dopri8"])
 def test_numbers_are_diffrax_ones(name):
     diffrax = pytest.importorskip("diffrax")
-    theirs = getattr(diffrax, name.removesuffix("2").capitalize()).tableau
-    ours = EXPLICIT[name]
+    solver, ours = getattr(diffrax, name.removesuffix("2").capitalize())(), EXPLICIT[name]
+    theirs = solver.tableau
     assert theirs.fsal == ours.fsal
     for row, other in zip(ours.a, theirs.a_lower, strict=True):
         np.testing.assert_allclose(np.array(row, float), other, rtol=1e-15)
@@ -174,6 +175,14 @@ def test_numbers_are_diffrax_ones(name):
     np.testing.assert_allclose(np.array(ours.c[1:], float), theirs.c, rtol=1e-15)
     sign = np.sign(float(ours.error_weights[0]) * theirs.b_error[0])  # only its size counts
     np.testing.assert_allclose(sign * np.array(ours.error_weights, float), theirs.b_error, rtol=1e-13)
+    if ours.dense is None:
+        return
+    with jax.enable_x64(True):  # of unit vectors, the extension makes its weights
+        nothing, ends, units = map(jax.numpy.array, (np.zeros(ours.stages), np.array(ours.b, float), np.eye(ours.stages)))
+        extension = solver.interpolation_cls(t0=0.0, t1=1.0, y0=nothing, y1=ends, k=units)
+        for x in (0.0, 0.3, 0.75, 1.0):
+            values = np.array(ours.dense.at(Fraction(x)), float)
+            np.testing.assert_allclose(values, extension.evaluate(x), rtol=1e-12, atol=3e-12)
 
 
 def test_catalogue_lists_every_tableau():

@@ -17,7 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 PATH = Path(__file__).with_suffix(".json")
-METHODS = ("tsit5", "dopri5", "bosh3")
+# Our names of diffrax's methods that estimate their error.
+METHODS = {
+    "tsit5": "Tsit5", "dopri5": "Dopri5", "bosh3": "Bosh3", "dopri8": "Dopri8", "heun": "Heun", "midpoint": "Midpoint",
+    "ralston2": "Ralston",
+}  # fmt: skip
 TOLERANCES = (1e-4, 1e-7)
 
 
@@ -41,6 +45,16 @@ PROBLEMS = {
     "van_der_pol": (van_der_pol, 0.0, 10.0, [2.0, 0.0], [5.0, 5.0, 5.0, 1.0, 2.5], [0.01, 1.0, 0.003, 0.3, 20.0]),
     "driven": (driven, 1.0, 7.0, [0.0, 1.0], [0.5, 1.0, 2.0, 7.0], [0.01, 0.2, 3.0, 0.005]),
 }
+# The estimate of a high order is rounding already at steps this many times as large.
+LARGER = {"dopri8": 20.0}
+# All problems for some methods, few for the others: each takes an image or two.
+CASES = [(method, problem) for method in ("tsit5", "dopri5", "bosh3") for problem in PROBLEMS] + [
+    ("dopri8", "lorenz"), ("dopri8", "driven"), ("heun", "van_der_pol"), ("midpoint", "lorenz"), ("ralston2", "lorenz"),
+]  # fmt: skip
+# Times to save at; saving has to leave the steps as they are.
+SAVED = np.array([0.0, 0.03, 0.31, 0.62, 1.1, 1.57, 1.99, 2.0])
+# Fixed steps: more than the span, some that end at t1, and some that do not.
+FIXED = [10.0, 2.0, 0.5, 0.35, 0.3, 0.1, 0.07, 0.01]
 # Settings besides rtol = atol, each tried with every method and problem.
 CONTROLLERS = (
     {},
@@ -56,13 +70,13 @@ CONTROLLERS = (
 )
 
 
-def lanes(problem):
+def lanes(problem, method):
     """Every lane of a problem: controller, tolerance, args, dt0; in the order of the table."""
     _, _, _, _, args, first_steps = PROBLEMS[problem]
     for number in range(len(CONTROLLERS)):
         for tolerance in TOLERANCES:
             for value, dt0 in zip(args, first_steps, strict=True):
-                yield number, tolerance, float(value), dt0
+                yield number, tolerance, float(value), dt0 * LARGER.get(method, 1.0)
 
 
 def main():
@@ -70,15 +84,18 @@ def main():
     from diffrax._step_size_controller.pid import _select_initial_step
 
     jax.config.update("jax_enable_x64", True)
-    solvers = {"tsit5": diffrax.Tsit5(), "dopri5": diffrax.Dopri5(), "bosh3": diffrax.Bosh3()}
+    solvers = {name: getattr(diffrax, theirs)() for name, theirs in METHODS.items()}
+
+    def run(solver, problem, value, dt0, controller, saveat):
+        f, t0, t1, y0, _, _ = PROBLEMS[problem]
+        return diffrax.diffeqsolve(
+            diffrax.ODETerm(f), solver, t0, t1, dt0, jnp.array(y0), value, stepsize_controller=controller,
+            max_steps=100_000, saveat=saveat, adjoint=diffrax.ForwardMode(),
+        )  # fmt: skip
 
     def counts(name, problem, settings, tolerance, value, dt0):
-        f, t0, t1, y0, _, _ = PROBLEMS[problem]
         controller = diffrax.PIDController(rtol=tolerance, atol=tolerance, **settings)
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(f), solvers[name], t0, t1, dt0, jnp.array(y0), value, stepsize_controller=controller,
-            max_steps=100_000, saveat=diffrax.SaveAt(t1=True), adjoint=diffrax.ForwardMode(),
-        )
+        solution = run(solvers[name], problem, value, dt0, controller, diffrax.SaveAt(t1=True))
         stats = solution.stats
         return stats["num_accepted_steps"], stats["num_rejected_steps"], solution.ys[0]
 
@@ -89,11 +106,11 @@ def main():
             term, t0, jnp.array(y0), value, solver.func, solver.error_order(term), tolerance, tolerance, controller.norm
         )
 
-    table = {"diffrax": diffrax.__version__, "jax": jax.__version__, "problems": {}}
+    table = {"diffrax": diffrax.__version__, "jax": jax.__version__, "problems": {}, "saved": {}, "euler": {}}
     for problem in PROBLEMS:
-        rows = list(lanes(problem))
         entry = table["problems"][problem] = {}
-        for name in METHODS:
+        for name in (name for name, other in CASES if other == problem):
+            rows = list(lanes(problem, name))
             given = []
             for number, settings in enumerate(CONTROLLERS):
                 picked = [row for row in rows if row[0] == number]
@@ -120,6 +137,15 @@ def main():
                 "none_accepted": after_none[0].tolist(),
                 "none_rejected": after_none[1].tolist(),
             }
+    for name in ("tsit5", "dopri5", "bosh3", "dopri8"):
+        controller = diffrax.PIDController(rtol=1e-6, atol=1e-6)
+        solution = run(solvers[name], "lorenz", 28.0, 0.01, controller, diffrax.SaveAt(ts=SAVED))
+        table["saved"][name] = {"steps": int(solution.stats["num_steps"]), "ys": solution.ys.tolist()}
+    fixed = [
+        run(diffrax.Euler(), "driven", 2.0, dt0, diffrax.ConstantStepSize(), diffrax.SaveAt(t1=True)) for dt0 in FIXED
+    ]
+    table["euler"]["steps"] = [int(solution.stats["num_steps"]) for solution in fixed]
+    table["euler"]["end"] = [solution.ys[0].tolist() for solution in fixed]
     PATH.write_text(written(table) + "\n")
 
 
