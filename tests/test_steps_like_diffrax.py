@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from solve_helpers import all_are
+from solve_helpers import all_are, code
 from tables.diffrax_steps import CASES, CONTROLLERS, FIXED, PATH, PROBLEMS, SAVED, TOLERANCES, lanes, lorenz
 
 from jax_cubie import SaveAt, Solver
+from jax_cubie.solution import CODES
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -154,3 +155,25 @@ def test_live(t1, dt0, settings):
     for name in ("t0", "t1", "ts", "ys"):
         np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-10)
     assert ours.ys.shape == theirs.ys.shape
+
+
+def test_dtmin_not_forced_live(platform):
+    """Steps below dtmin end a solve after as many steps as in diffrax; those that stay above it do not."""
+    diffrax = pytest.importorskip("diffrax")
+    dtmin, dt0 = np.array([0.03, 0.03, 0.012, 1e-3]), np.array([0.01, 0.5, 0.5, 0.5])
+    y0, rho = jnp.array([1.0, 0.0, 0.0]), 28.0
+
+    def theirs(dtmin, dt0):
+        controller = diffrax.PIDController(rtol=1e-6, atol=1e-6, dtmin=dtmin, force_dtmin=False)
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(lorenz), diffrax.Tsit5(), 0.0, 2.0, dt0, y0, rho, stepsize_controller=controller, throw=False
+        )
+        return solution.stats, solution.result == diffrax.RESULTS.dt_min_reached
+
+    solver = Solver(rtol=1e-6, atol=1e-6, force_dtmin=False)
+    ours = jax.vmap(lambda dtmin, dt0: solver.solve(lorenz, 0.0, 2.0, y0, rho, dt0=dt0, dtmin=dtmin))(dtmin, dt0)
+    stats, reached = jax.vmap(theirs)(dtmin, dt0)
+    assert reached.tolist() == [True, True, True, False]
+    assert np.array_equal(code(ours) == CODES["dt_min_reached"], reached) and code(ours)[3] == CODES["successful"]
+    for name in ("num_steps", "num_accepted_steps", "num_rejected_steps"):
+        assert np.array_equal(ours.stats[name], stats[name]), name
