@@ -128,8 +128,13 @@ class ButcherTableau:
         stages, dense = self.stages, self.dense
         if not isinstance(self.name, str) or not self.name:
             raise ValueError(f"a tableau's name is {self.name!r}: expected text")
-        for label, order in (("order", self.order), ("embedded_order", self.embedded_order)):
-            if order is not None and not (isinstance(order, int) and order >= 1):
+        claims = {"order": self.order}
+        if self.embedded_order is not None:
+            claims["embedded_order"] = self.embedded_order
+        if dense is not None:
+            claims["the continuous extension's order"] = dense.order
+        for label, order in claims.items():
+            if not isinstance(order, int) or order < 1:
                 raise self._error(f"{label}={order!r}, expected an integer of at least 1")
         if len(self.a) != stages - 1 or any(len(row) != number + 1 for number, row in enumerate(self.a)):
             raise self._error(
