@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from fractions import Fraction
+from math import comb
 
 from .order_conditions import ElementaryWeights, density, expression, trees
 
@@ -54,6 +55,20 @@ class ContinuousExtension:
         """The weight of each stage at the fraction `x` of the step."""
         powers = [x**power for power in range(1, len(self.weights[0]) + 1)]
         return tuple(sum((w * p for w, p in zip(row, powers, strict=True)), Fraction(0)) for row in self.weights)
+
+    @property
+    def terms(self) -> tuple[Row, ...]:
+        """The weights in another basis: b_i(x) = sum over k from 1 to n, their degree, of terms[i][k - 1] x^k (1 - x)^(n - k).
+
+        For sums in floating point: coefficients of powers reach 10^6 and cancel, which leaves nothing of float32; Bernstein's
+        polynomials are all positive, and at x = 1 only the last is left.
+        """
+        powers = range(1, len(self.weights[0]) + 1)
+        shares = [[comb(powers[-1] - j, k - j) if j <= k else 0 for j in powers] for k in powers]
+        return tuple(
+            tuple(sum((w * share for w, share in zip(row, of_term, strict=True)), Fraction(0)) for of_term in shares)
+            for row in self.weights
+        )
 
     def content(self) -> tuple:
         """The numbers that machine code depends on, as plain data."""

@@ -108,6 +108,23 @@ def test_values_between_steps_join(name):
         assert abs(slope - (stage == tableau.end_stage)) <= tolerance
 
 
+@pytest.mark.parametrize("name", DENSE)
+def test_terms_are_the_same_polynomials(name):
+    """Exactly; and in float32 they keep their value where sums of powers do not."""
+    dense = EXPLICIT[name].dense
+    degree = len(dense.weights[0])
+    powers = np.arange(1, degree + 1)
+    for x in (Fraction(0), Fraction(1, 3), Fraction(7, 8), Fraction(1)):
+        basis = [x**k * (1 - x) ** (degree - k) for k in range(1, degree + 1)]
+        sums = tuple(sum(c * b for c, b in zip(row, basis, strict=True)) for row in dense.terms)
+        assert sums == dense.at(x)
+    x = np.float32(0.7)
+    exact = np.array(dense.at(Fraction(float(x))), float)
+    basis = x**powers * (1 - x) ** (degree - powers)
+    error = np.abs(np.array(dense.terms, np.float32) @ basis.astype(np.float32) - exact).max()
+    assert error < 4e-7 * np.abs(exact).max()
+
+
 @pytest.mark.parametrize("name", EXPLICIT)
 def test_rows_sum_to_their_times(name):
     tableau = EXPLICIT[name]
