@@ -7,6 +7,7 @@ Time runs forwards inside: a solve with t1 < t0 is integrated in -t.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,8 +17,11 @@ from .kernel.device import Device
 from .kernel.lanes import compile_lanes
 from .kernel.target import Image
 from .loop_parts import LoopParts
-from .plan import Plan
+from .loop_saving import Saving
 from .solution import CODES
+
+if TYPE_CHECKING:
+    from .plan import Plan
 
 
 def build_image(plan: Plan, dump: Callable[[str, str], None]) -> Image:
@@ -38,11 +42,12 @@ def build_image(plan: Plan, dump: Callable[[str, str], None]) -> Image:
 def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., None]:
     """The device function `(words, lane, thread, base)` that integrates one lane."""
     problem = plan.problem
-    parts = LoopParts(plan, device)
+    parts, saving = LoopParts(plan, device), Saving(plan, device)
     adaptive, fsal = problem.adaptive, problem.method.tableau.fsal
     first_step_given = problem.first_step_given
-    points, save_t0, save_t1 = problem.save_points, problem.save_t0, problem.save_t1
-    last_row = np.int32(int(save_t0) + points)
+    save_t0, save_t1, stepwise = problem.saving.t0, problem.saving.t1, problem.saving.steps > 0
+    points, every, rows = (np.int32(n) for n in (problem.saving.points, problem.saving.steps, problem.saving.rows))
+    own_stages = problem.dense and problem.method.dense_stages > 0
 
     real = np.dtype(problem.dtype).type
     zero, one, half, infinity = real(0), real(1), real(0.5), real(np.inf)
@@ -62,15 +67,21 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
     bases_of, load_state, load_parameters = parts.bases, parts.load_state, parts.load_parameters
     load_t0, load_t1, load_max_steps = parts.load("t0"), parts.load("t1"), parts.load("max_steps")
     load_dt0 = parts.load("dt0") if first_step_given else None
-    load_point, coefficients_of, valid_settings = parts.load_point, parts.coefficients, parts.valid_settings
+    coefficients_of, valid_settings = parts.coefficients, parts.valid_settings
     evaluate_first, evaluate_last, first_step = parts.evaluate_first, parts.evaluate_last, parts.first_step
-    step, scaled_square, copy, carry_rhs = parts.step, parts.scaled_square, parts.copy, parts.carry_rhs
-    save_state, save_nan, save_interpolated = parts.save_state, parts.save_nan, parts.save_interpolated
-    save_outcome, all_finite = parts.save_outcome, parts.all_finite
+    step, dense_stages, scaled_square = parts.step, parts.dense_stages, parts.scaled_square
+    copy, carry_rhs, all_finite = parts.copy, parts.carry_rhs, parts.all_finite
     reset, count_steps, steps_taken = parts.reset, parts.count_steps, parts.steps_taken
-    count_point, saved = parts.count_point, parts.saved
-    increment, fused, times_count = parts.increment, parts.fused, parts.times_count
+    increment, decrement, fused, times_count = parts.increment, parts.decrement, parts.fused, parts.times_count
     whole_steps, clip_floor, kept = parts.whole_steps, parts.clip_floor, parts.kept
+    load_point, count_point, points_behind = saving.load_point, saving.count_point, saving.points_behind
+    save, save_between, save_missing, save_unused = (
+        saving.save,
+        saving.save_between,
+        saving.save_missing,
+        saving.save_unused,
+    )
+    count_dense, next_row, save_outcome = saving.count_dense, saving.next_row, saving.save_outcome
     start_control, decide = None, None
     if adaptive:
         start_control, decide = build_pid(
@@ -79,10 +90,28 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
 
     make_primary, make_fallback = memory.make_window(fallback=False), memory.make_window(fallback=True)
     make_persistent = memory.make_local(plan.layout.persistent_words, "float")
-    names = ("state", "proposed_state", "parameters", "error", "counters", "stage_rhs", "stage_accumulator")
-    make_state, make_proposed, make_parameters, make_error, make_counters, make_rhs, make_accumulator = (
-        plan.layout.allocator(name, memory) for name in names
+    names = (
+        "state",
+        "proposed_state",
+        "parameters",
+        "error",
+        "output_state",
+        "counters",
+        "stage_rhs",
+        "stage_accumulator",
+        "dense_rhs",
     )
+    (
+        make_state,
+        make_proposed,
+        make_parameters,
+        make_error,
+        make_output,
+        make_counters,
+        make_rhs,
+        make_accumulator,
+        make_dense,
+    ) = (plan.layout.allocator(name, memory) for name in names)
 
     @device.function
     def integrate(words, lane, thread, base):
@@ -91,9 +120,11 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
         proposed_state = make_proposed(primary, persistent, fallback)
         parameters = make_parameters(primary, persistent, fallback)
         error = make_error(primary, persistent, fallback)
+        output_state = make_output(primary, persistent, fallback)
         counters = make_counters(primary, persistent, fallback)
         stage_rhs = make_rhs(primary, persistent, fallback)
         stage_accumulator = make_accumulator(primary, persistent, fallback)
+        dense_rhs = make_dense(primary, persistent, fallback)
 
         bases = bases_of(words, lane)
         load_state(words, bases, state)
@@ -109,15 +140,16 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
             result = invalid_input
 
         if save_t0:
-            save_state(words, bases, none, state)
+            save(words, bases, counters, t0, state, parameters)
         point = infinity
         if points:
             point = load_point(words, bases, none, direction)
             if not point >= start:
                 result = invalid_input
             while point <= start:
-                save_state(words, bases, saved(counters), state)
+                save(words, bases, counters, t0, state, parameters)
                 point = load_point(words, bases, count_point(counters), direction)
+        until = every  # accepted steps until the next that is saved
 
         if result == successful and start < end:
             step_size = zero
@@ -174,15 +206,44 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
                         if not fsal:
                             evaluate_last(words, bases, direction * after, proposed_state, stage_rhs, parameters)
                         if points:
+                            if own_stages:
+                                if point <= after:
+                                    dense_stages(
+                                        words,
+                                        bases,
+                                        direction * now,
+                                        signed,
+                                        state,
+                                        stage_rhs,
+                                        dense_rhs,
+                                        stage_accumulator,
+                                        parameters,
+                                    )
+                                    count_dense(counters)
                             while point <= after:
-                                theta = ((point - now) - low) / step_size
-                                save_interpolated(
-                                    words, bases, saved(counters), theta, signed, state, proposed_state, stage_rhs
+                                save_between(
+                                    words,
+                                    bases,
+                                    counters,
+                                    direction * point,
+                                    ((point - now) - low) / step_size,
+                                    signed,
+                                    state,
+                                    proposed_state,
+                                    stage_rhs,
+                                    dense_rhs,
+                                    output_state,
+                                    parameters,
                                 )
                                 following = load_point(words, bases, count_point(counters), direction)
                                 if not following >= point:
                                     result = invalid_input
                                 point = following
+                        if stepwise:
+                            until = decrement(until)
+                            if until == none:
+                                save(words, bases, counters, direction * after, proposed_state, parameters)
+                                until = every
                         copy(state, proposed_state)
                         carry_rhs(stage_rhs)
                     turn = increment(turn)
@@ -225,16 +286,26 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
         if result == successful and not all_finite(state):
             result = not_finite
         if points:
-            if result == successful and saved(counters) < last_row:
+            if result == successful and points_behind(counters) < points:
                 result = invalid_input
-            while saved(counters) < last_row:
-                save_nan(words, bases, saved(counters))
+            while points_behind(counters) < points:
+                point = load_point(words, bases, points_behind(counters), direction)
+                save_missing(words, bases, counters, direction * point)
                 count_point(counters)
         if save_t1:
-            if result == successful:
-                save_state(words, bases, last_row, state)
+            if stepwise:
+                # A step that was saved may have ended there; and a lane that failed may have used up its rows.
+                if result == successful and (until != every or start == end):
+                    save(words, bases, counters, t1, state, parameters)
+            elif result == successful:
+                save(words, bases, counters, t1, state, parameters)
             else:
-                save_nan(words, bases, last_row)
+                save_missing(words, bases, counters, t1)
+        if stepwise:
+            row = next_row(counters)
+            while row < rows:
+                save_unused(words, bases, row, direction)
+                row = increment(row)
         save_outcome(words, bases, counters, result)
 
     return integrate

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from .buffers import BufferRegistry
 
+# The slots of `counters`: steps taken and rejected, the row of the solution that is written next, the save times behind,
+# and the steps whose dense output took stages of its own.
+COUNTERS = STEPS, REJECTED, ROW, POINT, DENSE = range(5)
+
 
 def register(registry: BufferRegistry) -> BufferRegistry:
     """Adds the loop's buffers; their sizes wait for a problem."""
@@ -12,16 +16,22 @@ def register(registry: BufferRegistry) -> BufferRegistry:
         .register("proposed_state", 0, live={"stage", "error", "accept", "output"})
         .register("parameters", 0)
         .register("error", 0, live={"error", "accept"})
+        .register("output_state", 0, aliases="error", live={"output"})
         .register("counters", 0, dtype="int32")
     )
 
 
-def sizes(states: int, parameters: int, adaptive: bool) -> dict[str, int]:
-    """Words of each of the loop's buffers. `parameters`: the words of f's arguments that are kept in that buffer."""
+def sizes(states: int, parameters: int, *, errors: int, output: bool) -> dict[str, int]:
+    """Words of each of the loop's buffers.
+
+    parameters: the words of the batched arguments that are kept in that buffer. errors: the error estimates of a step, 0
+    where no controller asks for them. output: whether a function is saved of states inside of steps.
+    """
     return {
         "state": states,
         "proposed_state": states,
         "parameters": parameters,
-        "error": states if adaptive else 0,
-        "counters": 3,
+        "error": states * errors,
+        "output_state": states if output else 0,
+        "counters": len(COUNTERS),
     }

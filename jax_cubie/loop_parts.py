@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .addressing import Addressing
 from .controllers.first_step import emit_explicit_guess, emit_first_step
-from .field import VectorField
 from .kernel.device import Device, View, each
 from .kernel.memory import make_tuple, opaque, quick
-from .outputs.hermite import emit_hermite
-from .plan import Plan
+from .loop_buffers import COUNTERS, REJECTED, STEPS
+from .user_function import UserFunction, into_view
 
-# Slots of the buffer `counters`; ROW is the row of the solution that is written next.
-STEPS, REJECTED, ROW = range(3)
+if TYPE_CHECKING:
+    from .plan import Plan
+
 # diffrax 0.7.2 lets a step end at t1 if it would come this close, in units in the last place.
 _CLIP_ULPS = 100
 
@@ -25,8 +25,12 @@ class LoopParts:
         problem, words = plan.problem, plan.words
         memory = Addressing(words)
         dtype, states, unroll = problem.dtype, problem.states, problem.unroll
-        rows = problem.method.rhs_rows
-        field = VectorField(plan)
+        method = problem.method
+        rows = method.rhs_rows(problem.dense)
+        # Copies of f: at t0, in the choice of the first step, in each stage after the first, at the end of a step.
+        stages = method.tableau.stages + (method.dense_stages if problem.dense else 0)
+        copies = 1 + (not problem.first_step_given) + stages - 1 + (not method.tableau.fsal)
+        field = UserFunction(plan, problem.program, problem.field_operands, name="jax_cubie_field", copies=copies)
         numbers = {operand.name: number for number, operand in enumerate(words.operands)}
         emitted = device.emitted
 
@@ -40,6 +44,14 @@ class LoopParts:
 
         def row(stage_rhs: View, number: int) -> View:
             return stage_rhs.part(number * states, states)
+
+        def evaluator(emitter: Any, values: Any, bases: Any, parameters: View) -> Any:
+            """A function `(time, state, right-hand side)` that writes one evaluation of f."""
+
+            def evaluate(time: Any, state: View, rhs: View) -> None:
+                field.emit(emitter, values, bases, parameters, time, state, into_view(rhs))
+
+            return evaluate
 
         # -- what a lane reads ----------------------------------------------------------------------------------------
 
@@ -68,14 +80,6 @@ class LoopParts:
             for number, offset in plan.parameter_offsets.items():
                 for index in range(words.operands[number].size):
                     parameters.store(offset + index, memory.load(emitter, values, bases, number, index))
-
-        @emitted(dtype)
-        def load_point(emitter, values, bases, index, direction):
-            """Save time number `index`, running forwards; infinity beyond the last one, so that it is never reached."""
-            inside = emitter.compare("lt", "int32", index, _int(emitter, problem.save_points))
-            number = emitter.cast(emitter.select(inside, index, _int(emitter, 0)), "int32", "int64")
-            time = memory.load(emitter, values, bases, numbers["ts"], number)
-            return emitter.select(inside, emitter.mul(dtype, direction, time), real(emitter, float("inf")))
 
         @emitted((dtype, max(len(problem.coefficients), 1)))
         def coefficients(emitter, values, bases):
@@ -136,11 +140,11 @@ class LoopParts:
 
         @emitted()
         def step(emitter, values, bases, time, step_size, state, proposed, error, stage_rhs, accumulator, parameters):
-            problem.method.emit_step(
+            method.emit_step(
                 emitter,
                 time=time,
                 step_size=step_size,
-                field=field.evaluator(emitter, values, bases, parameters),
+                field=evaluator(emitter, values, bases, parameters),
                 combine=lambda *arguments: combine(emitter, *arguments),
                 state=state,
                 proposed_state=proposed,
@@ -149,10 +153,24 @@ class LoopParts:
                 stage_accumulator=accumulator,
             )
 
+        @emitted()
+        def dense_stages(emitter, values, bases, time, step_size, state, stage_rhs, dense_rhs, accumulator, parameters):
+            method.emit_dense_stages(
+                emitter,
+                time=time,
+                step_size=step_size,
+                field=evaluator(emitter, values, bases, parameters),
+                combine=lambda *arguments: combine(emitter, *arguments),
+                state=state,
+                stage_rhs=stage_rhs,
+                dense_rhs=dense_rhs,
+                stage_accumulator=accumulator,
+            )
+
         def evaluate_row(number):
             @emitted()
             def evaluate(emitter, values, bases, time, state, stage_rhs, parameters):
-                field.evaluator(emitter, values, bases, parameters)(time, state, row(stage_rhs, number))
+                evaluator(emitter, values, bases, parameters)(time, state, row(stage_rhs, number))
 
             return evaluate
 
@@ -182,13 +200,28 @@ class LoopParts:
             A NaN in the proposed state does not count for the scale: the step goes by the error, which is NaN, too.
             """
 
-            def body(index):
-                old = emitter.abs(dtype, state.load(index))
-                new = emitter.abs(dtype, proposed.load(index))
-                scale = tolerance(emitter, values, bases, quick(emitter, "max", dtype, new, old), index)
-                return quick(emitter, "div", dtype, error.load(index), scale)
+            def square(estimate):
+                def body(index):
+                    old = emitter.abs(dtype, state.load(index))
+                    new = emitter.abs(dtype, proposed.load(index))
+                    scale = tolerance(emitter, values, bases, quick(emitter, "max", dtype, new, old), index)
+                    return quick(emitter, "div", dtype, estimate.load(index), scale)
 
-            return sum_of_squares(emitter, body)
+                return sum_of_squares(emitter, body)
+
+            squares = [square(error.part(number * states, states)) for number in range(method.error_rows)]
+            return squares[0] if len(squares) == 1 else damped(emitter, *squares)
+
+        def damped(emitter, square, low):
+            """The sum of squares of an error estimate that one of lower order holds in check.
+
+            Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, section II.10, equation (10.17): with the
+            sums s5 and s3 of the two estimates, s5^2 / (s5 + 0.01 s3).
+            """
+            both = emitter.fma(dtype, real(emitter, 0.01), low, square)
+            exact = emitter.compare("eq", dtype, both, real(emitter, 0))
+            divisor = emitter.select(exact, real(emitter, 1), both)
+            return emitter.mul(dtype, square, quick(emitter, "div", dtype, square, divisor))
 
         @emitted(dtype)
         def first_step(emitter, values, bases, t0, direction, state, proposed, stage_rhs, parameters):
@@ -213,11 +246,11 @@ class LoopParts:
 
             each(emitter, states, unroll, euler)
             time = emitter.add(dtype, t0, signed)
-            field.evaluator(emitter, values, bases, parameters)(time, proposed, last)
+            evaluator(emitter, values, bases, parameters)(time, proposed, last)
             change = norm(lambda index: emitter.sub(dtype, last.load(index), first.load(index)))
-            return emit_first_step(emitter, dtype, problem.method.error_order, guess, rhs_norm, change)
+            return emit_first_step(emitter, dtype, method.error_order, guess, rhs_norm, change)
 
-        # -- moving and saving ----------------------------------------------------------------------------------------
+        # -- moving ---------------------------------------------------------------------------------------------------
 
         @emitted()
         def copy(emitter, target, source):
@@ -229,47 +262,12 @@ class LoopParts:
             first, last = row(stage_rhs, 0), row(stage_rhs, rows - 1)
             each(emitter, states, unroll, lambda index: first.store(index, last.load(index)))
 
-        def save_row(emitter, values, number, bases, value_at):
-            """Writes row `number` (int32) of the solution."""
-            begin = emitter.mul("int64", emitter.cast(number, "int32", "int64"), emitter.constant("int64", states))
-
-            def body(index):
-                offset = emitter.constant("int64", index) if isinstance(index, int) else index
-                place = emitter.add("int64", begin, offset)
-                memory.store(emitter, values, bases, 0, place, value_at(index))
-
-            each(emitter, states, unroll, body)
-
-        @emitted()
-        def save_state(emitter, values, bases, number, state):
-            save_row(emitter, values, number, bases, state.load)
-
-        @emitted()
-        def save_nan(emitter, values, bases, number):
-            save_row(emitter, values, number, bases, lambda _: real(emitter, float("nan")))
-
-        @emitted()
-        def save_interpolated(emitter, values, bases, number, theta, step_size, state, proposed, stage_rhs):
-            first, last = row(stage_rhs, 0), row(stage_rhs, rows - 1)
-
-            def value_at(index):
-                return emit_hermite(emitter, theta, step_size, state, proposed, first, last, index)
-
-            save_row(emitter, values, number, bases, value_at)
-
-        @emitted()
-        def save_outcome(emitter, values, bases, counters, result):
-            steps, rejected = counters.load(STEPS), counters.load(REJECTED)
-            for number, value in enumerate((emitter.sub("int32", steps, rejected), rejected, result), start=1):
-                memory.store(emitter, values, bases, number, 0, value)
-
         # -- counting -------------------------------------------------------------------------------------------------
 
         @emitted()
         def reset(emitter, counters):
-            for slot in (STEPS, REJECTED):
+            for slot in COUNTERS:
                 counters.store(slot, _int(emitter, 0))
-            counters.store(ROW, _int(emitter, int(problem.save_t0)))
 
         @emitted()
         def count_steps(emitter, counters, repeat, accepted):
@@ -279,20 +277,8 @@ class LoopParts:
             counters.store(REJECTED, emitter.add("int32", counters.load(REJECTED), rejected))
 
         @emitted("int32")
-        def count_point(emitter, counters):
-            """Moves on to the next row; answers with the number of the next save time."""
-            following = emitter.add("int32", counters.load(ROW), _int(emitter, 1))
-            counters.store(ROW, following)
-            return emitter.sub("int32", following, _int(emitter, int(problem.save_t0)))
-
-        @emitted("int32")
         def steps_taken(emitter, counters):
             return counters.load(STEPS)
-
-        @emitted("int32")
-        def saved(emitter, counters):
-            """The row that is written next."""
-            return counters.load(ROW)
 
         # -- small things ---------------------------------------------------------------------------------------------
 
@@ -309,6 +295,10 @@ class LoopParts:
         @emitted("int32")
         def increment(emitter, value):
             return emitter.add("int32", value, _int(emitter, 1))
+
+        @emitted("int32")
+        def decrement(emitter, value):
+            return emitter.sub("int32", value, _int(emitter, 1))
 
         @emitted(dtype)
         def fused(emitter, a, b, c):
@@ -361,16 +351,13 @@ class LoopParts:
             return emitter.bitcast(emitter.select(positive, above, below), dtype)
 
         self.bases, self.load, self.load_state, self.load_parameters = bases, load, load_state, load_parameters
-        self.load_point, self.coefficients, self.valid_settings = load_point, coefficients, valid_settings
-        self.step, self.scaled_square, self.first_step = step, scaled_square, first_step
+        self.coefficients, self.valid_settings = coefficients, valid_settings
+        self.step, self.dense_stages, self.scaled_square, self.first_step = step, dense_stages, scaled_square, first_step
         self.evaluate_first, self.evaluate_last = evaluate_first, evaluate_last
         self.copy, self.carry_rhs, self.all_finite = copy, carry_rhs, all_finite
-        self.save_state, self.save_nan = save_state, save_nan
-        self.save_interpolated, self.save_outcome = save_interpolated, save_outcome
-        self.increment, self.fused, self.times_count = increment, fused, times_count
+        self.increment, self.decrement, self.fused, self.times_count = increment, decrement, fused, times_count
         self.whole_steps, self.clip_floor, self.kept = whole_steps, clip_floor, kept
         self.reset, self.count_steps, self.steps_taken = reset, count_steps, steps_taken
-        self.count_point, self.saved = count_point, saved
 
 
 class _Cell:

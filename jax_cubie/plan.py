@@ -41,7 +41,7 @@ class Plan:
         Those are the batched leaves of the solve's dtype that are small; the others are read in place.
         """
         offsets, used = {}, 0
-        for number in dict.fromkeys(self.problem.field_operands):
+        for number in self.problem.field_operands:
             operand = self.operands[number]
             if operand.batched and operand.dtype == self.problem.dtype and operand.size <= self.problem.unroll:
                 offsets[number] = used
@@ -53,7 +53,11 @@ class Plan:
         """Where every buffer lies."""
         problem, states = self.problem, self.problem.states
         parameters = sum(self.operands[number].size for number in self.parameter_offsets)
-        sizes = loop_buffers.sizes(states, parameters, problem.adaptive) | problem.method.buffer_sizes(states)
+        saving, method = problem.saving, problem.method
+        errors = method.error_rows if problem.adaptive else 0
+        output = saving.points > 0 and saving.function is not None
+        sizes = loop_buffers.sizes(states, parameters, errors=errors, output=output)
+        sizes |= method.buffer_sizes(states, problem.dense)
         return problem.registry.resize(**sizes).layout()
 
     @functools.cached_property
@@ -85,14 +89,15 @@ class Plan:
             str(self.target),
             host,
             problem.program.digest,
-            problem.method.tableau.content(),
+            problem.method.tableau.content(problem.dense),
             problem.controller,
             self.layout.content(),
             tuple(sorted(self.parameter_offsets.items())),
             tuple(operand.content() for operand in self.operands),
             tuple((result.name, result.shape, result.dtype) for result in problem.results),
             problem.field_operands,
-            (problem.dtype, problem.save_t0, problem.save_points, problem.save_t1, problem.first_step_given),
+            problem.saving.content(),
+            (problem.dtype, problem.dense, problem.first_step_given),
             (problem.fastmath, problem.unroll, problem.inline_f, self.block, self.levels),
         )
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree
 from .buffers import BufferRegistry
 from .methods import ButcherTableau, ExplicitRungeKutta
 from .operands import Operand, Result
-from .outputs import SaveAt
+from .outputs import SaveAt, Saving
 from .translate import Program, trace
 
 DTYPES = ("float32", "float64")
@@ -28,8 +28,8 @@ class Problem:
     """What is known once f is traced.
 
     operands: what the kernel reads; those that f reads, in the order of the program's inputs after time and state, are
-    numbered by `field_operands`. save_t0, save_points, save_t1: the rows of the solution. first_step_given: whether dt0 is
-    an operand. registry: the buffers with their locations; their sizes are bound by the Plan.
+    numbered by `field_operands`. saving: the rows of the solution. first_step_given: whether dt0 is an operand. registry:
+    the buffers with their locations; their sizes are bound by the Plan.
     """
 
     program: Program
@@ -42,9 +42,7 @@ class Problem:
     operands: tuple[Operand, ...]
     results: tuple[Result, ...]
     field_operands: tuple[int, ...]
-    save_t0: bool
-    save_points: int
-    save_t1: bool
+    saving: Saving
     first_step_given: bool
     fastmath: bool
     unroll: int
@@ -55,6 +53,11 @@ class Problem:
     @property
     def adaptive(self) -> bool:
         return self.controller[0] != "fixed"
+
+    @property
+    def dense(self) -> bool:
+        """Whether points inside of steps are found by the method's own dense output."""
+        return self.saving.points > 0 and self.method.tableau.dense is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,12 +133,14 @@ def concrete(value: Any) -> np.ndarray | None:
 class Request:
     """A problem with the arrays to solve it for, and what is needed to present the results.
 
-    args_leaves: how many of the problem's `field_operands` are leaves of args; f closes over the others.
+    output: the structure of what `SaveAt.fn` returns, None where the state is saved. args_leaves: how many of the problem's
+    `field_operands` are leaves of args; f closes over the others.
     """
 
     problem: Problem
     arrays: tuple[Any, ...]
     state: State
+    output: Any
     times: dict[str, Any]
     args_leaves: int
 
@@ -196,20 +201,29 @@ def make_request(
         for name, value in coefficients.items():
             values[name] = _array(value, dtype)
 
-    program, args_leaves, leaves = _trace_field(f, state, args, solver.unroll)
-    for number, leaf in enumerate(leaves):
+    dynamic = _Arguments(args, dtype)
+    program, constants = _trace_field(f, state, dynamic, solver.unroll)
+    first_leaf = len(values)
+    for number, leaf in enumerate((*dynamic.arrays, *constants)):
         values[f"f{number}"] = leaf
+    after_field = len(values)
+    function, output, constants = _trace_output(saveat.fn, state, dynamic, solver.unroll)
+    for number, leaf in enumerate(constants):
+        values[f"fn{number}"] = leaf
+    saving = _make_saving(
+        saveat,
+        solver.max_steps,
+        function,
+        (*range(first_leaf, first_leaf + len(dynamic.arrays)), *range(after_field, len(values))),
+    )
 
     operands = tuple(
         Operand(name, tuple(value.shape), str(value.dtype)) for name, value in values.items()
     )
-    results = (
-        Result("ys", (saveat.points, state.size), dtype),
-        Result("accepted", (), "int32"),
-        Result("rejected", (), "int32"),
-        Result("result", (), "int32"),
-    )
-    first_leaf = len(values) - len(leaves)
+    counts = ["accepted", "rejected", "result"]
+    if saveat.points and method.dense_stages:
+        counts.append("dense")
+    results = (*saving.results(state.size, dtype), *(Result(name, (), "int32") for name in counts))
     problem = Problem(
         program=program,
         method=method,
@@ -220,10 +234,8 @@ def make_request(
         dtype=dtype,
         operands=operands,
         results=results,
-        field_operands=tuple(range(first_leaf, len(values))),
-        save_t0=saveat.t0,
-        save_points=0 if saveat.ts is None else saveat.ts.shape[-1],
-        save_t1=saveat.t1,
+        field_operands=tuple(range(first_leaf, after_field)),
+        saving=saving,
         first_step_given=dt0 is not None,
         fastmath=solver.fastmath,
         unroll=solver.unroll,
@@ -231,7 +243,32 @@ def make_request(
         block=solver.block,
         title=getattr(f, "__qualname__", type(f).__name__),
     )
-    return Request(problem, tuple(values.values()), state, {name: values.get(name) for name in ("t0", "t1", "ts")}, args_leaves)
+    times = {name: values.get(name) for name in ("t0", "t1", "ts")}
+    return Request(problem, tuple(values.values()), state, output, times, len(dynamic.arrays))
+
+
+def _make_saving(saveat: SaveAt, max_steps: Any, function: Program | None, operands: tuple[int, ...]) -> Saving:
+    most = 0
+    if saveat.steps:
+        known = concrete(max_steps)
+        if known is None:
+            raise TypeError(
+                "SaveAt(steps=...) needs max_steps as a Python int, since it bounds the rows of the solution, but here it is "
+                f"traced ({type(max_steps).__name__}): set it outside of jit, vmap and grad"
+            )
+        most = int(known)
+    saving = Saving(
+        t0=saveat.t0,
+        points=saveat.points,
+        steps=saveat.steps,
+        t1=saveat.t1,
+        max_steps=most,
+        function=function,
+        operands=() if function is None else operands,
+    )
+    if saving.rows == 0:
+        raise ValueError(f"SaveAt(steps={saveat.steps}) has no row with max_steps={most}: there are max_steps // steps of them")
+    return saving
 
 
 def _array(value: Any, dtype: str) -> Any:
@@ -343,29 +380,65 @@ def _check_coefficients(given: dict[str, Any]) -> None:
         raise ValueError(f"dtmin={dtmin} and dtmax={dtmax} leave no step size: expected 0 < dtmax and dtmin <= dtmax")
 
 
-def _trace_field(f: Callable, state: State, args: PyTree, unroll: int) -> tuple[Program, int, list[Any]]:
-    """f's program over time, the flat state and the leaves; the leaves: so many of args, then what f closes over."""
-    dynamic, static = eqx.partition(args, lambda leaf: eqx.is_array_like(leaf) or isinstance(leaf, jax.ShapeDtypeStruct))
-    leaves, structure = jax.tree.flatten(dynamic)
-    arrays, avals = [], []
-    for leaf in leaves:
-        if isinstance(leaf, jax.ShapeDtypeStruct):
-            array, weak = leaf, False
-        elif isinstance(leaf, (float, int)) and not isinstance(leaf, bool):
-            # A Python number adapts to the solve's dtype, as it does anywhere in JAX.
-            array, weak = jnp.asarray(leaf, state.dtype if isinstance(leaf, float) else "int32"), True
-        else:
-            array, weak = jnp.asarray(leaf), False
-        arrays.append(array)
-        avals.append(jax.ShapeDtypeStruct(array.shape, array.dtype, weak_type=weak))
+class _Arguments:
+    """The leaves of args that are arrays, as operands, and the way back from them to args."""
+
+    def __init__(self, args: PyTree, dtype: str):
+        is_array = lambda leaf: eqx.is_array_like(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)  # noqa: E731
+        dynamic, self._static = eqx.partition(args, is_array)
+        leaves, self._structure = jax.tree.flatten(dynamic)
+        self.arrays: list[Any] = []
+        self.avals: list[jax.ShapeDtypeStruct] = []
+        for leaf in leaves:
+            if isinstance(leaf, jax.ShapeDtypeStruct):
+                array, weak = leaf, False
+            elif isinstance(leaf, (float, int)) and not isinstance(leaf, bool):
+                # A Python number adapts to the solve's dtype, as it does anywhere in JAX.
+                array, weak = jnp.asarray(leaf, dtype if isinstance(leaf, float) else "int32"), True
+            else:
+                array, weak = jnp.asarray(leaf), False
+            self.arrays.append(array)
+            self.avals.append(jax.ShapeDtypeStruct(array.shape, array.dtype, weak_type=weak))
+
+    def fill(self, values: Sequence[Any]) -> PyTree:
+        """args with `values` in place of its arrays."""
+        return eqx.combine(jax.tree.unflatten(self._structure, values), self._static)
+
+
+def _time_and_state(state: State) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    dtype = jnp.dtype(state.dtype)
+    return jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((state.size,), dtype)
+
+
+def _trace_field(f: Callable, state: State, args: _Arguments, unroll: int) -> tuple[Program, list[Any]]:
+    """f's program over time, the flat state and the leaves of args, then what f closes over; and the latter."""
 
     def field(t: Array, y: Array, *values: Array) -> Array:
-        filled = eqx.combine(jax.tree.unflatten(structure, values), static)
-        return state.flatten(f(t, state.unflatten(y), filled), "what f returns")
+        return state.flatten(f(t, state.unflatten(y), args.fill(values)), "what f returns")
 
-    scalar, vector = (jax.ShapeDtypeStruct(shape, jnp.dtype(state.dtype)) for shape in ((), (state.size,)))
-    program, constants = trace(field, scalar, vector, *avals, unroll=unroll)
-    return program, len(arrays), [*arrays, *constants]
+    return trace(field, *_time_and_state(state), *args.avals, unroll=unroll)
+
+
+def _trace_output(
+    fn: Callable | None, state: State, args: _Arguments, unroll: int
+) -> tuple[Program | None, Any, list[Any]]:
+    """The program of `SaveAt.fn` over the same inputs, the structure of its result, and what fn closes over."""
+    if fn is None:
+        return None, None, []
+    structures = []
+
+    def output(t: Array, y: Array, *values: Array) -> list[Array]:
+        leaves, structure = jax.tree.flatten(fn(t, state.unflatten(y), args.fill(values)))
+        structures.append(structure)
+        for leaf in leaves:
+            if not eqx.is_array_like(leaf):
+                raise TypeError(f"what SaveAt(fn=...) returns has a leaf of type {type(leaf).__name__}: expected arrays")
+        return [jnp.asarray(leaf) for leaf in leaves]
+
+    program, constants = trace(output, *_time_and_state(state), *args.avals, unroll=unroll)
+    if not program.outputs:
+        raise ValueError(f"SaveAt(fn=...) returns no arrays (structure {structures[-1]}): there is nothing to save")
+    return program, structures[-1], constants
 
 
 __all__: Sequence[str] = ("Problem", "Request", "State", "concrete", "make_request", "read_state")

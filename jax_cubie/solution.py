@@ -50,8 +50,10 @@ CODES = {name: code for code, name in enumerate(NAMES)}
 class Solution(eqx.Module):
     """The solution of one lane; under vmap every array has the batch axes in front.
 
-    t0, t1: the ends of the interval. ts: shape [points], the times that were saved. ys: a pytree like y0 whose leaves have
-    a leading axis of points; what a lane did not reach is NaN. stats: int32 `num_steps`, `num_accepted_steps`,
+    t0, t1: the ends of the interval. ts: shape [points], the times that were saved. ys: a pytree like y0, or like what
+    `SaveAt.fn` returns, whose leaves have a leading axis of points. What a lane did not reach is NaN, and rows that
+    `SaveAt(steps=...)` did not need are infinite; integers hold their lowest and their highest value instead, booleans False
+    and True. stats: int32 `num_steps`, `num_accepted_steps`,
     `num_rejected_steps`, `max_steps`, `nfev`. result: one of `RESULTS`.
     """
 
@@ -66,25 +68,39 @@ class Solution(eqx.Module):
 def make_solution(request: Any, results: Any, max_steps: Any) -> Solution:
     """The results of a request's kernel, in the user's terms."""
     problem, times = request.problem, request.times
-    ys, accepted, rejected, code = results
-    saved = [times["t0"][None]] if problem.save_t0 else []
-    saved += [times["ts"]] if problem.save_points else []
-    saved += [times["t1"][None]] if problem.save_t1 else []
+    saving = problem.saving
+    named = dict(zip((result.name for result in problem.results), results, strict=True))
+    accepted, rejected, code = named["accepted"], named["rejected"], named["result"]
+    if saving.function is None:
+        ys = request.state.unflatten(named["ys"])
+    else:
+        leaves = [named[f"ys{number}"] for number in range(len(saving.function.outputs))]
+        ys = jax.tree.unflatten(request.output, leaves)
+    if saving.steps:
+        ts = named["times"]
+    else:
+        saved = [times["t0"][None]] if saving.t0 else []
+        saved += [times["ts"]] if saving.points else []
+        saved += [times["t1"][None]] if saving.t1 else []
+        ts = saved[0] if len(saved) == 1 else jnp.concatenate(saved)
     steps = accepted + rejected
     # f at t0, and where the first step is chosen here one more.
     begins = (times["t0"] != times["t1"]) & ((code != CODES["invalid_input"]) | (steps > 0))
     begun = begins.astype(jnp.int32) * (1 if problem.first_step_given else 2)
+    evaluations = begun + problem.method.evaluations(steps, accepted)
+    if "dense" in named:
+        evaluations += named["dense"] * problem.method.dense_stages
     return Solution(
         t0=times["t0"],
         t1=times["t1"],
-        ts=saved[0] if len(saved) == 1 else jnp.concatenate(saved),
-        ys=request.state.unflatten(ys),
+        ts=ts,
+        ys=ys,
         stats={
             "num_steps": steps,
             "num_accepted_steps": accepted,
             "num_rejected_steps": rejected,
             "max_steps": jnp.asarray(max_steps, jnp.int32),
-            "nfev": begun + problem.method.evaluations(steps, accepted),
+            "nfev": evaluations,
         },
         result=eqx.tree_at(lambda item: item._value, RESULTS.successful, code),
     )

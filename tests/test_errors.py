@@ -62,7 +62,11 @@ VALUE = [
     ("no dt0, fixed", lambda: run(controller="fixed"), "dt0 is None, but the controller is 'fixed' .*give dt0"),
     ("dt0 is many", lambda: run(dt0=np.ones(2)), r"dt0 has shape \(2,\): expected a scalar"),
     # saved times
-    ("nothing", lambda: SaveAt(), "saves nothing: give t0=True, t1=True or ts="),
+    ("nothing", lambda: SaveAt(), r"saves nothing: give t0=True, t1=True, steps=True or ts=\[...\] with one time"),
+    ("steps < 0", lambda: SaveAt(steps=-1), r"SaveAt\(steps=-1\): expected True, False, or n > 0 for every n-th step"),
+    ("steps float", lambda: SaveAt(steps=2.0), r"SaveAt\(steps=2.0\): expected True, False, or n > 0"),
+    ("no row", lambda: run(saveat=SaveAt(steps=9), max_steps=8), r"SaveAt\(steps=9\) has no row with max_steps=8"),
+    ("fn saves nothing", lambda: run(saveat=SaveAt(t1=True, fn=lambda t, y, a: None)), "fn=.* returns no arrays.*nothing to"),
     ("no times", lambda: SaveAt(ts=[]), r"SaveAt\(ts=\[\]\) saves nothing"),
     ("beyond", lambda: run(ts=[0.5, 2.0]), "runs from 0.5 to 2.0: expected times between t0=0.0 and t1=1.0"),
     ("before", lambda: run(ts=[-0.5, 0.5]), "runs from -0.5 to 0.5: expected times between t0=0.0 and t1=1.0"),
@@ -148,7 +152,15 @@ TYPE = [
     ("solver", lambda: run(solver="tsit5"), "solver is 'tsit5' of type str: expected a jax_cubie.Solver"),
     ("args", lambda: ivp(args=3), r"args is 3: solve_ivp calls fun\(t, y, \*args\), so args is a tuple"),
     ("y0 dict", lambda: ivp(y0={"a": 1.0}), "y0 is {'a': 1.0}: expected a one-dimensional array; solve takes any pytree"),
+    ("fn", lambda: SaveAt(t1=True, fn=3), r"SaveAt\(fn=...\) is 3 of type int: expected a function fn\(t, y, args\)"),
+    ("fn text", lambda: run(saveat=SaveAt(t1=True, fn=lambda t, y, a: "y")), "fn=.* returns has a leaf of type str: exp"),
     # tracers where machine code is chosen
+    ("steps", lambda: jax.jit(lambda n: SaveAt(steps=n).steps)(3), r"SaveAt\(steps=...\) is a traced value"),
+    (
+        "max_steps and steps",
+        lambda: jax.jit(lambda n: run(saveat=SaveAt(steps=True), max_steps=n).ys)(3),
+        r"SaveAt\(steps=...\) needs max_steps as a Python int.*here it is traced.*outside of jit",
+    ),
     ("location", lambda: traced(state_location=1), "state_location is a traced value .*has to be static.*outside of jit"),
     ("method", lambda: traced(method=1), "method is a traced value .*has to be static.*outside of jit"),
     ("block", lambda: traced(block=32), "block is a traced value .*outside of jit"),

@@ -20,7 +20,7 @@ def polynomial(t, y, args):
 def inspect(method, size, *, target="cuda:90", f=polynomial, dtype="float32", **settings):
     y0 = np.zeros(size, dtype)
     dt0 = None if method in ADAPTIVE else np.float32(0.01)
-    saveat = SaveAt(t0=True, ts=np.array([0.5], dtype), t1=True)
+    saveat = settings.pop("saveat", SaveAt(t0=True, ts=np.array([0.5], dtype), t1=True))
     return Solver(method, **settings).inspect(f, 0.0, 1.0, y0, y0, dt0=dt0, saveat=saveat, target=target)
 
 
@@ -42,6 +42,14 @@ def test_no_float64_no_stack_no_spill(method):
         registers[size] = found.registers
     print("registers", method, json.dumps(registers))
     assert list(registers.values()) == sorted(registers.values())
+
+
+@pytest.mark.parametrize("method", ["rk4", "tsit5"])
+def test_steps_and_functions(method):
+    """Saving steps, and a function of the state."""
+    fn = lambda t, y, args: (y * t, jnp.sum(y * y), args[0] > 0)  # noqa: E731
+    for what in (dict(steps=True, t0=True), dict(steps=2, ts=np.array([0.5], np.float32), t1=True, fn=fn)):
+        assert_lean(inspect(method, 8, saveat=SaveAt(**what), max_steps=100), f"{method}, {what}")
 
 
 @pytest.mark.parametrize("target", ["cuda:80", "cuda:100"])

@@ -2,7 +2,8 @@
 
 The rows of `stage_rhs` are the stages' right-hand sides. Row 0 is f at the beginning of the step; the loop puts it there,
 so that a rejected step evaluates nothing twice. The last row is f at the end of an accepted step: the step's own last
-stage where the tableau has that property (FSAL), else the loop evaluates it.
+stage where the tableau has that property (FSAL), else the loop evaluates it. The stages that only the dense output needs
+have rows of their own, in `dense_rhs`; they are evaluated in a step that a point falls into.
 """
 
 from __future__ import annotations
@@ -40,10 +41,18 @@ class ExplicitRungeKutta:
         """The order that step size control divides its exponents by."""
         return self.tableau.order
 
+    def rhs_rows(self, dense: bool) -> int:
+        """Rows of `stage_rhs`: one a stage, and never less than the two ends of a step. `dense`: whether points inside of
+        steps are wanted. A method's own dense output then wants every stage, and the end's row is one more."""
+        own = dense and self.tableau.dense is not None and not self.tableau.fsal
+        return self.tableau.stages + 1 if own else max(self.tableau.stages, 2)
+
     @property
-    def rhs_rows(self) -> int:
-        """Rows of `stage_rhs`: one a stage, and never less than the two ends of a step."""
-        return max(self.tableau.stages, 2)
+    def dense_stages(self) -> int:
+        """Stages that only the dense output needs. A method without FSAL has the end of the step as the first of the
+        tableau's, and that one is evaluated anyway."""
+        dense = self.tableau.dense
+        return 0 if dense is None else len(dense.a) - (not self.tableau.fsal)
 
     def evaluations(self, steps: Any, accepted: Any) -> Any:
         """Evaluations of f in `steps` steps, `accepted` of them accepted, beyond the one at t0."""
@@ -54,11 +63,21 @@ class ExplicitRungeKutta:
     def register(self, registry: BufferRegistry) -> BufferRegistry:
         """Adds the family's buffers; their sizes wait for a problem."""
         registry = registry.register("stage_rhs", 0, persistent=True)
-        return registry.register("stage_accumulator", 0, aliases="error", live={"stage"})
+        registry = registry.register("stage_accumulator", 0, aliases="error", live={"stage", "output"})
+        return registry.register("dense_rhs", 0, live={"output"})
 
-    def buffer_sizes(self, states: int) -> dict[str, int]:
+    def buffer_sizes(self, states: int, dense: bool) -> dict[str, int]:
         """Words of each of the family's buffers for a system of `states` components."""
-        return {"stage_rhs": self.rhs_rows * states, "stage_accumulator": states if self.tableau.stages > 1 else 0}
+        return {
+            "stage_rhs": self.rhs_rows(dense) * states,
+            "stage_accumulator": states if self.tableau.stages > 1 else 0,
+            "dense_rhs": self.dense_stages * states if dense else 0,
+        }
+
+    @property
+    def error_rows(self) -> int:
+        """Error estimates of a step."""
+        return 1 + (self.tableau.error_weights_low is not None)
 
     def emit_step(
         self,
@@ -89,7 +108,36 @@ class ExplicitRungeKutta:
         if not tableau.fsal:
             combine(proposed_state, state, step_size, *_nonzero(tableau.b, rows))
         if error.size:
-            combine(error, None, step_size, *_nonzero(tableau.error_weights or (), rows))
+            for number, errors in enumerate((tableau.error_weights, tableau.error_weights_low)[: self.error_rows]):
+                combine(error.part(number * states, states), None, step_size, *_nonzero(errors or (), rows))
+
+    def emit_dense_stages(
+        self,
+        emitter: Emitter,
+        *,
+        time: Any,
+        step_size: Any,
+        field: EvaluateField,
+        combine: Callable[..., None],
+        state: View,
+        stage_rhs: View,
+        dense_rhs: View,
+        stage_accumulator: View,
+    ) -> None:
+        """Writes the stages that only the dense output of an accepted step needs."""
+        dense = self.tableau.dense
+        assert dense is not None
+        rows = self.dense_rows(stage_rhs, dense_rhs, state.size)
+        for stage in range(len(rows) - self.dense_stages, len(rows)):
+            weights, fraction = (values[stage - self.tableau.stages] for values in (dense.a, dense.c))
+            combine(stage_accumulator, state, step_size, *_nonzero(weights, rows))
+            stage_time = emitter.fma(state.dtype, emitter.constant(state.dtype, float(fraction)), step_size, time)
+            field(stage_time, stage_accumulator, rows[stage])
+
+    def dense_rows(self, stage_rhs: View, dense_rhs: View, states: int) -> list[View]:
+        """The right-hand sides that the dense output is made of, in the order of its weights."""
+        own = [stage_rhs.part(number * states, states) for number in range(self.rhs_rows(True))]
+        return own + [dense_rhs.part(number * states, states) for number in range(self.dense_stages)]
 
 
 def _nonzero(weights: tuple[Fraction, ...], rows: list[View]) -> tuple[list[float], list[View]]:

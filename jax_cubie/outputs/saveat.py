@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -9,36 +10,61 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Real
+from jaxtyping import Array, Float, PyTree, Real
 
-from ..settings import check_choice
+from ..settings import check_choice, refuse_tracer
 
 
 class SaveAt(eqx.Module):
-    """Which points of the solution are kept, in this order: t0, the times `ts`, t1.
+    """Which points of the solution are kept, and what of them.
 
-    ts: shape [points], non-decreasing from t0 to t1 (non-increasing where t1 < t0); equal times are allowed, so that ragged
-    lanes may repeat t1. Points inside a step are interpolated (cubic Hermite); `ts` never changes the steps.
+    - t0, t1: the ends.
+    - ts: shape [points], non-decreasing from t0 to t1 (non-increasing where t1 < t0); equal times are allowed, so that ragged
+      lanes may repeat t1. Points inside a step are interpolated by the method's own dense output, or by a cubic Hermite
+      polynomial where it has none; `ts` never changes the steps.
+    - steps: True or n > 0: the end of every accepted step, or of every n-th. There is room for `max_steps // n` rows.
+    - fn: `fn(t, y, args)`, any pytree of arrays that is kept in place of y.
 
-    Raises ValueError where nothing would be saved, or where concrete `ts` are not one-dimensional, finite and in order.
+    The rows stand in the order of time. With `steps` the times are `Solution.ts`, and rows that were not needed stand at the
+    end with infinite times and values, as in diffrax; t1 is not saved again where a saved step ends there.
+
+    Raises ValueError where nothing would be saved, or where concrete `ts` are not one-dimensional and real; TypeError where
+    fn can't be called or steps is traced.
     """
 
     t0: bool = eqx.field(static=True, default=False)
     t1: bool = eqx.field(static=True, default=False)
     ts: Real[Array, " points"] | None = None
+    steps: int = eqx.field(static=True, default=0)
+    fn: Callable[[Float[Array, ""], PyTree, PyTree], PyTree] | None = None
 
-    def __init__(self, *, t0: bool = False, t1: bool = False, ts: Any = None):
+    def __init__(self, *, t0: bool = False, t1: bool = False, ts: Any = None, steps: bool | int = False, fn: Any = None):
         self.t0 = check_choice("SaveAt(t0=...)", t0, (True, False))
         self.t1 = check_choice("SaveAt(t1=...)", t1, (True, False))
         self.ts = None if ts is None else _check_times(ts)
-        if self.points == 0:
+        self.steps = _check_steps(steps)
+        if fn is not None and not callable(fn):
+            raise TypeError(f"SaveAt(fn=...) is {fn!r} of type {type(fn).__name__}: expected a function fn(t, y, args)")
+        self.fn = fn
+        if not (self.t0 or self.t1 or self.points or self.steps):
             what = "SaveAt()" if ts is None else "SaveAt(ts=[])"
-            raise ValueError(f"{what} saves nothing: give t0=True, t1=True or ts=[...] with one time at least")
+            raise ValueError(
+                f"{what} saves nothing: give t0=True, t1=True, steps=True or ts=[...] with one time at least"
+            )
 
     @property
     def points(self) -> int:
-        """Rows of the solution."""
-        return int(self.t0) + int(self.t1) + (0 if self.ts is None else self.ts.shape[-1])
+        """How many times `ts` has."""
+        return 0 if self.ts is None else self.ts.shape[-1]
+
+
+def _check_steps(steps: Any) -> int:
+    refuse_tracer("SaveAt(steps=...)", steps)
+    if isinstance(steps, (bool, np.bool_)):
+        return int(steps)
+    if not hasattr(type(steps), "__index__") or steps.__index__() < 0:
+        raise ValueError(f"SaveAt(steps={steps!r}): expected True, False, or n > 0 for every n-th step")
+    return steps.__index__()
 
 
 def _check_times(ts: Any) -> Any:
