@@ -47,7 +47,7 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
     first_step_given = problem.first_step_given
     save_t0, save_t1, stepwise = problem.saving.t0, problem.saving.t1, problem.saving.steps > 0
     points, every, rows = (np.int32(n) for n in (problem.saving.points, problem.saving.steps, problem.saving.rows))
-    own_stages = problem.dense and problem.method.dense_stages > 0
+    own_stages = problem.dense and len(problem.method.dense_stages) > 0
 
     real = np.dtype(problem.dtype).type
     zero, one, half, infinity = real(0), real(1), real(0.5), real(np.inf)

@@ -28,7 +28,7 @@ class LoopParts:
         method = problem.method
         rows = method.rhs_rows(problem.dense)
         # Copies of f: at t0, in the choice of the first step, in each stage after the first, at the end of a step.
-        stages = method.tableau.stages + (method.dense_stages if problem.dense else 0)
+        stages = method.tableau.stages + (len(method.dense_stages) if problem.dense else 0)
         copies = 1 + (not problem.first_step_given) + stages - 1 + (not method.tableau.fsal)
         field = UserFunction(plan, problem.program, problem.field_operands, name="jax_cubie_field", copies=copies)
         numbers = {operand.name: number for number, operand in enumerate(words.operands)}

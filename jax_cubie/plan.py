@@ -85,11 +85,13 @@ class Plan:
             from .kernel.host_object import processor
 
             host = processor()
+        dense = problem.method.tableau.dense
         return content_key(
             str(self.target),
             host,
             problem.program.digest,
-            problem.method.tableau.content(problem.dense),
+            problem.method.tableau.content(),
+            dense.content() if problem.dense and dense is not None else None,
             problem.controller,
             self.layout.content(),
             tuple(sorted(self.parameter_offsets.items())),

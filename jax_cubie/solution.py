@@ -89,7 +89,7 @@ def make_solution(request: Any, results: Any, max_steps: Any) -> Solution:
     begun = begins.astype(jnp.int32) * (1 if problem.first_step_given else 2)
     evaluations = begun + problem.method.evaluations(steps, accepted)
     if "dense" in named:
-        evaluations += named["dense"] * problem.method.dense_stages
+        evaluations += named["dense"] * len(problem.method.dense_stages)
     return Solution(
         t0=times["t0"],
         t1=times["t1"],

@@ -48,11 +48,12 @@ class ExplicitRungeKutta:
         return self.tableau.stages + 1 if own else max(self.tableau.stages, 2)
 
     @property
-    def dense_stages(self) -> int:
-        """Stages that only the dense output needs. A method without FSAL has the end of the step as the first of the
-        tableau's, and that one is evaluated anyway."""
-        dense = self.tableau.dense
-        return 0 if dense is None else len(dense.a) - (not self.tableau.fsal)
+    def dense_stages(self) -> tuple[int, ...]:
+        """The stages, counted on from those of a step, that only the dense output needs: all of its own but the end of the
+        step, whose row there is anyway."""
+        tableau = self.tableau
+        extra = 0 if tableau.dense is None else len(tableau.dense.a)
+        return tuple(stage for stage in range(tableau.stages, tableau.stages + extra) if stage != tableau.end_stage)
 
     def evaluations(self, steps: Any, accepted: Any) -> Any:
         """Evaluations of f in `steps` steps, `accepted` of them accepted, beyond the one at t0."""
@@ -71,7 +72,7 @@ class ExplicitRungeKutta:
         return {
             "stage_rhs": self.rhs_rows(dense) * states,
             "stage_accumulator": states if self.tableau.stages > 1 else 0,
-            "dense_rhs": self.dense_stages * states if dense else 0,
+            "dense_rhs": len(self.dense_stages) * states if dense else 0,
         }
 
     @property
@@ -128,16 +129,23 @@ class ExplicitRungeKutta:
         dense = self.tableau.dense
         assert dense is not None
         rows = self.dense_rows(stage_rhs, dense_rhs, state.size)
-        for stage in range(len(rows) - self.dense_stages, len(rows)):
-            weights, fraction = (values[stage - self.tableau.stages] for values in (dense.a, dense.c))
-            combine(stage_accumulator, state, step_size, *_nonzero(weights, rows))
+        for stage in self.dense_stages:
+            number = stage - self.tableau.stages
+            combine(stage_accumulator, state, step_size, *_nonzero(dense.a[number], rows))
+            fraction = dense.c[number]
             stage_time = emitter.fma(state.dtype, emitter.constant(state.dtype, float(fraction)), step_size, time)
             field(stage_time, stage_accumulator, rows[stage])
 
     def dense_rows(self, stage_rhs: View, dense_rhs: View, states: int) -> list[View]:
         """The right-hand sides that the dense output is made of, in the order of its weights."""
-        own = [stage_rhs.part(number * states, states) for number in range(self.rhs_rows(True))]
-        return own + [dense_rhs.part(number * states, states) for number in range(self.dense_stages)]
+        tableau, own = self.tableau, self.dense_stages
+        rows = [stage_rhs.part(number * states, states) for number in range(tableau.stages)]
+        for stage in range(tableau.stages, tableau.stages + len(tableau.dense.a if tableau.dense else ())):
+            if stage in own:
+                rows.append(dense_rhs.part(own.index(stage) * states, states))
+            else:
+                rows.append(stage_rhs.part((self.rhs_rows(True) - 1) * states, states))
+        return rows
 
 
 def _nonzero(weights: tuple[Fraction, ...], rows: list[View]) -> tuple[list[float], list[View]]:
