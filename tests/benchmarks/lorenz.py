@@ -55,6 +55,21 @@ def ours(method: str, dtype: str, **settings):
     return jax.jit(jax.vmap(final, out_axes=-1))
 
 
+def save_points(lanes: int, repeats: int, in_a_row: int = 1) -> None:
+    """What it costs to save 100 points of each lane in place of its end."""
+    solver, y0, rho = jax_cubie.Solver(), jnp.array([1.0, 0.0, 0.0], "float32"), sweep(lanes, "float32")
+    ts = jnp.linspace(0.01, 1.0, 100, dtype="float32")
+    seconds = []
+    for saveat in (jax_cubie.SaveAt(t1=True), jax_cubie.SaveAt(ts=ts)):
+        call = jax.jit(jax.vmap(lambda rho, s=saveat: solver.solve(lorenz, 0.0, 1.0, y0, rho, saveat=s).ys, out_axes=-1))
+        seconds.append(median_seconds(call, rho, repeats=repeats, in_a_row=in_a_row))
+    written = lanes * 100 * 3 * 4 / 1e9
+    row(
+        f"Tsit5, 1e-6, {lanes:,} lanes, float32, 100 points saved",
+        f"{1e3 * seconds[1]:.3f} ms, the end alone {1e3 * seconds[0]:.3f} ms; {written / seconds[1]:,.1f} GB/s of results",
+    )
+
+
 def theirs(fixed: bool, dtype: str):
     y0 = jnp.array([1.0, 0.0, 0.0], dtype)
     controller = diffrax.ConstantStepSize() if fixed else diffrax.PIDController(rtol=1e-6, atol=1e-6)
@@ -109,6 +124,7 @@ def gpu(repeats: int) -> None:
             single.setdefault(label, milliseconds)
             row(f"{label}, 2^23 lanes, {dtype}", f"{milliseconds:.2f} ms{ratio}")
     compare(part, repeats, in_a_row=10)
+    save_points(part, repeats, in_a_row=10)
     few = median_seconds(ours("tsit5", "float32"), sweep(8, "float32"), repeats=50)
     row("Tsit5, 1e-6, 8 lanes, float32, end to end", f"{1e6 * few:.0f} us")
 
@@ -179,6 +195,7 @@ def main() -> None:
         cold_compile()
         if jax.devices()[0].platform == "cpu":
             compare(16_384, repeats)
+            save_points(16_384, repeats)
             scaling(16_384)
         else:
             gpu(repeats)

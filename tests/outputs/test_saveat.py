@@ -202,7 +202,9 @@ def test_a_function_builds_one_image(builds):
 
 
 @pytest.mark.parametrize(
-    "what", [dict(steps=True, t0=True), dict(steps=3, t1=True, ts=[0.5, 0.7]), dict(steps=2, fn=observe)], ids=str
+    "what",
+    [dict(steps=True, t0=True), dict(steps=3, t1=True, ts=[0.5, 0.7]), dict(steps=2, fn=observe)],
+    ids=["steps", "all kinds", "function"],
 )
 def test_live_against_diffrax(platform, x64, what):
     """The same rows in the same order as diffrax's, dopri5's dense output among them."""
@@ -216,9 +218,11 @@ def test_live_against_diffrax(platform, x64, what):
     )
     assert jax.tree.structure(ours.ys) == jax.tree.structure(theirs.ys)
     used = np.isfinite(theirs.ts)
+    # On a GPU the controller's powers have float32's accuracy, so steps differ in their eighth digit.
+    near = 1e-9 if platform == "cpu" else 1e-6
     for got, want in zip(arrays((ours.ts, ours.ys)), arrays((theirs.ts, theirs.ys)), strict=True):
         assert got.shape == want.shape and got.dtype == want.dtype
-        np.testing.assert_allclose(got[used].astype(float), want[used].astype(float), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(got[used].astype(float), want[used].astype(float), rtol=near, atol=near)
         if got.dtype.kind == "f":
             assert np.array_equal(np.isinf(got), np.isinf(want))
 
