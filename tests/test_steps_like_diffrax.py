@@ -90,12 +90,7 @@ def test_saved_times_leave_the_steps(platform, method):
     assert int(solution.stats["num_steps"]) == EVERYTHING["saved"][method]["steps"]
 
 
-OWN_EXTENSION = pytest.mark.xfail(strict=True, reason="values between steps are interpolated by cubic Hermite polynomials yet")
-
-
-@pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=OWN_EXTENSION if name != "bosh3" else ()) for name in EVERYTHING["saved"]]
-)
+@pytest.mark.parametrize("method", EVERYTHING["saved"])
 def test_saved_values(platform, method):
     """diffrax saves the values of the method's own extension, too; Lorenz's system amplifies rounding."""
     rtol = 1e-8 if platform == "cpu" else 1e-4
