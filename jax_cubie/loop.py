@@ -64,16 +64,15 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
         )
     )
 
-    bases_of, load_state, load_parameters = parts.bases, parts.load_state, parts.load_parameters
-    load_t0, load_t1, load_max_steps = parts.load("t0"), parts.load("t1"), parts.load("max_steps")
+    begin, load_t0, load_t1, load_max_steps = parts.begin, parts.load("t0"), parts.load("t1"), parts.load("max_steps")
     load_dt0 = parts.load("dt0") if first_step_given else None
     coefficients_of, valid_settings = parts.coefficients, parts.valid_settings
     evaluate_first, evaluate_last, first_step = parts.evaluate_first, parts.evaluate_last, parts.first_step
     step, dense_stages, scaled_square = parts.step, parts.dense_stages, parts.scaled_square
-    copy, carry_rhs, all_finite = parts.copy, parts.carry_rhs, parts.all_finite
-    reset, count_steps, steps_taken = parts.reset, parts.count_steps, parts.steps_taken
+    advance, all_finite = parts.advance, parts.all_finite
+    count_steps, steps_taken = parts.count_steps, parts.steps_taken
     increment, decrement, fused, times_count = parts.increment, parts.decrement, parts.fused, parts.times_count
-    whole_steps, clip_floor, kept = parts.whole_steps, parts.clip_floor, parts.kept
+    whole_steps, clip_floor = parts.whole_steps, parts.clip_floor
     load_point, count_point, points_behind = saving.load_point, saving.count_point, saving.points_behind
     save, save_between, save_missing, save_unused = (
         saving.save,
@@ -126,15 +125,12 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
         stage_accumulator = make_accumulator(primary, persistent, fallback)
         dense_rhs = make_dense(primary, persistent, fallback)
 
-        bases = bases_of(words, lane)
-        load_state(words, bases, state)
-        load_parameters(words, bases, parameters)
+        bases = begin(words, lane, state, parameters, counters)
         t0, t1, max_steps = load_t0(words, bases), load_t1(words, bases), load_max_steps(words, bases)
         direction = one if t0 <= t1 else -one
         start, end = direction * t0, direction * t1
         low = zero  # what `start` has lost to rounding
-        floor = kept(clip_floor(end)) if adaptive else clip_floor(end)
-        reset(counters)
+        floor = clip_floor(end)
         result = successful
         if not (abs(t0) < infinity and abs(t1) < infinity and valid_settings(words, bases)):
             result = invalid_input
@@ -244,8 +240,7 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
                             if until == none:
                                 save(words, bases, counters, direction * after, proposed_state, parameters)
                                 until = every
-                        copy(state, proposed_state)
-                        carry_rhs(stage_rhs)
+                        advance(state, proposed_state, stage_rhs)
                     turn = increment(turn)
                 count_steps(counters, repeat, accepted)
 

@@ -56,8 +56,21 @@ class LoopParts:
         # -- what a lane reads ----------------------------------------------------------------------------------------
 
         @emitted(("int64", words.lanes))
-        def bases(emitter, values, lane):
-            return memory.bases(emitter, values, lane)
+        def begin(emitter, values, lane, state, parameters, counters):
+            """The addresses of the lane's operands and results; its arrays as they are before the first step."""
+            bases = memory.bases(emitter, values, lane)
+            each(
+                emitter,
+                states,
+                unroll,
+                lambda index: state.store(index, memory.load(emitter, values, bases, numbers["y0"], index)),
+            )
+            for number, offset in plan.parameter_offsets.items():
+                for index in range(words.operands[number].size):
+                    parameters.store(offset + index, memory.load(emitter, values, bases, number, index))
+            for slot in COUNTERS:
+                counters.store(slot, _int(emitter, 0))
+            return bases
 
         def load(name):
             number = numbers[name]
@@ -67,19 +80,6 @@ class LoopParts:
                 return memory.load(emitter, values, bases, number, 0)
 
             return load_scalar
-
-        @emitted()
-        def load_state(emitter, values, bases, state):
-            def body(index):
-                state.store(index, memory.load(emitter, values, bases, numbers["y0"], index))
-
-            each(emitter, states, unroll, body)
-
-        @emitted()
-        def load_parameters(emitter, values, bases, parameters):
-            for number, offset in plan.parameter_offsets.items():
-                for index in range(words.operands[number].size):
-                    parameters.store(offset + index, memory.load(emitter, values, bases, number, index))
 
         @emitted((dtype, max(len(problem.coefficients), 1)))
         def coefficients(emitter, values, bases):
@@ -250,24 +250,14 @@ class LoopParts:
             change = norm(lambda index: emitter.sub(dtype, last.load(index), first.load(index)))
             return emit_first_step(emitter, dtype, method.error_order, guess, rhs_norm, change)
 
-        # -- moving ---------------------------------------------------------------------------------------------------
-
         @emitted()
-        def copy(emitter, target, source):
-            each(emitter, states, unroll, lambda index: target.store(index, source.load(index)))
-
-        @emitted()
-        def carry_rhs(emitter, stage_rhs):
-            """The right-hand side at the end of a step is the one at the beginning of the next."""
+        def advance(emitter, state, proposed, stage_rhs):
+            """What is at the end of an accepted step is at the beginning of the next, the right-hand side too."""
             first, last = row(stage_rhs, 0), row(stage_rhs, rows - 1)
+            each(emitter, states, unroll, lambda index: state.store(index, proposed.load(index)))
             each(emitter, states, unroll, lambda index: first.store(index, last.load(index)))
 
         # -- counting -------------------------------------------------------------------------------------------------
-
-        @emitted()
-        def reset(emitter, counters):
-            for slot in COUNTERS:
-                counters.store(slot, _int(emitter, 0))
 
         @emitted()
         def count_steps(emitter, counters, repeat, accepted):
@@ -330,11 +320,6 @@ class LoopParts:
             return emitter.cast(count, dtype, "int32")
 
         @emitted(dtype)
-        def kept(emitter, value):
-            """`value`, which the compiler may not compute again where it is used."""
-            return opaque(emitter, dtype, value)
-
-        @emitted(dtype)
         def clip_floor(emitter, end):
             """`end` less 100 units in the last place: a step that would end later ends at `end`."""
             integer = "int32" if dtype == "float32" else "int64"
@@ -348,16 +333,17 @@ class LoopParts:
             crosses = emitter.compare("lt", integer, bits, ulps)
             above = emitter.select(crosses, through, plain)
             below = emitter.add(integer, emitter.apply("or", integer, bits, emitter.constant(integer, sign)), ulps)
-            return emitter.bitcast(emitter.select(positive, above, below), dtype)
+            floor = emitter.bitcast(emitter.select(positive, above, below), dtype)
+            # Inside of the adaptive loop it would be computed again in every step.
+            return opaque(emitter, dtype, floor) if problem.adaptive else floor
 
-        self.bases, self.load, self.load_state, self.load_parameters = bases, load, load_state, load_parameters
-        self.coefficients, self.valid_settings = coefficients, valid_settings
+        self.begin, self.load, self.coefficients, self.valid_settings = begin, load, coefficients, valid_settings
         self.step, self.dense_stages, self.scaled_square, self.first_step = step, dense_stages, scaled_square, first_step
         self.evaluate_first, self.evaluate_last = evaluate_first, evaluate_last
-        self.copy, self.carry_rhs, self.all_finite = copy, carry_rhs, all_finite
+        self.advance, self.all_finite = advance, all_finite
         self.increment, self.decrement, self.fused, self.times_count = increment, decrement, fused, times_count
-        self.whole_steps, self.clip_floor, self.kept = whole_steps, clip_floor, kept
-        self.reset, self.count_steps, self.steps_taken = reset, count_steps, steps_taken
+        self.whole_steps, self.clip_floor = whole_steps, clip_floor
+        self.count_steps, self.steps_taken = count_steps, steps_taken
 
 
 class _Cell:

@@ -126,9 +126,10 @@ def build_pid(device: Device, dtype: str, states: int, order: int, controller: t
         return quick(emitter, "exp2", dtype, exponent)
 
     @device.emitted(dtype)
-    def at_least(emitter: Emitter, value: Any, least: Any) -> Any:
-        """The larger; `least` where `value` is NaN, as it is where the error is."""
-        return quick(emitter, "max", dtype, value, least)
+    def held(emitter: Emitter, value: Any, least: Any, most: Any) -> Any:
+        """`value` in the range; `least` where it is NaN, as it is where the error is."""
+        value = quick(emitter, "max", dtype, value, least)
+        return emitter.select(emitter.compare("lt", dtype, value, most), value, most)
 
     @device.function
     def start(step_size, coefficients):
@@ -150,9 +151,9 @@ def build_pid(device: Device, dtype: str, states: int, order: int, controller: t
             exponent = exponent + (exponents[2] * last + exponents[3] * before)
         factor = power_of_two(exponent)
         if accepted:
-            factor = min(at_least(factor, one), factormax)
+            factor = held(factor, one, factormax)
         else:
-            factor = min(at_least(factor, factormin), safety)
+            factor = held(factor, factormin, safety)
         step_size = step_size * factor
         failed = False
         if has_limits:
