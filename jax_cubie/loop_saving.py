@@ -9,7 +9,7 @@ import numpy as np
 from .addressing import Addressing
 from .kernel.device import Device, View, each
 from .loop_buffers import DENSE, POINT, REJECTED, ROW, STEPS
-from .outputs.interpolation import bend_polynomials, emit_dense, emit_dense_weights, emit_hermite
+from .outputs.interpolation import emit_dense, emit_dense_weights, emit_hermite
 from .user_function import UserFunction, into_row
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Saving:
             write_point(emitter, values, bases, row, time, state, parameters)
 
         dense = method.tableau.dense if problem.dense else None
-        polynomials = bend_polynomials(dense.weights, method.tableau.b) if dense is not None else []
+        terms = dense.terms if dense is not None else ()
 
         @emitted()
         def save_between(
@@ -120,10 +120,10 @@ class Saving:
             write_time(emitter, values, bases, row, time)
             if problem.dense:
                 rows = method.dense_rows(stage_rhs, dense_rhs, states)
-                weights = emit_dense_weights(emitter, dtype, theta, step_size, polynomials)
+                share, weights = emit_dense_weights(emitter, dtype, theta, step_size, terms)
 
                 def value_at(index):
-                    return emit_dense(emitter, theta, weights, state, proposed, rows, index)
+                    return emit_dense(emitter, share, weights, state, proposed, rows, index)
             else:
                 begin = stage_rhs.part(0, states)
                 end = stage_rhs.part((method.rhs_rows(False) - 1) * states, states)

@@ -1,6 +1,6 @@
 """Points inside a step: a method's own dense output, or cubic Hermite interpolation.
 
-Both are written around the straight line between the ends of the step, so that they give these exactly.
+Both begin with a mean of the two ends of the step, so that they give these exactly.
 """
 
 from __future__ import annotations
@@ -14,46 +14,38 @@ if TYPE_CHECKING:
     from ..kernel.emitter import Emitter
 
 
-def bend_polynomials(weights: Sequence[Sequence[Fraction]], b: Sequence[Fraction]) -> list[list[Fraction]]:
-    """The polynomials c_i with b_i(x) = x b_i + x (1 - x) c_i(x), each in ascending powers of x.
-
-    weights: the coefficients of each b_i, ascending from x^1; b: the method's weights, where b_i(1) is b_i (0 beyond them).
-    """
-    polynomials = []
-    for number, coefficients in enumerate(weights):
-        end = b[number] if number < len(b) else Fraction(0)
-        # (b_i(x) - x b_i) / x, divided by 1 - x: sums of the coefficients so far. The last is 0 but for rounded digits.
-        total, quotient = -end, []
-        for coefficient in coefficients[:-1]:
-            total += coefficient
-            quotient.append(total)
-        polynomials.append(quotient)
-    return polynomials
-
-
 def emit_dense_weights(
-    emitter: Emitter, dtype: str, theta: Any, step_size: Any, polynomials: Sequence[Sequence[Fraction]]
-) -> list[Any]:
-    """x (1 - x) h c_i(x) for each of `bend_polynomials` at x = theta; None for what is 0 everywhere."""
-    one = emitter.constant(dtype, 1)
-    scale = emitter.mul(dtype, emitter.mul(dtype, theta, emitter.sub(dtype, one, theta)), step_size)
-    values: list[Any] = []
-    for coefficients in polynomials:
-        if not any(coefficients):
-            values.append(None)
-            continue
-        total = emitter.constant(dtype, float(coefficients[-1]))
-        for coefficient in reversed(coefficients[:-1]):
-            total = emitter.fma(dtype, total, theta, emitter.constant(dtype, float(coefficient)))
-        values.append(emitter.mul(dtype, scale, total))
-    return values
+    emitter: Emitter, dtype: str, theta: Any, step_size: Any, terms: Sequence[Sequence[Fraction]]
+) -> tuple[Any, list[Any]]:
+    """x^n for x = theta, and for each stage h times the sum over k < n of terms[k - 1] x^k (1 - x)^(n - k); None for what is 0
+    everywhere.
+
+    terms: those of a `ContinuousExtension`, of degree n. The term k = n is left out: over all stages, the step itself.
+    """
+    mul = emitter.mul
+    rest = emitter.sub(dtype, emitter.constant(dtype, 1), theta)
+    degree = len(terms[0])
+    powers, rests = [theta], [rest]
+    for _ in range(degree - 1):
+        powers.append(mul(dtype, powers[-1], theta))
+        rests.append(mul(dtype, rests[-1], rest))
+    basis = [mul(dtype, step_size, mul(dtype, powers[k], rests[degree - 2 - k])) for k in range(degree - 1)]
+    weights: list[Any] = []
+    for row in terms:
+        total = None
+        for coefficient, value in zip(row[:-1], basis, strict=True):
+            if coefficient:
+                constant = emitter.constant(dtype, float(coefficient))
+                total = mul(dtype, constant, value) if total is None else emitter.fma(dtype, constant, value, total)
+        weights.append(total)
+    return powers[-1], weights
 
 
 def emit_dense(
-    emitter: Emitter, theta: Any, weights: Sequence[Any], start: View, end: View, rows: Sequence[View], index: Any
+    emitter: Emitter, share: Any, weights: Sequence[Any], start: View, end: View, rows: Sequence[View], index: Any
 ) -> Any:
-    """Component `index` at the fraction `theta` of a step: (1 - x) y0 + x y1 + the sum of weight times row."""
-    total = _line(emitter, theta, start, end, index)
+    """Component `index` of (1 - x^n) y0 + x^n y1 + the sum of weight times row; `share`: x^n."""
+    total = _between(emitter, share, start, end, index)
     for weight, row in zip(weights, rows, strict=True):
         if weight is not None:
             total = emitter.fma(start.dtype, weight, row.load(index), total)
@@ -80,10 +72,11 @@ def emit_hermite(
     )
     skew = emitter.sub(dtype, one, mul(dtype, two, theta))
     bend = fma(dtype, skew, emitter.sub(dtype, high, low), slopes)
-    return fma(dtype, mul(dtype, theta, before), bend, _line(emitter, theta, start, end, index))
+    return fma(dtype, mul(dtype, theta, before), bend, _between(emitter, theta, start, end, index))
 
 
-def _line(emitter: Emitter, theta: Any, start: View, end: View, index: Any) -> Any:
+def _between(emitter: Emitter, share: Any, start: View, end: View, index: Any) -> Any:
+    """(1 - share) y0 + share y1, which is one of them exactly where share is 0 or 1."""
     dtype = start.dtype
-    before = emitter.mul(dtype, emitter.sub(dtype, emitter.constant(dtype, 1), theta), start.load(index))
-    return emitter.fma(dtype, theta, end.load(index), before)
+    before = emitter.mul(dtype, emitter.sub(dtype, emitter.constant(dtype, 1), share), start.load(index))
+    return emitter.fma(dtype, share, end.load(index), before)
