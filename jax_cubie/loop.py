@@ -17,7 +17,7 @@ from .kernel.device import Device
 from .kernel.lanes import compile_lanes
 from .kernel.target import Image
 from .loop_parts import LoopParts
-from .loop_saving import Saving
+from .loop_saving import SavingParts
 from .solution import CODES
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def build_image(plan: Plan, dump: Callable[[str, str], None]) -> Image:
 def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., None]:
     """The device function `(words, lane, thread, base)` that integrates one lane."""
     problem = plan.problem
-    parts, saving = LoopParts(plan, device), Saving(plan, device)
+    parts, saving = LoopParts(plan, device), SavingParts(plan, device)
     adaptive, fsal = problem.adaptive, problem.method.tableau.fsal
     first_step_given = problem.first_step_given
     save_t0, save_t1, stepwise = problem.saving.t0, problem.saving.t1, problem.saving.steps > 0

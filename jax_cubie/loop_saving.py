@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .plan import Plan
 
 
-class Saving:
+class SavingParts:
     """The device functions that save a solution: the next row is that of the counter ROW, and saving one moves it on."""
 
     def __init__(self, plan: Plan, device: Device):
