@@ -153,30 +153,6 @@ def scaling(lanes: int) -> None:
     )
 
 
-def cold_compile() -> None:
-    def network(t, y, weights):
-        return jnp.tanh(weights @ y) - 0.1 * y**3
-
-    import logging
-
-    class Record(logging.Handler):
-        def emit(self, record):
-            built, _, what = record.getMessage().partition(": ")
-            row("  " + what, built)
-
-    logger = logging.getLogger("jax_cubie")
-    handler = Record()
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    logger.propagate = False
-    three, twenty = (jax.ShapeDtypeStruct((n,), jnp.float32) for n in (3, 20))
-    scalar, square = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((20, 20), jnp.float32)
-    for target in ("cpu", "cuda:90"):
-        jax_cubie.Solver().inspect(lorenz, 0.0, 1.0, three, scalar, target=target)
-        jax_cubie.Solver().inspect(network, 0.0, 1.0, twenty, square, target=target, batched=("y0",))
-    logger.removeHandler(handler)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="few repeats")
@@ -191,8 +167,6 @@ def main() -> None:
     print(machine())
     with tempfile.TemporaryDirectory() as folder:
         os.environ["JAX_CUBIE_CACHE"] = folder
-        print("cold compile, empty caches, Numba's import included in the first of each target:")
-        cold_compile()
         if jax.devices()[0].platform == "cpu":
             compare(16_384, repeats)
             save_points(16_384, repeats)
