@@ -33,7 +33,7 @@ LLVM_TYPES: dict[str, Any] = {
 _LIBRARY: dict[str, tuple[str, str]] = {
     **{name: (name, name) for name in (
         "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "exp", "exp2",
-        "expm1", "log", "log1p", "cbrt", "erf", "erfc", "lgamma", "pow", "atan2", "nextafter")},
+        "expm1", "log", "log1p", "log2", "cbrt", "erf", "erfc", "lgamma", "pow", "atan2", "nextafter")},
     "rem": ("fmod", "fmod"),
 }
 # LLVM intrinsic on the CPU, libdevice.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.extend.core as jex
 import numpy as np
 
@@ -29,12 +30,22 @@ _UNROLLED_EQUATIONS = 2000
 _SELECTED_EQUATIONS = 200
 
 
-def _call(parameter: str) -> Callable[..., list[Array]]:
+def _call(*parameters: str) -> Callable[..., list[Array]]:
+    """A call of the jaxpr that stands under the first of `parameters` that there is; versions of JAX differ."""
+
     def rule(context: Context, eqn: Any, *args: Array) -> list[Array]:
-        inner = eqn.params[parameter]
+        inner = next(eqn.params[parameter] for parameter in parameters if parameter in eqn.params)
         return context.call(inner, *args) if isinstance(inner, jex.ClosedJaxpr) else context.walk(inner, [], args)
 
     return rule
+
+
+def _high_level(context: Context, eqn: Any, *args: Array) -> list[Array]:
+    """An operation that JAX, from 0.12 on, expands when it lowers: custom derivatives, roots, ..."""
+    operation = eqn.params["_prim"]
+    closed = jax.make_jaxpr(lambda *flat: jax.tree.leaves(operation.expand(*jax.tree.unflatten(operation.in_tree, flat))))(
+        *[jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype, weak_type=x.aval.weak_type) for x in eqn.invars])
+    return context.call(closed, *args)
 
 
 # -- branches -------------------------------------------------------------------------------------------------
@@ -242,10 +253,11 @@ def _row_at(context: Context, x: Array, k: Scalar) -> Array:
 
 
 CALLS: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys(("jit", "remat2", "composite"), _call("jaxpr")),
-    **dict.fromkeys(("closed_call", "custom_jvp_call", "custom_vjp_call"), _call("call_jaxpr")),
+    **dict.fromkeys(("jit", "remat2", "composite"), _call("jaxpr", "call_jaxpr")),
+    **dict.fromkeys(("closed_call", "eval_jaxpr", "custom_jvp_call", "custom_vjp_call"), _call("call_jaxpr")),
     "custom_vmap_call": _call("call"),
     "linear_call": _call("callee"),
+    "call_hi_primitive": _high_level,
 }
 CONTROL: dict[str, Callable[..., Any]] = {
     **CALLS,

@@ -81,6 +81,14 @@ def _sign(b: Builder, eqn: Any, x: Scalar) -> Scalar:
     return b.select(b.compare("lt", x, zero), b.const(dtype, -1), positive)
 
 
+def _polynomial(b: Builder, eqn: Any, x: Scalar, *coefficients: Scalar) -> Scalar:
+    """Horner's scheme; the constant comes first."""
+    total = coefficients[-1]
+    for coefficient in coefficients[-2::-1]:
+        total = b.add(b.mul(total, x), coefficient)
+    return total
+
+
 def _one_minus_square(b: Builder, eqn: Any, x: Scalar) -> Scalar:
     """As a product: 1 - x * x would lose digits near 1."""
     one = b.const(b.types[x], 1)
@@ -213,6 +221,7 @@ SCALAR: dict[str, ScalarRule] = {
     "min": lambda b, eqn, x, y: b.min(x, y),
     "square": lambda b, eqn, x: b.mul(x, x),
     "one_minus_square": _one_minus_square,
+    "polynomial": _polynomial,
     "sign": _sign,
     "round": _round,
     "integer_pow": _integer_pow,
@@ -230,7 +239,7 @@ SCALAR: dict[str, ScalarRule] = {
     "eq_to": _total("eq"),
     **{name: _compare(name) for name in ("eq", "ne", "lt", "le", "gt", "ge")},
     **{name: _unary(name) for name in (
-        "sqrt", "rsqrt", "cbrt", "exp", "exp2", "expm1", "log", "log1p", "sin", "cos", "tan", "asin", "acos", "atan",
+        "sqrt", "rsqrt", "cbrt", "exp", "exp2", "expm1", "log", "log1p", "log2", "sin", "cos", "tan", "asin", "acos", "atan",
         "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "floor", "ceil", "erf", "erfc", "lgamma", "is_finite",
         "population_count", "clz")},
     **{name: _binary(name) for name in (

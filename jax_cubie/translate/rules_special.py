@@ -72,7 +72,7 @@ def _digamma(x: Any) -> Any:
     # cot(pi x) with the argument near 0, where tan keeps its digits.
     fraction = x - lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN)
     value = jnp.where(reflected, value - math.pi / lax.tan(math.pi * fraction), value)
-    return jnp.where((x <= 0) & (x == lax.floor(x)), jnp.nan, value)
+    return jnp.where(x == 0, -jnp.inf, jnp.where((x < 0) & (x == lax.floor(x)), jnp.nan, value))
 
 
 def _zeta(s: Any, a: Any) -> Any:
@@ -181,10 +181,10 @@ def _gamma_parts(a: Any, x: Any) -> tuple[Any, Any]:
         return 1 - value, value
 
     low, high = lax.cond((x < 1) | (x < a), lower, upper)
-    wrong = ~(a >= 0) | ~(x >= 0) | ((a == jnp.inf) & (x > 0) & (x < jnp.inf)) | ((a == 0) & (x == 0))
-    all_of_it = (a == 0) | (x == jnp.inf)
-    low = jnp.where(x == 0, 0, jnp.where(all_of_it, 1, low))
-    high = jnp.where(x == 0, 1, jnp.where(all_of_it, 0, high))
+    wrong = ~(a >= 0) | ~(x >= 0) | ((a == 0) & (x == 0)) | ((a == jnp.inf) & (x == jnp.inf))
+    nothing, all_of_it = (x == 0) | (a == jnp.inf), (a == 0) | (x == jnp.inf)
+    low = jnp.where(nothing, 0, jnp.where(all_of_it, 1, low))
+    high = jnp.where(nothing, 1, jnp.where(all_of_it, 0, high))
     return jnp.where(wrong, jnp.nan, low), jnp.where(wrong, jnp.nan, high)
 
 

@@ -11,6 +11,13 @@ from jax import lax
 from jax.custom_derivatives import linear_call
 
 
+def _root(x: Any) -> Any:
+    def newton(g: Any, y: Any) -> Any:
+        return lax.fori_loop(0, 8, lambda _, z: z - g(z) / jax.grad(g)(z), y)
+
+    return lax.custom_root(lambda y: y**3 - x[0] ** 2 - 1, x[0] * 0 + 1, newton, lambda g, y: y / g(x[0] * 0 + 1))
+
+
 def _cases() -> list[Case]:
     cases: list[Case] = []
     calls = normal((4,))
@@ -86,6 +93,7 @@ def _calls() -> list[Case]:
     composite = lax.composite(lambda x: x * 2, name="test.double")
     return [
         Case("custom_vmap_call", doubled, a, 0),
+        Case("call_hi_primitive", _root, a, 256, 1e-5),
         Case("composite", composite, a, 0),
         Case("linear_call", lambda x: linear_call(lambda r, y: r * y, lambda r, y: r * y, x, 2 * x), a, 0),
         Case("jit", lambda x: jax.vjp(jax.checkpoint(lambda y: jnp.sin(jnp.sin(y))), x)[1](x), a, 8),
@@ -111,12 +119,6 @@ def _derivatives() -> list[Case]:
         layer = jax.checkpoint(lambda z: jnp.sin(z) * z, policy=jax.checkpoint_policies.nothing_saveable)
         return jnp.sum(lax.scan(lambda c, _: (layer(c), None), x, None, length=6)[0])
 
-    def root(x: Any) -> Any:
-        def newton(g: Any, y: Any) -> Any:
-            return lax.fori_loop(0, 8, lambda _, z: z - g(z) / jax.grad(g)(z), y)
-
-        return lax.custom_root(lambda y: y**3 - x[0] ** 2 - 1, x[0] * 0 + 1, newton, lambda g, y: y / g(x[0] * 0 + 1))
-
     return [
         Case("jit", jax.jacfwd(f), a, 256, 1e-5),
         Case("jit", jax.jacrev(f), a, 256, 1e-5),
@@ -130,7 +132,7 @@ def _derivatives() -> list[Case]:
         Case("custom_vjp_call", _with_vjp, a, 0),
         Case("jit", lambda x: jax.grad(lambda y: _with_vjp(y).sum())(x), a, 0),
         Case("remat2", jax.value_and_grad(checkpointed), a, 256, 1e-5),
-        Case("while", lambda x: (root(x), jax.grad(root)(x)), a, 256, 1e-5),
+        Case("while", lambda x: (_root(x), jax.grad(_root)(x)), a, 256, 1e-5),
         Case("triangular_solve", jax.jacfwd(lambda x: jnp.linalg.solve(jnp.outer(x, x) + 3 * jnp.eye(4, dtype=x.dtype), x)), a,
              2000, 1e-4),
         Case("cholesky", jax.grad(lambda x: jnp.linalg.slogdet(jnp.linalg.cholesky(

@@ -19,6 +19,8 @@ UNARY = (0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 1.5, -1.5, 2.5, -2.5, 0.1, -0.1, 0.7, 
 BINARY = (0.0, -0.0, 1.0, -1.0, 0.3, 3.0, -2.5, 1e-15, 1e30, -1e30, NAN, INF, -INF)
 TERNARY = (0.0, -0.0, 0.5, -1.0, 2.0, NAN, INF, -INF)
 SHAPES = (0.0, -0.0, 0.6, 1.0, 2.0, 2.5, 7.3, 30.0, -1.0, -2.0, -3.5, NAN, INF, -INF)
+ZERO = ((0.0,), (-0.0,))
+GAMMA_LIMITS = ((0.0, 0.6), (-0.0, 0.6), *((INF, x) for x in SHAPES if x > 0))
 
 
 class Row(NamedTuple):
@@ -40,6 +42,12 @@ class Row(NamedTuple):
 
 def _round(x: Any) -> Any:
     return lax.round(x, lax.RoundingMethod.AWAY_FROM_ZERO), lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN)
+
+
+def _polynomial(x: Any) -> Any:
+    if hasattr(lax, "polynomial"):  # from JAX 0.12 on
+        return lax.polynomial(x, [3.0, 2.0, -1.0, 0.5])
+    return ((0.5 * x - 1) * x + 2) * x + 3
 
 
 def _total_order(x: Any) -> Any:
@@ -70,6 +78,7 @@ FLOAT_ROWS: dict[str, Row] = {
     "expm1": Row(lax.expm1, np.expm1, ulp=8),
     "log": Row(lax.log, np.log),
     "log1p": Row(lax.log1p, np.log1p),
+    "log2": Row(jnp.log2, np.log2, ulp=8, atol=1e-7),  # a primitive from JAX 0.11 on
     "cbrt": Row(lax.cbrt, np.cbrt),
     "sqrt": Row(lax.sqrt, np.sqrt, ulp=0),
     "rsqrt": Row(lax.rsqrt, lambda x: 1 / np.sqrt(x), ulp=2),
@@ -77,8 +86,8 @@ FLOAT_ROWS: dict[str, Row] = {
     "erfc": Row(lax.erfc, scipy.special.erfc, ulp=64),
     "erf_inv": Row(lax.erf_inv, scipy.special.erfinv, ulp=64),
     "lgamma": Row(lax.lgamma, np.vectorize(math.lgamma), ulp=64, atol=1e-6),
-    # Next to the pole XLA has four digits.
-    "digamma": Row(lax.digamma, scipy.special.digamma, ulp=64, atol=1e-5, but=((-1e-5,),)),
+    # Next to the pole XLA has four digits; at 0 its versions differ.
+    "digamma": Row(lax.digamma, scipy.special.digamma, ulp=64, atol=1e-5, but=((-1e-5,), *ZERO)),
     "bessel_i0e": Row(lax.bessel_i0e, scipy.special.i0e, ulp=16),
     "bessel_i1e": Row(lax.bessel_i1e, scipy.special.i1e, ulp=16),
     "logistic": Row(lax.logistic, scipy.special.expit, ulp=8),
@@ -91,6 +100,7 @@ FLOAT_ROWS: dict[str, Row] = {
     "square": Row(lax.square, np.square, ulp=0),
     "one_minus_square": Row(lambda x: jax.jvp(jnp.tanh, (x,), (jnp.ones_like(x),))[1],
                             lambda x: 1 - np.tanh(x) ** 2, ulp=64, atol=1e-6),
+    "polynomial": Row(_polynomial, lambda x: np.polyval([0.5, -1.0, 2.0, 3.0], x).astype(x.dtype), ulp=16, atol=1e-6),
     "integer_pow": Row(lambda x: (x**2, x**3, x**-1, x**-2, x**7), lambda x: (x**2, x**3, x**-1, x**-2, x**7), ulp=8),
     "is_finite": Row(lax.is_finite, np.isfinite),
     "reduce_precision": Row(lambda x: lax.reduce_precision(x, 5, 10), _halves, ulp=0),
@@ -118,12 +128,11 @@ FLOAT_ROWS: dict[str, Row] = {
                     lambda x, y: (np.where(x > y, x, y), np.where(x > y, y, x)), 2, ulp=0),
     # XLA answers infinity where an argument is NaN.
     "zeta": Row(lax.zeta, None, 2, ulp=64, values=SHAPES, but=((1.0, NAN),)),
-    "polygamma": Row(lax.polygamma, None, 2, ulp=512, values=SHAPES),
-    # XLA has NaN at a = 0 for x < 1 only, and at a = infinity for x > 1 only; at both there is a limit.
-    "igamma": Row(lax.igamma, None, 2, ulp=512, values=SHAPES,
-                  but=((0.0, 0.6), (-0.0, 0.6), (INF, 0.6))),
-    "igammac": Row(lax.igammac, None, 2, ulp=512, values=SHAPES,
-                   but=((0.0, 0.6), (-0.0, 0.6), (INF, 0.6))),
+    # As for digamma, which it is for 0.
+    "polygamma": Row(lax.polygamma, None, 2, ulp=512, values=SHAPES, but=tuple((*n, *x) for n in ZERO for x in ZERO)),
+    # There are limits at a = 0 and at a = infinity, of which XLA's versions know some and answer NaN for others.
+    "igamma": Row(lax.igamma, None, 2, ulp=512, values=SHAPES, but=GAMMA_LIMITS),
+    "igammac": Row(lax.igammac, None, 2, ulp=512, values=SHAPES, but=GAMMA_LIMITS),
     "clamp": Row(lambda x, y, z: lax.clamp(lax.min(x, z), y, lax.max(x, z)), lambda x, y, z: np.clip(
         y, np.minimum(x, z), np.maximum(x, z)), 3, ulp=0),
     "regularized_incomplete_beta": Row(lax.betainc, None, 3, ulp=512, values=(
