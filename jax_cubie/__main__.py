@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import sys
@@ -16,6 +17,7 @@ _TOLERANCE = 1e-3  # in float32, at tolerances of 1e-6
 
 def main() -> int:
     """Prints the report; 0 where every solve is right, else 1."""
+    argparse.ArgumentParser(prog="python -m jax_cubie", description=__doc__).parse_args()
     _row("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
     for name in _PACKAGES:
         _row(name, _version(name))
@@ -84,7 +86,7 @@ def _check(platform: str) -> int:
     right = bool(solution.result == RESULTS.successful) and difference < _TOLERANCE
     seconds = time.perf_counter() - started
     verdict = "right" if right else f"WRONG ({RESULTS[solution.result] or 'it says that it succeeded'})"
-    _row(f"solve on {platform}", f"{verdict}: {difference:.1e} from the reference, {seconds:.2f} s with the build")
+    _row(f"solve on {platform}", f"{verdict}: {difference:.1e} from the reference, {seconds:.2f} s in all")
     return 0 if right else 1
 
 

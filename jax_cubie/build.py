@@ -17,6 +17,7 @@ def image_of(plan: Plan) -> Image:
     def build(dump: Dump) -> Image:
         from .loop import build_image
 
+        plan.check_memory()
         dump("program", problem.program.describe())
         return build_image(plan, dump)
 

@@ -36,12 +36,12 @@ class Inspection:
     key: str
 
 
-def inspect_request(request: Request, batched: Iterable[str], target: str) -> Inspection:
+def inspect_request(request: Request, batched: Iterable[str] | str, target: str) -> Inspection:
     """Builds the image of a request whose arguments in `batched` have a lane axis."""
     problem = request.problem
     names = {operand.name for operand in problem.operands}
     args_names = {problem.operands[number].name for number in problem.field_operands[: request.args_leaves]}
-    chosen = set(batched)
+    chosen = {batched} if isinstance(batched, str) else set(batched)
     for name in chosen - names - {"args"}:
         raise ValueError(f"batched names {name!r}{closest(name, names | {'args'})}: expected some of {sorted(names)}, args")
     if "args" in chosen:

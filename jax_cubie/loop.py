@@ -144,14 +144,17 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
                 result = invalid_input
             while point <= start:
                 save(words, bases, counters, t0, state, parameters)
-                point = load_point(words, bases, count_point(counters), direction)
+                following = load_point(words, bases, count_point(counters), direction)
+                if not following >= point:
+                    result = invalid_input
+                point = following
         until = every  # accepted steps until the next that is saved
 
         if result == successful and start < end:
             step_size = zero
             if first_step_given:
                 step_size = direction * load_dt0(words, bases)
-                if not step_size > zero:
+                if not (step_size > zero and step_size < infinity):
                     result = invalid_input
             if result == successful:
                 evaluate_first(words, bases, t0, state, stage_rhs, parameters)
@@ -256,13 +259,15 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
                         low = added - (moved - start)
                         start = moved
                     reach = start + next_size
-                    step_size, last = next_size, False
+                    tried, step_size, last = step_size, next_size, False
                     if reach > floor:
                         step_size = (end - start) - low
                         if accepted:
                             last = True
                         else:
                             step_size = half * step_size
+                            if step_size == tried:  # the very step that was rejected: it would be for ever
+                                reach = start
                 else:
                     start = fused(times_count(repeat), step_size, start)
                     reach = end
@@ -299,7 +304,7 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
         if stepwise:
             row = next_row(counters)
             while row < rows:
-                save_unused(words, bases, row, direction)
+                save_unused(words, bases, row)
                 row = increment(row)
         save_outcome(words, bases, counters, result)
 

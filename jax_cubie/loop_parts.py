@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from .addressing import Addressing
 from .controllers.first_step import emit_explicit_guess, emit_first_step
+from .controllers.pid import PID
 from .kernel.device import Device, View, each
 from .kernel.memory import make_tuple, opaque, quick
 from .loop_buffers import COUNTERS, REJECTED, STEPS
+from .settings import Range
 from .user_function import UserFunction, into_view
 
 if TYPE_CHECKING:
@@ -27,10 +29,9 @@ class LoopParts:
         dtype, states, unroll = problem.dtype, problem.states, problem.unroll
         method = problem.method
         rows = method.rhs_rows(problem.dense)
-        # Copies of f: at t0, in the choice of the first step, in each stage after the first, at the end of a step.
-        stages = method.tableau.stages + (len(method.dense_stages) if problem.dense else 0)
-        copies = 1 + (not problem.first_step_given) + stages - 1 + (not method.tableau.fsal)
-        field = UserFunction(plan, problem.program, problem.field_operands, name="jax_cubie_field", copies=copies)
+        field = UserFunction(
+            plan, problem.program, problem.field_operands, name="jax_cubie_field", inline=plan.inlines_field
+        )
         numbers = {operand.name: number for number, operand in enumerate(words.operands)}
         emitted = device.emitted
 
@@ -88,21 +89,30 @@ class LoopParts:
 
         @emitted("bool")
         def valid_settings(emitter, values, bases):
-            """Tolerances are numbers, not negative, and not both zero; there is a step to take."""
+            """Each number of the controller is in its range, no component has two tolerances of 0, there is a step to take."""
             valid = emitter.compare("ge", "int32", setting(emitter, values, bases, "max_steps"), _int(emitter, 1))
             if not problem.adaptive:
                 return valid
-            zero = real(emitter, 0)
+
+            def inside(valid: Any, value: Any, allowed: Range) -> Any:
+                above = emitter.compare("ge" if allowed.low_allowed else "gt", dtype, value, real(emitter, allowed.low))
+                below = emitter.compare("le" if allowed.high_allowed else "lt", dtype, value, real(emitter, allowed.high))
+                return emitter.logical_and(valid, emitter.logical_and(above, below))
+
+            numbers_of = {name: setting(emitter, values, bases, name) for name in problem.coefficients}
+            for name, value in numbers_of.items():
+                valid = inside(valid, value, PID.RANGES[name])
+            if "dtmin" in numbers_of:
+                ordered = emitter.compare("le", dtype, numbers_of["dtmin"], numbers_of["dtmax"])
+                valid = emitter.logical_and(valid, ordered)
             count = max(words.operands[numbers[name]].size for name in ("rtol", "atol"))
             held = _Cell(emitter, "bool", valid)
 
             def body(index):
                 rtol, atol = (setting(emitter, values, bases, name, index) for name in ("rtol", "atol"))
-                both = emitter.logical_and(
-                    emitter.compare("ge", dtype, rtol, zero), emitter.compare("ge", dtype, atol, zero)
-                )
-                some = emitter.compare("gt", dtype, emitter.add(dtype, rtol, atol), zero)
-                held.set(emitter.logical_and(held.get(), emitter.logical_and(both, some)))
+                valid = inside(inside(held.get(), rtol, PID.TOLERANCE), atol, PID.TOLERANCE)
+                some = emitter.compare("gt", dtype, emitter.add(dtype, rtol, atol), real(emitter, 0))
+                held.set(emitter.logical_and(valid, some))
 
             each(emitter, count, unroll, body)
             return held.get()
@@ -303,21 +313,21 @@ class LoopParts:
             """How many steps end no later than `floor`: the step after those ends at t1. At most max_steps."""
             span = emitter.sub(dtype, floor, start)
             count = emitter.apply("floor", dtype, emitter.div(dtype, span, step_size))
-            limit = emitter.cast(max_steps, "int32", dtype)
-            count = emitter.select(emitter.compare("lt", dtype, count, limit), count, limit)
-            one, zero = real(emitter, 1), real(emitter, 0)
 
             def ends_in_time(number):
                 return emitter.compare("le", dtype, emitter.fma(dtype, number, step_size, start), floor)
 
             # The quotient is rounded, so it may be one off either way.
-            less = emitter.sub(dtype, count, one)
+            less = emitter.sub(dtype, count, real(emitter, 1))
             count = emitter.select(ends_in_time(count), count, less)
-            more = emitter.add(dtype, count, one)
+            more = emitter.add(dtype, count, real(emitter, 1))
             count = emitter.select(ends_in_time(more), more, count)
-            count = emitter.select(emitter.compare("gt", dtype, count, zero), count, zero)
-            count = emitter.select(emitter.compare("lt", dtype, count, limit), count, limit)
-            return emitter.cast(count, dtype, "int32")
+            # As integers, of which a float does not hold all.
+            whole = emitter.cast(count, dtype, "int64")
+            limit, zero = emitter.cast(max_steps, "int32", "int64"), emitter.constant("int64", 0)
+            whole = emitter.select(emitter.compare("gt", "int64", whole, zero), whole, zero)
+            whole = emitter.select(emitter.compare("lt", "int64", whole, limit), whole, limit)
+            return emitter.cast(whole, "int64", "int32")
 
         @emitted(dtype)
         def clip_floor(emitter, end):

@@ -31,11 +31,10 @@ class SavingParts:
         results = words.results[bool(saving.steps) :]
         pieces = [(number_of[r.name], r.size // saving.rows, r.dtype) for r in results if r.name.startswith("ys")]
         first = pieces[0][0]
-        # Copies of the function: at t0 and at times equal to it, inside of steps, at the ends of steps, at t1.
-        copies = int(saving.t0) + 2 * (saving.points > 0) + (saving.steps > 0) + int(saving.t1)
         function = None
         if saving.function is not None:
-            function = UserFunction(plan, saving.function, saving.operands, name="jax_cubie_output", copies=copies)
+            inline = plan.inlines_output
+            function = UserFunction(plan, saving.function, saving.operands, name="jax_cubie_output", inline=inline)
 
         def take_row(emitter: Any, counters: View) -> Any:
             row = counters.load(ROW)
@@ -145,8 +144,8 @@ class SavingParts:
             write_constant(emitter, values, bases, row, float("nan"), "min")
 
         @emitted()
-        def save_unused(emitter, values, bases, row, direction):
-            write_time(emitter, values, bases, row, emitter.mul(dtype, direction, emitter.constant(dtype, float("inf"))))
+        def save_unused(emitter, values, bases, row):
+            write_time(emitter, values, bases, row, emitter.constant(dtype, float("inf")))
             write_constant(emitter, values, bases, row, float("inf"), "max")
 
         @emitted("int32")

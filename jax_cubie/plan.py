@@ -9,15 +9,23 @@ from typing import Any
 from . import loop_buffers
 from .buffers import Layout, fit_block
 from .kernel.cache import content_key
-from .kernel.target import Target
+from .kernel.target import Target, stack_bytes
 from .operands import Operand, Words
 from .problem import Problem
+from .translate import Program
 
 # Shared memory that a block may opt in to, in KiB (CUDA C++ Programming Guide, table of technical specifications).
 _SHARED_KIB = {75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 110: 227, 120: 99, 121: 99}
 # A block's window lies on the stack of one of XLA's threads on the host.
 _HOST_WINDOW_BYTES = 256 * 1024
 _AUTO_BLOCK = {"cpu": 8, "cuda": 128}
+# The least lanes that a block is cut down to: fewer than a warp would leave lanes of the GPU idle.
+_LEAST_BLOCK = {"cpu": 1, "cuda": 32}
+# Local memory of a CUDA thread (the same table).
+_LOCAL_BYTES = 512 * 1024
+# In all copies of a function of the user's: from here on a call costs less than the copies cost the compiler, or the stack.
+_INLINE_STATEMENTS = 3000
+_INLINE_BYTES = 16 * 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +68,63 @@ class Plan:
         sizes |= method.buffer_sizes(states, problem.dense)
         return problem.registry.resize(**sizes).layout()
 
+    @property
+    def field_copies(self) -> int:
+        """Places where f is evaluated: at t0, in the choice of the first step, in each stage after the first, at the end of
+        a step."""
+        problem, method = self.problem, self.problem.method
+        stages = method.tableau.stages + (len(method.dense_stages) if problem.dense else 0)
+        return stages + (not problem.first_step_given) + (not method.tableau.fsal)
+
+    @property
+    def output_copies(self) -> int:
+        """Places where a point is saved: t0 and times equal to it, inside of steps, the ends of steps, t1."""
+        saving = self.problem.saving
+        return saving.t0 + 2 * (saving.points > 0) + (saving.steps > 0) + saving.t1
+
+    @functools.cached_property
+    def inlines_field(self) -> bool:
+        """Whether f is written at each place where it is evaluated, or called there."""
+        return self._inlines(self.problem.program, self.field_copies)
+
+    @functools.cached_property
+    def inlines_output(self) -> bool:
+        """The same of the function that is saved."""
+        function = self.problem.saving.function
+        return function is not None and self._inlines(function, self.output_copies)
+
+    def _inlines(self, program: Program, copies: int) -> bool:
+        chosen = self.problem.inline_f
+        if not isinstance(chosen, str):
+            return chosen
+        return (
+            program.statement_count() * copies <= _INLINE_STATEMENTS
+            and program.local_bytes() * copies <= _INLINE_BYTES
+        )
+
+    def check_memory(self) -> None:
+        """Raises ValueError where a lane's arrays are more than a thread has room for: beyond that, a process crashes."""
+        cpu = self.target.platform == "cpu"
+        limit = stack_bytes() // 2 if cpu else _LOCAL_BYTES
+        word = 4 if self.problem.dtype == "float32" else 8
+        arrays = {slot.name: slot.size * word for slot in self.layout.slots if slot.region in ("local", "persistent")}
+        # All copies of a function may be on the stack at once; of functions that are called, one at a time is.
+        field = self.problem.program.local_bytes() * (self.field_copies if self.inlines_field else 1)
+        functions = {"the arrays inside of f": field}
+        if (output := self.problem.saving.function) is not None:
+            bytes_of_output = output.local_bytes() * (self.output_copies if self.inlines_output else 1)
+            functions["the arrays inside of SaveAt.fn"] = bytes_of_output
+        total = sum(arrays.values()) + sum(functions.values())
+        if total <= limit:
+            return
+        largest = sorted((arrays | functions).items(), key=lambda item: -item[1])[:3]
+        raise ValueError(
+            f"a lane needs {total:,} bytes of its thread's own memory, and {self.target} has {limit:,} for it. The largest: "
+            + ", ".join(f"{name} ({size:,} bytes)" for name, size in largest)
+            + ". This is made for many small systems: use float32, a method with fewer stages, or smaller arrays in f"
+            + (", or raise the stack's limit (ulimit -s)" if cpu else "")
+        )
+
     @functools.cached_property
     def block(self) -> int:
         """Lanes of a block. Raises ValueError where the shared buffers of a block do not fit."""
@@ -68,7 +133,8 @@ class Plan:
         chosen = self.problem.block
         wanted = _AUTO_BLOCK[self.target.platform] if chosen == "auto" else int(chosen)
         word = 4 if self.problem.dtype == "float32" else 8
-        fitting = fit_block(self.layout, word, wanted, limit, device=str(self.target))
+        least = _LEAST_BLOCK[self.target.platform]
+        fitting = fit_block(self.layout, word, wanted, limit, least=least, device=str(self.target))
         if chosen != "auto" and fitting != wanted:
             raise ValueError(
                 f"block={wanted}: its shared buffers take {self.layout.window_words * word * wanted:,} bytes, and "

@@ -54,7 +54,8 @@ def _compiled(problem: Problem, operands: tuple[Operand, ...], levels: int) -> A
 
 @solve_p.def_impl
 def _eager(*arrays: Any, problem: Problem, operands: tuple[Operand, ...], levels: int) -> Any:
-    return _compiled(problem, operands, levels)(*arrays)
+    with jax.disable_jit(False):  # else the jit would bind, and so come back here
+        return _compiled(problem, operands, levels)(*arrays)
 
 
 def _batch(arrays: Any, axes: Any, *, problem: Problem, operands: tuple[Operand, ...], levels: int) -> Any:

@@ -18,7 +18,8 @@ from .buffers import BufferRegistry
 from .methods import ButcherTableau, ExplicitRungeKutta
 from .operands import Operand, Result
 from .outputs import SaveAt, Saving
-from .translate import Program, trace
+from .settings import concrete, is_number
+from .translate import Program, check_dtype, trace
 
 DTYPES = ("float32", "float64")
 
@@ -122,13 +123,6 @@ def read_state(y0: PyTree) -> State:
     return State(structure, tuple(shapes), str(given))
 
 
-def concrete(value: Any) -> np.ndarray | None:
-    """The value as a NumPy array where it is known now, None where it is traced or only a shape."""
-    if isinstance(value, (jax.core.Tracer, jax.ShapeDtypeStruct)):
-        return None
-    return np.asarray(value)
-
-
 @dataclasses.dataclass(frozen=True)
 class Request:
     """A problem with the arrays to solve it for, and what is needed to present the results.
@@ -190,16 +184,16 @@ def make_request(
     if saveat.ts is not None:
         values["ts"] = _array(saveat.ts, dtype)
     _check_times(t0, t1, dt0, saveat.ts, dtype)
-    values["max_steps"] = _scalar("max_steps", solver.max_steps, "int32")
+    values["max_steps"] = _count("max_steps", solver.max_steps)
     coefficients: dict[str, Any] = {}
     if solver.control.kind == "pid":
+        solver.control.check()
         for name in ("rtol", "atol"):
             values[name] = _tolerance(name, getattr(solver.control, name), state)
         _check_tolerances(solver.control.rtol, solver.control.atol, state)
-        _check_coefficients({name: getattr(solver.control, name) for name in _LEAST})
         coefficients = solver.control.coefficients()
         for name, value in coefficients.items():
-            values[name] = _array(value, dtype)
+            values[name] = _scalar(name, value, dtype)
 
     dynamic = _Arguments(args, dtype)
     program, constants = _trace_field(f, state, dynamic, solver.unroll)
@@ -277,17 +271,8 @@ def _array(value: Any, dtype: str) -> Any:
     return jnp.asarray(value, dtype=dtype)
 
 
-def _is_number(value: Any) -> bool:
-    """Whether it is a real number or an array of such; a shape will do."""
-    if isinstance(value, (bool, np.bool_)):
-        return False
-    if isinstance(value, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)):
-        return jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
-    return isinstance(value, (float, int))
-
-
 def _check_scalar(name: str, value: Any) -> None:
-    if not _is_number(value):
+    if not is_number(value):
         raise TypeError(f"{name} is {value!r} of type {type(value).__name__}: expected a number")
     if np.shape(value) != ():
         raise ValueError(
@@ -300,12 +285,27 @@ def _scalar(name: str, value: Any, dtype: str) -> Any:
     return _array(value, dtype)
 
 
+def _count(name: str, value: Any) -> Any:
+    """An int32; a wider one that is traced is held to its range."""
+    _check_scalar(name, value)
+    if not isinstance(value, int) and not jnp.issubdtype(value.dtype, jnp.integer):
+        raise TypeError(f"{name} has dtype {value.dtype}: expected an integer")
+    if isinstance(value, jax.core.Tracer) and value.dtype.itemsize > 4:
+        value = jnp.clip(value, 0, np.iinfo("int32").max)
+    return _array(value, "int32")
+
+
 def _time(name: str, value: Any, dtype: str) -> Any:
-    array = _scalar(name, value, dtype)
+    _check_scalar(name, value)
     known = concrete(value)
-    if known is not None and not np.isfinite(known):
-        raise ValueError(f"{name}={known}: expected a finite number")
-    return array
+    if known is not None and not np.isfinite(_as(dtype, known)):
+        raise ValueError(f"{name}={value}: expected a finite number" + f" of {dtype}" * bool(np.isfinite(known)))
+    return _array(value if known is None else known, dtype)
+
+
+def _as(dtype: str, known: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return known.astype(dtype)
 
 
 def _flat_state(y0: PyTree, state: State) -> Any:
@@ -317,9 +317,12 @@ def _flat_state(y0: PyTree, state: State) -> Any:
 def _check_times(t0: Any, t1: Any, dt0: Any, ts: Any, dtype: str) -> None:
     """What is wrong with the times that are known. The user's own values: inside of jit those in JAX's hands are traced."""
     known = [None if value is None else concrete(value) for value in (t0, t1, dt0, ts)]
-    t0, t1, step, times = (None if value is None else value.astype(dtype) for value in known)
+    exact0, exact1 = known[:2]
+    t0, t1, step, times = (None if value is None else _as(dtype, value) for value in known)
     if t0 is None or t1 is None:
         return
+    if t0 == t1 and exact0 != exact1:
+        raise ValueError(f"t0={exact0} and t1={exact1} are one number in {dtype}, y0's dtype: solve in float64, or begin at 0")
     direction = 1 if t0 <= t1 else -1
     if step is not None and t0 != t1 and not step * direction > 0:
         raise ValueError(f"dt0={dt0}: expected a step from t0={t0} towards t1={t1}, so of the sign of t1 - t0")
@@ -339,45 +342,22 @@ def _check_times(t0: Any, t1: Any, dt0: Any, ts: Any, dtype: str) -> None:
 def _tolerance(name: str, value: Any, state: State) -> Any:
     if isinstance(value, jax.ShapeDtypeStruct):
         return _array(value, state.dtype)
-    leaves = jax.tree.leaves(value)
-    for leaf in leaves or [value]:
-        if not _is_number(leaf):
-            raise TypeError(f"{name} is {value!r}: expected a number, or a pytree of numbers like y0")
-    if len(leaves) == 1 and jax.tree.structure(value) == jax.tree.structure(0) and jnp.shape(value) == ():
+    if jax.tree.structure(value) == jax.tree.structure(0) and jnp.shape(value) == ():
         return _array(value, state.dtype)
     return state.flatten(value, name, broadcast=True)
 
 
 def _check_tolerances(rtol: PyTree, atol: PyTree, state: State) -> None:
-    """What is wrong with the tolerances that are known."""
+    """No component may have two tolerances of 0, where they are known."""
     known = []
-    for name, tree in (("rtol", rtol), ("atol", atol)):
+    for tree in (rtol, atol):
         leaves = [concrete(leaf) for leaf in jax.tree.leaves(tree)]
-        leaves = [None if leaf is None else leaf.astype(state.dtype) for leaf in leaves]
-        if any(leaf is not None and not np.all(leaf >= 0) for leaf in leaves):
-            raise ValueError(f"{name}={tree}: expected tolerances of at least 0")
+        leaves = [None if leaf is None else _as(state.dtype, leaf) for leaf in leaves]
         one_for_all = jax.tree.structure(tree) == jax.tree.structure(0)
         known.append(leaves * len(state.shapes) if one_for_all else leaves)
     for one, other in zip(*known, strict=True):
         if one is not None and other is not None and not np.all(one + other > 0):
             raise ValueError("rtol and atol are both 0, which no step can meet: give at least one of them")
-
-
-# The least value that each coefficient of the controller "pid" may have.
-_LEAST = {"pcoeff": -np.inf, "icoeff": -np.inf, "dcoeff": -np.inf, "safety": 0, "factormin": 0, "factormax": 1, "dtmin": 0}
-_LEAST["dtmax"] = 0
-
-
-def _check_coefficients(given: dict[str, Any]) -> None:
-    known = {}
-    for name, value in given.items():
-        _check_scalar(name, value)
-        known[name] = concrete(value)
-        if known[name] is not None and not known[name] >= _LEAST[name]:
-            raise ValueError(f"{name}={value}: expected a number" + f" of at least {_LEAST[name]}" * (_LEAST[name] >= 0))
-    dtmin, dtmax = known["dtmin"], known["dtmax"]
-    if dtmin is not None and dtmax is not None and not 0 < dtmax >= dtmin:
-        raise ValueError(f"dtmin={dtmin} and dtmax={dtmax} leave no step size: expected 0 < dtmax and dtmin <= dtmax")
 
 
 class _Arguments:
@@ -386,23 +366,34 @@ class _Arguments:
     def __init__(self, args: PyTree, dtype: str):
         is_array = lambda leaf: eqx.is_array_like(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)  # noqa: E731
         dynamic, self._static = eqx.partition(args, is_array)
-        leaves, self._structure = jax.tree.flatten(dynamic)
+        leaves, self._structure = jax.tree_util.tree_flatten_with_path(dynamic)
         self.arrays: list[Any] = []
         self.avals: list[jax.ShapeDtypeStruct] = []
-        for leaf in leaves:
+        for path, leaf in leaves:
             if isinstance(leaf, jax.ShapeDtypeStruct):
                 array, weak = leaf, False
-            elif isinstance(leaf, (float, int)) and not isinstance(leaf, bool):
+            elif isinstance(leaf, float):
                 # A Python number adapts to the solve's dtype, as it does anywhere in JAX.
-                array, weak = jnp.asarray(leaf, dtype if isinstance(leaf, float) else "int32"), True
+                array, weak = jnp.asarray(leaf, dtype), True
+            elif isinstance(leaf, int) and not isinstance(leaf, bool):
+                array, weak = _default_int(leaf), True
             else:
                 array, weak = jnp.asarray(leaf), False
+            check_dtype(f"args{jax.tree_util.keystr(path)}", array)
             self.arrays.append(array)
             self.avals.append(jax.ShapeDtypeStruct(array.shape, array.dtype, weak_type=weak))
 
     def fill(self, values: Sequence[Any]) -> PyTree:
         """args with `values` in place of its arrays."""
         return eqx.combine(jax.tree.unflatten(self._structure, values), self._static)
+
+
+def _default_int(value: int) -> Array:
+    try:
+        return jnp.asarray(value)
+    except OverflowError:
+        kind = jnp.result_type(int)
+        raise ValueError(f"args has the integer {value}, which {kind} does not hold: use a float, or switch x64 on") from None
 
 
 def _time_and_state(state: State) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
@@ -441,4 +432,4 @@ def _trace_output(
     return program, structures[-1], constants
 
 
-__all__: Sequence[str] = ("Problem", "Request", "State", "concrete", "make_request", "read_state")
+__all__: Sequence[str] = ("Problem", "Request", "State", "make_request", "read_state")

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable
 from typing import Any, Self
 
 import equinox as eqx
 import jax
 import jax.core
+import jax.numpy as jnp
+import numpy as np
 
 
 class Component(eqx.Module):
@@ -27,6 +30,53 @@ class Component(eqx.Module):
     def settings(self) -> dict[str, Any]:
         """Every keyword that `update` knows, with its present value."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers that a setting may be: from `low` to `high`, themselves allowed or not; never NaN."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_allowed: bool = False
+    high_allowed: bool = False
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises TypeError for what is no real number, and ValueError for what is known and outside."""
+        if not is_number(value):
+            raise TypeError(f"{name} is {value!r} of type {type(value).__name__}: expected a number")
+        known = concrete(value)
+        if known is None:
+            return
+        above = known >= self.low if self.low_allowed else known > self.low
+        below = known <= self.high if self.high_allowed else known < self.high
+        if not np.all(above & below):
+            raise ValueError(f"{name}={value}: expected {self}")
+
+    def __str__(self) -> str:
+        words = []
+        if self.low > -math.inf:
+            words.append(f"{'at least' if self.low_allowed else 'above'} {self.low:g}")
+        if self.high < math.inf:
+            words.append(f"{'at most' if self.high_allowed else 'below'} {self.high:g}")
+        finite = self.high == math.inf and not self.high_allowed
+        return " ".join(["a finite number" if finite else "a number", " and ".join(words)]).strip()
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """The value as a NumPy array where it is known now, None where it is traced or only a shape."""
+    if isinstance(value, (jax.core.Tracer, jax.ShapeDtypeStruct)):
+        return None
+    return np.asarray(float(value) if isinstance(value, int) and not -(2**63) <= value < 2**63 else value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a real number or an array of such; a shape will do."""
+    if isinstance(value, (bool, np.bool_)):
+        return False
+    if isinstance(value, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)):
+        return jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
+    return isinstance(value, (float, int))
 
 
 def refuse_tracer(name: str, value: Any) -> None:

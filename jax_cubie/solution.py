@@ -26,12 +26,13 @@ class RESULTS(eqx.Enumeration):
         "holds, or the solution has a singularity. Loosen rtol and atol, or solve in float64."
     )
     not_finite = (
-        "The vector field or the state became NaN or infinite, and smaller steps did not mend it. Check the vector field, "
-        "its arguments and y0."
+        "The vector field, the state, or the error over its tolerance became NaN or infinite, and smaller steps did not mend "
+        "it. Check the vector field, its arguments and y0; with atol=0 a component at 0 has no tolerance at all."
     )
     invalid_input = (
-        "This lane was given values that cannot be solved with: t0, t1, dt0, rtol or atol is not finite or has the wrong "
-        "sign, rtol and atol are both 0, max_steps is below 1, or ts are not in order between t0 and t1."
+        "This lane was given values that cannot be solved with: t0, t1 or dt0 is not finite or dt0 has the wrong sign, a "
+        "tolerance or a coefficient of the controller is NaN or outside of its range, rtol and atol are both 0, max_steps is "
+        "below 1, or ts are not in order between t0 and t1."
     )
 
 
@@ -51,9 +52,9 @@ class Solution(eqx.Module):
     """The solution of one lane; under vmap every array has the batch axes in front.
 
     t0, t1: the ends of the interval. ts: shape [points], the times that were saved. ys: a pytree like y0, or like what
-    `SaveAt.fn` returns, whose leaves have a leading axis of points. What a lane did not reach is NaN, and rows that
-    `SaveAt(steps=...)` did not need are infinite; integers hold their lowest and their highest value instead, booleans False
-    and True. stats: int32 `num_steps`, `num_accepted_steps`,
+    `SaveAt.fn` returns, whose leaves have a leading axis of points. Times that a lane did not reach have NaN there; rows that
+    `SaveAt(steps=...)` did not need are infinite, and then t1 has no row if it was not reached. Integers hold their lowest
+    value for NaN and their highest for infinity, booleans False and True. stats: int32 `num_steps`, `num_accepted_steps`,
     `num_rejected_steps`, `max_steps`, `nfev`. result: one of `RESULTS`.
     """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 import equinox as eqx
@@ -15,8 +15,8 @@ from .inspection import Inspection, inspect_request
 from .methods import EXPLICIT, ButcherTableau, ExplicitRungeKutta
 from .outputs import SaveAt
 from .primitive import run
-from .problem import concrete, make_request
-from .settings import check_choice, check_count, closest, refuse_tracer
+from .problem import make_request
+from .settings import check_choice, check_count, closest, concrete, refuse_tracer
 from .solution import Solution, check_successful, make_solution
 
 # The settings that no component of a solver owns; the others are fields of its controller, and its buffers' locations.
@@ -127,7 +127,7 @@ class Solver(eqx.Module):
         *,
         saveat: SaveAt = SaveAt(t1=True),  # noqa: B008 - it is immutable
         dt0: Any = None,
-        batched: tuple[str, ...] = ("y0", "args"),
+        batched: Iterable[str] | str = ("y0", "args"),
         target: str = "cpu",
     ) -> Inspection:
         """Builds the image of this solve for `target` ("cpu", "cuda:90", ...) and tells about it; runs nothing.
@@ -202,10 +202,11 @@ def _stepper(method: str | ButcherTableau) -> ExplicitRungeKutta:
 def _controller_name(
     old: Solver | None, given: frozenset[str], settings: dict[str, Any], stepper: ExplicitRungeKutta
 ) -> str:
-    name = settings.get("controller")
-    if name is None and "controller" in given and old is not None:
+    if "controller" in settings:
+        name = settings["controller"]
+    elif "controller" in given and old is not None:
         name = old.controller
-    if name is None:
+    else:
         return "pid" if stepper.adaptive else "fixed"
     check_choice("controller", name, CONTROLLERS)
     if name != "fixed" and not stepper.adaptive:

@@ -18,9 +18,6 @@ from .translate.emit import emit_program
 if TYPE_CHECKING:
     from .plan import Plan
 
-# Statements in all copies of a function. From here on a call costs less than the copies cost the compiler.
-INLINE_STATEMENTS = 3000
-
 Store = Callable[[int, Any, Any], None]  # (output number, flat index, value)
 
 
@@ -68,15 +65,11 @@ def into_row(memory: Addressing, first: int, sizes: Sequence[int], row: Any) -> 
 class UserFunction:
     """Writes evaluations of a function of time, state and operands for one plan.
 
-    operands: the numbers of what the program reads after time and state. copies: how often it will be written.
+    operands: the numbers of what the program reads after time and state. inline: whether it is written at each place.
     """
 
-    def __init__(self, plan: Plan, program: Program, operands: Sequence[int], *, name: str, copies: int):
-        self.plan, self.program, self.operands, self.name = plan, program, operands, name
-        if plan.problem.inline_f == "auto":
-            self.inline = program.statement_count() * copies <= INLINE_STATEMENTS
-        else:
-            self.inline = plan.problem.inline_f
+    def __init__(self, plan: Plan, program: Program, operands: Sequence[int], *, name: str, inline: bool):
+        self.plan, self.program, self.operands, self.name, self.inline = plan, program, operands, name, inline
         self._memory = Addressing(plan.words)
         self._in_place = sorted({number for number in operands if number not in plan.parameter_offsets})
 

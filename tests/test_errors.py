@@ -80,20 +80,20 @@ VALUE = [
     ("ts ragged", lambda: run(ts=[[1.0], [2.0, 3.0]]), "takes an array of times"),
     ("t1 is a time", lambda: SaveAt(t1=1.0), r"SaveAt\(t1=...\)=1.0: expected one of True, False"),
     # tolerances
-    ("rtol < 0", lambda: run(rtol=-1e-3), "rtol=-0.001.*: expected tolerances of at least 0"),
-    ("atol nan", lambda: run(atol=NAN), "atol=nan: expected tolerances of at least 0"),
-    ("one < 0", lambda: run(atol=np.array([1.0, -1.0, 1.0])), r"atol=\[ 1. -1.  1.\]: expected tolerances of at least 0"),
+    ("rtol < 0", lambda: run(rtol=-1e-3), "rtol=-0.001: expected a number at least 0"),
+    ("atol nan", lambda: run(atol=NAN), "atol=nan: expected a number at least 0"),
+    ("one < 0", lambda: run(atol=np.array([1.0, -1.0, 1.0])), r"atol=\[ 1. -1.  1.\]: expected a number at least 0"),
     ("both 0", lambda: run(rtol=0, atol=0), "rtol and atol are both 0, which no step can meet: give at least one"),
     ("one both 0", lambda: run(rtol=0, atol=np.array([1.0, 0.0, 1.0])), "rtol and atol are both 0"),
     ("rtol of two", lambda: run(rtol=np.ones(2)), r"rtol has a leaf of shape \(2,\) where y0 has \(3,\)"),
     ("atol dict", lambda: run(atol={"a": 1.0}), r"atol has the structure .*'a'.*y0 has"),
     # the controller's numbers
-    ("safety < 0", lambda: run(safety=-1), "safety=-1: expected a number of at least 0"),
-    ("factormax", lambda: run(factormax=0.5), "factormax=0.5: expected a number of at least 1"),
-    ("dtmin < 0", lambda: run(dtmin=-1.0), "dtmin=-1.0: expected a number of at least 0"),
+    ("safety < 0", lambda: run(safety=-1), "safety=-1: expected a number above 0 and at most 1"),
+    ("factormax", lambda: run(factormax=0.5), "factormax=0.5: expected a number at least 1"),
+    ("dtmin < 0", lambda: run(dtmin=-1.0), "dtmin=-1.0: expected a finite number at least 0"),
     ("dtmin > dtmax", lambda: run(dtmin=1.0, dtmax=0.1), "dtmin=1.0 and dtmax=0.1 leave no step size: .*dtmin <= dtmax"),
-    ("dtmax 0", lambda: run(dtmax=0.0), "dtmax=0.0 leave no step size"),
-    ("nan", lambda: run(icoeff=NAN), "icoeff=nan: expected a number"),
+    ("dtmax 0", lambda: run(dtmax=0.0), "dtmax=0.0: expected a number above 0"),
+    ("nan", lambda: run(icoeff=NAN), "icoeff=nan: expected a finite number"),
     ("many", lambda: run(pcoeff=np.ones(2)), r"pcoeff has shape \(2,\): expected a scalar.*jax.vmap"),
     ("max_steps 0", lambda: run(max_steps=0), "max_steps=0: expected an integer of at least 1"),
     ("max_steps float", lambda: run(max_steps=1e3), "max_steps=1000.0: expected an integer"),
@@ -145,8 +145,8 @@ TYPE = [
     ("t1 None", lambda: run(t1=None), "t1 is None of type NoneType: expected a number"),
     ("t1 complex", lambda: run(t1=1j), "t1 is 1j of type complex: expected a number"),
     ("dt0 text", lambda: run(dt0="auto"), "dt0 is 'auto' of type str: expected a number"),
-    ("rtol text", lambda: run(rtol="tight"), "rtol is 'tight': expected a number, or a pytree of numbers like y0"),
-    ("atol None", lambda: run(atol=None), "atol is None: expected a number"),
+    ("rtol text", lambda: run(rtol="tight"), "rtol is 'tight' of type str: expected a number"),
+    ("atol None", lambda: run(atol=None), "atol is None of type NoneType: expected a number"),
     ("dtmin None", lambda: run(dtmin=None), "dtmin is None of type NoneType: expected a number"),
     ("saveat", lambda: run(saveat=[0.5]), r"saveat is \[0.5\]: expected a jax_cubie.SaveAt"),
     ("solver", lambda: run(solver="tsit5"), "solver is 'tsit5' of type str: expected a jax_cubie.Solver"),
@@ -238,8 +238,8 @@ def test_shared_memory_that_does_not_fit():
     assert "float32" not in text  # no advice to use what is used
     with pytest.raises(ValueError, match=r"block=1024: its shared buffers take 884,736 bytes.*232,448.*block='auto'"):
         Solver(block=1024, **locations).inspect(lambda t, y, a: -y, 0.0, 1.0, jnp.ones(24), target="cuda:90")
-    with jax.default_device(jax.devices("cpu")[0]), pytest.raises(ValueError, match="a block of 8 lanes.*and cpu has"):
-        solve(lambda t, y, a: -y, 0.0, 1.0, jnp.ones(20_000), state_location="shared")
+    with jax.default_device(jax.devices("cpu")[0]), pytest.raises(ValueError, match="a block of 1 lanes.*and cpu has"):
+        solve(lambda t, y, a: -y, 0.0, 1.0, jnp.ones(100_000), state_location="shared")
 
 
 def test_float64_is_not_switched_on():

@@ -165,18 +165,18 @@ def _storage(slot: Slot) -> str:
 
 
 def fit_block(
-    layout: Layout, word_bytes: int, block: int, limit_bytes: int, *, device: str = "the device"
+    layout: Layout, word_bytes: int, block: int, limit_bytes: int, *, least: int = WARP, device: str = "the device"
 ) -> int:
     """The block size, `block` or smaller, whose window of shared memory is within `limit_bytes`.
 
-    The block is halved, in whole warps, down to one warp: fewer lanes would leave lanes of the warp idle. A
-    block that was smaller than a warp to begin with is kept or refused.
+    The block is halved, in whole multiples of `least`, down to that. A block that was smaller to begin with is kept or
+    refused.
     """
     if block < 1:
         raise ValueError(f"block={block}: expected 1 or more lanes.")
     lane_bytes = layout.window_words * word_bytes
-    while block * lane_bytes > limit_bytes and block > WARP:
-        block = max(WARP, block // 2 // WARP * WARP)
+    while block * lane_bytes > limit_bytes and block > least:
+        block = max(least, block // 2 // least * least)
     wanted = block * lane_bytes
     if wanted <= limit_bytes:
         return block

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import equinox as eqx
+import jax
 import numpy as np
 from jaxtyping import Array, PyTree, Real
 
-from ..settings import Component, check_choice
+from ..settings import Component, Range, check_choice, concrete
 
 if TYPE_CHECKING:
     from ..kernel.device import Device
@@ -50,9 +51,34 @@ class PID(Component):
     force_dtmin: bool = eqx.field(static=True, default=True)
 
     kind: ClassVar[str] = "pid"
+    # What each coefficient may be: looked at where a solver is made or used, and in the kernel for what is traced.
+    RANGES: ClassVar[dict[str, Range]] = {
+        "pcoeff": Range(),
+        "icoeff": Range(),
+        "dcoeff": Range(),
+        "safety": Range(0, 1, high_allowed=True),
+        "factormin": Range(0, 1, high_allowed=True),
+        "factormax": Range(1, low_allowed=True, high_allowed=True),
+        "dtmin": Range(0, low_allowed=True),
+        "dtmax": Range(0, high_allowed=True),
+    }
+    TOLERANCE: ClassVar[Range] = Range(0, low_allowed=True, high_allowed=True)
 
     def __check_init__(self) -> None:
         check_choice("force_dtmin", self.force_dtmin, (True, False))
+        self.check()
+
+    def check(self) -> None:
+        """Raises ValueError or TypeError for numbers that are known and wrong."""
+        for name, allowed in self.RANGES.items():
+            allowed.check(name, getattr(self, name))
+        for name in ("rtol", "atol"):
+            tree = getattr(self, name)
+            for leaf in jax.tree.leaves(tree) or [tree]:
+                self.TOLERANCE.check(name, leaf)
+        dtmin, dtmax = concrete(self.dtmin), concrete(self.dtmax)
+        if dtmin is not None and dtmax is not None and not np.all(dtmin <= dtmax):
+            raise ValueError(f"dtmin={self.dtmin} and dtmax={self.dtmax} leave no step size: expected dtmin <= dtmax")
 
     @property
     def has_history(self) -> bool:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from .target import Image, Resources, Target
+from .target import BuildError, Image, Resources, Target
 
 logger = logging.getLogger("jax_cubie")
 
@@ -35,7 +35,7 @@ def directory() -> Path | None:
     """Where images are kept: `JAX_CUBIE_CACHE`, else the user's cache folder; None where that variable is empty."""
     chosen = os.environ.get("JAX_CUBIE_CACHE")
     if chosen is not None:
-        return Path(chosen) if chosen else None
+        return Path(chosen).expanduser() if chosen else None
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base) / "jax_cubie"
 
@@ -43,7 +43,14 @@ def directory() -> Path | None:
 def dump_directory() -> Path | None:
     """Where every stage of a build is written: `JAX_CUBIE_DUMP`."""
     chosen = os.environ.get("JAX_CUBIE_DUMP")
-    return Path(chosen) if chosen else None
+    if not chosen:
+        return None
+    folder = Path(chosen).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BuildError(f"JAX_CUBIE_DUMP={chosen}: expected a folder that can be written; {error}") from error
+    return folder
 
 
 @functools.cache
@@ -106,7 +113,6 @@ def _build(key: str, title: str, build: Callable[[Dump], Image]) -> Image:
     def dump(suffix: str, text: str) -> None:
         stages.append(suffix)
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{key[:16]}.{suffix}").write_text(text)
 
     started = time.perf_counter()
@@ -123,6 +129,8 @@ def _read(key: str) -> Image | None:
         return None
     path = folder / f"{key}.image"
     try:
+        if not path.is_file():
+            return None
         content = path.read_bytes()
     except OSError:
         return None

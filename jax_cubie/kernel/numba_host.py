@@ -13,7 +13,7 @@ from . import host_object
 from .library import ENTRY_SYMBOL
 from .llvm_text import canonical, without_names
 from .numba_types import Slice, make_intrinsic, slice_model
-from .target import Image, Target
+from .target import BuildError, Image, Target
 
 numba.extending.register_model(Slice)(slice_model(numba.extending.models))
 
@@ -46,7 +46,12 @@ def compile_entry(entry: Callable, target: Target, *, dump: Callable[[str, str],
     text = compiled.library.get_llvm_str() + _C_ENTRY.format(entry=ENTRY_SYMBOL, symbol=compiled.fndesc.llvm_func_name)
     (text,) = canonical([without_names(text)])
     dump("ll", text)
-    module = llvm.parse_assembly(text)
+    try:
+        module = llvm.parse_assembly(text)
+    except RuntimeError as error:
+        raise BuildError(
+            f"the host code uses something that can't stand alone outside of Numba (print, a string, an exception): {error}"
+        ) from error
     return Image(target, host_object.pack(host_object.target_machine().emit_object(module)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import resource
 
 CUDA_ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)
 
@@ -40,6 +41,13 @@ class Target:
         return "cpu" if self.platform == "cpu" else f"cuda:{self.architecture}"
 
 
+def stack_bytes() -> int:
+    """The stack of a thread that the host's lanes may run on."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    # Where there is no limit, glibc gives new threads 2 MiB (on x86-64: pthread_create(3)).
+    return 2 * 1024 * 1024 if limit == resource.RLIM_INFINITY else limit
+
+
 def default_target(platform: str) -> Target:
     """The target for the machine at hand: the host, or the first CUDA device that JAX sees.
 
@@ -49,7 +57,10 @@ def default_target(platform: str) -> Target:
         return Target("cpu")
     chosen = os.environ.get("JAX_CUBIE_CUDA_TARGET")
     if chosen:
-        return Target.parse(chosen)
+        target = Target.parse(chosen)
+        if target.platform != "cuda":
+            raise ValueError(f"JAX_CUBIE_CUDA_TARGET={chosen!r}: expected a CUDA architecture, as in 'cuda:90'")
+        return target
     import jax
 
     try:

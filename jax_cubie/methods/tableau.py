@@ -159,6 +159,10 @@ class ButcherTableau:
             raise self._error(f"c needs {stages} numbers, the first of them 0")
         if (self.b_embedded is None) != (self.embedded_order is None):
             raise self._error("b_embedded and embedded_order belong together")
+        if self.b_embedded == self.b:
+            raise self._error("b_embedded is b, so that the error estimate is always 0: give other weights, or leave it out")
+        if dense is not None and not isinstance(dense, ContinuousExtension):
+            raise self._error(f"dense is {dense!r}: expected a jax_cubie.ContinuousExtension")
         if self.b_embedded is None and self.b_embedded_low is not None:
             raise self._error("b_embedded_low tempers the error of b_embedded, which is missing")
         for label, weights in (("", self.b_embedded), ("second ", self.b_embedded_low)):
@@ -265,9 +269,10 @@ class ButcherTableau:
         return None if other is None else tuple(one - two for one, two in zip(self.b, other, strict=True))
 
     def content(self) -> tuple:
-        """The numbers that a step's machine code depends on, as plain data; `dense.content()` has those between steps."""
+        """What a step's machine code depends on, as plain data; `dense.content()` has what is between steps. The order is
+        that of the controller's exponents."""
         estimates = [() if weights is None else weights for weights in (self.error_weights, self.error_weights_low)]
-        return _hexes(self.a), _hexes([self.b, self.c]), _hexes(estimates)
+        return self.order, _hexes(self.a), _hexes([self.b, self.c]), _hexes(estimates)
 
 
 def _exact(where: str, value: Number) -> Fraction:
@@ -278,12 +283,14 @@ def _exact(where: str, value: Number) -> Fraction:
 
 
 def _row(where: str, values: Sequence[Number]) -> Row:
-    if isinstance(values, str):
+    if isinstance(values, str) or not hasattr(type(values), "__iter__"):
         raise ValueError(f"{where} is {values!r}: expected a sequence of numbers")
     return tuple(_exact(where, value) for value in values)
 
 
 def _rows(where: str, rows: Sequence[Sequence[Number]]) -> tuple[Row, ...]:
+    if isinstance(rows, str) or not hasattr(type(rows), "__iter__"):
+        raise ValueError(f"{where} is {rows!r}: expected a sequence of rows")
     return tuple(_row(where, row) for row in rows)
 
 

@@ -26,7 +26,8 @@ class SaveAt(eqx.Module):
     - fn: `fn(t, y, args)`, any pytree of arrays that is kept in place of y.
 
     The rows stand in the order of time. With `steps` the times are `Solution.ts`, and rows that were not needed stand at the
-    end with infinite times and values, as in diffrax; t1 is not saved again where a saved step ends there.
+    end with infinite times and values, as in diffrax; t1 is not saved again where a saved step ends there, and has no row in
+    a lane that did not reach it.
 
     Raises ValueError where nothing would be saved, or where concrete `ts` are not one-dimensional and real; TypeError where
     fn can't be called or steps is traced.
@@ -68,17 +69,16 @@ def _check_steps(steps: Any) -> int:
 
 
 def _check_times(ts: Any) -> Any:
-    if not isinstance(ts, jax.core.Tracer):
-        if not isinstance(ts, jax.Array):
-            try:
-                ts = np.asarray(ts)
-            except ValueError as error:
-                raise ValueError(f"SaveAt(ts=...) takes an array of times: {error}") from None
-        if not (jnp.issubdtype(ts.dtype, jnp.floating) or jnp.issubdtype(ts.dtype, jnp.integer)):
-            raise ValueError(f"SaveAt(ts=...) takes real times, got dtype {ts.dtype}")
-    if jnp.ndim(ts) != 1:
+    if not isinstance(ts, (jax.core.Tracer, jax.Array, jax.ShapeDtypeStruct)):
+        try:
+            ts = np.asarray(ts)
+        except ValueError as error:
+            raise ValueError(f"SaveAt(ts=...) takes an array of times: {error}") from None
+    if not (jnp.issubdtype(ts.dtype, jnp.floating) or jnp.issubdtype(ts.dtype, jnp.integer)):
+        raise ValueError(f"SaveAt(ts=...) takes real times, got dtype {ts.dtype}")
+    if len(ts.shape) != 1:
         raise ValueError(
-            f"SaveAt(ts=...) takes a one-dimensional array of times, got shape {jnp.shape(ts)}; for times per lane, vmap a "
+            f"SaveAt(ts=...) takes a one-dimensional array of times, got shape {ts.shape}; for times per lane, vmap a "
             "function that makes the SaveAt"
         )
     return ts

@@ -34,6 +34,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
+import numpy as np
+
 Instruction = tuple[int, str, str, tuple[int, ...], Any]
 Region = tuple[Instruction, ...]
 
@@ -85,6 +87,10 @@ class Program:
     def statement_count(self) -> int:
         """How many instructions there are, each counted once however often it runs; constants are none."""
         return sum(instruction[1] not in ("const", "alloc") for instruction, _ in self.walk())
+
+    def local_bytes(self) -> int:
+        """The memory of its own arrays."""
+        return sum(i[4][1] * np.dtype(i[2]).itemsize for i, _ in self.walk() if i[1] == "alloc")
 
     def walk(self) -> Iterator[tuple[Instruction, int]]:
         """Each instruction with its depth, those inside regions after the one that holds them."""
