@@ -259,15 +259,12 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
                         low = added - (moved - start)
                         start = moved
                     reach = start + next_size
-                    tried, step_size, last = step_size, next_size, False
+                    step_size, last = next_size, False
                     if reach > floor:
-                        step_size = (end - start) - low
                         if accepted:
-                            last = True
-                        else:
-                            step_size = half * step_size
-                            if step_size == tried:  # the very step that was rejected: it would be for ever
-                                reach = start
+                            step_size, last = (end - start) - low, True
+                        else:  # half of what is left, and less than the step that was rejected
+                            step_size = half * next_size
                 else:
                     start = fused(times_count(repeat), step_size, start)
                     reach = end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from .addressing import Addressing
@@ -95,9 +96,13 @@ class LoopParts:
                 return valid
 
             def inside(valid: Any, value: Any, allowed: Range) -> Any:
+                # NaN fails either comparison; a second one with an infinite end that is allowed would tell nothing.
                 above = emitter.compare("ge" if allowed.low_allowed else "gt", dtype, value, real(emitter, allowed.low))
+                valid = emitter.logical_and(valid, above)
+                if allowed.high == math.inf and allowed.high_allowed:
+                    return valid
                 below = emitter.compare("le" if allowed.high_allowed else "lt", dtype, value, real(emitter, allowed.high))
-                return emitter.logical_and(valid, emitter.logical_and(above, below))
+                return emitter.logical_and(valid, below)
 
             numbers_of = {name: setting(emitter, values, bases, name) for name in problem.coefficients}
             for name, value in numbers_of.items():
