@@ -1,51 +1,84 @@
-"""The GPU tests under compute-sanitizer: `python tests/sanitize.py memcheck|racecheck [processes] [pytest arguments]`.
+"""The GPU tests under compute-sanitizer: `python tests/sanitize.py memcheck|racecheck [options] [pytest arguments]`.
 
-Deals the tests for CUDA out to several processes, each under the sanitizer, and prints what it found. Tests in processes of
-their own, and those against diffrax, whose kernels are XLA's, are left out. Every array gets an allocation of its own, so that
-a step beyond its end is seen.
+Deals the tests for CUDA out to several processes, each under the sanitizer, and prints what it found. Only this project's
+kernels are looked at: XLA's own, and the libraries that it loads, take most of the time. Tests in processes of their own, and
+those against diffrax, whose kernels are XLA's, are left out. Every array gets an allocation of its own, so that a step beyond
+its end is seen.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 TESTS = Path(__file__).parent
 CHOSEN = "cuda and not live and not export and not process"
+KERNELS = ("jax_cubie_entry", "program")  # of images, and of the tests of single translation rules
 
 
 def main() -> int:
-    tool, processes, *arguments = sys.argv[1:] if len(sys.argv) > 2 else [*sys.argv[1:], "8"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tool", choices=("memcheck", "racecheck"))
+    parser.add_argument("--processes", type=int, default=6, help="each takes several GB of the GPU's memory")
+    parser.add_argument("--limit", type=float, default=3600, help="seconds, after which the tests that are left are given up")
+    options, arguments = parser.parse_known_args()
     pytest = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     arguments = arguments or [str(TESTS)]
-    listed = subprocess.run([*pytest, "--collect-only", "-k", CHOSEN, *arguments], capture_output=True, text=True, check=True)
+    listed = subprocess.run([*pytest, "--collect-only", "-k", CHOSEN, *arguments], capture_output=True, text=True)
     names = [line for line in listed.stdout.splitlines() if "::" in line]
+    if not names:
+        print(listed.stdout, listed.stderr, "no test was found", sep="\n")
+        return 1
     environment = {**os.environ, "XLA_PYTHON_CLIENT_ALLOCATOR": "platform", "PYTHONUNBUFFERED": "1"}
     folder = Path(tempfile.mkdtemp(prefix="sanitize_"))
+    filters = [word for kernel in KERNELS for word in ("--kernel-name", f"kns={kernel}")]
     running = []
-    for number in range(int(processes)):
-        share = names[number :: int(processes)]
+    for number in range(options.processes):
+        share = names[number :: options.processes]
         if share:
+            log = str(folder / f"{number}.log")
+            command = ["compute-sanitizer", "--tool", options.tool, *filters, "--log-file", log, *pytest, "-v", *share]
             output = (folder / f"{number}.txt").open("w")
-            command = ["compute-sanitizer", "--tool", tool, "--log-file", str(folder / f"{number}.log"), *pytest, *share]
-            running.append(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment))
-    codes = [process.wait() for process in running]
-    findings = 0
+            running.append(
+                subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+            )
+    codes = _wait(running, options.limit)
+    unclean = passed = 0
     for number, code in enumerate(codes):
         log, output = ((folder / f"{number}.{kind}").read_text() for kind in ("log", "txt"))
-        last = output.strip().splitlines()[-1]
+        passed += len(re.findall(r" PASSED ", output))
         summary = re.findall(r"=+ ((?:ERROR|RACECHECK) SUMMARY.*)", log)
-        print(f"process {number}: {last}; {' '.join(summary) or 'no summary'}", flush=True)
-        clean = summary and all(re.search(r"SUMMARY: 0 (errors|hazards)", line) for line in summary)
-        if code or not clean:
-            findings += 1
-            print(log[:2000], *[line for line in output.splitlines() if line.startswith("FAILED")], sep="\n")
-    print(f"{tool}: {len(names)} tests in {len(running)} processes, {findings} of them not clean; {folder}")
-    return findings
+        last = output.strip().splitlines()[-1]
+        print(f"process {number}: code {code}; {last}; {' '.join(summary) or 'no summary'}", flush=True)
+        if code or not (summary and all(re.search(r"SUMMARY: 0 (errors|hazards)", line) for line in summary)):
+            unclean += 1
+            print(log[:1000], *[line for line in output.splitlines() if " FAILED " in line], sep="\n")
+    print(f"{options.tool}: {passed} of {len(names)} tests passed, {unclean} of {len(running)} processes not clean; {folder}")
+    return unclean
+
+
+def _wait(running: list[subprocess.Popen], limit: float) -> list[int]:
+    """The codes that the processes end with. After `limit` seconds pytest is interrupted, which makes it report."""
+    end = time.monotonic() + limit
+    while any(process.poll() is None for process in running) and time.monotonic() < end:
+        time.sleep(0.5)
+    for process in running:
+        if process.poll() is None:
+            subprocess.run(["pkill", "-INT", "-s", str(process.pid), "-f", f"^{re.escape(sys.executable)}"])
+    codes = []
+    for process in running:
+        try:
+            codes.append(process.wait(timeout=30))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            codes.append(process.wait())
+    return codes
 
 
 if __name__ == "__main__":

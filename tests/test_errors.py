@@ -61,6 +61,8 @@ VALUE = [
     ("no dt0", lambda: run(method="rk4"), "dt0 is None, but the controller is 'fixed' .*'rk4'.*give dt0"),
     ("no dt0, fixed", lambda: run(controller="fixed"), "dt0 is None, but the controller is 'fixed' .*give dt0"),
     ("dt0 is many", lambda: run(dt0=np.ones(2)), r"dt0 has shape \(2,\): expected a scalar"),
+    ("t1 too large", lambda: run(t1=1e300), "t1=1e\\+300: expected a finite number of float32"),
+    ("one time", lambda: run(t0=1e8, t1=1e8 + 1), "t0=100000000.0 and t1=100000001.0 are one number in float32, y0's dtype"),
     # saved times
     ("nothing", lambda: SaveAt(), r"saves nothing: give t0=True, t1=True, steps=True or ts=\[...\] with one time"),
     ("steps < 0", lambda: SaveAt(steps=-1), r"SaveAt\(steps=-1\): expected True, False, or n > 0 for every n-th step"),
@@ -89,6 +91,11 @@ VALUE = [
     ("atol dict", lambda: run(atol={"a": 1.0}), r"atol has the structure .*'a'.*y0 has"),
     # the controller's numbers
     ("safety < 0", lambda: run(safety=-1), "safety=-1: expected a number above 0 and at most 1"),
+    ("safety > 1", lambda: run(safety=1.5), "safety=1.5: expected a number above 0 and at most 1"),
+    ("factormin 0", lambda: run(factormin=0.0), "factormin=0.0: expected a number above 0 and at most 1"),
+    ("of a solver", lambda: Solver(dtmax=-1.0), "dtmax=-1.0: expected a number above 0"),
+    ("of an update", lambda: Solver().update(rtol=NAN), "rtol=nan: expected a number at least 0"),
+    ("infinite", lambda: run(pcoeff=INF), "pcoeff=inf: expected a finite number"),
     ("factormax", lambda: run(factormax=0.5), "factormax=0.5: expected a number at least 1"),
     ("dtmin < 0", lambda: run(dtmin=-1.0), "dtmin=-1.0: expected a finite number at least 0"),
     ("dtmin > dtmax", lambda: run(dtmin=1.0, dtmax=0.1), "dtmin=1.0 and dtmax=0.1 leave no step size: .*dtmin <= dtmax"),
@@ -107,6 +114,7 @@ VALUE = [
     ("location", lambda: run(state_location="sharde"), "state_location='sharde': expected 'local' or .*Did you mean 'shared'"),
     ("method alias", lambda: run(method="rk46"), "unknown method 'rk46'.*a jax_cubie.ButcherTableau.*Did you mean .*'rk45'"),
     ("controller", lambda: run(controller="pdi"), "controller='pdi': expected one of 'fixed', 'pid', .*Did you mean .*'pid'"),
+    ("controller None", lambda: run(controller=None), "controller=None: expected one of"),
     ("controllers", lambda: run(controller="h211b"), "controller='h211b': expected one of .*Did you mean 'h211pi'"),
     ("pi42 on rk4", lambda: run(method="rk4", controller="pi42"), "controller='pi42' needs an error estimate.*'rk4' has none"),
     ("pid on euler", lambda: run(method="euler", controller="pid"), "needs an error estimate.*'euler' has none: use .*'tsit5'"),
@@ -120,6 +128,8 @@ VALUE = [
     ("inline_f", lambda: run(inline_f="yes"), "inline_f='yes': expected one of True, False, 'auto'"),
     ("throw", lambda: run(throw="yes"), "throw='yes': expected one of True, False"),
     ("target", lambda: Solver().inspect(lorenz, 0.0, 1.0, Y0, 28.0, target="cuda:33"), "unknown target 'cuda:33': expected"),
+    ("args int", lambda: run(args=2**80), f"args has the integer {2**80}, which int32 does not hold: use a float"),
+    ("batched text", lambda: Solver().inspect(lorenz, 0.0, 1.0, Y0, 28.0, batched="y"), "batched names 'y'.*expected some of"),
     ("batched", lambda: Solver().inspect(lorenz, 0.0, 1.0, Y0, 28.0, batched=("y",)), "batched names 'y'.*expected some of"),
     # SciPy's names
     ("first_step", lambda: ivp(first_step=0.1), "solve_ivp has no first_step: use dt0="),
@@ -155,6 +165,7 @@ TYPE = [
     ("fn", lambda: SaveAt(t1=True, fn=3), r"SaveAt\(fn=...\) is 3 of type int: expected a function fn\(t, y, args\)"),
     ("fn text", lambda: run(saveat=SaveAt(t1=True, fn=lambda t, y, a: "y")), "fn=.* returns has a leaf of type str: exp"),
     # tracers where machine code is chosen
+    ("max_steps traced", lambda: jax.jit(lambda n: run(max_steps=n).ys)(9.0), "max_steps has dtype float32: expected an int"),
     ("steps", lambda: jax.jit(lambda n: SaveAt(steps=n).steps)(3), r"SaveAt\(steps=...\) is a traced value"),
     (
         "max_steps and steps",
@@ -240,6 +251,18 @@ def test_shared_memory_that_does_not_fit():
         Solver(block=1024, **locations).inspect(lambda t, y, a: -y, 0.0, 1.0, jnp.ones(24), target="cuda:90")
     with jax.default_device(jax.devices("cpu")[0]), pytest.raises(ValueError, match="a block of 1 lanes.*and cpu has"):
         solve(lambda t, y, a: -y, 0.0, 1.0, jnp.ones(100_000), state_location="shared")
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda:90"])
+def test_arrays_larger_than_a_threads_memory(target, builds):
+    """What would end the process instead: buffers, and arrays inside of f, in each of its copies."""
+    said = rf"a lane needs [\d,]+ bytes of its thread's own memory, and {target} has [\d,]+ for it.*stage_rhs \([\d,]+ byte"
+    with pytest.raises(ValueError, match=said):
+        Solver().inspect(lambda t, y, a: -y, 0.0, 1.0, jax.ShapeDtypeStruct((200_000,), "float32"), target=target)
+    with pytest.raises(ValueError, match=r"The largest: the arrays inside of f \([\d,]+ bytes"):
+        large = np.ones(2_000_000, np.float32)
+        Solver().inspect(lambda t, y, a: -y * jnp.sort(jnp.cumsum(a * y[0]))[7], 0.0, 1.0, Y0, large, target=target)
+    assert builds.count == 0
 
 
 def test_float64_is_not_switched_on():

@@ -198,6 +198,7 @@ def test_codes_of_settings(platform):
         ({"rtol": 0.0}, "successful"),
         ({"dt0": -0.01}, "invalid_input"),
         ({"dt0": 0.0}, "invalid_input"),
+        ({"dt0": inf}, "invalid_input"),
         ({"dt0": nan}, "invalid_input"),
         ({"t1": -1.0, "ts": -0.5}, "invalid_input"),  # dt0 points the other way
         ({"t1": -0.1, "ts": -0.05, "dt0": -0.01}, "successful"),
@@ -249,6 +250,69 @@ def test_impossible_tolerance(platform, dtype):
     solution = solve(field, 0.0, 1.0, jnp.ones(2, dtype), rtol=0.0, atol=atol, saveat=saveat)
     assert all_are(solution, "step_size_underflow")
     assert np.array_equal(solution.ys[0], [1, 1]) and np.all(np.isnan(solution.ys[1]))
+
+
+COEFFICIENTS = {
+    "safety": (0.9, [0.0, -1.0, 1.5, np.nan]), "factormin": (0.2, [0.0, 1.5, np.nan]), "factormax": (10.0, [0.5, np.nan]),
+    "icoeff": (1.0, [np.inf, np.nan]), "pcoeff": (0.1, [-np.inf, np.nan]), "dcoeff": (0.1, [np.nan]),
+    "dtmin": (0.0, [-1.0, np.nan, np.inf]), "dtmax": (1.0, [0.0, -1.0, np.nan]), "atol": (1e-6, [-1.0, np.nan]),
+}  # fmt: skip
+
+
+def test_codes_of_the_controllers_numbers(platform):
+    """Traced, each is held to the range that is asked of it where it is known."""
+    good = {name: value for name, (value, _) in COEFFICIENTS.items()}
+    changes = [{}, {"dtmin": 0.5, "dtmax": 0.25}, {"factormax": np.inf}, {"dtmax": np.inf}]
+    changes += [{name: value} for name, (_, bad) in COEFFICIENTS.items() for value in bad]
+    columns = {name: np.array([change.get(name, value) for change in changes]) for name, value in good.items()}
+    solution = jax.vmap(lambda c: solve(lorenz, 0.0, 0.5, LORENZ0, 28.0, **c))(columns)
+    expected = ["successful", "invalid_input", "successful", "successful"] + ["invalid_input"] * (len(changes) - 4)
+    assert code(solution).tolist() == [CODES[name] for name in expected]
+    for change in changes[4:]:
+        with pytest.raises(ValueError, match=f"{next(iter(change))}=.*: expected a"):
+            Solver(**change)
+
+
+def test_order_of_traced_times(platform):
+    """Times out of order are found before t0, at it, in between and behind."""
+    ts = np.array([[0.2, 0.5, 0.8], [-0.5, -0.7, 0.5], [0.0, -0.1, 0.5], [0.2, 0.6, 0.5], [0.2, 1.5, 1.0]], np.float32)
+    solution = jax.vmap(lambda ts: solve(lorenz, 0.0, 1.0, LORENZ0, 28.0, saveat=SaveAt(ts=ts)))(ts)
+    assert code(solution).tolist() == [CODES["successful"], *[CODES["invalid_input"]] * 4]
+
+
+def test_more_steps_than_float32_counts(platform):
+    """2^24 + 1 is no float32; a limit of that is still held to."""
+    limits = np.array([2**24 + 1, 2**31 - 1])
+    run = lambda limit: solve(clock, 0.0, 1.0, jnp.float32(0), dt0=2.0**-25, method="euler", max_steps=limit)  # noqa: E731
+    solution = jax.vmap(run)(limits)
+    assert code(solution).tolist() == [CODES["max_steps_reached"], CODES["successful"]]
+    steps = solution.stats["num_steps"].tolist()
+    assert steps[0] == 2**24 + 1 and 2**25 - 400 < steps[1] <= 2**25  # the last ones before t1 are one
+
+
+def test_rejected_to_the_end(platform):
+    """A jump a few roundings before t1: steps become shorter until there are none, in time."""
+    jump = np.nextafter(np.float32(1), np.float32(0))
+    field = lambda t, y, a: jnp.where(t < jump, 0 * y, 1.0)  # noqa: E731
+    for safety in (0.9, 1.0):
+        solution = solve(field, 0.9999995, 1.0, jnp.float32(0), rtol=0.0, atol=1e-15, safety=safety)
+        assert all_are(solution, "step_size_underflow") and int(solution.stats["num_steps"]) < 200
+
+
+def test_without_jit(platform):
+    """jax.disable_jit is for the code around a solve; the solve is one operation."""
+    run = lambda rho: solve(lorenz, 0.0, 1.0, LORENZ0, rho).ys  # noqa: E731
+    rhos = np.array([28.0, 10.0], np.float32)
+    with jax.disable_jit():
+        one, many = run(28.0), jax.vmap(run)(rhos)
+    assert np.array_equal(one, run(28.0)) and np.array_equal(many, jax.vmap(run)(rhos))
+
+
+@pytest.mark.usefixtures("x64")
+def test_integers_of_args(platform):
+    """A Python integer is JAX's default integer, so that large ones keep their digits."""
+    solution = solve(lambda t, y, a: 0 * y + (a - (2**40 - 3)), 0.0, 1.0, jnp.zeros(1), 2**40, dt0=0.5, method="euler")
+    assert solution.ys[-1] == 3
 
 
 @pytest.mark.usefixtures("x64")

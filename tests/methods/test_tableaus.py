@@ -307,6 +307,8 @@ def test_tableaus_compare_by_content():
     assert dense != one and dense.content() == one.content()  # the same step, and other values between
     assert dense.dense.content() == ContinuousExtension(**HERMITE).content()
     assert ButcherTableau(**{**GOOD, "b_embedded": [0, 1]}).content() != one.content()
+    modest = ButcherTableau(**{**GOOD, "order": 1})
+    assert modest != one and modest.content() != one.content()  # the controller's exponents follow from the order
     low = ButcherTableau(**GOOD, b_embedded_low=[0, 1])
     assert low.content() != one.content() and low.error_weights_low == (Fraction(1, 2), Fraction(-1, 2))
     contents = {name: (tableau.content(), tableau.dense and tableau.dense.content()) for name, tableau in EXPLICIT.items()}
@@ -326,6 +328,7 @@ def bad_dense(**change):
         ({"order": 1}, None),
         ({"b_embedded": [1, 1]}, r"'mine': b_embedded is of order 0, not 1: the sum of b is 2, not 1"),
         ({"embedded_order": 2}, r"'mine': b_embedded is of order 1, not 2: the sum of b\*c is 0, not 1/2"),
+        ({"b_embedded": GOOD["b"]}, r"'mine': b_embedded is b"),
         ({"b_embedded": [1]}, r"'mine': 1 embedded weights for 2 stages"),
         ({"b_embedded": None}, r"b_embedded and embedded_order belong together"),
         ({"embedded_order": None}, r"b_embedded and embedded_order belong together"),
