@@ -261,10 +261,11 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
                     reach = start + next_size
                     step_size, last = next_size, False
                     if reach > floor:
+                        rest = (end - start) - low
                         if accepted:
-                            step_size, last = (end - start) - low, True
-                        else:  # half of what is left, and less than the step that was rejected
-                            step_size = half * next_size
+                            step_size, last = rest, True
+                        else:  # half of what is left, but always less than the step that was rejected
+                            step_size = half * (next_size if next_size < rest else rest)
                 else:
                     start = fused(times_count(repeat), step_size, start)
                     reach = end

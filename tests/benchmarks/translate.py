@@ -82,7 +82,8 @@ def main() -> None:
             translating = both - tracing
             print(
                 f"{program.statement_count():5,} statements  {target:4}  {tracing:.2f} s for JAX to trace, then "
-                f"{translating:.2f} s to translate and {emitting:.2f} s to write: {translating + emitting:.2f} s in front of LLVM"
+                f"{translating:.2f} s to translate and {emitting:.2f} s to write: "
+                f"{translating + emitting:.2f} s in front of LLVM"
             )
 
 
