@@ -10,7 +10,7 @@ import pytest
 
 _WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if not _WORKER:  # xdist's workers inherit the folder, and so build an image once
-    os.environ["JAX_CUBIE_CACHE"] = tempfile.mkdtemp(prefix="jax_cubie_tests_")
+    os.environ["JAX_CUBIE_CACHE"] = os.environ.get("JAX_CUBIE_TEST_CACHE") or tempfile.mkdtemp(prefix="jax_cubie_tests_")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 # A subprocess imports the jax_cubie that is tested here: not the sources in the current folder, which may lack the compiled
 # part.
@@ -67,7 +67,7 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def pytest_unconfigure(config):
-    if not _WORKER:
+    if not (_WORKER or "JAX_CUBIE_TEST_CACHE" in os.environ):
         shutil.rmtree(os.environ["JAX_CUBIE_CACHE"], ignore_errors=True)
 
 
