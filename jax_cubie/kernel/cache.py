@@ -6,8 +6,10 @@ that can't be written costs a warning, not the solve.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import gc
 import hashlib
 import json
 import logging
@@ -15,7 +17,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -29,6 +31,8 @@ _SLOW_BUILD = 1.0  # seconds from which a build says so at the level that is sho
 _images: dict[str, Image] = {}
 _locks: dict[str, threading.Lock] = {}
 _guard = threading.Lock()
+_building = 0  # threads that are at it
+_collects = True  # whether Python collected garbage before the first of them
 
 
 def directory() -> Path | None:
@@ -116,11 +120,33 @@ def _build(key: str, title: str, build: Callable[[Dump], Image]) -> Image:
             (folder / f"{key[:16]}.{suffix}").write_text(text)
 
     started = time.perf_counter()
-    built = build(dump)
+    with _no_garbage_collection():
+        built = build(dump)
     seconds = time.perf_counter() - started
     level = logging.WARNING if seconds > _SLOW_BUILD else logging.INFO
     logger.log(level, "built an image for %s in %.2f s: %s", built.target, seconds, title)
     return built
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Python's search for unreachable cycles would take a quarter of a first build: it walks all that JAX and Numba hold.
+
+    It is on again once no thread builds, if it was on before.
+    """
+    global _building, _collects
+    with _guard:
+        if not _building:
+            _collects = gc.isenabled()
+            gc.disable()
+        _building += 1
+    try:
+        yield
+    finally:
+        with _guard:
+            _building -= 1
+            if not _building and _collects:
+                gc.enable()
 
 
 def _read(key: str) -> Image | None:

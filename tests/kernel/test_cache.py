@@ -1,6 +1,8 @@
 """Images by content: what makes two kernels one, and what the disk keeps."""
 
 import enum
+import functools
+import gc
 import logging
 import math
 import os
@@ -334,6 +336,38 @@ def test_threads_build_once(builds):
     for thread in threads:
         thread.join()
     assert builds.count == 1 and found == [found[0]] * 4
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_is_collected_as_before(builds, enabled):
+    """No thread's build stops the collector for good, nor one that fails, nor starts it for who stopped it."""
+    inside, met = [], threading.Barrier(3)
+
+    def build(dump, number):
+        inside.append(gc.isenabled())
+        met.wait(30)
+        if number == 2:
+            raise ValueError("no build")
+        return build_numbered(number)(dump)
+
+    before = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        def attempt(number):
+            try:
+                cache.image(f"{number}", "a test", functools.partial(build, number=number))
+            except ValueError:
+                pass
+
+        threads = [threading.Thread(target=attempt, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert inside == [False] * 3
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def test_failed_build_is_not_kept(builds):
