@@ -17,7 +17,6 @@ import numba.cuda.extending
 from numba.core import types
 from numba.cuda import compiler
 from numba.cuda.cudadrv import nvvm
-from numba.cuda.np import linalg
 
 from .library import ENTRY_SYMBOL, pack_blobs
 from .llvm_text import canonical, without_names
@@ -36,6 +35,7 @@ def _import_without_blas() -> None:
     def ensure_blas() -> None:
         raise ImportError
 
+    linalg = importlib.import_module("numba.cuda.np.linalg")
     original, linalg.ensure_blas = linalg.ensure_blas, ensure_blas
     try:
         importlib.import_module("numba.cuda.np.arraymath")
