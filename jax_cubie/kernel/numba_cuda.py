@@ -6,7 +6,6 @@ Everything that knows numba-cuda's internals stands here, so that a successor ca
 from __future__ import annotations
 
 import contextlib
-import importlib
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -24,26 +23,6 @@ from .numba_types import Slice, make_intrinsic, slice_model
 from .target import BuildError, Image, Resources, Target
 
 numba.cuda.extending.register_model(Slice)(slice_model(numba.cuda.extending.core_models))
-
-
-def _import_without_blas() -> None:
-    """Imports Numba's array functions without SciPy, which takes longer than a build.
-
-    They ask for its BLAS once, for the inner product of `np.correlate`; a GPU's code can't call one.
-    """
-
-    def ensure_blas() -> None:
-        raise ImportError
-
-    linalg = importlib.import_module("numba.cuda.np.linalg")
-    original, linalg.ensure_blas = linalg.ensure_blas, ensure_blas
-    try:
-        importlib.import_module("numba.cuda.np.arraymath")
-    finally:
-        linalg.ensure_blas = original
-
-
-_import_without_blas()
 
 SHARED_SPACE = 3
 GLOBAL_SPACE = 1
