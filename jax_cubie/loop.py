@@ -89,28 +89,14 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
 
     make_primary, make_fallback = memory.make_window(fallback=False), memory.make_window(fallback=True)
     make_persistent = memory.make_local(plan.layout.persistent_words, "float")
-    names = (
-        "state",
-        "proposed_state",
-        "parameters",
-        "error",
-        "output_state",
-        "counters",
-        "stage_rhs",
-        "stage_accumulator",
-        "dense_rhs",
-    )
-    (
-        make_state,
-        make_proposed,
-        make_parameters,
-        make_error,
-        make_output,
-        make_counters,
-        make_rhs,
-        make_accumulator,
-        make_dense,
-    ) = (plan.layout.allocator(name, memory) for name in names)
+
+    def allocator(name: str) -> Callable:
+        return plan.layout.allocator(name, memory)
+
+    make_state, make_proposed = allocator("state"), allocator("proposed_state")
+    make_parameters, make_counters = allocator("parameters"), allocator("counters")
+    make_error, make_output = allocator("error"), allocator("output_state")
+    make_rhs, make_accumulator, make_dense = allocator("stage_rhs"), allocator("stage_accumulator"), allocator("dense_rhs")
 
     @device.function
     def integrate(words, lane, thread, base):

@@ -66,6 +66,11 @@ class Plan:
         output = saving.points > 0 and saving.function is not None
         sizes = loop_buffers.sizes(states, parameters, errors=errors, output=output)
         sizes |= method.buffer_sizes(states, problem.dense)
+        if unsized := [buffer.name for buffer in problem.registry if buffer.name not in sizes]:
+            raise ValueError(
+                f"buffers without a size: {', '.join(unsized)}; `sizes` in loop_buffers.py, or the method's `buffer_sizes`, "
+                "has to name each buffer that is registered"
+            )
         return problem.registry.resize(**sizes).layout()
 
     @property

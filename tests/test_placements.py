@@ -13,7 +13,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import mlir
 from solve_helpers import ADAPTIVE, LOCATIONS, METHODS, all_are, assert_same_bits, pairwise
 
-from jax_cubie import SaveAt, Solver
+from jax_cubie import SaveAt, Solver, loop_buffers
 from jax_cubie.addressing import Addressing
 from jax_cubie.buffers import BufferRegistry
 from jax_cubie.buffers.memory import LaneMemory
@@ -72,8 +72,17 @@ def test_the_problem_is_one_where_it_shows(platform):
     saveat = SaveAt(ts=np.ones(1), fn=lambda t, y, args: y)
     inspected = Solver(**places(*LOCATIONS)).inspect(field, 0.0, 1.0, np.ones(3, np.float32), args, saveat=saveat)
     regions = {name: region for name, (region, size) in inspected.buffers.items() if size}
-    # The accumulator or the output lies inside of error, the other one behind; tsit5's dense output has no stages of its own.
-    assert len(regions) == len(LOCATIONS) - 1 and set(regions.values()) == {"shared", "shared_fallback"}
+    # tsit5's dense output has no stages of its own.
+    assert {f"{name}_location" for name in regions} == set(LOCATIONS) - {"dense_rhs_location"}
+    # The accumulator or the output lies inside of error, the other one behind.
+    assert set(regions.values()) == {"shared", "shared_fallback"}
+
+
+def test_a_buffer_that_nobody_sizes(monkeypatch):
+    register = loop_buffers.register
+    monkeypatch.setattr(loop_buffers, "register", lambda registry: register(registry).register("scratch", 0))
+    with pytest.raises(ValueError, match="without a size: scratch"):
+        Solver("tsit5").inspect(field, 0.0, 1.0, np.ones(3, np.float32), jax.tree.map(lambda leaf: leaf[0], problem()[1]))
 
 
 @pytest.mark.parametrize("name", LOCATIONS)

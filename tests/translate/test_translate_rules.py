@@ -22,6 +22,7 @@ from cases_reductions import REDUCTION_CASES
 from harness import Compiled, image_for, on_the_cpu
 
 from jax_cubie.translate import Program, trace, walk
+from jax_cubie.translate.errors import HINTS
 from jax_cubie.translate.rules import RULES
 
 CASES = [*ELEMENTWISE_CASES, *ARRAY_CASES, *REDUCTION_CASES, *CONTROL_CASES]
@@ -136,6 +137,7 @@ def test_every_rule_has_a_case_that_uses_it(monkeypatch: pytest.MonkeyPatch) -> 
     missing = sorted(set(RULES) - used - set(SAME_RULE))
     assert not missing, f"rules without a case: {missing}"
     assert not used - set(RULES), f"cases for no rule: {used - set(RULES)}"
+    assert not set(HINTS) & set(RULES), f"advice against what has a rule: {set(HINTS) & set(RULES)}"
     floats = {dtype: {c.name for c in CASES if dtype in c.dtypes} for dtype in FLOATS}
     assert floats["float32"] == floats["float64"]
 
