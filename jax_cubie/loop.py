@@ -67,7 +67,8 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
     begin, load_t0, load_t1, load_max_steps = parts.begin, parts.load("t0"), parts.load("t1"), parts.load("max_steps")
     load_dt0 = parts.load("dt0") if first_step_given else None
     coefficients_of, valid_settings = parts.coefficients, parts.valid_settings
-    evaluate_first, evaluate_last, first_step = parts.evaluate_first, parts.evaluate_last, parts.first_step
+    evaluate_first, evaluate_last = parts.evaluate_first, parts.evaluate_last
+    first_step, first_step_of_large = parts.first_step, parts.first_step_of_large
     step, dense_stages, scaled_square = parts.step, parts.dense_stages, parts.scaled_square
     advance, all_finite = parts.advance, parts.all_finite
     count_steps, steps_taken = parts.count_steps, parts.steps_taken
@@ -147,7 +148,9 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
             if not first_step_given:
                 step_size = first_step(words, bases, t0, direction, state, proposed_state, stage_rhs, parameters)
                 if not step_size > zero:
-                    result = not_finite
+                    step_size = first_step_of_large(words, bases, state, stage_rhs)
+                    if not (step_size > zero and step_size < infinity):
+                        result = not_finite
 
             # What is wrong with the step that the loop ended on is found out behind it: inside, it costs every step.
             finished, accepted, failed, last = False, True, False, False

@@ -265,6 +265,26 @@ class LoopParts:
             change = norm(lambda index: emitter.sub(dtype, last.load(index), first.load(index)))
             return emit_first_step(emitter, dtype, method.error_order, guess, rhs_norm, change)
 
+        @emitted(dtype)
+        def first_step_of_large(emitter, values, bases, state, stage_rhs):
+            """A first step where the squares that the other one takes are beyond the dtype's range: h0 alone, from the
+            largest scaled components in place of the root mean squares."""
+
+            def norm(value_at):
+                largest = _Cell(emitter, dtype, real(emitter, 0))
+
+                def body(index):
+                    scale = tolerance(emitter, values, bases, emitter.abs(dtype, state.load(index)), index)
+                    scaled = emitter.div(dtype, emitter.abs(dtype, value_at(index)), scale)
+                    largest.set(emitter.max(dtype, largest.get(), scaled))
+
+                each(emitter, states, unroll, body)
+                return largest.get()
+
+            rhs_norm = norm(row(stage_rhs, 0).load)
+            guess = emit_explicit_guess(emitter, dtype, norm(state.load), rhs_norm)
+            return emitter.select(emitter.is_finite(dtype, rhs_norm), guess, real(emitter, 0))
+
         @emitted()
         def advance(emitter, state, proposed, stage_rhs):
             """What is at the end of an accepted step is at the beginning of the next, the right-hand side too."""
@@ -353,7 +373,8 @@ class LoopParts:
             return opaque(emitter, dtype, floor) if problem.adaptive else floor
 
         self.begin, self.load, self.coefficients, self.valid_settings = begin, load, coefficients, valid_settings
-        self.step, self.dense_stages, self.scaled_square, self.first_step = step, dense_stages, scaled_square, first_step
+        self.step, self.dense_stages, self.scaled_square = step, dense_stages, scaled_square
+        self.first_step, self.first_step_of_large = first_step, first_step_of_large
         self.evaluate_first, self.evaluate_last = evaluate_first, evaluate_last
         self.advance, self.all_finite = advance, all_finite
         self.increment, self.decrement, self.fused, self.times_count = increment, decrement, fused, times_count

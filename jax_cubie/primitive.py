@@ -49,7 +49,12 @@ def _abstract(*avals: Any, problem: Problem, operands: tuple[Operand, ...], leve
 
 @functools.lru_cache(maxsize=1024)
 def _compiled(problem: Problem, operands: tuple[Operand, ...], levels: int) -> Any:
-    return jax.jit(functools.partial(solve_p.bind, problem=problem, operands=operands, levels=levels))
+    def solve(*arrays: Any) -> Any:
+        return solve_p.bind(*arrays, problem=problem, operands=operands, levels=levels)
+
+    solve.__qualname__ = "jax_cubie.solve"
+    solve._apply_primitive = True  # with jax.debug_nans, JAX looks no deeper than here
+    return jax.jit(solve)
 
 
 @solve_p.def_impl
@@ -81,6 +86,11 @@ def _lower(
 ) -> Any:
     plan = Plan(problem, operands, levels, default_target(platform))
     sizes = _sizes([aval.shape for aval in context.avals_in], operands, levels)
+    if symbols := [str(size) for size in sizes if not isinstance(size, int)]:
+        raise NotImplementedError(
+            f"jax_cubie.solve over a batch of symbolic size ({', '.join(symbols)}) can't be exported: expected integers. "
+            "Export one executable for each size, or pad to a largest one."
+        )
     lanes = math.prod(sizes)
     return lower(
         context,

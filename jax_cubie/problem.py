@@ -20,6 +20,7 @@ from .operands import Operand, Result
 from .outputs import SaveAt, Saving
 from .settings import concrete, is_number
 from .translate import Program, check_dtype, trace
+from .translate.program import DTYPES as KERNEL_DTYPES
 
 DTYPES = ("float32", "float64")
 
@@ -364,8 +365,7 @@ class _Arguments:
     """The leaves of args that are arrays, as operands, and the way back from them to args."""
 
     def __init__(self, args: PyTree, dtype: str):
-        is_array = lambda leaf: eqx.is_array_like(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)  # noqa: E731
-        dynamic, self._static = eqx.partition(args, is_array)
+        dynamic, self._static = eqx.partition(args, _is_operand)
         leaves, self._structure = jax.tree_util.tree_flatten_with_path(dynamic)
         self.arrays: list[Any] = []
         self.avals: list[jax.ShapeDtypeStruct] = []
@@ -386,6 +386,13 @@ class _Arguments:
     def fill(self, values: Sequence[Any]) -> PyTree:
         """args with `values` in place of its arrays."""
         return eqx.combine(jax.tree.unflatten(self._structure, values), self._static)
+
+
+def _is_operand(leaf: Any) -> bool:
+    """Arrays and numbers, but for those that no kernel can hold and f may never read: keys, half-precision, complex, text."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return True
+    return eqx.is_array_like(leaf) and str(getattr(leaf, "dtype", "float32")) in KERNEL_DTYPES
 
 
 def _default_int(value: int) -> Array:

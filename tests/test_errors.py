@@ -7,6 +7,7 @@ import pytest
 from solve_helpers import lorenz
 
 from jax_cubie import BuildError, SaveAt, Solver, check_successful, solve, solve_ivp
+from jax_cubie.translate import UnsupportedPrimitiveError
 
 Y0 = np.array([1.0, 0.0, 0.0], np.float32)
 NAN, INF = float("nan"), float("inf")
@@ -295,3 +296,29 @@ def test_no_device_for_a_target():
     if not any(device.platform == "gpu" for device in jax.devices()):
         with pytest.raises(BuildError, match="no CUDA device is present"):
             default_target("cuda")
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_debug_nans(wrap):
+    run = wrap(lambda y: solve(lambda t, y, args: y**2, 0.0, 1.0, y).ys)
+    with jax.debug_nans(True), pytest.raises(FloatingPointError, match="jax_cubie.solve"):
+        run(jnp.full(2, 3.0))
+
+
+def test_symbolic_batches_are_refused():
+    run = jax.jit(jax.vmap(lambda y: solve(lambda t, y, args: -y, 0.0, 1.0, y).ys))
+    shape = jax.ShapeDtypeStruct(jax.export.symbolic_shape("lanes, 2"), jnp.float32)
+    with pytest.raises(NotImplementedError, match=r"symbolic size \(lanes\).*for each size"):
+        jax.export.export(run)(shape)
+
+
+def test_leaves_of_args_that_f_never_reads():
+    """Those that no kernel can hold are refused only where f reads them."""
+    args = {"rate": 1.0, "key": jax.random.key(0), "half": jnp.ones(2, jnp.bfloat16), "names": np.array(["a", "b"])}
+    y0 = np.ones(2, np.float32)
+    decay = lambda t, y, args: -args["rate"] * y  # noqa: E731
+    np.testing.assert_array_equal(solve(decay, 0.0, 1.0, y0, args).ys, solve(decay, 0.0, 1.0, y0, {"rate": 1.0}).ys)
+    with pytest.raises(UnsupportedPrimitiveError, match="key<fry>.*outside the solve"):
+        solve(lambda t, y, args: -y * jax.random.uniform(args["key"]), 0.0, 1.0, y0, args)
+    with pytest.raises(UnsupportedPrimitiveError, match="bfloat16.*use float32"):
+        solve(lambda t, y, args: -y * args["half"], 0.0, 1.0, y0, args)

@@ -575,3 +575,24 @@ def test_batch_of_every_operand_equals_single_solves(platform):
         return solve(lorenz, 0.0, t1, LORENZ0, rho, saveat=SaveAt(t0=True, t1=True))
 
     assert_same_bits(jax.vmap(one)(rho, t1), stacked(one, rho, t1))
+
+
+@pytest.mark.parametrize(
+    ("rate", "t1", "y0", "atol"),
+    [(1.0, 1.0, [1.0, 0.0], 1e-20), (1.0, 1.0, [1e14, 0.0], 1e-6), (1e14, 1e-14, [1.0, 1.0], 1e-6)],
+    ids=["tolerance", "state", "rate"],
+)
+def test_first_step_where_squares_overflow(platform, rate, t1, y0, atol):
+    """The norms of Hairer's first step are beyond float32 when squared, though nothing else is."""
+    y0 = np.array(y0, np.float32)
+    solution = solve(lambda t, y, k: k * jnp.stack([-y[0], y[0]]), 0.0, t1, y0, np.float32(rate), atol=atol)
+    assert all_are(solution, "successful")
+    left = y0[0] * np.exp(-1.0)
+    np.testing.assert_allclose(solution.ys[-1], [left, y0[0] - left + y0[1]], rtol=3e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("start", [0.0, 1.0])
+def test_first_step_where_f_is_not_finite(platform, value, start):
+    solution = solve(lambda t, y, bad: y + bad, 0.0, 1.0, np.full(2, start, np.float32), np.float32(value))
+    assert all_are(solution, "not_finite") and solution.stats["num_steps"] == 0

@@ -327,9 +327,12 @@ def _abstract(*avals: Any, call: KernelCall) -> list[Any]:
     return [jax.core.ShapedArray((*batch, *shape), np.dtype(dtype), **more) for shape, dtype in call.results]
 
 
-@functools.partial(jax.jit, static_argnames="call")
-def _compiled(*arrays: Any, call: KernelCall) -> Any:
+def _bind(*arrays: Any, call: KernelCall) -> Any:
     return kernel_call_p.bind(*arrays, call=call)
+
+
+_bind._apply_primitive = True  # with jax.debug_nans, JAX looks no deeper than here
+_compiled = jax.jit(_bind, static_argnames="call")
 
 
 @kernel_call_p.def_impl

@@ -70,8 +70,9 @@ def _check_steps(steps: Any) -> int:
 
 def _check_times(ts: Any) -> Any:
     if not isinstance(ts, (jax.core.Tracer, jax.Array, jax.ShapeDtypeStruct)):
+        traced = any(isinstance(time, jax.core.Tracer) for time in jax.tree.leaves(ts))
         try:
-            ts = np.asarray(ts)
+            ts = jnp.asarray(ts) if traced else np.asarray(ts)
         except ValueError as error:
             raise ValueError(f"SaveAt(ts=...) takes an array of times: {error}") from None
     if not (jnp.issubdtype(ts.dtype, jnp.floating) or jnp.issubdtype(ts.dtype, jnp.integer)):

@@ -92,7 +92,7 @@ class Context:
         if known is not None:
             return known[1]
         aval = jax.typeof(value)
-        check_dtype("a closed-over array", aval)
+        check_dtype("an array of args or of a closure", aval)
         shape, dtype = tuple(aval.shape), dtype_name(aval.dtype)
         concrete = not isinstance(value, jax.core.Tracer)
         if concrete and dtype not in FLOATS and math.prod(shape) <= self.unroll:

@@ -235,3 +235,10 @@ def test_the_cost_of_points_is_counted(platform):
             solver.solve(turn, 0.0, 2.0, Y0, 1.5, saveat=saveat) for saveat in (SaveAt(t1=True), SaveAt(ts=KINDS["ts"]))
         )
         assert plain.stats["nfev"] == dense.stats["nfev"]
+
+
+def test_a_list_of_traced_times():
+    run = jax.jit(lambda t: solve(lambda t, y, args: -y, 0.0, 3.0, np.ones(1), saveat=SaveAt(ts=[t, 2 * t])))
+    solution = run(1.0)
+    np.testing.assert_allclose(solution.ts, [1, 2])
+    np.testing.assert_allclose(solution.ys[:, 0], np.exp([-1, -2]), rtol=1e-5)
