@@ -238,18 +238,23 @@ class LoopParts:
             divisor = emitter.select(exact, real(emitter, 1), both)
             return emitter.mul(dtype, square, quick(emitter, "div", dtype, square, divisor))
 
+        def scaled(emitter, values, bases, state, value_at):
+            """`value_at(index)` over the tolerance at the state, by index."""
+
+            def body(index):
+                scale = tolerance(emitter, values, bases, emitter.abs(dtype, state.load(index)), index)
+                return quick(emitter, "div", dtype, value_at(index), scale)
+
+            return body
+
         @emitted(dtype)
         def first_step(emitter, values, bases, t0, direction, state, proposed, stage_rhs, parameters):
             """The first step's size; `proposed` and the last row of `stage_rhs` are used as scratch."""
             first, last = row(stage_rhs, 0), row(stage_rhs, rows - 1)
 
             def norm(value_at):
-                def body(index):
-                    magnitude = emitter.abs(dtype, state.load(index))
-                    scale = tolerance(emitter, values, bases, magnitude, index)
-                    return quick(emitter, "div", dtype, value_at(index), scale)
-
-                mean = emitter.mul(dtype, sum_of_squares(emitter, body), real(emitter, 1 / states))
+                squares = sum_of_squares(emitter, scaled(emitter, values, bases, state, value_at))
+                mean = emitter.mul(dtype, squares, real(emitter, 1 / states))
                 return quick(emitter, "sqrt", dtype, mean)
 
             state_norm, rhs_norm = norm(state.load), norm(first.load)
@@ -271,12 +276,10 @@ class LoopParts:
             largest scaled components in place of the root mean squares."""
 
             def norm(value_at):
-                largest = _Cell(emitter, dtype, real(emitter, 0))
+                largest, value = _Cell(emitter, dtype, real(emitter, 0)), scaled(emitter, values, bases, state, value_at)
 
                 def body(index):
-                    scale = tolerance(emitter, values, bases, emitter.abs(dtype, state.load(index)), index)
-                    scaled = emitter.div(dtype, emitter.abs(dtype, value_at(index)), scale)
-                    largest.set(emitter.max(dtype, largest.get(), scaled))
+                    largest.set(emitter.max(dtype, largest.get(), emitter.abs(dtype, value(index))))
 
                 each(emitter, states, unroll, body)
                 return largest.get()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,9 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=6, help="each takes several GB of the GPU's memory")
     parser.add_argument("--limit", type=float, default=3600, help="seconds, after which the tests that are left are given up")
     options, arguments = parser.parse_known_args()
+    if shutil.which("compute-sanitizer") is None:
+        print("compute-sanitizer is not on the PATH: it comes with the CUDA toolkit, in its bin folder")
+        return 1
     plain = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     pytest = [*plain, "-p", "no:xdist"]
     arguments = arguments or [str(TESTS)]

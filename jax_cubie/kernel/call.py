@@ -331,6 +331,7 @@ def _bind(*arrays: Any, call: KernelCall) -> Any:
     return kernel_call_p.bind(*arrays, call=call)
 
 
+_bind.__qualname__ = "jax_cubie.kernel_call"
 _bind._apply_primitive = True  # with jax.debug_nans, JAX looks no deeper than here
 _compiled = jax.jit(_bind, static_argnames="call")
 
