@@ -566,3 +566,8 @@ def test_shared_objects_are_what_they_seem():
     """The samples' host kernels stand for the same work as the CUDA ones; a wrong pairing is a wrong test."""
     assert saxpy_kernel.__code__.co_varnames[:5] == saxpy_host.__code__.co_varnames[2:7]
     assert reduce_host.__code__.co_varnames[2:6] == ("x", "peaks", "sums", "count")
+
+
+def test_debug_nans():
+    with jax.debug_nans(True), pytest.raises(FloatingPointError, match="jax_cubie.kernel_call"):
+        saxpy(np.full(4, np.inf, F32), np.full(4, -np.inf, F32))
