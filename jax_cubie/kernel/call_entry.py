@@ -149,7 +149,7 @@ def build(
                 words=count,
                 block=block,
                 fastmath=fastmath,
-                contract=True,
+                foreign=True,
                 dump=dump,
             )
     except errors.NumbaError as error:

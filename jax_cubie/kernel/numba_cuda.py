@@ -6,15 +6,16 @@ Everything that knows numba-cuda's internals stands here, so that a successor ca
 from __future__ import annotations
 
 import contextlib
+import importlib
 import re
-import threading
 from collections.abc import Callable, Iterator
 
 import numba.cuda
 import numba.cuda.dispatcher
 import numba.cuda.extending
 from numba.core import types
-from numba.cuda import compiler
+from numba.cuda import compiler, descriptor
+from numba.cuda import target as numba_target
 from numba.cuda.cudadrv import nvvm
 
 from .library import ENTRY_SYMBOL, pack_blobs
@@ -45,17 +46,18 @@ def compile_entry(
     words: int,
     block: int | None = None,
     fastmath: bool = False,
-    contract: bool = False,
+    foreign: bool = False,
     dump: Callable[[str, str], None],
 ) -> Image:
     """Compiles the kernel `entry(words)`, a tuple of `words` int64, one kernel parameter each.
 
     `block` bounds the threads of a block, so that the assembler may use all the registers that such a block leaves.
-    `contract` lets libNVVM make products and sums into fma: for code that no emitter of ours wrote.
+    `foreign` is for a user's own code: it may use all that numba.cuda offers, and libNVVM may make its products and sums
+    into fma.
     `dump(suffix, text)` receives each stage. Raises BuildError where the toolchain is missing or refuses the code.
     """
     capability = divmod(target.architecture, 10)
-    with _device_query_answered(capability):
+    with _compiling_for(capability, whole=foreign):
         library, _ = compiler._compile_pyfunc_with_fixup(
             entry,
             types.void(types.UniTuple(types.int64, words)),
@@ -70,7 +72,7 @@ def compile_entry(
     dump("ll", "\n".join(modules))
     # Contraction belongs to our emitter, which writes fma itself; then no result depends on the schedule.
     options = dict(ftz=True, prec_div=False, prec_sqrt=False) if fastmath else {}
-    ptx = _to_ptx(modules, dict(opt=3, arch=f"compute_{target.architecture}", fma=contract, **options))
+    ptx = _to_ptx(modules, dict(opt=3, arch=f"compute_{target.architecture}", fma=foreign, **options))
     ptx = ptx.rstrip(b"\x00 \n") + b"\n"
     dump("ptx", ptx.decode())
     unresolved = re.findall(r"^\.extern \.func.*$", ptx.decode(), re.MULTILINE)
@@ -119,23 +121,61 @@ _NAME = re.compile(r'@"[^"]+"')
 _DEFINED = re.compile(r'^define linkonce_odr [^@]*(@"[^"]+")', re.MULTILINE)
 
 
+# What the code of a solve is written with. The rest of numba.cuda (half precision and bfloat16, linear algebra by way of
+# SciPy, strings, lists) would take a quarter of a process's first build.
+_TYPES = ("cudadecl", "cudamath", "typing.npydecl")
+_LOWERINGS = ("cudaimpl", "libdeviceimpl", "mathimpl")
+_LOWERINGS += ("cpython.builtins", "cpython.numbers", "cpython.rangeobj", "cpython.tupleobj")
+
+
+class _TypingContext(numba_target.CUDATypingContext):
+    def load_additional_registries(self) -> None:
+        for name in _TYPES:
+            self.install_registry(importlib.import_module(f"numba.cuda.{name}").registry)
+
+
+class _TargetContext(numba_target.CUDATargetContext):
+    def load_additional_registries(self) -> None:
+        for name in _LOWERINGS:
+            self.install_registry(importlib.import_module(f"numba.cuda.{name}").registry)
+
+
+class _SmallTarget(descriptor.CUDATarget):
+    @property
+    def typing_context(self) -> _TypingContext:
+        if self._typingctx is None:
+            self._typingctx = _TypingContext()
+        return self._typingctx
+
+    @property
+    def target_context(self) -> _TargetContext:
+        if self._targetctx is None:
+            self._targetctx = _TargetContext(self.typing_context)
+        return self._targetctx
+
+
+_small_target = _SmallTarget("cuda")
+
+
 @contextlib.contextmanager
-def _device_query_answered(capability: tuple[int, int]) -> Iterator[None]:
-    """Compiling a call to a device function asks for the current device, which a machine without a GPU lacks."""
+def _compiling_for(capability: tuple[int, int], *, whole: bool) -> Iterator[None]:
+    """What Numba looks up while it compiles: its target, `whole` or small, and the current device, which it asks for at a
+    call of a device function and which a machine without a GPU lacks.
+
+    Under Numba's own lock, so that nothing else is compiled meanwhile.
+    """
 
     class Device:
         compute_capability = capability
 
-    with _device_query:
-        original = numba.cuda.dispatcher.get_current_device
+    with compiler.global_compiler_lock:
+        device, target = numba.cuda.dispatcher.get_current_device, descriptor.cuda_target
         numba.cuda.dispatcher.get_current_device = Device
+        descriptor.cuda_target = target if whole else _small_target
         try:
             yield
         finally:
-            numba.cuda.dispatcher.get_current_device = original
-
-
-_device_query = threading.RLock()  # two builds at once would put each other's answer back
+            numba.cuda.dispatcher.get_current_device, descriptor.cuda_target = device, target
 
 
 def assemble(ptx: bytes, target: Target) -> tuple[bytes, str]:

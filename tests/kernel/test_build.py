@@ -149,12 +149,12 @@ SAME = """
         from jax_cubie.kernel.target import Target
         def entry(words):
             other(words[0])
-        numba_cuda.compile_entry(entry, Target("cuda", 80), words=1, dump=lambda *_: None)
+        numba_cuda.compile_entry(entry, Target("cuda", 80), words=1, foreign=True, dump=lambda *_: None)
         import sample_kernels
         halved = sample_kernels.halved
         def another(words):
             halved(words[0])
-        numba_cuda.compile_entry(another, Target("cuda", 90), words=1, dump=lambda *_: None)
+        numba_cuda.compile_entry(another, Target("cuda", 90), words=1, foreign=True, dump=lambda *_: None)
         numba.njit(lambda x: x + 1)(2.0)
     from sample_kernels import call_of, reduce, saxpy, stencil
     from jax_cubie.kernel.target import Target
