@@ -122,7 +122,7 @@ _DEFINED = re.compile(r'^define linkonce_odr [^@]*(@"[^"]+")', re.MULTILINE)
 
 
 # What the code of a solve is written with. The rest of numba.cuda (half precision and bfloat16, linear algebra by way of
-# SciPy, strings, lists) would take a quarter of a process's first build.
+# SciPy, strings, lists) would take a fifth of a process's first build or more.
 _TYPES = ("cudadecl", "cudamath", "typing.npydecl")
 _LOWERINGS = ("cudaimpl", "libdeviceimpl", "mathimpl")
 _LOWERINGS += ("cpython.builtins", "cpython.numbers", "cpython.rangeobj", "cpython.tupleobj")
