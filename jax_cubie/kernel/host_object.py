@@ -78,8 +78,7 @@ def load(key: str, data: bytes) -> int:
     object_file = llvm.ObjectFileRef.from_data(object_code)
     engine.add_object_file(object_file)
     engine.finalize_object()
-    address = engine.get_function_address(ENTRY_SYMBOL)
-    if not address:
+    if not engine.get_function_address(ENTRY_SYMBOL):
         raise RuntimeError(f"the host image has no entry {ENTRY_SYMBOL!r}: it is damaged; build the function again")
-    _ENGINES[key] = engine
-    return address
+    # Another thread may have loaded it meanwhile. The first one stays: it may be running, and an engine let go is unmapped.
+    return _ENGINES.setdefault(key, engine).get_function_address(ENTRY_SYMBOL)

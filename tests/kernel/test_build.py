@@ -273,3 +273,21 @@ def test_host_image_is_for_one_processor():
         host_object.load("0" * 64, data[1:])
     with pytest.raises(RuntimeError, match=r"\['no-such-feature'\].*build the function again on this machine"):
         host_object.load("1" * 64, data.replace(b'"features": [', b'"features": ["no-such-feature", '))
+
+
+def test_host_image_loaded_twice_at_once(monkeypatch):
+    """Where a second thread loads an image while a first one does, both get the code that stays."""
+    from jax_cubie.kernel import host_object, numba_host
+
+    data = numba_host.compile_entry(lambda start, stop, words: None, Target.parse("cpu"), dump=lambda *_: None).data
+    compiler, addresses = host_object.llvm.create_mcjit_compiler, []
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(host_object.llvm, "create_mcjit_compiler", compiler)
+        addresses.append(host_object.load("loaded twice", data))
+        return compiler(*arguments)
+
+    monkeypatch.setattr(host_object.llvm, "create_mcjit_compiler", meanwhile)
+    addresses.append(host_object.load("loaded twice", data))
+    kept = host_object._ENGINES.pop("loaded twice").get_function_address(host_object.ENTRY_SYMBOL)
+    assert addresses == [kept, kept]
