@@ -6,6 +6,9 @@ a step beyond its end is seen. Errors that calls of the driver answer with are n
 
 They are run without the sanitizer first, which fills the caches: it ends with a segmentation fault of its own where kernels
 are built under it, and a run without builds takes a fraction of the time.
+
+Now and then it loses a launch where two threads launch at once, says so, and counts that as an error. Two threads of plain JAX
+meet this, too: the tests with threads have a process of their own, and one that met it runs again, up to three times in all.
 """
 
 from __future__ import annotations
@@ -18,17 +21,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 TESTS = Path(__file__).parent
 CHOSEN = "cuda and not live and not export and not process"
+LOST = "Internal Sanitizer Error: Detected a failure to track a kernel launch"
+TURNS = 3
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tool", choices=("memcheck", "racecheck"))
     parser.add_argument("--processes", type=int, default=6, help="each takes several GB of the GPU's memory")
-    parser.add_argument("--limit", type=float, default=3600, help="seconds, after which the tests that are left are given up")
+    parser.add_argument("--limit", type=float, default=3600, help="seconds of a round, after which the rest is given up")
     options, arguments = parser.parse_known_args()
     if shutil.which("compute-sanitizer") is None:
         print("compute-sanitizer is not on the PATH: it comes with the CUDA toolkit, in its bin folder")
@@ -41,7 +47,10 @@ def main() -> int:
     if not names:
         print(listed.stdout, listed.stderr, "no test was found", sep="\n")
         return 1
-    names.sort(key=lambda name: "threads" in name)  # where one of many threads waits for good, little is lost
+    threads = [name for name in names if "::test_threads[" in name]
+    others = [name for name in names if name not in threads]
+    shares = [others[number :: options.processes] for number in range(options.processes)] + [threads]
+    shares = [share for share in shares if share]
     folder = Path(tempfile.mkdtemp(prefix="sanitize_"))
     caches = {
         "JAX_CUBIE_TEST_CACHE": str(folder / "images"),
@@ -54,30 +63,47 @@ def main() -> int:
         print("a test fails without the sanitizer")
         return 1
     environment["XLA_PYTHON_CLIENT_ALLOCATOR"] = "platform"
+    passed = unclean = 0
+    for turn in range(TURNS):
+        again = []
+        for share, clean, lost, count in _run(options.tool, shares, pytest, folder / str(turn), environment, options.limit):
+            if lost and turn + 1 < TURNS:
+                again.append(share)
+            else:
+                passed, unclean = passed + count, unclean + (not clean)
+        shares = again
+        if not shares:
+            break
+        print(f"{len(shares)} once more: {LOST}", flush=True)
+    print(f"{options.tool}: {passed} of {len(names)} tests passed, {unclean} processes not clean; {folder}")
+    return unclean
+
+
+def _run(
+    tool: str, shares: list[list[str]], pytest: list[str], folder: Path, environment: dict[str, str], limit: float
+) -> Iterator[tuple[list[str], bool, bool, int]]:
+    """Of each share: its tests, whether it was clean, whether a lost launch is all that was found, how many tests passed."""
+    folder.mkdir()
     running = []
-    for number in range(options.processes):
-        share = names[number :: options.processes]
-        if share:
-            log = str(folder / f"{number}.log")
-            sanitizer = ["compute-sanitizer", "--tool", options.tool, "--report-api-errors", "no", "--log-file", log]
-            command = [*sanitizer, *pytest, "-vv", "--durations=8", *share]
-            output = (folder / f"{number}.txt").open("w")
+    for number, share in enumerate(shares):
+        sanitizer = ["compute-sanitizer", "--tool", tool, "--report-api-errors", "no"]
+        sanitizer += ["--log-file", str(folder / f"{number}.log")]
+        command = [*sanitizer, *pytest, "-vv", "--durations=8", "-o", "faulthandler_timeout=100", *share]
+        with (folder / f"{number}.txt").open("w") as output:
             running.append(
                 subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
             )
-    codes = _wait(running, options.limit)
-    unclean = passed = 0
-    for number, code in enumerate(codes):
+    for number, (share, code) in enumerate(zip(shares, _wait(running, limit), strict=True)):
         log, output = ((folder / f"{number}.{kind}").read_text() for kind in ("log", "txt"))
-        passed += len(re.findall(r" PASSED ", output))
         summary = re.findall(r"=+ ((?:ERROR|RACECHECK) SUMMARY.*)", log)
         last = (output.strip().splitlines() or ["no output"])[-1]
         print(f"process {number}: code {code}; {last}; {' '.join(summary) or 'no summary'}", flush=True)
-        if code or not (summary and all(re.search(r"SUMMARY: 0 (errors|hazards)", line) for line in summary)):
-            unclean += 1
+        findings = sum(int(count) for count in re.findall(r"SUMMARY: (\d+) (?:error|hazard)", " ".join(summary)))
+        clean = code == 0 and bool(summary) and findings == 0
+        if not clean:
             print(log[:1000], *[line for line in output.splitlines() if " FAILED " in line], sep="\n")
-    print(f"{options.tool}: {passed} of {len(names)} tests passed, {unclean} of {len(running)} processes not clean; {folder}")
-    return unclean
+        lost = code == 0 and 0 < findings == log.count(LOST)
+        yield share, clean, lost, len(re.findall(r" PASSED ", output))
 
 
 def _wait(running: list[subprocess.Popen], limit: float) -> list[int]:

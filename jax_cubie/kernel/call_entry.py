@@ -117,7 +117,7 @@ def build(
         return packed
 
     arguments = backend.intrinsic(codegen, result)
-    kernel = backend.device(function)
+    kernel = backend.device(function, foreign=True) if on_host else backend.device(function)
 
     def host_entry(start, stop, words):
         threads = words[count]
@@ -141,7 +141,7 @@ def build(
 
     try:
         if on_host:
-            image = backend.compile_entry(host_entry, target, dump=dump)
+            image = backend.compile_entry(host_entry, target, foreign=True, dump=dump)
         else:
             image = backend.compile_entry(
                 cuda_batch_entry if levels else cuda_entry,

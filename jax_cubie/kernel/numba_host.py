@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from functools import partial
 
 import llvmlite.binding as llvm
 import numba
 import numba.extending
-from numba.core import types
+from numba.core import codegen, cpu, registry, target_extension, types, typing
 
 from . import host_object
 from .library import ENTRY_SYMBOL
@@ -23,10 +25,88 @@ GLOBAL_SPACE = 0
 # The default error model guards each division with a raise; wrappers for Python callers would never be called.
 _OPTIONS = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, nogil=True)
 
+# What the code of a solve is written with. The rest of Numba's CPU target (linear algebra by way of SciPy, strings, lists,
+# classes) would take a sixth of a process's first build. Nor is machine code made for this process, which would not run it.
+_SMALL = "jax_cubie"
+_TYPES = ("core.typing.mathdecl", "core.typing.npydecl")
+_LOWERINGS = ("cpython.builtins", "cpython.numbers", "cpython.rangeobj", "cpython.tupleobj", "cpython.mathimpl")
 
-def device(function: Callable) -> Callable:
-    """A function that kernels call."""
-    return numba.njit(**_OPTIONS)(function)
+
+class _Small(target_extension.CPU):
+    """What Numba knows the small target by."""
+
+
+target_extension.target_registry[_SMALL] = _Small
+
+
+class _Library(codegen.JITCodeLibrary):
+    def _finalize_specific(self) -> None:
+        """No machine code is made of it here."""
+
+
+class _Codegen(codegen.JITCPUCodegen):
+    _library_class = _Library
+
+    def _add_module(self, module) -> None:
+        """The engine never sees a module, and so keeps none."""
+
+
+class _TypingContext(typing.Context):
+    def load_additional_registries(self) -> None:
+        for name in _TYPES:
+            self.install_registry(importlib.import_module(f"numba.{name}").registry)
+
+
+class _TargetContext(cpu.CPUContext):
+    def init(self) -> None:
+        super().init()
+        self._internal_codegen = _Codegen("jax_cubie")
+
+    def load_additional_registries(self) -> None:
+        for name in _LOWERINGS:
+            module = importlib.import_module(f"numba.{name}")
+            if hasattr(module, "registry"):  # the others add to the registry of builtins
+                self.install_registry(module.registry)
+
+    def post_lowering(self, mod, library) -> None:
+        """Numba's own links its runtime, which counts references: there are none."""
+
+    def get_executable(self, library, fndesc, env) -> _Library:
+        """What Numba tells functions apart by. Nothing is run from here: linked and optimised code is all that is wanted."""
+        library.finalize()
+        return library
+
+
+class _SmallTarget(registry.CPUTarget):
+    def __init__(self):
+        super().__init__(_SMALL)
+        self._typing = _TypingContext()
+        self._lowering = _TargetContext(self._typing, _SMALL)
+
+    @property
+    def typing_context(self) -> _TypingContext:
+        return self._typing
+
+    @property
+    def target_context(self) -> _TargetContext:
+        return self._lowering
+
+
+class _SmallDispatcher(registry.CPUDispatcher):
+    targetdescr = _SmallTarget()
+
+    def add_overload(self, cres) -> None:
+        """Known to callers that are compiled, not to Python's calls."""
+        self.overloads[tuple(cres.signature.args)] = cres
+
+
+target_extension.dispatcher_registry[_Small] = _SmallDispatcher
+target_extension.jit_registry[_Small] = partial(numba.jit, _target=_SMALL)
+
+
+def device(function: Callable, *, foreign: bool = False) -> Callable:
+    """A function that kernels call. `foreign` is for a user's own: it may use all that Numba offers."""
+    return numba.njit(**_OPTIONS, _target="cpu" if foreign else _SMALL)(function)
 
 
 def intrinsic(codegen: Callable, result) -> Callable:
@@ -34,14 +114,15 @@ def intrinsic(codegen: Callable, result) -> Callable:
     return make_intrinsic(numba.extending.intrinsic, codegen, result)
 
 
-def compile_entry(entry: Callable, target: Target, *, dump: Callable[[str, str], None]) -> Image:
+def compile_entry(entry: Callable, target: Target, *, foreign: bool = False, dump: Callable[[str, str], None]) -> Image:
     """Compiles `entry(start, stop, arguments)`: two int64 and a pointer to 64-bit words.
 
-    `dump(suffix, text)` receives each stage.
+    `foreign` as for `device`, where any of the functions called is. `dump(suffix, text)` receives each stage.
     """
-    dispatcher = numba.njit(**_OPTIONS)(entry)
+    dispatcher = device(entry, foreign=foreign)
     arguments = (types.int64, types.int64, types.CPointer(types.int64))
-    dispatcher.compile(types.void(*arguments))
+    with target_extension.target_override("cpu" if foreign else _SMALL):
+        dispatcher.compile(types.void(*arguments))
     compiled = dispatcher.overloads[arguments]
     text = compiled.library.get_llvm_str() + _C_ENTRY.format(entry=ENTRY_SYMBOL, symbol=compiled.fndesc.llvm_func_name)
     (text,) = canonical([without_names(text)])
