@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from functools import partial
 
@@ -10,6 +9,8 @@ import llvmlite.binding as llvm
 import numba
 import numba.extending
 from numba.core import codegen, cpu, registry, target_extension, types, typing
+from numba.core.typing import mathdecl, npydecl
+from numba.cpython import builtins, mathimpl, numbers, rangeobj, tupleobj  # noqa: F401 all but mathimpl add to the builtins
 
 from . import host_object
 from .library import ENTRY_SYMBOL
@@ -25,11 +26,9 @@ GLOBAL_SPACE = 0
 # The default error model guards each division with a raise; wrappers for Python callers would never be called.
 _OPTIONS = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, nogil=True)
 
-# What the code of a solve is written with. The rest of Numba's CPU target (linear algebra by way of SciPy, strings, lists,
-# classes) would take a sixth of a process's first build. Nor is machine code made for this process, which would not run it.
+# The small target: what the code of a solve is written with. The rest of Numba's for the CPU (linear algebra by way of SciPy,
+# strings, lists, classes) would take a sixth of a process's first build. Nor is machine code made for this process to run.
 _SMALL = "jax_cubie"
-_TYPES = ("core.typing.mathdecl", "core.typing.npydecl")
-_LOWERINGS = ("cpython.builtins", "cpython.numbers", "cpython.rangeobj", "cpython.tupleobj", "cpython.mathimpl")
 
 
 class _Small(target_extension.CPU):
@@ -53,8 +52,8 @@ class _Codegen(codegen.JITCPUCodegen):
 
 class _TypingContext(typing.Context):
     def load_additional_registries(self) -> None:
-        for name in _TYPES:
-            self.install_registry(importlib.import_module(f"numba.{name}").registry)
+        for module in (mathdecl, npydecl):
+            self.install_registry(module.registry)
 
 
 class _TargetContext(cpu.CPUContext):
@@ -63,10 +62,7 @@ class _TargetContext(cpu.CPUContext):
         self._internal_codegen = _Codegen("jax_cubie")
 
     def load_additional_registries(self) -> None:
-        for name in _LOWERINGS:
-            module = importlib.import_module(f"numba.{name}")
-            if hasattr(module, "registry"):  # the others add to the registry of builtins
-                self.install_registry(module.registry)
+        self.install_registry(mathimpl.registry)
 
     def post_lowering(self, mod, library) -> None:
         """Numba's own links its runtime, which counts references: there are none."""
