@@ -18,6 +18,7 @@ def image_of(plan: Plan) -> Image:
         from .loop import build_image
 
         plan.check_memory()
+        dump("jaxpr", problem.program.jaxpr)
         dump("program", problem.program.describe())
         return build_image(plan, dump)
 

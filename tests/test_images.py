@@ -299,4 +299,6 @@ def test_dump(tmp_path, monkeypatch, builds):
     Solver().inspect(lorenz, 0.0, 1.0, Y0, np.float32(28))
     Solver().inspect(lorenz, 0.0, 1.0, Y0, np.float32(28), target="cuda:90")
     kinds = {name.split(".", 1)[1] for name in os.listdir(tmp_path / "dump")}
-    assert {"program"} <= kinds and any("ptx" in kind for kind in kinds), kinds
+    assert kinds == {"jaxpr", "program", "ll", "ptx", "resources"}
+    for path in (tmp_path / "dump").glob("*.jaxpr"):
+        assert "sub" in path.read_text() and path.read_text().startswith("{ lambda"), path.read_text()

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
 
@@ -66,11 +66,15 @@ def regions_of(instruction: Instruction) -> tuple[Region, ...]:
 
 @dataclass(frozen=True)
 class Program:
-    """A translated function; equal functions give equal programs."""
+    """A translated function; equal functions give equal programs.
+
+    jaxpr: what it was translated from, as text; for `JAX_CUBIE_DUMP` alone, and empty without it.
+    """
 
     inputs: tuple[tuple[tuple[int, ...], str], ...]
     instructions: Region
     outputs: tuple[tuple[tuple[int, ...], str], ...]
+    jaxpr: str = field(default="", compare=False, repr=False)
 
     def __hash__(self) -> int:
         return self._hash

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
+from ..kernel.cache import dump_directory
 from .arrays import Index, strides_of
 from .builder import Scalar
 from .context import Context, check_dtype
@@ -42,4 +44,6 @@ def trace(fn: Callable[..., Any], *avals: jax.ShapeDtypeStruct, unroll: int = 32
         x.write(b, store)
     outputs = [(tuple(a.shape), dtype_name(a.dtype)) for a in closed.out_avals]
     program, used = b.finish(context.inputs, len(avals), outputs)
+    if dump_directory() is not None:
+        program = dataclasses.replace(program, jaxpr=f"{closed.jaxpr}\n")
     return program, [context.constants[k - len(avals)] for k in used]
