@@ -117,7 +117,7 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
         direction = one if t0 <= t1 else -one
         start, end = direction * t0, direction * t1
         low = zero  # what `start` has lost to rounding
-        floor = clip_floor(end)
+        floor = clip_floor(start, end)
         result = successful
         if not (abs(t0) < infinity and abs(t1) < infinity and valid_settings(words, bases)):
             result = invalid_input

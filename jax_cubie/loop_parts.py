@@ -358,8 +358,11 @@ class LoopParts:
             return emitter.cast(whole, "int64", "int32")
 
         @emitted(dtype)
-        def clip_floor(emitter, end):
-            """`end` less 100 units in the last place: a step that would end later ends at `end`."""
+        def clip_floor(emitter, start, end):
+            """`end` less 100 units in the last place: a step that would end later ends at `end`.
+
+            Of fixed steps, at least those of `start`: the sum of all of them is rounded by as much, and `end` may be 0.
+            """
             integer = "int32" if dtype == "float32" else "int64"
             sign = -(2**31) if dtype == "float32" else -(2**63)
             bits = emitter.bitcast(end, integer)
@@ -372,8 +375,14 @@ class LoopParts:
             above = emitter.select(crosses, through, plain)
             below = emitter.add(integer, emitter.apply("or", integer, bits, emitter.constant(integer, sign)), ulps)
             floor = emitter.bitcast(emitter.select(positive, above, below), dtype)
-            # Inside of the adaptive loop it would be computed again in every step.
-            return opaque(emitter, dtype, floor) if problem.adaptive else floor
+            if problem.adaptive:  # inside of its loop it would be computed again in every step
+                return opaque(emitter, dtype, floor)
+            size = emitter.apply("abs", dtype, start)
+            size_bits = emitter.bitcast(size, integer)
+            less = emitter.select(emitter.compare("gt", integer, size_bits, ulps), emitter.sub(integer, size_bits, ulps), size_bits)
+            rounding = emitter.sub(dtype, size, emitter.bitcast(less, dtype))
+            lower = emitter.sub(dtype, end, rounding)
+            return emitter.select(emitter.compare("lt", dtype, lower, floor), lower, floor)
 
         self.begin, self.load, self.coefficients, self.valid_settings = begin, load, coefficients, valid_settings
         self.step, self.dense_stages, self.scaled_square = step, dense_stages, scaled_square

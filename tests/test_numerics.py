@@ -38,6 +38,32 @@ def test_last_fixed_step_lands_on_t1(platform):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("t0", "t1"), [(0, 1), (1, 0), (-1, 0), (-0.3, 0), (2, -1), (-3, 7)])
+def test_as_many_fixed_steps_as_fit(platform, t0, t1, dtype):
+    """The rounding of dt0 adds none, also where t1 is 0 and has no units in the last place to speak of."""
+    steps = np.arange(1, 401)
+    dt0 = ((dtype(t1) - dtype(t0)) / steps.astype(dtype)).astype(dtype)
+    run = jax.vmap(lambda dt0: solve(decay, dtype(t0), dtype(t1), jnp.ones(1, dtype), dtype(1), method="euler", dt0=dt0))
+    assert np.array_equal(run(dt0).stats["num_steps"], steps)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("limits", [{"dtmin": 0.25, "dtmax": 0.25}, {"dtmin": 0.25, "dtmax": 0.25, "dcoeff": 0.1}])
+def test_too_large_an_error_at_dtmin(platform, limits):
+    """Accepted if force_dtmin, and nothing else; the step stands at dtmin from the first one on."""
+
+    def late(t, y, args):
+        return 0 * y + jnp.cos(t * jnp.where(t > 0.6, 15.0, 0.01))
+
+    for force_dtmin in (True, False):
+        solver = Solver(rtol=1e-8, atol=1e-8, force_dtmin=force_dtmin, **limits)
+        solution = solver.solve(late, 0.0, 3.0, jnp.ones(1), dt0=0.25)
+        assert code(solution) == CODES["successful" if force_dtmin else "dt_min_reached"]
+        assert solution.stats["num_accepted_steps"] == (12 if force_dtmin else 2)
+
+
+@pytest.mark.usefixtures("x64")
 def test_adaptive_end(platform):
     """Spans of all sizes end at t1: the time that has passed is the span."""
     spans = np.array([1e-12, 1e-6, 0.1, 1 / 3, 1.0, 7.7, 1e3, 1e8])

@@ -170,7 +170,7 @@ def build_pid(device: Device, dtype: str, states: int, order: int, controller: t
     @device.function
     def decide(total, step_size, exponents, last, before, at_dtmin, coefficients):
         safety, factormin, factormax = coefficients[1], coefficients[2], coefficients[3]
-        accepted = total < count or at_dtmin
+        accepted = total < count or (force_dtmin and at_dtmin)
         logarithm_of_total = logarithm(total)
         exponent = linear(exponents[0], logarithm_of_total, exponents[1])
         if has_history:

@@ -29,6 +29,7 @@ from .arrays import (
     strides_of,
 )
 from .builder import Builder, Scalar
+from .rules_reduction import combine_by
 from .rules_structural import mapped
 
 if TYPE_CHECKING:
@@ -199,6 +200,9 @@ def _scatter(context: Context, eqn: Any, x: Array, indices: Array, updates: Arra
 def _combiner(context: Context, eqn: Any) -> Callable[[Scalar, Scalar], Scalar]:
     b = context.b
     kind = eqn.primitive.name.removeprefix("scatter").lstrip("-_")
+    if not kind and eqn.params["update_jaxpr"] is not None:  # `x.at[i].apply(f)`
+        apply = combine_by(context, eqn.params["update_jaxpr"], eqn.params["update_consts"])
+        return lambda old, new: apply(old, new)[0]
     return {"": lambda old, new: new, "add": b.add, "sub": b.sub, "mul": b.mul, "min": b.min, "max": b.max}[kind]
 
 

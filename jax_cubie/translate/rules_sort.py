@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,9 @@ def _lexicographic(b: Builder, xs: Sequence[Scalar], ys: Sequence[Scalar]) -> Sc
 
 def _sort(context: Context, eqn: Any, *operands: Array) -> list[Array]:
     axis, keys = eqn.params["dimension"], eqn.params["num_keys"]
-    if all(isinstance(x, Registers) for x in operands):
+    n = operands[0].shape[axis]
+    exchanges = math.prod(operands[0].shape) * (n - 1) // 2 * len(operands)
+    if all(isinstance(x, Registers) for x in operands) and exchanges <= 4 * context.unroll:
         return _exchange([x for x in operands if isinstance(x, Registers)], context.b, axis, keys)
     return _merge(context, operands, axis, keys)
 
