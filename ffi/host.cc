@@ -16,7 +16,8 @@
 namespace jax_cubie {
 namespace {
 
-using Entry = void (*)(int64_t start, int64_t stop, const int64_t* arguments);
+// Returns 0, or Numba's status where its code raised an error and went no further.
+using Entry = int32_t (*)(int64_t start, int64_t stop, const int64_t* arguments);
 using Loader = uintptr_t (*)(const char* key, const uint8_t* data, size_t size, char* message,
                              size_t message_capacity);
 
@@ -89,13 +90,15 @@ struct Run {
   std::mutex mutex;
   std::condition_variable finished;
   int64_t done = 0;
+  std::atomic<int32_t> status{0};
 
   void Work() {
     int64_t mine = 0;
     for (;;) {
       int64_t i = next.fetch_add(1, std::memory_order_relaxed);
       if (i >= chunks) break;
-      entry(i * chunk, std::min(count, (i + 1) * chunk), arguments.data());
+      const int32_t ended = entry(i * chunk, std::min(count, (i + 1) * chunk), arguments.data());
+      if (ended != 0) status.store(ended, std::memory_order_relaxed);
       ++mine;
     }
     if (mine == 0) return;
@@ -111,6 +114,14 @@ struct Run {
     finished.wait(lock, [this] { return done == chunks; });
   }
 };
+
+ffi::Error Outcome(int32_t status) {
+  if (status == 0) return ffi::Error::Success();
+  return ffi::Error(ffi::ErrorCode::kInternal,
+                    "jax_cubie: the host kernel raised an error of Numba's (status " + std::to_string(status) +
+                        "), such as an index beyond a tuple or a division by zero, and went no further: its "
+                        "results are not complete. Check for the cause in the kernel");
+}
 
 ffi::Error Execute(ffi::ThreadPool pool, ffi::RemainingArgs operands, ffi::RemainingRets results,
                    std::string_view key, std::string_view image, ffi::Span<const int64_t> words,
@@ -141,8 +152,7 @@ ffi::Error Execute(ffi::ThreadPool pool, ffi::RemainingArgs operands, ffi::Remai
       threads == 1 ? grains : std::max<int64_t>(1, grains / (threads * kChunksPerThread));
   const int64_t chunks = grains / grains_per_chunk + (grains % grains_per_chunk != 0);
   if (chunks == 1) {
-    entry(0, count, arguments.data());
-    return ffi::Error::Success();
+    return Outcome(entry(0, count, arguments.data()));
   }
 
   auto run = std::make_shared<Run>();
@@ -155,7 +165,7 @@ ffi::Error Execute(ffi::ThreadPool pool, ffi::RemainingArgs operands, ffi::Remai
   for (int64_t i = 0; i < helpers; ++i) pool.Schedule([run] { run->Work(); });
   run->Work();
   run->Wait();
-  return ffi::Error::Success();
+  return Outcome(run->status.load(std::memory_order_relaxed));
 }
 
 ffi::Error ExecuteNoThrow(ffi::ThreadPool pool, ffi::RemainingArgs operands, ffi::RemainingRets results,

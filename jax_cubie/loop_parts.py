@@ -378,8 +378,8 @@ class LoopParts:
             if problem.adaptive:  # inside of its loop it would be computed again in every step
                 return opaque(emitter, dtype, floor)
             size = emitter.apply("abs", dtype, start)
-            size_bits = emitter.bitcast(size, integer)
-            less = emitter.select(emitter.compare("gt", integer, size_bits, ulps), emitter.sub(integer, size_bits, ulps), size_bits)
+            bits = emitter.bitcast(size, integer)
+            less = emitter.select(emitter.compare("gt", integer, bits, ulps), emitter.sub(integer, bits, ulps), bits)
             rounding = emitter.sub(dtype, size, emitter.bitcast(less, dtype))
             lower = emitter.sub(dtype, end, rounding)
             return emitter.select(emitter.compare("lt", dtype, lower, floor), lower, floor)

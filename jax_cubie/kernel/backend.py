@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from .target import Target
+from .target import BuildError, Target
 
 
 def backend_of(target: Target) -> ModuleType:
@@ -12,10 +12,16 @@ def backend_of(target: Target) -> ModuleType:
 
     Both import Numba, so each is imported only when a build is due.
     """
+    from numba.core import config
+
     if target.platform == "cpu":
+        if config.DISABLE_JIT:
+            raise BuildError("Numba is told to compile nothing: unset NUMBA_DISABLE_JIT (or numba.config.DISABLE_JIT)")
         from . import numba_host
 
         return numba_host
+    if config.ENABLE_CUDASIM:
+        raise BuildError("Numba is told to simulate CUDA, and compiles no kernel: unset NUMBA_ENABLE_CUDASIM")
     from . import numba_cuda
 
     return numba_cuda

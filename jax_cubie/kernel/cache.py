@@ -57,6 +57,10 @@ def dump_directory() -> Path | None:
     return folder
 
 
+_NUMBA_SETTINGS = [f"NUMBA_{name}" for name in ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "CPU_NAME")]
+_NUMBA_SETTINGS += ["NUMBA_CPU_FEATURES", "NUMBA_ENABLE_AVX", "NUMBA_DEBUGINFO"]
+
+
 @functools.cache
 def toolchain() -> tuple[str, ...]:
     """The versions, and this package's own sources, that an image depends on. Found without importing Numba."""
@@ -71,6 +75,8 @@ def toolchain() -> tuple[str, ...]:
     sources = hashlib.sha256()
     for path in sorted(Path(__file__).parent.parent.rglob("*.py")):
         sources.update(path.read_bytes())
+    # What Numba's own settings do to machine code.
+    versions += [f"{name}={os.environ[name]}" for name in _NUMBA_SETTINGS if name in os.environ]
     return (*versions, sources.hexdigest())
 
 
@@ -116,8 +122,12 @@ def _build(key: str, title: str, build: Callable[[Dump], Image]) -> Image:
 
     def dump(suffix: str, text: str) -> None:
         stages.append(suffix)
-        if folder is not None:
+        if folder is None:
+            return
+        try:
             (folder / f"{key[:16]}.{suffix}").write_text(text)
+        except OSError as error:
+            raise BuildError(f"JAX_CUBIE_DUMP={folder}: expected a folder that can be written; {error}") from error
 
     started = time.perf_counter()
     with _no_garbage_collection():

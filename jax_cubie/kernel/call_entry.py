@@ -152,6 +152,8 @@ def build(
                 foreign=True,
                 dump=dump,
             )
+    except BuildError as error:
+        raise BuildError(f"kernel_call of {name}: {error}") from error
     except errors.NumbaError as error:
         raise BuildError(f"kernel_call of {name}: Numba cannot compile it for {target}: {_shortened(error)}") from error
     for compiled in kernel.overloads.values():

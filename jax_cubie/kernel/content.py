@@ -10,6 +10,7 @@ import dis
 import enum
 import functools
 import hashlib
+import inspect
 import itertools
 import sys
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
@@ -171,13 +172,7 @@ class _Walk:
         if isinstance(inner, FunctionType):  # one of Numba's dispatchers
             if _root(inner.__module__) in _KNOWN_MODULES:
                 return ("known", inner.__module__, inner.__qualname__)
-            options = getattr(value, "targetoptions", {})
-            return (
-                "dispatcher",
-                type(value).__qualname__,
-                tuple((name, self.value(options[name])) for name in sorted(options)),
-                self.function(inner),
-            )
+            return ("dispatcher", type(value).__qualname__, self.options(value), self.function(inner))
         definition = getattr(value, "_defn", None)
         if isinstance(definition, FunctionType) and _root(definition.__module__) not in _KNOWN_MODULES:
             self.lasting = False  # an intrinsic: its code may reach objects of any kind
@@ -187,13 +182,28 @@ class _Walk:
         if isinstance(module, str) and isinstance(name, str) and _root(module) in _KNOWN_MODULES:
             return ("known", module, name)
         if isinstance(value, FunctionType):
-            self.lasting = False  # what stands for it in a kernel may be an overload, written elsewhere
-            return self.function(value)
+            # What stands for it in a kernel may be an overload, written elsewhere.
+            return ("overloaded", self.function(value), self.identity(value))
         if isinstance(value, BuiltinFunctionType):
             return ("builtin", str(module), str(name))
         if any(base.__module__.startswith("numba.") and base.__name__ == "Type" for base in type(value).__mro__):
             return ("numba type", str(value))
         return self.identity(value)
+
+    def options(self, dispatcher: Any) -> tuple:
+        """How one of Numba's dispatchers was made: its options, its variables' types, and the signatures it is kept to."""
+        options = getattr(dispatcher, "targetoptions", {})
+        kept_to = ()
+        if not getattr(dispatcher, "_can_compile", True):
+            kept_to = tuple(str(compiled.signature) for compiled in dispatcher.overloads.values())
+        variables = getattr(dispatcher, "locals", None) or {}
+        if not kept_to and getattr(dispatcher, "overloads", None) and reads_data(dispatcher.py_func):
+            self.lasting = False  # compiled before, maybe with what its globals were then
+        return (
+            tuple((name, self.value(options[name])) for name in sorted(options)),
+            tuple((name, str(variables[name])) for name in sorted(variables)),
+            kept_to,
+        )
 
     def identity(self, value: Any) -> tuple:
         """A key for what has no content that can be told: this very object, in this process."""
@@ -208,6 +218,13 @@ _MISSING = object()
 
 def _root(module: str | None) -> str:
     return (module or "").partition(".")[0]
+
+
+def reads_data(function: FunctionType) -> bool:
+    """Whether a global or a closure's variable that it names is data: not a module, a function or a class."""
+    cells = inspect.getclosurevars(function)
+    named = (*cells.globals.values(), *cells.nonlocals.values())
+    return any(not isinstance(value, ModuleType | type) and not callable(value) for value in named)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import platform
+from collections.abc import Sequence
 
 import llvmlite.binding as llvm
 
@@ -49,14 +50,35 @@ def target_machine() -> llvm.TargetMachine:
     )
 
 
-def pack(object_code: bytes) -> bytes:
-    """An image from an object file: a line that says what it needs, then the code."""
-    header = {"machine": platform.machine(), "features": sorted(host_features())}
+def assemble(module: llvm.ModuleRef) -> bytes:
+    """An image from optimised LLVM IR."""
+    values = (*module.functions, *module.global_variables)
+    symbols = sorted(value.name for value in values if value.is_declaration and not value.name.startswith("llvm."))
+    return pack(target_machine().emit_object(module), symbols)
+
+
+def pack(object_code: bytes, symbols: Sequence[str] = ()) -> bytes:
+    """An image from an object file: a line that says what it needs, then the code. `symbols`: what it calls by name."""
+    header = {"machine": platform.machine(), "features": sorted(host_features()), "symbols": list(symbols)}
     return _MAGIC + json.dumps(header, sort_keys=True).encode() + b"\n" + object_code
 
 
+def _resolve(symbols: Sequence[str]) -> None:
+    """Makes sure of each symbol: a call of an unknown one would be a call of address 0."""
+    if all(map(llvm.address_of_symbol, symbols)):
+        return
+    # A user's kernel may call helpers that Numba brings into a process: arrays of its own, frexp, random numbers.
+    from numba.core.registry import cpu_target
+    from numba.core.runtime import rtsys
+
+    rtsys.initialize(cpu_target.target_context)
+    unknown = [name for name in symbols if not llvm.address_of_symbol(name)]
+    if unknown:
+        raise RuntimeError(f"the host image calls {', '.join(unknown)}, unknown in this process: build the function again here")
+
+
 def load(key: str, data: bytes) -> int:
-    """Maps the image into this process and returns its entry's address. Needs llvmlite, never Numba.
+    """Maps the image into this process and returns its entry's address. Needs llvmlite, and Numba only for its helpers.
 
     Raises RuntimeError where the image is damaged, was built for another processor, or has an unresolved symbol.
     """
@@ -73,6 +95,7 @@ def load(key: str, data: bytes) -> int:
             f"processor is {platform.machine()} without them: build the function again on this machine"
         )
     _native()
+    _resolve(header["symbols"])
     machine = target_machine()
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     object_file = llvm.ObjectFileRef.from_data(object_code)

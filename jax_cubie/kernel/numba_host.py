@@ -9,6 +9,7 @@ import llvmlite.binding as llvm
 import numba
 import numba.extending
 from numba.core import codegen, cpu, registry, target_extension, types, typing
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.typing import mathdecl, npydecl
 from numba.cpython import builtins, mathimpl, numbers, rangeobj, tupleobj  # noqa: F401 all but mathimpl add to the builtins
 
@@ -74,22 +75,26 @@ class _TargetContext(cpu.CPUContext):
 
 
 class _SmallTarget(registry.CPUTarget):
-    def __init__(self):
-        super().__init__(_SMALL)
-        self._typing = _TypingContext()
-        self._lowering = _TargetContext(self._typing, _SMALL)
+    _made: tuple[_TypingContext, _TargetContext] | None = None
+
+    def _contexts(self) -> tuple[_TypingContext, _TargetContext]:
+        with global_compiler_lock:  # which making them takes; no other lock is held meanwhile
+            if self._made is None:
+                types_known = _TypingContext()
+                self._made = types_known, _TargetContext(types_known, _SMALL)
+            return self._made
 
     @property
     def typing_context(self) -> _TypingContext:
-        return self._typing
+        return self._contexts()[0]
 
     @property
     def target_context(self) -> _TargetContext:
-        return self._lowering
+        return self._contexts()[1]
 
 
 class _SmallDispatcher(registry.CPUDispatcher):
-    targetdescr = _SmallTarget()
+    targetdescr = _SmallTarget(_SMALL)
 
     def add_overload(self, cres) -> None:
         """Known to callers that are compiled, not to Python's calls."""
@@ -127,17 +132,18 @@ def compile_entry(entry: Callable, target: Target, *, foreign: bool = False, dum
         module = llvm.parse_assembly(text)
     except RuntimeError as error:
         raise BuildError(
-            f"the host code uses something that can't stand alone outside of Numba (print, a string, an exception): {error}"
+            "the host code uses something that can't stand alone outside of Numba (print, a string, an exception, work on "
+            f"slices of an array): write a loop over elements. LLVM said: {' '.join(str(error).split())[:300]}"
         ) from error
-    return Image(target, host_object.pack(host_object.target_machine().emit_object(module)))
+    return Image(target, host_object.assemble(module))
 
 
-# Numba's own convention returns a status and takes two pointers in front; nothing here raises, so both are idle.
+# Numba's own convention returns a status and takes two pointers in front, for a value and for an exception.
 _C_ENTRY = """
-define void @{entry}(i64 %start, i64 %stop, ptr %arguments) {{
+define i32 @{entry}(i64 %start, i64 %stop, ptr %arguments) {{
   %result = alloca ptr
   %exception = alloca ptr
   %status = call i32 @"{symbol}"(ptr %result, ptr %exception, i64 %start, i64 %stop, ptr %arguments)
-  ret void
+  ret i32 %status
 }}
 """

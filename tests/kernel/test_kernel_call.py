@@ -14,8 +14,9 @@ import pytest
 from numba import cuda
 from sample_kernels import call_of, cuda_image, reduce, reduce_host, saxpy, saxpy_host, saxpy_kernel, stencil
 
+from jax_cubie.kernel.backend import backend_of
 from jax_cubie.kernel.call import kernel_call
-from jax_cubie.kernel.target import BuildError
+from jax_cubie.kernel.target import BuildError, Target
 
 F32 = jnp.float32
 
@@ -571,3 +572,140 @@ def test_shared_objects_are_what_they_seem():
 def test_debug_nans():
     with jax.debug_nans(True), pytest.raises(FloatingPointError, match="jax_cubie.kernel_call"):
         saxpy(np.full(4, np.inf, F32), np.full(4, -np.inf, F32))
+
+
+# --- What a host kernel calls
+
+
+def unused_kernel(x, out):
+    pass
+
+
+def on_host(host_kernel, x=(1.0, 2.0, 3.0)):
+    """What `host_kernel(start, stop, x, out)` makes of x."""
+    x = jnp.asarray(x, F32)
+    with jax.default_device(jax.devices("cpu")[0]):
+        return np.asarray(kernel_call(unused_kernel, x, out_shape=x, grid=1, block=x.size, host_kernel=host_kernel))
+
+
+def times(helper):
+    def host(start, stop, x, out):
+        for i in range(start, stop):
+            out[i] = helper(x[i])
+
+    return host
+
+
+def test_helpers_made_in_another_way():
+    """One function with other signatures, or other types of its variables, is another helper."""
+
+    def third(v):
+        w = v * 0.3
+        return w
+
+    kinds = (
+        numba.njit("float64(float64)")(third),
+        numba.njit("int64(float64)")(third),
+        numba.njit(third),
+        numba.njit(locals={"w": numba.int32})(third),
+    )
+    found = [on_host(times(helper), (4.0, 8.0)) for helper in kinds]
+    for got, want in zip(found, ([1.2, 2.4], [1, 2], [1.2, 2.4], [1, 2]), strict=True):
+        np.testing.assert_array_equal(got, np.asarray(want, np.float32))
+
+
+def test_an_overload_written_again():
+    def cell(factor):
+        def stub(v):
+            return v
+
+        @numba.extending.overload(stub)
+        def _(v):
+            return lambda v: v * factor
+
+        return on_host(times(stub))
+
+    assert cell(2.0).tolist() == [2, 4, 6] and cell(3.0).tolist() == [3, 6, 9]
+
+
+HELPED = """
+    import math, sys
+    import numpy as np, jax, jax.numpy as jnp, numba
+    from jax_cubie import kernel_call
+
+    def kernel(x, out):
+        pass
+
+    def frexp(start, stop, x, out):
+        array = np.ones(2)
+        for i in range(start, stop):
+            out[i] = math.frexp(x[i])[1] * array[i % 2]
+
+    factor = np.float32(sys.argv[1])
+
+    @numba.njit
+    def scaled(v):
+        return v * factor
+
+    if sys.argv[2] == "compiled before":
+        scaled(np.float32(1))
+        factor = np.float32(7)
+
+    def host(start, stop, x, out):
+        for i in range(start, stop):
+            out[i] = scaled(x[i])
+
+    x = jnp.asarray([1, 2, 4], jnp.float32)
+    for function in (frexp, host):
+        print(kernel_call(kernel, x, out_shape=x, grid=1, block=3, host_kernel=function).tolist())
+"""
+
+
+def test_helpers_in_another_process(tmp_path):
+    """What Numba brings into a process is there in one that loads the image; what Numba froze early is kept from the disk."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_CUBIE_CACHE": str(tmp_path)}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+
+    def run(*arguments):
+        command = [sys.executable, "-c", textwrap.dedent(HELPED), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    exponents = "[1.0, 2.0, 3.0]"
+    assert run("5", "compiled before") == [exponents, "[5.0, 10.0, 20.0]"]
+    assert run("7", "") == [exponents, "[7.0, 14.0, 28.0]"]
+    assert run("7", "") == [exponents, "[7.0, 14.0, 28.0]"]
+
+
+def test_errors_of_numba_reach_the_caller():
+    table = (1.0, 2.0, 3.0)
+
+    def host(start, stop, x, out):
+        for i in range(start, stop):
+            out[i] = table[int(x[i])]
+
+    assert on_host(host, (2.0, 0.0)).tolist() == [3, 1]
+    with pytest.raises(Exception, match="the host kernel raised an error of Numba's"):
+        on_host(host, (2.0, 7.0))
+
+
+def test_arrays_of_a_host_kernel():
+    def host(start, stop, x, out):
+        x, out = numba.carray(x, (3,)), numba.carray(out, (3,))
+        for i in range(start, stop):
+            out[i] = 2 * x[i]
+
+    def sliced(start, stop, x, out):
+        numba.carray(out, (3,))[start:stop] = np.sin(numba.carray(x, (3,))[start:stop])
+
+    assert on_host(host).tolist() == [2, 4, 6]
+    with pytest.raises(BuildError, match=r"kernel_call of unused_kernel: .* write a loop over elements"):
+        on_host(sliced)
+
+
+@pytest.mark.parametrize("name", ["NUMBA_DISABLE_JIT", "NUMBA_ENABLE_CUDASIM"])
+def test_numba_told_to_compile_nothing(name, monkeypatch):
+    monkeypatch.setattr(numba.config, name.removeprefix("NUMBA_"), 1)
+    with pytest.raises(BuildError, match=f"unset {name}"):
+        backend_of(Target.parse("cpu" if name == "NUMBA_DISABLE_JIT" else "cuda:90"))

@@ -21,7 +21,7 @@ from jax_cubie.kernel import custom_call, library
 
 # out[i] = 2 * x[i] + word, and a chunk must start at a multiple of 8 (else -1).
 ENTRY = """
-define void @jax_cubie_entry(i64 %start, i64 %stop, i64* %arguments) {
+define i32 @jax_cubie_entry(i64 %start, i64 %stop, i64* %arguments) {
 head:
   %xa = load i64, i64* %arguments
   %x = inttoptr i64 %xa to float*
@@ -50,7 +50,7 @@ body:
   %next = add i64 %i, 1
   br label %test
 done:
-  ret void
+  ret i32 0
 }
 """
 
@@ -128,11 +128,12 @@ def test_sizes(entry, size, grain):
 def test_every_lane_once_and_chunks_at_grains():
     """Counted by a callback: the chunks cover the lanes, each once."""
     chunks = []
-    signature = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+    signature = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 
     @signature
     def record(start, stop, arguments):
         chunks.append((start, stop))
+        return 0
 
     address = ctypes.cast(record, ctypes.c_void_p).value
     jax.block_until_ready(call(jnp.zeros(8), known(address, b"record"), count=1001, grain=32))
@@ -150,12 +151,13 @@ def test_every_lane_once_and_chunks_at_grains():
 def test_no_words_no_operands(entry):
     """An empty list of words, and a call with no operand, reach the entry."""
     seen = []
-    signature = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64))
+    signature = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64))
 
     @signature
     def fill(start, stop, arguments):
         seen.append((start, stop))
         ctypes.cast(arguments[0], ctypes.POINTER(ctypes.c_int32))[0] = 7
+        return 0
 
     image = known(ctypes.cast(fill, ctypes.c_void_p).value, b"fill")
     key, text = library.encode(image)
