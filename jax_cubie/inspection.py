@@ -41,9 +41,12 @@ def inspect_request(request: Request, batched: Iterable[str] | str, target: str)
     problem = request.problem
     names = {operand.name for operand in problem.operands}
     args_names = {problem.operands[number].name for number in problem.field_operands[: request.args_leaves]}
+    if not isinstance(batched, Iterable):
+        raise TypeError(f"batched={batched!r}: expected the names of arguments, as ('y0', 'args')")
     chosen = {batched} if isinstance(batched, str) else set(batched)
     for name in chosen - names - {"args"}:
-        raise ValueError(f"batched names {name!r}{closest(name, names | {'args'})}: expected some of {sorted(names)}, args")
+        said = ", ".join(sorted(names - args_names | {"args"}))
+        raise ValueError(f"batched names {name!r}; expected some of {said}{closest(str(name), names | {'args'})}")
     if "args" in chosen:
         chosen |= args_names
     operands = tuple(operand.batch(0 if operand.name in chosen else None) for operand in problem.operands)

@@ -78,10 +78,13 @@ class State:
         """`tree`, of this structure, as one vector [size]. Raises ValueError that speaks of `what` where it is not."""
         leaves, structure = jax.tree.flatten(tree)
         if structure != self.structure:
-            raise ValueError(f"{what} has the structure {structure}, but y0 has {self.structure}; they have to be equal")
+            hint = "; an array is one leaf, a list has one for each item" if isinstance(tree, list | tuple) else ""
+            raise ValueError(
+                f"{what} has the structure {structure}, but y0 has {self.structure}; they have to be equal{hint}"
+            )
         parts = []
         for leaf, shape in zip(leaves, self.shapes, strict=True):
-            leaf = jnp.asarray(leaf)
+            leaf = _readable(leaf, what, self.dtype)
             if leaf.shape != shape and not (broadcast and leaf.shape == ()):
                 raise ValueError(f"{what} has a leaf of shape {leaf.shape} where y0 has {shape}; they have to be equal")
             if not jnp.issubdtype(leaf.dtype, jnp.floating) and not jnp.issubdtype(leaf.dtype, jnp.integer):
@@ -100,6 +103,16 @@ class State:
         return jax.tree.unflatten(self.structure, leaves)
 
 
+def _readable(leaf: Any, what: str, dtype: str) -> Array:
+    """A leaf as JAX's array. Raises ValueError for what is none."""
+    if isinstance(leaf, int) and not isinstance(leaf, bool):
+        return jnp.asarray(_as(dtype, np.asarray(concrete(leaf))))  # JAX's default integer may be too small for it
+    try:
+        return jnp.asarray(leaf)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{what} has a leaf {leaf!r:.60}; expected numbers or an array of them ({dtype})") from error
+
+
 def read_state(y0: PyTree) -> State:
     """Shapes and dtype of a state. Raises ValueError or TypeError for what can't be integrated."""
     leaves, structure = jax.tree.flatten(y0)
@@ -109,6 +122,9 @@ def read_state(y0: PyTree) -> State:
             leaf, bool
         ):
             raise TypeError(f"y0 has a leaf of type {type(leaf).__name__}: expected arrays and numbers")
+        known = getattr(leaf, "dtype", None)
+        if isinstance(known, np.dtype) and known.kind in "OSUmM" or known == np.longdouble:
+            raise ValueError(f"y0 has a leaf of dtype {known}: expected real numbers that JAX knows, float32 or float64")
         shapes.append(tuple(np.shape(leaf)) if not isinstance(leaf, jax.ShapeDtypeStruct) else leaf.shape)
         dtypes.append(leaf)
     if sum(math.prod(shape) for shape in shapes) == 0:
@@ -325,6 +341,8 @@ def _check_times(t0: Any, t1: Any, dt0: Any, ts: Any, dtype: str) -> None:
     if t0 == t1 and exact0 != exact1:
         raise ValueError(f"t0={exact0} and t1={exact1} are one number in {dtype}, y0's dtype: solve in float64, or begin at 0")
     direction = 1 if t0 <= t1 else -1
+    if known[2] is not None and step is not None and np.any((step == 0) & (known[2] != 0)):
+        raise ValueError(f"dt0={dt0} is 0 in {dtype}, y0's dtype: take a larger step, or solve in float64")
     if step is not None and t0 != t1 and not step * direction > 0:
         raise ValueError(f"dt0={dt0}: expected a step from t0={t0} towards t1={t1}, so of the sign of t1 - t0")
     if times is not None and times.size:
@@ -358,7 +376,9 @@ def _check_tolerances(rtol: PyTree, atol: PyTree, state: State) -> None:
         known.append(leaves * len(state.shapes) if one_for_all else leaves)
     for one, other in zip(*known, strict=True):
         if one is not None and other is not None and not np.all(one + other > 0):
-            raise ValueError("rtol and atol are both 0, which no step can meet: give at least one of them")
+            raise ValueError(
+                f"rtol and atol are both 0 (in {state.dtype}, y0's dtype), which no step can meet: give at least one of them"
+            )
 
 
 class _Arguments:

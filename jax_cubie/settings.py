@@ -67,7 +67,9 @@ def concrete(value: Any) -> np.ndarray | None:
     """The value as a NumPy array where it is known now, None where it is traced or only a shape."""
     if isinstance(value, (jax.core.Tracer, jax.ShapeDtypeStruct)):
         return None
-    return np.asarray(float(value) if isinstance(value, int) and not -(2**63) <= value < 2**63 else value)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        value = float(value) if abs(value) < 2**1023 else math.inf if value > 0 else -math.inf
+    return np.asarray(value)
 
 
 def is_number(value: Any) -> bool:

@@ -109,6 +109,8 @@ def make_solution(request: Any, results: Any, max_steps: Any) -> Solution:
 
 def check_successful(solution: Solution) -> None:
     """Raises RuntimeError where a lane failed: how many of how many, and why."""
+    if not isinstance(solution, Solution):
+        raise TypeError(f"check_successful takes a Solution, got {type(solution).__name__}")
     code = solution.result._value
     if isinstance(code, jax.core.Tracer):
         raise TypeError(

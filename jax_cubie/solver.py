@@ -236,6 +236,9 @@ def _check_block(value: Any) -> int | str:
 def _unknown(name: str, controller: str, method: str | ButcherTableau, known: set[str]) -> str:
     for other, named in CONTROLLERS.items():
         if name in named.component().settings():
-            return f"{name} is a setting of controller {other!r}, and this solver's is {controller!r} (method {method!r})"
+            return (
+                f"{name} is a setting of controller {other!r}, and this solver's is {controller!r} (method {method!r}): "
+                f"leave it out, or take controller={other!r} and a method that it can steer"
+            )
     near = closest(name, known) or "."
     return f"unknown setting {name!r}{near} The settings here are: {', '.join(sorted(known))}"

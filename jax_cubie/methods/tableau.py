@@ -146,6 +146,8 @@ class ButcherTableau:
         claims = {"order": self.order}
         if self.embedded_order is not None:
             claims["embedded_order"] = self.embedded_order
+        if dense is not None and not isinstance(dense, ContinuousExtension):
+            raise self._error(f"dense={dense!r}, expected a ContinuousExtension or None")
         if dense is not None:
             claims["the continuous extension's order"] = dense.order
         for label, order in claims.items():

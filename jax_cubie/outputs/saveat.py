@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -63,9 +64,13 @@ def _check_steps(steps: Any) -> int:
     refuse_tracer("SaveAt(steps=...)", steps)
     if isinstance(steps, (bool, np.bool_)):
         return int(steps)
-    if not hasattr(type(steps), "__index__") or steps.__index__() < 0:
+    try:
+        every = operator.index(steps)
+    except TypeError:
+        every = -1
+    if every < 0:
         raise ValueError(f"SaveAt(steps={steps!r}): expected True, False, or n > 0 for every n-th step")
-    return steps.__index__()
+    return every
 
 
 def _check_times(ts: Any) -> Any:

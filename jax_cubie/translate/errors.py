@@ -53,6 +53,12 @@ HINTS: dict[str, str] = {
     ),
     **dict.fromkeys(("get", "swap", "addupdate", "new_ref", "run_state"),
                     "references cannot be changed inside a kernel; carry the values through lax.scan or lax.fori_loop"),
+    "jax_cubie_solve": "a solve inside of f is not there: make its state a part of y, or solve it before",
+    **dict.fromkeys(
+        ("bcoo_dot_general", "bcsr_dot_general"),
+        "write a sparse product with indices, jnp.zeros(n).at[rows].add(values * y[columns])",
+    ),
+    "linear_solve": "use jnp.linalg.solve",
     "ffi_call": "a solve is one kernel and cannot call another; write the function in JAX",
     "igamma_grad_a": "the derivative of gammainc by its first argument is not there; use a finite difference",
 }
