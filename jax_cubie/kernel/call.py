@@ -79,7 +79,8 @@ def kernel_call(
     host_kernel
         What runs on the CPU: `host_kernel(start, stop, *pointers, *scalars)`, compiled by `numba.njit`, does the
         work of the threads `start` to `stop - 1` of one launch; there are `grid * block` of them. Ranges run side
-        by side on several CPU threads and hold whole blocks.
+        by side on several CPU threads and hold whole blocks. What Numba raises there by itself, as for an index beyond a
+        tuple, becomes the error of the computation.
 
     Returns
     -------
@@ -104,8 +105,9 @@ def kernel_call(
     -----
     A kernel is known by its content: bytecode, constants, closure cells and globals, functions it calls included. A
     freshly defined equal function, another batch size or another scalar builds no second image. A global that has no
-    content to tell (an object of the user's own class, an intrinsic) is known by its identity, and the image then stays
-    out of the disk cache; so it does where a kernel calls a plain function, for which Numba may know an overload.
+    content to tell (an object of the user's own class, an intrinsic, a plain function, for which Numba may know an
+    overload) is known by its identity, and the image then stays out of the disk cache; so it does where a function made by
+    `njit` that reads a global number was compiled before: Numba keeps what the number was then.
 
     Examples
     --------

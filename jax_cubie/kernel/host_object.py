@@ -95,9 +95,8 @@ def load(key: str, data: bytes) -> int:
             f"processor is {platform.machine()} without them: build the function again on this machine"
         )
     _native()
-    _resolve(header["symbols"])
-    machine = target_machine()
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine())
+    _resolve(header["symbols"])  # an engine is what makes the process's own symbols known
     object_file = llvm.ObjectFileRef.from_data(object_code)
     engine.add_object_file(object_file)
     engine.finalize_object()
