@@ -31,7 +31,7 @@ class Content:
     """`digest` stands for a function's content. `lasting` is False where it means something in this process only."""
 
     digest: str
-    lasting: bool
+    lasting: bool = dataclasses.field(compare=False)  # may end meanwhile: a helper was compiled for another kernel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +197,7 @@ class _Walk:
         if not getattr(dispatcher, "_can_compile", True):
             kept_to = tuple(str(compiled.signature) for compiled in dispatcher.overloads.values())
         variables = getattr(dispatcher, "locals", None) or {}
-        if not kept_to and getattr(dispatcher, "overloads", None) and reads_data(dispatcher.py_func):
+        if getattr(dispatcher, "overloads", None) and reads_data(dispatcher.py_func):
             self.lasting = False  # compiled before, maybe with what its globals were then
         return (
             tuple((name, self.value(options[name])) for name in sorted(options)),

@@ -137,6 +137,12 @@ def test_what_has_no_content_is_known_by_identity():
     assert not content(closing_over(one)).lasting
 
 
+def test_compiled_before():
+    """Numba keeps what a number was when it compiled: that may not go onto the disk under what it is now."""
+    assert content(calling(2.5, numba.njit)).lasting
+    assert not content(calling(2.5, numba.njit("float64(float64)"))).lasting
+
+
 def test_plain_functions_are_known_by_identity():
     """An overload may stand for it, which the function itself does not show."""
 

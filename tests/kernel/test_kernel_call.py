@@ -614,6 +614,23 @@ def test_helpers_made_in_another_way():
         np.testing.assert_array_equal(got, np.asarray(want, np.float32))
 
 
+def test_two_kernels_with_one_helper():
+    """Both are traced before the first is built, which compiles the helper."""
+    factor = 2.0
+
+    @numba.njit
+    def scaled(v):
+        return v * factor
+
+    def call(x):
+        return kernel_call(unused_kernel, x, out_shape=x, grid=1, block=3, host_kernel=times(scaled))
+
+    with jax.default_device(jax.devices("cpu")[0]):
+        one, several = jax.jit(lambda x, y: (call(x), jax.vmap(call)(y)))(numbers(3), numbers(2, 3))
+    np.testing.assert_array_equal(one, 2 * numbers(3))
+    np.testing.assert_array_equal(several, 2 * numbers(2, 3))
+
+
 def test_an_overload_written_again():
     def cell(factor):
         def stub(v):
