@@ -40,7 +40,7 @@ def _lexicographic(b: Builder, xs: Sequence[Scalar], ys: Sequence[Scalar]) -> Sc
 def _sort(context: Context, eqn: Any, *operands: Array) -> list[Array]:
     axis, keys = eqn.params["dimension"], eqn.params["num_keys"]
     n = operands[0].shape[axis]
-    # Of more, the network takes longer to compile than the merging of runs takes to run.
+    # A larger network takes long to compile: 4 s for 31 elements, 16 s with two keys and an index.
     exchanges = math.prod(operands[0].shape) * (n - 1) // 2 * len(operands)
     if all(isinstance(x, Registers) for x in operands) and exchanges <= 4 * context.unroll:
         return _exchange([x for x in operands if isinstance(x, Registers)], context.b, axis, keys)
