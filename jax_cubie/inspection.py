@@ -39,7 +39,8 @@ class Inspection:
 def inspect_request(request: Request, batched: Iterable[str] | str, target: str) -> Inspection:
     """Builds the image of a request whose arguments in `batched` have a lane axis."""
     problem = request.problem
-    names = {operand.name for operand in problem.operands}
+    names = {operand.name for operand in problem.operands} - {"span", "offsets"} | {"t1"}
+    names |= {"ts"} if problem.saving.points else set()
     args_names = {problem.operands[number].name for number in problem.field_operands[: request.args_leaves]}
     if not isinstance(batched, Iterable):
         raise TypeError(f"batched={batched!r}: expected the names of arguments, as ('y0', 'args')")
@@ -49,6 +50,10 @@ def inspect_request(request: Request, batched: Iterable[str] | str, target: str)
         raise ValueError(f"batched names {name!r}; expected some of {said}{closest(str(name), names | {'args'})}")
     if "args" in chosen:
         chosen |= args_names
+    # What a time has to do with: the kernel counts from t0.
+    for name, also in (("t0", ("span", "offsets")), ("t1", ("span",)), ("ts", ("offsets",))):
+        if name in chosen:
+            chosen |= set(also)
     operands = tuple(operand.batch(0 if operand.name in chosen else None) for operand in problem.operands)
     plan = Plan(problem, operands, 1, Target.parse(target))
     image = image_of(plan)

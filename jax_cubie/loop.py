@@ -1,7 +1,7 @@
 """The integration loop: the only one. It takes one trajectory, a lane, from t0 to t1 with its own step sizes.
 
 Everything here is compiled by Numba for one plan; what a plan does not need is a constant condition, and vanishes.
-Time runs forwards inside: a solve with t1 < t0 is integrated in -t.
+Time is counted from t0 and runs forwards inside: a solve with t1 < t0 is integrated in t0 - t.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
     real = np.dtype(problem.dtype).type
     zero, one, half, infinity = real(0), real(1), real(0.5), real(np.inf)
     none, single = np.int32(0), np.int32(1)
+    # How much smaller than a unit in the last place of the time since t0 a step may become: their sum is compensated.
+    resolution = real(4096)
     successful, max_steps_reached, dt_min_reached, step_underflow, not_finite, invalid_input = (
         np.int32(CODES[name])
         for name in (
@@ -64,8 +66,9 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
         )
     )
 
-    begin, load_t0, load_t1, load_max_steps = parts.begin, parts.load("t0"), parts.load("t1"), parts.load("max_steps")
+    begin, load_t0, load_span, load_max_steps = parts.begin, parts.load("t0"), parts.load("span"), parts.load("max_steps")
     load_dt0 = parts.load("dt0") if first_step_given else None
+    load_t1 = parts.load("t1") if saving.keeps_times else load_span
     coefficients_of, valid_settings = parts.coefficients, parts.valid_settings
     evaluate_first, evaluate_last = parts.evaluate_first, parts.evaluate_last
     first_step, first_step_of_large = parts.first_step, parts.first_step_of_large
@@ -74,7 +77,8 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
     count_steps, steps_taken = parts.count_steps, parts.steps_taken
     increment, decrement, fused, times_count = parts.increment, parts.decrement, parts.fused, parts.times_count
     whole_steps, clip_floor = parts.whole_steps, parts.clip_floor
-    load_point, count_point, points_behind = saving.load_point, saving.count_point, saving.points_behind
+    load_point, time_of_point = saving.load_point, saving.time_of_point
+    count_point, points_behind = saving.count_point, saving.points_behind
     save, save_between, save_missing, save_unused = (
         saving.save,
         saving.save_between,
@@ -113,13 +117,13 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
         dense_rhs = make_dense(primary, persistent, fallback)
 
         bases = begin(words, lane, state, parameters, counters)
-        t0, t1, max_steps = load_t0(words, bases), load_t1(words, bases), load_max_steps(words, bases)
-        direction = one if t0 <= t1 else -one
-        start, end = direction * t0, direction * t1
+        t0, span, max_steps = load_t0(words, bases), load_span(words, bases), load_max_steps(words, bases)
+        direction = one if span >= zero else -one
+        start, end = zero, direction * span
         low = zero  # what `start` has lost to rounding
-        floor = clip_floor(start, end)
+        floor = clip_floor(end, t0 + span)
         result = successful
-        if not (abs(t0) < infinity and abs(t1) < infinity and valid_settings(words, bases)):
+        if not (abs(t0) < infinity and end < infinity and valid_settings(words, bases)):
             result = invalid_input
 
         if save_t0:
@@ -130,7 +134,7 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
             if not point >= start:
                 result = invalid_input
             while point <= start:
-                save(words, bases, counters, t0, state, parameters)
+                save(words, bases, counters, time_of_point(words, bases, counters, t0), state, parameters)
                 following = load_point(words, bases, count_point(counters), direction)
                 if not following >= point:
                     result = invalid_input
@@ -144,9 +148,9 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
                 if not (step_size > zero and step_size < infinity):
                     result = invalid_input
             if result == successful:
-                evaluate_first(words, bases, t0, state, stage_rhs, parameters)
+                evaluate_first(words, bases, zero, state, stage_rhs, parameters)
             if not first_step_given:
-                step_size = first_step(words, bases, t0, direction, state, proposed_state, stage_rhs, parameters)
+                step_size = first_step(words, bases, direction, state, proposed_state, stage_rhs, parameters)
                 if not step_size > zero:
                     step_size = first_step_of_large(words, bases, state, stage_rhs)
                     if not (step_size > zero and step_size < infinity):
@@ -154,12 +158,13 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
 
             # What is wrong with the step that the loop ended on is found out behind it: inside, it costs every step.
             finished, accepted, failed, last = False, True, False, False
-            total, reach, next_size = zero, start, step_size
+            stuck = False
+            total, next_size = zero, step_size
             if adaptive:
                 coefficients = coefficients_of(words, bases)
                 last_log, before_log, at_dtmin = zero, zero, False
                 step_size, exponents = start_control(step_size, coefficients)
-                repeat, last = single, start + step_size >= end
+                repeat, last = single, step_size > floor
                 if last:
                     step_size = end - start
             else:
@@ -213,7 +218,7 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
                                     words,
                                     bases,
                                     counters,
-                                    direction * point,
+                                    time_of_point(words, bases, counters, t0 + direction * point),
                                     ((point - now) - low) / step_size,
                                     signed,
                                     state,
@@ -230,7 +235,8 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
                         if stepwise:
                             until = decrement(until)
                             if until == none:
-                                save(words, bases, counters, direction * after, proposed_state, parameters)
+                                time = load_t1(words, bases) if last else t0 + direction * after
+                                save(words, bases, counters, time, proposed_state, parameters)
                                 until = every
                         advance(state, proposed_state, stage_rhs)
                     turn = increment(turn)
@@ -247,9 +253,12 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
                         moved = start + added
                         low = added - (moved - start)
                         start = moved
-                    reach = start + next_size
+                    if not accepted:
+                        # It would be rejected for ever where it is no smaller, or where all its stages are at one time.
+                        smaller = at_dtmin or next_size < step_size
+                        stuck = not (smaller and fused(next_size, resolution, start) > start)
                     step_size, last = next_size, False
-                    if reach > floor:
+                    if start + next_size > floor:
                         rest = (end - start) - low
                         if accepted:
                             step_size, last = rest, True
@@ -257,15 +266,14 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
                             step_size = half * (next_size if next_size < rest else rest)
                 else:
                     start = fused(times_count(repeat), step_size, start)
-                    reach = end
                     step_size, repeat, last = end - start, single, True
-                if failed or reach == start or steps_taken(counters) >= max_steps:
+                if failed or stuck or steps_taken(counters) >= max_steps:
                     break
 
             if result == successful and not finished:
                 if failed:
                     result = dt_min_reached
-                elif reach == start:
+                elif stuck:
                     result = step_underflow if total == total and all_finite(proposed_state) else not_finite
                 else:
                     result = max_steps_reached
@@ -277,17 +285,17 @@ def build_lane(plan: Plan, device: Device, memory: LaneMemory) -> Callable[..., 
                 result = invalid_input
             while points_behind(counters) < points:
                 point = load_point(words, bases, points_behind(counters), direction)
-                save_missing(words, bases, counters, direction * point)
+                save_missing(words, bases, counters, time_of_point(words, bases, counters, t0 + direction * point))
                 count_point(counters)
         if save_t1:
             if stepwise:
                 # A step that was saved may have ended there; and a lane that failed may have used up its rows.
                 if result == successful and (until != every or start == end):
-                    save(words, bases, counters, t1, state, parameters)
+                    save(words, bases, counters, load_t1(words, bases), state, parameters)
             elif result == successful:
-                save(words, bases, counters, t1, state, parameters)
+                save(words, bases, counters, load_t1(words, bases), state, parameters)
             else:
-                save_missing(words, bases, counters, t1)
+                save_missing(words, bases, counters, load_t1(words, bases))
         if stepwise:
             row = next_row(counters)
             while row < rows:

@@ -17,8 +17,9 @@ from .user_function import UserFunction, into_view
 if TYPE_CHECKING:
     from .plan import Plan
 
-# diffrax 0.7.2 lets a step end at t1 if it would come this close, in units in the last place.
-_CLIP_ULPS = 100
+# A step ends at t1 if it would come this close, in units in the last place of t1 - t0: an adaptive one as diffrax 0.7.2 has
+# it; fixed ones are all of one size, so the last may be longer by no more than what is rounded in their sum.
+_CLIP_ULPS = {True: 100, False: 4}
 
 
 class LoopParts:
@@ -48,9 +49,10 @@ class LoopParts:
             return stage_rhs.part(number * states, states)
 
         def evaluator(emitter: Any, values: Any, bases: Any, parameters: View) -> Any:
-            """A function `(time, state, right-hand side)` that writes one evaluation of f."""
+            """A function `(t - t0, state, right-hand side)` that writes one evaluation of f."""
 
-            def evaluate(time: Any, state: View, rhs: View) -> None:
+            def evaluate(since_t0: Any, state: View, rhs: View) -> None:
+                time = emitter.add(dtype, setting(emitter, values, bases, "t0"), since_t0)
                 field.emit(emitter, values, bases, parameters, time, state, into_view(rhs))
 
             return evaluate
@@ -248,7 +250,7 @@ class LoopParts:
             return body
 
         @emitted(dtype)
-        def first_step(emitter, values, bases, t0, direction, state, proposed, stage_rhs, parameters):
+        def first_step(emitter, values, bases, direction, state, proposed, stage_rhs, parameters):
             """The first step's size; `proposed` and the last row of `stage_rhs` are used as scratch."""
             first, last = row(stage_rhs, 0), row(stage_rhs, rows - 1)
 
@@ -265,8 +267,7 @@ class LoopParts:
                 proposed.store(index, emitter.fma(dtype, signed, first.load(index), state.load(index)))
 
             each(emitter, states, unroll, euler)
-            time = emitter.add(dtype, t0, signed)
-            evaluator(emitter, values, bases, parameters)(time, proposed, last)
+            evaluator(emitter, values, bases, parameters)(signed, proposed, last)
             change = norm(lambda index: emitter.sub(dtype, last.load(index), first.load(index)))
             return emit_first_step(emitter, dtype, method.error_order, guess, rhs_norm, change)
 
@@ -358,31 +359,26 @@ class LoopParts:
             return emitter.cast(whole, "int64", "int32")
 
         @emitted(dtype)
-        def clip_floor(emitter, start, end):
-            """`end` less 100 units in the last place: a step that would end later ends at `end`.
-
-            Of fixed steps, at least those of `start`: the sum of all of them is rounded by as much, and `end` may be 0.
-            """
+        def clip_floor(emitter, end, t1):
+            """`end`, which is not negative, less some units in the last place: a step that would end later ends at `end`."""
             integer = "int32" if dtype == "float32" else "int64"
-            sign = -(2**31) if dtype == "float32" else -(2**63)
-            bits = emitter.bitcast(end, integer)
-            ulps = emitter.constant(integer, _CLIP_ULPS)
-            positive = emitter.compare("gt", dtype, end, real(emitter, 0))
-            # Of a negative number the bits count away from zero; from just above zero the count goes through it.
-            plain = emitter.sub(integer, bits, ulps)
-            through = emitter.apply("or", integer, emitter.sub(integer, ulps, bits), emitter.constant(integer, sign))
-            crosses = emitter.compare("lt", integer, bits, ulps)
-            above = emitter.select(crosses, through, plain)
-            below = emitter.add(integer, emitter.apply("or", integer, bits, emitter.constant(integer, sign)), ulps)
-            floor = emitter.bitcast(emitter.select(positive, above, below), dtype)
-            if problem.adaptive:  # inside of its loop it would be computed again in every step
-                return opaque(emitter, dtype, floor)
-            size = emitter.apply("abs", dtype, start)
-            bits = emitter.bitcast(size, integer)
-            less = emitter.select(emitter.compare("gt", integer, bits, ulps), emitter.sub(integer, bits, ulps), bits)
-            rounding = emitter.sub(dtype, size, emitter.bitcast(less, dtype))
-            lower = emitter.sub(dtype, end, rounding)
-            return emitter.select(emitter.compare("lt", dtype, lower, floor), lower, floor)
+            ulps = emitter.constant(integer, _CLIP_ULPS[problem.adaptive])
+
+            def less(time):
+                bits = emitter.bitcast(time, integer)
+                enough = emitter.compare("gt", integer, bits, ulps)
+                return emitter.bitcast(emitter.select(enough, emitter.sub(integer, bits, ulps), bits), dtype)
+
+            floor = less(end)
+            if not problem.adaptive:
+                return floor
+            if dtype == "float64":
+                # diffrax counts in units of t1, and so do those who have t1 as t0 + n * dt0. In float32 these may be seconds.
+                time = emitter.abs(dtype, t1)
+                lower = emitter.sub(dtype, end, emitter.sub(dtype, time, less(time)))
+                floor = emitter.select(emitter.compare("lt", dtype, lower, floor), lower, floor)
+            # Inside of the loop it would be computed again in every step.
+            return opaque(emitter, dtype, floor)
 
         self.begin, self.load, self.coefficients, self.valid_settings = begin, load, coefficients, valid_settings
         self.step, self.dense_stages, self.scaled_square = step, dense_stages, scaled_square

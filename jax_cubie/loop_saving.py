@@ -26,7 +26,8 @@ class SavingParts:
         dtype, states, unroll = problem.dtype, problem.states, problem.unroll
         emitted = device.emitted
         number_of = {result.name: number for number, result in enumerate(words.results)}
-        ts = words.index("ts") if saving.points else 0
+        offsets = words.index("offsets") if saving.points else 0
+        ts = words.index("ts") if saving.points and saving.keeps_times else offsets
         # What a row consists of, as (number of the result, elements of a row, dtype).
         results = words.results[bool(saving.steps) :]
         pieces = [(number_of[r.name], r.size // saving.rows, r.dtype) for r in results if r.name.startswith("ys")]
@@ -40,6 +41,12 @@ class SavingParts:
             row = counters.load(ROW)
             counters.store(ROW, emitter.add("int32", row, _int(emitter, 1)))
             return row
+
+        def behind(emitter: Any, counters: View) -> Any:
+            """How many save times lie behind."""
+            if saving.steps:
+                return counters.load(POINT)
+            return emitter.sub("int32", counters.load(ROW), _int(emitter, int(saving.t0)))
 
         def write_time(emitter: Any, values: Any, bases: Any, row: Any, time: Any) -> None:
             if saving.steps:
@@ -75,12 +82,19 @@ class SavingParts:
 
         @emitted(dtype)
         def load_point(emitter, values, bases, index, direction):
-            """Save time number `index`, running forwards; infinity beyond the last one, so that it is never reached."""
+            """Save time number `index`, counted from t0 and running forwards; infinity beyond the last, never to be reached."""
             inside = emitter.compare("lt", "int32", index, _int(emitter, saving.points))
             number = emitter.cast(emitter.select(inside, index, _int(emitter, 0)), "int32", "int64")
-            time = memory.load(emitter, values, bases, ts, number)
+            time = memory.load(emitter, values, bases, offsets, number)
             infinity = emitter.constant(dtype, float("inf"))
             return emitter.select(inside, emitter.mul(dtype, direction, time), infinity)
+
+        @emitted(dtype)
+        def time_of_point(emitter, values, bases, counters, computed):
+            """The next save time as it was given; `computed` where nobody asks for the former."""
+            if not saving.keeps_times:
+                return computed
+            return memory.load(emitter, values, bases, ts, emitter.cast(behind(emitter, counters), "int32", "int64"))
 
         @emitted("int32")
         def count_point(emitter, counters):
@@ -93,9 +107,7 @@ class SavingParts:
 
         @emitted("int32")
         def points_behind(emitter, counters):
-            if saving.steps:
-                return counters.load(POINT)
-            return emitter.sub("int32", counters.load(ROW), _int(emitter, int(saving.t0)))
+            return behind(emitter, counters)
 
         @emitted()
         def count_dense(emitter, counters):
@@ -161,7 +173,9 @@ class SavingParts:
             for name, value in outcome.items():
                 memory.store(emitter, values, bases, number_of[name], 0, value)
 
-        self.load_point, self.count_point, self.points_behind = load_point, count_point, points_behind
+        self.keeps_times = saving.keeps_times
+        self.load_point, self.time_of_point = load_point, time_of_point
+        self.count_point, self.points_behind = count_point, points_behind
         self.save, self.save_between, self.save_missing, self.save_unused = save, save_between, save_missing, save_unused
         self.count_dense, self.next_row, self.save_outcome = count_dense, next_row, save_outcome
 

@@ -19,6 +19,7 @@ from .methods import ButcherTableau, ExplicitRungeKutta
 from .operands import Operand, Result
 from .outputs import SaveAt, Saving
 from .settings import concrete, is_number
+from .times import Times, as_array, read_times, rounded
 from .translate import Program, check_dtype, trace
 from .translate.program import DTYPES as KERNEL_DTYPES
 
@@ -106,7 +107,7 @@ class State:
 def _readable(leaf: Any, what: str, dtype: str) -> Array:
     """A leaf as JAX's array. Raises ValueError for what is none."""
     if isinstance(leaf, int) and not isinstance(leaf, bool):
-        return jnp.asarray(_as(dtype, np.asarray(concrete(leaf))))  # JAX's default integer may be too small for it
+        return jnp.asarray(rounded(np.asarray(concrete(leaf)), dtype))  # JAX's default integer may be too small for it
     try:
         return jnp.asarray(leaf)
     except (TypeError, ValueError, OverflowError) as error:
@@ -152,7 +153,7 @@ class Request:
     arrays: tuple[Any, ...]
     state: State
     output: Any
-    times: dict[str, Any]
+    times: Times
     args_leaves: int
 
 
@@ -194,13 +195,19 @@ def make_request(
         raise ValueError(
             f"dt0 is None, but the controller is 'fixed' (method {solver.method!r}): give dt0, the size of its steps"
         )
-    values: dict[str, Any] = {"t0": _time("t0", t0, dtype), "t1": _time("t1", t1, dtype)}
+    for name, value in (("t0", t0), ("t1", t1), *([] if dt0 is None else [("dt0", dt0)])):
+        _check_scalar(name, value)
+    times = read_times(t0, t1, saveat.ts, dtype)
+    values: dict[str, Any] = {"t0": times.t0, "span": times.span}
     if dt0 is not None:
-        values["dt0"] = _time("dt0", dt0, dtype)
+        values["dt0"] = _step_size(dt0, t0, t1, dtype)
     values["y0"] = _flat_state(y0, state)
-    if saveat.ts is not None:
-        values["ts"] = _array(saveat.ts, dtype)
-    _check_times(t0, t1, dt0, saveat.ts, dtype)
+    if saveat.points:
+        values["offsets"] = times.offsets
+    if saveat.steps or saveat.fn is not None:  # the kernel hands these times on
+        values["t1"] = times.t1
+        if saveat.points:
+            values["ts"] = times.ts
     values["max_steps"] = _count("max_steps", solver.max_steps)
     coefficients: dict[str, Any] = {}
     if solver.control.kind == "pid":
@@ -254,7 +261,6 @@ def make_request(
         block=solver.block,
         title=getattr(f, "__qualname__", type(f).__name__),
     )
-    times = {name: values.get(name) for name in ("t0", "t1", "ts")}
     return Request(problem, tuple(values.values()), state, output, times, len(dynamic.arrays))
 
 
@@ -282,12 +288,6 @@ def _make_saving(saveat: SaveAt, max_steps: Any, function: Program | None, opera
     return saving
 
 
-def _array(value: Any, dtype: str) -> Any:
-    if isinstance(value, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(value.shape, jnp.dtype(dtype))
-    return jnp.asarray(value, dtype=dtype)
-
-
 def _check_scalar(name: str, value: Any) -> None:
     if not is_number(value):
         raise TypeError(f"{name} is {value!r} of type {type(value).__name__}: expected a number")
@@ -299,7 +299,7 @@ def _check_scalar(name: str, value: Any) -> None:
 
 def _scalar(name: str, value: Any, dtype: str) -> Any:
     _check_scalar(name, value)
-    return _array(value, dtype)
+    return as_array(value, dtype)
 
 
 def _count(name: str, value: Any) -> Any:
@@ -309,20 +309,20 @@ def _count(name: str, value: Any) -> Any:
         raise TypeError(f"{name} has dtype {value.dtype}: expected an integer")
     if isinstance(value, jax.core.Tracer) and value.dtype.itemsize > 4:
         value = jnp.clip(value, 0, np.iinfo("int32").max)
-    return _array(value, "int32")
+    return as_array(value, "int32")
 
 
-def _time(name: str, value: Any, dtype: str) -> Any:
-    _check_scalar(name, value)
-    known = concrete(value)
-    if known is not None and not np.isfinite(_as(dtype, known)):
-        raise ValueError(f"{name}={value}: expected a finite number" + f" of {dtype}" * bool(np.isfinite(known)))
-    return _array(value if known is None else known, dtype)
-
-
-def _as(dtype: str, known: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return known.astype(dtype)
+def _step_size(dt0: Any, t0: Any, t1: Any, dtype: str) -> Any:
+    known, start, end = concrete(dt0), concrete(t0), concrete(t1)
+    if known is not None:
+        step = rounded(known, dtype)
+        if not np.isfinite(step):
+            raise ValueError(f"dt0={dt0}: expected a finite number" + f" of {dtype}" * bool(np.isfinite(known)))
+        if np.any((step == 0) & (known != 0)):
+            raise ValueError(f"dt0={dt0} is 0 in {dtype}, y0's dtype: take a larger step, or solve in float64")
+        if start is not None and end is not None and start != end and not step * (1 if start < end else -1) > 0:
+            raise ValueError(f"dt0={dt0}: expected a step from t0={t0} towards t1={t1}, so of the sign of t1 - t0")
+    return as_array(dt0, dtype)
 
 
 def _flat_state(y0: PyTree, state: State) -> Any:
@@ -331,38 +331,11 @@ def _flat_state(y0: PyTree, state: State) -> Any:
     return state.flatten(y0, "y0")
 
 
-def _check_times(t0: Any, t1: Any, dt0: Any, ts: Any, dtype: str) -> None:
-    """What is wrong with the times that are known. The user's own values: inside of jit those in JAX's hands are traced."""
-    known = [None if value is None else concrete(value) for value in (t0, t1, dt0, ts)]
-    exact0, exact1 = known[:2]
-    t0, t1, step, times = (None if value is None else _as(dtype, value) for value in known)
-    if t0 is None or t1 is None:
-        return
-    if t0 == t1 and exact0 != exact1:
-        raise ValueError(f"t0={exact0} and t1={exact1} are one number in {dtype}, y0's dtype: solve in float64, or begin at 0")
-    direction = 1 if t0 <= t1 else -1
-    if known[2] is not None and step is not None and np.any((step == 0) & (known[2] != 0)):
-        raise ValueError(f"dt0={dt0} is 0 in {dtype}, y0's dtype: take a larger step, or solve in float64")
-    if step is not None and t0 != t1 and not step * direction > 0:
-        raise ValueError(f"dt0={dt0}: expected a step from t0={t0} towards t1={t1}, so of the sign of t1 - t0")
-    if times is not None and times.size:
-        forwards = direction * times
-        if not np.all(np.isfinite(times)):
-            raise ValueError("SaveAt(ts=...) has times that are not finite")
-        if np.any(np.diff(forwards) < 0):
-            word = "non-decreasing" if direction == 1 else "non-increasing, since t1 < t0"
-            raise ValueError(f"SaveAt(ts=...) is not in order: expected it {word}")
-        if forwards[0] < direction * t0 or forwards[-1] > direction * t1:
-            raise ValueError(
-                f"SaveAt(ts=...) runs from {times[0]} to {times[-1]}: expected times between t0={t0} and t1={t1}"
-            )
-
-
 def _tolerance(name: str, value: Any, state: State) -> Any:
     if isinstance(value, jax.ShapeDtypeStruct):
-        return _array(value, state.dtype)
+        return as_array(value, state.dtype)
     if jax.tree.structure(value) == jax.tree.structure(0) and jnp.shape(value) == ():
-        return _array(value, state.dtype)
+        return as_array(value, state.dtype)
     return state.flatten(value, name, broadcast=True)
 
 
@@ -371,7 +344,7 @@ def _check_tolerances(rtol: PyTree, atol: PyTree, state: State) -> None:
     known = []
     for tree in (rtol, atol):
         leaves = [concrete(leaf) for leaf in jax.tree.leaves(tree)]
-        leaves = [None if leaf is None else _as(state.dtype, leaf) for leaf in leaves]
+        leaves = [None if leaf is None else rounded(leaf, state.dtype) for leaf in leaves]
         one_for_all = jax.tree.structure(tree) == jax.tree.structure(0)
         known.append(leaves * len(state.shapes) if one_for_all else leaves)
     for one, other in zip(*known, strict=True):

@@ -22,8 +22,9 @@ class RESULTS(eqx.Enumeration):
     )
     dt_min_reached = "The step size fell below dtmin, and force_dtmin is False. Lower dtmin, or loosen the tolerances."
     step_size_underflow = (
-        "The step size became so small that it no longer changes the time: the tolerances ask for more than the dtype "
-        "holds, or the solution has a singularity. Loosen rtol and atol, or solve in float64."
+        "A step that was rejected could not be made smaller: the vector field jumps there, the solution has a singularity, or "
+        "rtol and atol ask for more than y0's dtype holds. For a jump give dtmin, a step that is accepted whatever its error; "
+        "else loosen rtol and atol."
     )
     not_finite = (
         "The vector field, the state, or the error over its tolerance became NaN or infinite, and smaller steps did not mend "
@@ -80,20 +81,20 @@ def make_solution(request: Any, results: Any, max_steps: Any) -> Solution:
     if saving.steps:
         ts = named["times"]
     else:
-        saved = [times["t0"][None]] if saving.t0 else []
-        saved += [times["ts"]] if saving.points else []
-        saved += [times["t1"][None]] if saving.t1 else []
+        saved = [times.t0[None]] if saving.t0 else []
+        saved += [times.ts] if saving.points else []
+        saved += [times.t1[None]] if saving.t1 else []
         ts = saved[0] if len(saved) == 1 else jnp.concatenate(saved)
     steps = accepted + rejected
     # f at t0, and where the first step is chosen here one more.
-    begins = (times["t0"] != times["t1"]) & ((code != CODES["invalid_input"]) | (steps > 0))
+    begins = (times.span != 0) & ((code != CODES["invalid_input"]) | (steps > 0))
     begun = begins.astype(jnp.int32) * (1 if problem.first_step_given else 2)
     evaluations = begun + problem.method.evaluations(steps, accepted)
     if "dense" in named:
         evaluations += named["dense"] * len(problem.method.dense_stages)
     return Solution(
-        t0=times["t0"],
-        t1=times["t1"],
+        t0=times.t0,
+        t1=times.t1,
         ts=ts,
         ys=ys,
         stats={

@@ -31,6 +31,7 @@ ROOMS = (
     "buffers",
     "translate",
     "operands",
+    "times",
     "settings",
     "kernel",
 )

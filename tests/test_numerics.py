@@ -95,16 +95,16 @@ def test_float32_time_does_not_drift(platform, controller):
 
 
 def test_float32_step_below_resolution(platform):
-    """t0 = 1000 and dt = 1e-8 in float32: ends with a code, in time."""
+    """t0 = 1000 and dt = 1e-8 in float32, which time counted from t0 does resolve: ends with a code, in time."""
     ends = jnp.array([1001.0, 1000.001], jnp.float32)
     adaptive = jax.vmap(lambda t1: solve(decay, 1000.0, t1, jnp.float32(1), 1.0, dt0=1e-8, factormax=1.0))(ends)
-    assert all_are(adaptive, "step_size_underflow")
-    assert np.all(adaptive.stats["num_steps"] <= 2) and np.all(np.isnan(adaptive.ys))
+    assert code(adaptive).tolist() == [CODES["max_steps_reached"], CODES["successful"]]
+    assert np.isnan(adaptive.ys[0, 0])
     fixed = jax.vmap(lambda t1: solve(decay, 1000.0, t1, jnp.float32(1), 1.0, dt0=1e-8, controller="fixed"))(ends)
     # 1e8 and 98 thousand steps, of which 100 thousand are allowed.
     assert code(fixed).tolist() == [CODES["max_steps_reached"], CODES["successful"]]
     backwards = solve(decay, 1000.0, 999.0, jnp.float32(1), 1.0, dt0=-1e-8, factormax=1.0)
-    assert all_are(backwards, "step_size_underflow")
+    assert all_are(backwards, "max_steps_reached")
 
 
 # --- Every row is written, none beyond
@@ -321,8 +321,8 @@ def test_rejected_to_the_end(platform):
     jump = np.nextafter(np.float32(1), np.float32(0))
     field = lambda t, y, a: jnp.where(t < jump, 0 * y, 1.0)  # noqa: E731
     for safety in (0.9, 1.0):
-        solution = solve(field, 0.9999995, 1.0, jnp.float32(0), rtol=0.0, atol=1e-15, safety=safety)
-        assert all_are(solution, "step_size_underflow") and int(solution.stats["num_steps"]) < 200
+        solution = solve(field, 0.0, 1.0, jnp.float32(0), rtol=0.0, atol=1e-15, safety=safety)
+        assert all_are(solution, "step_size_underflow") and int(solution.stats["num_steps"]) < 400
 
 
 def test_without_jit(platform):

@@ -25,6 +25,11 @@ class Saving:
     operands: tuple[int, ...] = ()
 
     @property
+    def keeps_times(self) -> bool:
+        """Whether the kernel hands on the times of t1 and of the points: into a result, or to a function."""
+        return self.steps > 0 or self.function is not None
+
+    @property
     def rows(self) -> int:
         """Rows of the solution. A saved step that ends at t1 stands for t1, too."""
         stepped = self.max_steps // self.steps if self.steps else 0

@@ -1,0 +1,154 @@
+"""The times of a solve, counted from t0: what lies between two times is formed in the widest type that they have outside.
+
+A kernel integrates over t - t0 in the dtype of the state. A float32 solve that begins at 86,400 s or on a Julian day so
+resolves what it resolves at 0, as long as t0 and t1 themselves do: as Python's numbers, NumPy's float64, or integers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .settings import concrete
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """The ends of a solve and the times to save, in the dtype of the state.
+
+    t0, t1, ts: rounded. span: t1 - t0. offsets: ts - t0. Without times to save ts and offsets are None.
+    """
+
+    t0: Any
+    t1: Any
+    span: Any
+    ts: Any = None
+    offsets: Any = None
+
+
+def read_times(t0: Any, t1: Any, ts: Any, dtype: str) -> Times:
+    """Raises ValueError for ends and times that are known and can't be integrated between."""
+    for name, time in (("t0", t0), ("t1", t1)):
+        known = concrete(time)
+        if known is not None and not np.isfinite(rounded(known, dtype)):
+            raise ValueError(f"{name}={time}: expected a finite number" + f" of {dtype}" * bool(np.isfinite(known)))
+    span = _difference(t1, t0, dtype)
+    _check_span(t0, t1, span, dtype)
+    offsets = None
+    if ts is not None:
+        offsets = _offsets(t0, t1, ts, span, dtype)
+        _check_offsets(t0, t1, ts, span, offsets)
+    arrays = [None if value is None else as_array(value, dtype) for value in (t0, t1, span, ts, offsets)]
+    return Times(*arrays)
+
+
+def as_array(value: Any, dtype: str) -> Any:
+    """The value as JAX's array of `dtype`; of a shape, a shape."""
+    value = rounded(value, dtype)
+    return value if isinstance(value, jax.ShapeDtypeStruct) else jnp.asarray(value)
+
+
+def rounded(value: Any, dtype: Any) -> Any:
+    """The value in `dtype`: NumPy's array where it is known."""
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(value.shape, jnp.dtype(dtype))
+    known = concrete(value)
+    if known is None:
+        return value.astype(dtype)
+    with np.errstate(over="ignore"):
+        return known.astype(dtype)
+
+
+def _difference(later: Any, earlier: Any, dtype: str) -> Any:
+    """later - earlier, rounded to `dtype` at the end; NumPy's where both are known."""
+    values = (later, earlier)
+    known = [concrete(value) for value in values]
+    if known[0] is not None and known[1] is not None:
+        wide = np.result_type(*known, np.float64)
+        return rounded(known[0].astype(wide) - known[1].astype(wide), dtype)
+    if any(isinstance(value, jax.ShapeDtypeStruct) for value in values):
+        return jax.ShapeDtypeStruct(np.broadcast_shapes(*map(np.shape, values)), jnp.dtype(dtype))
+    floats = [value.dtype for value in values if concrete(value) is None and jnp.issubdtype(value.dtype, jnp.floating)]
+    wide = jnp.result_type(dtype, *floats)
+    plus, minus = (_terms(value, wide) for value in values)
+    # The leading terms of times that are close have an exact difference, so it comes first, and is kept: XLA would sum the
+    # constants before.
+    total = _add(_add(None, plus[:1], 1), minus[:1], -1)
+    if plus[1:] or minus[1:]:
+        total = _add(_add(jax.lax.optimization_barrier(total), plus[1:], 1), minus[1:], -1)
+    return rounded(np.zeros((), wide) if total is None else total, dtype)
+
+
+def _terms(value: Any, wide: Any) -> list[Any]:
+    """Numbers of the type `wide` whose sum is the value, the largest first; none for what is known to be 0."""
+    known = concrete(value)
+    if known is not None:
+        exact = known.astype(np.result_type(known, np.float64))
+        terms = [exact.astype(wide)]
+        terms.append((exact - terms[0]).astype(wide))
+        return [term for number, term in enumerate(terms) if np.any(term != 0) or (number == 0 and np.any(terms[1] != 0))]
+    if not jnp.issubdtype(value.dtype, jnp.integer):
+        return [value.astype(wide)]
+    leading = value.astype(wide)
+    if jnp.iinfo(value.dtype).bits <= jnp.finfo(wide).nmant:
+        return [leading]
+    return [leading, (value - leading.astype(value.dtype)).astype(wide)]
+
+
+def _add(total: Any, terms: list[Any], sign: int) -> Any:
+    for term in terms:
+        term = sign * term
+        total = term if total is None else total + term
+    return total
+
+
+def _offsets(t0: Any, t1: Any, ts: Any, span: Any, dtype: str) -> Any:
+    """ts - t0. A time that equals an end in the narrower of their two types is that end: 0.3 in float32 and 0.3, say."""
+    offsets = _difference(ts, t0, dtype)
+    if isinstance(offsets, jax.ShapeDtypeStruct):
+        return offsets
+    for end, offset in ((t0, 0), (t1, span)):
+        types = {_precision(ts), _precision(end)} - {None}
+        if len(types) == 2:
+            narrow = min(types, key=lambda kind: jnp.finfo(kind).bits)
+            same = rounded(ts, narrow) == rounded(end, narrow)
+            known = all(concrete(value) is not None for value in (same, offset, offsets))
+            offsets = rounded((np if known else jnp).where(same, offset, offsets), dtype)
+    return offsets
+
+
+def _precision(value: Any) -> Any:
+    """The float type that the value was rounded to; None for an integer."""
+    known = concrete(value)
+    kind = value.dtype if known is None else known.dtype
+    return np.dtype(kind) if jnp.issubdtype(kind, jnp.floating) else None
+
+
+def _check_span(t0: Any, t1: Any, span: Any, dtype: str) -> None:
+    known0, known1, known = concrete(t0), concrete(t1), concrete(span)
+    if known0 is None or known1 is None or known is None:
+        return
+    if not np.isfinite(known):
+        raise ValueError(f"t0={t0} and t1={t1} are {known} apart in {dtype}, y0's dtype: expected a finite span")
+    if known == 0 and known0 != known1:
+        raise ValueError(f"t0={t0} and t1={t1} are 0 apart in {dtype}, y0's dtype: take a smaller unit of time, or float64")
+
+
+def _check_offsets(t0: Any, t1: Any, ts: Any, span: Any, offsets: Any) -> None:
+    known, end = concrete(offsets), concrete(span)
+    times = concrete(ts)
+    if known is None or end is None or times is None or not known.size:
+        return
+    direction = 1 if end >= 0 else -1
+    forwards = direction * known
+    if not np.all(np.isfinite(times)):
+        raise ValueError("SaveAt(ts=...) has times that are not finite")
+    if np.any(np.diff(forwards) < 0):
+        word = "non-decreasing" if direction == 1 else "non-increasing, since t1 < t0"
+        raise ValueError(f"SaveAt(ts=...) is not in order: expected it {word}")
+    if forwards[0] < 0 or forwards[-1] > direction * end:
+        raise ValueError(f"SaveAt(ts=...) runs from {times[0]} to {times[-1]}: expected times between t0={t0} and t1={t1}")
