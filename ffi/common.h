@@ -76,12 +76,45 @@ inline ffi::Error DecodeImage(std::string_view key, std::string_view image, std:
   return ffi::Error::Success();
 }
 
-// [operand pointers..., result pointers..., words...], one 64-bit slot each: what every entry takes.
+// A launch's lanes, as `batch` tells where they are read: the number of operands in front that are there for a
+// partitioner alone and no business of the kernel's, then for each level of the batch, innermost first, an operand and
+// which of its dimensions is the level's. No attribute holds a size, since the call may have been split over devices:
+// then the buffers are one device's share.
+struct Lanes {
+  size_t unread = 0;
+  int64_t count = 1;
+  std::vector<int64_t> words;  // the count and each level's size, as an entry takes them; nothing without levels
+};
+
+inline ffi::Error CountLanes(const ffi::RemainingArgs& operands, ffi::Span<const int64_t> batch, Lanes* lanes) {
+  if (batch.size() == 0) return ffi::Error::Success();
+  if (batch.size() % 2 == 0 || batch[0] < 0 || static_cast<size_t>(batch[0]) > operands.size()) {
+    return InvalidArgument("a batch is a number of operands, then pairs of an operand and a dimension; got " +
+                           std::to_string(batch.size()) + " numbers, the first " + std::to_string(batch[0]));
+  }
+  lanes->unread = static_cast<size_t>(batch[0]);
+  for (size_t i = 1; i < batch.size(); i += 2) {
+    auto buffer = operands.get<ffi::AnyBuffer>(static_cast<size_t>(batch[i]));
+    if (!buffer.has_value()) return buffer.error();
+    if (batch[i + 1] < 0 || static_cast<size_t>(batch[i + 1]) >= buffer->dimensions().size()) {
+      return InvalidArgument("a level of the batch is dimension " + std::to_string(batch[i + 1]) + " of operand " +
+                             std::to_string(batch[i]) + ", which has " +
+                             std::to_string(buffer->dimensions().size()));
+    }
+    lanes->words.push_back(buffer->dimensions()[batch[i + 1]]);
+    lanes->count *= lanes->words.back();
+  }
+  lanes->words.insert(lanes->words.begin(), lanes->count);
+  return ffi::Error::Success();
+}
+
+// [operand pointers..., result pointers..., lanes..., words...], one 64-bit slot each: what every entry takes.
 inline ffi::Error GatherArguments(const ffi::RemainingArgs& operands, const ffi::RemainingRets& results,
-                                  ffi::Span<const int64_t> words, std::vector<int64_t>* arguments) {
+                                  const Lanes& lanes, ffi::Span<const int64_t> words,
+                                  std::vector<int64_t>* arguments) {
   arguments->clear();
-  arguments->reserve(operands.size() + results.size() + words.size());
-  for (size_t i = 0; i < operands.size(); ++i) {
+  arguments->reserve(operands.size() + results.size() + lanes.words.size() + words.size());
+  for (size_t i = lanes.unread; i < operands.size(); ++i) {
     auto buffer = operands.get<ffi::AnyBuffer>(i);
     if (!buffer.has_value()) return buffer.error();
     arguments->push_back(static_cast<int64_t>(reinterpret_cast<intptr_t>(buffer->untyped_data())));
@@ -91,7 +124,8 @@ inline ffi::Error GatherArguments(const ffi::RemainingArgs& operands, const ffi:
     if (!buffer.has_value()) return buffer.error();
     arguments->push_back(static_cast<int64_t>(reinterpret_cast<intptr_t>((*buffer)->untyped_data())));
   }
-  for (int64_t word : words) arguments->push_back(word);
+  arguments->insert(arguments->end(), lanes.words.begin(), lanes.words.end());
+  arguments->insert(arguments->end(), words.begin(), words.end());
   return ffi::Error::Success();
 }
 

@@ -29,6 +29,9 @@ constexpr uint32_t kPtx = 2;
 
 constexpr int kDefaultSharedLimit = 48 * 1024;
 
+// Of every compute capability (CUDA C++ Programming Guide, table of technical specifications).
+constexpr int64_t kMaxGridZ = 65535;
+
 struct Blob {
   uint32_t kind;
   uint32_t arch;
@@ -259,6 +262,17 @@ struct Launch {
 
   bool empty() const { return std::count(grid.begin(), grid.end(), 0) != 0; }
 
+  // A negative number -n of blocks stands for one block for every n lanes; in z for as many as a grid may have, the
+  // kernel takes the other lanes in turn.
+  void Resolve(int64_t lanes) {
+    for (size_t i = 0; i < 3; ++i) {
+      if (grid[i] >= 0) continue;
+      const int64_t width = -grid[i];
+      grid[i] = lanes / width + (lanes % width != 0);
+      if (i == 2) grid[i] = std::min(grid[i], kMaxGridZ);
+    }
+  }
+
   std::string ToString() const {
     auto triple = [](const std::array<int64_t, 3>& v) {
       return "(" + std::to_string(v[0]) + ", " + std::to_string(v[1]) + ", " + std::to_string(v[2]) + ")";
@@ -280,9 +294,8 @@ ffi::Error ParseLaunch(ffi::Span<const int64_t> words, Launch* launch) {
   }
   launch->shared = words[6];
   for (size_t i = 0; i < 3; ++i) {
-    if (launch->grid[i] < 0 || (launch->block[i] < 1 && !launch->empty()) || launch->shared < 0) {
-      return InvalidArgument("a CUDA launch needs grid >= 0, block >= 1 and shared memory >= 0, got " +
-                             launch->ToString());
+    if ((launch->block[i] < 1 && !launch->empty()) || launch->shared < 0) {
+      return InvalidArgument("a CUDA launch needs block >= 1 and shared memory >= 0, got " + launch->ToString());
     }
   }
   return ffi::Error::Success();
@@ -393,8 +406,8 @@ ffi::Error FindDevice(const Driver& driver, int32_t ordinal, CUdevice* device) {
   return DriverError(driver, ordinal >= 0 ? "cuDeviceGet" : "cuCtxGetDevice", result, "");
 }
 
-ffi::Error Instantiate(std::string_view key, std::string_view image, ffi::Span<const int64_t> /*words*/,
-                       ffi::Span<const int64_t> launch_words) {
+ffi::Error Instantiate(std::string_view key, std::string_view image, ffi::Span<const int64_t> /*batch*/,
+                       ffi::Span<const int64_t> /*words*/, ffi::Span<const int64_t> launch_words) {
   Launch launch;
   if (ffi::Error error = ParseLaunch(launch_words, &launch); error.failure()) return error;
   Loaded* loaded = nullptr;
@@ -403,9 +416,13 @@ ffi::Error Instantiate(std::string_view key, std::string_view image, ffi::Span<c
 
 ffi::Error Initialize(CUstream stream, int32_t ordinal, ffi::RemainingArgs operands,
                       ffi::RemainingRets results, std::string_view key, std::string_view image,
-                      ffi::Span<const int64_t> words, ffi::Span<const int64_t> launch_words) {
+                      ffi::Span<const int64_t> batch, ffi::Span<const int64_t> words,
+                      ffi::Span<const int64_t> launch_words) {
   Launch launch;
   if (ffi::Error error = ParseLaunch(launch_words, &launch); error.failure()) return error;
+  Lanes lanes;
+  if (ffi::Error error = CountLanes(operands, batch, &lanes); error.failure()) return error;
+  launch.Resolve(lanes.count);
   if (launch.empty()) return ffi::Error::Success();
   Loaded* loaded = nullptr;
   if (ffi::Error error = LoadImage(key, image, &loaded); error.failure()) return error;
@@ -419,7 +436,7 @@ ffi::Error Initialize(CUstream stream, int32_t ordinal, ffi::RemainingArgs opera
   if (error.failure()) return error;
   if (state.brought) return ffi::Error::Success();
 
-  const size_t passed = operands.size() + results.size() + words.size();
+  const size_t passed = operands.size() - lanes.unread + results.size() + lanes.words.size() + words.size();
   // The driver reads as many parameters as the kernel has: one too many would be read from beyond ours.
   if (passed != loaded->parameters) {
     return InvalidArgument("the kernel has " + std::to_string(loaded->parameters) + " parameters, but " +
@@ -444,10 +461,13 @@ ffi::Error Initialize(CUstream stream, int32_t ordinal, ffi::RemainingArgs opera
 }
 
 ffi::Error Execute(CUstream stream, int32_t ordinal, ffi::RemainingArgs operands, ffi::RemainingRets results,
-                   std::string_view key, std::string_view image, ffi::Span<const int64_t> words,
-                   ffi::Span<const int64_t> launch_words) {
+                   std::string_view key, std::string_view image, ffi::Span<const int64_t> batch,
+                   ffi::Span<const int64_t> words, ffi::Span<const int64_t> launch_words) {
   Launch launch;
   if (ffi::Error error = ParseLaunch(launch_words, &launch); error.failure()) return error;
+  Lanes lanes;
+  if (ffi::Error error = CountLanes(operands, batch, &lanes); error.failure()) return error;
+  launch.Resolve(lanes.count);
   if (launch.empty()) return ffi::Error::Success();
   Loaded* loaded = nullptr;
   if (ffi::Error error = LoadImage(key, image, &loaded); error.failure()) return error;
@@ -463,7 +483,7 @@ ffi::Error Execute(CUstream stream, int32_t ordinal, ffi::RemainingArgs operands
   }
 
   std::vector<int64_t> arguments;
-  if (ffi::Error error = GatherArguments(operands, results, words, &arguments); error.failure()) return error;
+  if (ffi::Error error = GatherArguments(operands, results, lanes, words, &arguments); error.failure()) return error;
   std::vector<void*> parameters(arguments.size());
   for (size_t i = 0; i < arguments.size(); ++i) parameters[i] = &arguments[i];
 
@@ -493,21 +513,23 @@ ffi::Error NoThrow(Arguments... arguments) {
   }
 }
 
-ffi::Error InstantiateNoThrow(std::string_view key, std::string_view image, ffi::Span<const int64_t> words,
-                              ffi::Span<const int64_t> launch) {
-  return NoThrow<Instantiate>(key, image, words, launch);
+ffi::Error InstantiateNoThrow(std::string_view key, std::string_view image, ffi::Span<const int64_t> batch,
+                              ffi::Span<const int64_t> words, ffi::Span<const int64_t> launch) {
+  return NoThrow<Instantiate>(key, image, batch, words, launch);
 }
 
 ffi::Error InitializeNoThrow(CUstream stream, int32_t ordinal, ffi::RemainingArgs operands,
                              ffi::RemainingRets results, std::string_view key, std::string_view image,
-                             ffi::Span<const int64_t> words, ffi::Span<const int64_t> launch) {
-  return NoThrow<Initialize>(stream, ordinal, operands, results, key, image, words, launch);
+                             ffi::Span<const int64_t> batch, ffi::Span<const int64_t> words,
+                             ffi::Span<const int64_t> launch) {
+  return NoThrow<Initialize>(stream, ordinal, operands, results, key, image, batch, words, launch);
 }
 
 ffi::Error ExecuteNoThrow(CUstream stream, int32_t ordinal, ffi::RemainingArgs operands,
                           ffi::RemainingRets results, std::string_view key, std::string_view image,
-                          ffi::Span<const int64_t> words, ffi::Span<const int64_t> launch) {
-  return NoThrow<Execute>(stream, ordinal, operands, results, key, image, words, launch);
+                          ffi::Span<const int64_t> batch, ffi::Span<const int64_t> words,
+                          ffi::Span<const int64_t> launch) {
+  return NoThrow<Execute>(stream, ordinal, operands, results, key, image, batch, words, launch);
 }
 
 }  // namespace
@@ -518,6 +540,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_cubie_cuda_instantiate, jax_cubie::Instantiate
                               xla::ffi::Ffi::BindInstantiate()
                                   .Attr<std::string_view>("key")
                                   .Attr<std::string_view>("image")
+                                  .Attr<xla::ffi::Span<const int64_t>>("batch")
                                   .Attr<xla::ffi::Span<const int64_t>>("words")
                                   .Attr<xla::ffi::Span<const int64_t>>("launch"),
                               {xla::ffi::Traits::kCmdBufferCompatible});
@@ -531,6 +554,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_cubie_cuda_initialize, jax_cubie::InitializeNo
                                   .RemainingRets()
                                   .Attr<std::string_view>("key")
                                   .Attr<std::string_view>("image")
+                                  .Attr<xla::ffi::Span<const int64_t>>("batch")
                                   .Attr<xla::ffi::Span<const int64_t>>("words")
                                   .Attr<xla::ffi::Span<const int64_t>>("launch"),
                               {xla::ffi::Traits::kCmdBufferCompatible});
@@ -544,6 +568,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_cubie_cuda_execute, jax_cubie::ExecuteNoThrow,
                                   .RemainingRets()
                                   .Attr<std::string_view>("key")
                                   .Attr<std::string_view>("image")
+                                  .Attr<xla::ffi::Span<const int64_t>>("batch")
                                   .Attr<xla::ffi::Span<const int64_t>>("words")
                                   .Attr<xla::ffi::Span<const int64_t>>("launch"),
                               {xla::ffi::Traits::kCmdBufferCompatible});

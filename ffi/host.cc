@@ -124,12 +124,14 @@ ffi::Error Outcome(int32_t status) {
 }
 
 ffi::Error Execute(ffi::ThreadPool pool, ffi::RemainingArgs operands, ffi::RemainingRets results,
-                   std::string_view key, std::string_view image, ffi::Span<const int64_t> words,
-                   ffi::Span<const int64_t> launch) {
+                   std::string_view key, std::string_view image, ffi::Span<const int64_t> batch,
+                   ffi::Span<const int64_t> words, ffi::Span<const int64_t> launch) {
   if (launch.size() != 2) {
     return InvalidArgument("a host launch is 2 numbers (count, grain), got " + std::to_string(launch.size()));
   }
-  const int64_t count = launch[0];
+  Lanes lanes;
+  if (ffi::Error error = CountLanes(operands, batch, &lanes); error.failure()) return error;
+  const int64_t count = launch[0] * lanes.count;
   const int64_t grain = launch[1];
   if (count < 0 || grain < 1) {
     return InvalidArgument("a host launch needs count >= 0 and grain >= 1, got count = " +
@@ -142,7 +144,7 @@ ffi::Error Execute(ffi::ThreadPool pool, ffi::RemainingArgs operands, ffi::Remai
     if (ffi::Error error = LoadEntry(key, image, &entry); error.failure()) return error;
   }
   std::vector<int64_t> arguments;
-  if (ffi::Error error = GatherArguments(operands, results, words, &arguments); error.failure()) return error;
+  if (ffi::Error error = GatherArguments(operands, results, lanes, words, &arguments); error.failure()) return error;
 
   // 0 where there is no pool; then everything runs here.
   const int64_t threads = std::max<int64_t>(1, pool.num_threads());
@@ -169,10 +171,10 @@ ffi::Error Execute(ffi::ThreadPool pool, ffi::RemainingArgs operands, ffi::Remai
 }
 
 ffi::Error ExecuteNoThrow(ffi::ThreadPool pool, ffi::RemainingArgs operands, ffi::RemainingRets results,
-                          std::string_view key, std::string_view image, ffi::Span<const int64_t> words,
-                          ffi::Span<const int64_t> launch) {
+                          std::string_view key, std::string_view image, ffi::Span<const int64_t> batch,
+                          ffi::Span<const int64_t> words, ffi::Span<const int64_t> launch) {
   try {
-    return Execute(pool, operands, results, key, image, words, launch);
+    return Execute(pool, operands, results, key, image, batch, words, launch);
   } catch (const std::exception& exception) {
     return ffi::Error(ffi::ErrorCode::kInternal, std::string("jax_cubie: ") + exception.what());
   }
@@ -203,5 +205,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_cubie_host_execute, jax_cubie::ExecuteNoThrow,
                                   .RemainingRets()
                                   .Attr<std::string_view>("key")
                                   .Attr<std::string_view>("image")
+                                  .Attr<xla::ffi::Span<const int64_t>>("batch")
                                   .Attr<xla::ffi::Span<const int64_t>>("words")
                                   .Attr<xla::ffi::Span<const int64_t>>("launch"));

@@ -63,6 +63,10 @@ class Result:
     def size(self) -> int:
         return math.prod(self.shape)
 
+    def axes(self, levels: int) -> tuple[int, ...]:
+        """Where each level's axis stands, innermost first."""
+        return tuple(len(self.shape) + levels - 1 - level for level in range(levels))
+
     def layout(self, levels: int) -> tuple[int, ...]:
         """Its dimensions from fastest to slowest."""
         return tuple(reversed(range(len(self.shape) + levels)))

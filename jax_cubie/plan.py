@@ -174,11 +174,11 @@ class Plan:
             (problem.fastmath, problem.unroll, problem.inline_f, self.block, self.levels),
         )
 
-    def launch(self, lanes: int) -> list[int]:
+    def launch(self) -> list[int]:
         """The launch's numbers for the handler."""
         if self.target.platform == "cpu":
-            return [lanes, self.block]
-        return [-(-lanes // self.block), 1, 1, self.block, 1, 1, self.window_bytes]
+            return [1, self.block]
+        return [-self.block, 1, 1, self.block, 1, 1, self.window_bytes]
 
     @property
     def window_bytes(self) -> int:

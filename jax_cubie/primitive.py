@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.core
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from .build import image_of
-from .kernel.custom_call import lower
+from .kernel.partition import Batched, lower_batched, result_avals, vary_alike
 from .kernel.target import default_target
 from .operands import Operand
 from .plan import Plan, Problem, batch_operands
@@ -24,27 +22,19 @@ solve_p.multiple_results = True
 
 def run(problem: Problem, operands: Sequence[Any]) -> list[jax.Array]:
     """The results of one lane, in the order of `problem.results`."""
-    return solve_p.bind(*operands, problem=problem, operands=problem.operands, levels=0)
+    return solve_p.bind(*vary_alike(operands), problem=problem, operands=problem.operands, levels=0)
 
 
-def _sizes(shapes: Sequence[tuple[int, ...]], operands: tuple[Operand, ...], levels: int) -> list[int]:
-    """The size of each batch level, innermost first."""
-    sizes = []
-    for level in range(levels):
-        sizes.append(
-            next(
-                shape[axis]
-                for shape, operand in zip(shapes, operands, strict=True)
-                if (axis := operand.axes[level]) is not None
-            )
-        )
-    return sizes
+def _arrays(problem: Problem, operands: tuple[Operand, ...], levels: int) -> tuple[list[Batched], list[Batched]]:
+    """How the lanes lie in the operands and in the results."""
+    taken = [Batched(operand.shape, operand.dtype, operand.axes, operand.layout()) for operand in operands]
+    given = [Batched(one.shape, one.dtype, one.axes(levels), one.layout(levels)) for one in problem.results]
+    return taken, given
 
 
 @solve_p.def_abstract_eval
 def _abstract(*avals: Any, problem: Problem, operands: tuple[Operand, ...], levels: int) -> list[Any]:
-    batch = tuple(reversed(_sizes([aval.shape for aval in avals], operands, levels)))
-    return [jax.core.ShapedArray((*result.shape, *batch), result.dtype) for result in problem.results]
+    return result_avals(avals, *_arrays(problem, operands, levels))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -85,21 +75,9 @@ def _lower(
     context: Any, *values: Any, problem: Problem, operands: tuple[Operand, ...], levels: int, platform: str
 ) -> Any:
     plan = Plan(problem, operands, levels, default_target(platform))
-    sizes = _sizes([aval.shape for aval in context.avals_in], operands, levels)
-    if symbols := [str(size) for size in sizes if not isinstance(size, int)]:
-        raise NotImplementedError(
-            f"jax_cubie.solve over a batch of symbolic size ({', '.join(symbols)}) can't be exported: expected integers. "
-            "Export one executable for each size, or pad to a largest one."
-        )
-    lanes = math.prod(sizes)
-    return lower(
-        context,
-        values,
-        image_of(plan),
-        words=[lanes, *sizes],
-        launch=plan.launch(lanes),
-        operand_layouts=[operand.layout() for operand in operands],
-        result_layouts=[result.layout(levels) for result in problem.results],
+    taken, given = _arrays(problem, operands, levels)
+    return lower_batched(
+        context, values, image_of(plan), operands=taken, results=given, words=[], launch=plan.launch()
     )
 
 

@@ -314,13 +314,6 @@ def test_debug_nans(wrap):
         run(jnp.full(2, 3.0))
 
 
-def test_symbolic_batches_are_refused():
-    run = jax.jit(jax.vmap(lambda y: solve(lambda t, y, args: -y, 0.0, 1.0, y).ys))
-    shape = jax.ShapeDtypeStruct(jax.export.symbolic_shape("lanes, 2"), jnp.float32)
-    with pytest.raises(NotImplementedError, match=r"symbolic size \(lanes\).*for each size"):
-        jax.export.export(run)(shape)
-
-
 def test_leaves_of_args_that_f_never_reads():
     """Those that no kernel can hold are refused only where f reads them."""
     args = {"rate": 1.0, "key": jax.random.key(0), "half": jnp.ones(2, jnp.bfloat16), "names": np.array(["a", "b"])}

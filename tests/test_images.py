@@ -177,7 +177,7 @@ def test_export(tmp_path):
     f = jax.jit(jax.vmap(lambda rho, t1: solve(lorenz, 0.0, t1, Y0, rho, saveat=saveat).ys, in_axes=(0, None)))
     exported = jax.export.export(
         f, platforms=["cpu"], disabled_checks=[jax.export.DisabledSafetyCheck.custom_call(FFI_TARGETS["cpu"])]
-    )(RHO, np.float32(0.2))
+    )(jax.ShapeDtypeStruct(jax.export.symbolic_shape("lanes"), RHO.dtype), np.float32(0.2))
     (tmp_path / "solve").write_bytes(exported.serialize())
     np.savez(tmp_path / "in.npz", rho=RHO, t1=np.float32(0.15))
     said = python(

@@ -19,7 +19,7 @@ from jaxtyping import Array, PyTree
 
 from . import cache
 from .content import Content, function_content, plain_function
-from .custom_call import lower
+from .partition import Batched, lower_batched, result_avals, vary_alike
 from .target import BuildError, Image, Target, default_target
 
 DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
@@ -31,7 +31,6 @@ _ADVICE = {
 }
 
 _GRID_LIMITS = (2**31 - 1, 65535)
-_BATCH_GRID_LIMIT = 65535
 _BLOCK_LIMITS = (1024, 1024, 64)
 _THREADS_OF_A_BLOCK = 1024
 
@@ -169,7 +168,7 @@ def kernel_call(
         kernel=kernel,
         host_kernel=host_kernel,
     )
-    return jax.tree.unflatten(structure, kernel_call_p.bind(*arrays, call=call))
+    return jax.tree.unflatten(structure, kernel_call_p.bind(*vary_alike(arrays), call=call))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,16 +221,15 @@ class KernelCall:
         operands = tuple(operand.batch(axis) for operand, axis in zip(self.operands, axes, strict=True))
         return dataclasses.replace(self, operands=operands, levels=self.levels + 1)
 
-    def batch_sizes(self, shapes: Sequence[tuple[int, ...]]) -> list[int]:
-        """The size of each level, innermost first, from the whole arrays' shapes."""
-        return [
-            next(
-                shape[operand.axes[level]]
-                for shape, operand in zip(shapes, self.operands, strict=True)
-                if operand.axes[level] is not None
-            )
-            for level in range(self.levels)
+    def arrays(self) -> tuple[list[Batched], list[Batched]]:
+        """How the elements of the batch lie in the operands and in the results."""
+        levels = self.levels
+        taken = [Batched(one.shape, one.dtype, one.axes, one.layout()) for one in self.operands]
+        in_front = tuple(reversed(range(levels)))
+        given = [
+            Batched(shape, dtype, in_front, tuple(reversed(range(levels + len(shape))))) for shape, dtype in self.results
         ]
+        return taken, given
 
     @property
     def threads(self) -> int:
@@ -292,28 +290,21 @@ class KernelCall:
 
         return cache.image(key, f"kernel_call of {self.name}", build, lasting=content.lasting)
 
-    def words(self, sizes: Sequence[int], target: Target) -> list[int]:
-        """The launch's words behind the addresses; `call_entry.build` says what they are."""
+    def words(self, target: Target) -> list[int]:
+        """The launch's words behind the batch's sizes; `call_entry.build` says what they are."""
         words = [bits for _, bits in self.scalars]
         if self.levels:
-            words += [math.prod(sizes), *sizes]
-            for operand in self.operands:
-                stride = math.prod(operand.shape) * np.dtype(operand.dtype).itemsize
-                for size, has in zip(sizes, operand.mask, strict=True):
-                    if has:
-                        words.append(stride)
-                        stride *= size
-            words += [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.results]
+            arrays = [(one.shape, one.dtype) for one in self.operands if any(one.mask)] + list(self.results)
+            words += [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in arrays]
         if target.platform == "cpu":
             words.append(self.threads)
         return words
 
-    def launch(self, sizes: Sequence[int], target: Target) -> list[int]:
+    def launch(self, target: Target) -> list[int]:
         """The launch's numbers for the handler."""
-        batch = math.prod(sizes)
         if target.platform == "cpu":
-            return [batch * self.threads, math.prod(self.block)]
-        return [*self.grid, min(batch, _BATCH_GRID_LIMIT), *self.block, self.shared_bytes]
+            return [self.threads, math.prod(self.block)]
+        return [*self.grid, -1 if self.levels else 1, *self.block, self.shared_bytes]
 
 
 kernel_call_p = Primitive("jax_cubie_kernel_call")
@@ -322,11 +313,7 @@ kernel_call_p.multiple_results = True
 
 @kernel_call_p.def_abstract_eval
 def _abstract(*avals: Any, call: KernelCall) -> list[Any]:
-    batch = tuple(reversed(call.batch_sizes([aval.shape for aval in avals])))
-    # Inside shard_map a result varies over every mesh axis that an operand varies over.
-    varying = frozenset().union(*(getattr(aval, "vma", frozenset()) for aval in avals))
-    more = {"vma": varying} if varying else {}
-    return [jax.core.ShapedArray((*batch, *shape), np.dtype(dtype), **more) for shape, dtype in call.results]
+    return result_avals(avals, *call.arrays())
 
 
 def _bind(*arrays: Any, call: KernelCall) -> Any:
@@ -373,15 +360,15 @@ ad.primitive_transposes[kernel_call_p] = _refuse_transpose
 
 def _lower(context: Any, *values: Any, call: KernelCall, platform: str) -> Any:
     target = default_target(platform)
-    sizes = call.batch_sizes([aval.shape for aval in context.avals_in])
-    return lower(
+    taken, given = call.arrays()
+    return lower_batched(
         context,
         values,
         call.image(target),
-        words=call.words(sizes, target),
-        launch=call.launch(sizes, target),
-        operand_layouts=[operand.layout() for operand in call.operands],
-        result_layouts=[tuple(reversed(range(call.levels + len(shape)))) for shape, _ in call.results],
+        operands=taken,
+        results=given,
+        words=call.words(target),
+        launch=call.launch(target),
     )
 
 

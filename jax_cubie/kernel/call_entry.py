@@ -66,18 +66,17 @@ def build(
     """The image that runs `function` for every element of a batch.
 
     pointers: dtype of each operand and result, and which of the `levels` of vmap it has (None for a result: all).
-    The words of a launch are: an address each, the scalars' bits, the batch's total, the size of each level
-    (innermost first), the bytes from one index to the next of each pointer and level it has (a result: one number),
-    and on the host the threads of one batch element. Without levels there is no total.
+    The words of a launch are: an address each, the number of batch elements, the size of each level (innermost first), the
+    scalars' bits, with levels the bytes of one element for each pointer that has some, and on the host the threads of one
+    element.
     """
     backend, on_host = backend_of(target), target.platform == "cpu"
     pointer_types = [BoolPointer() if dtype == "bool" else types.CPointer(numba_type(dtype)) for dtype, _ in pointers]
     result = types.BaseTuple.from_types([*pointer_types, *map(numba_type, scalars)])
-    first_scalar = len(pointers)
-    total = first_scalar + len(scalars)
-    first_stride = total + 1 + levels
-    strides = sum(1 if mask is None else sum(mask) for _, mask in pointers)
-    count = first_stride + strides if levels else total
+    total = len(pointers)
+    first_scalar = total + 1 + levels
+    first_stride = first_scalar + len(scalars)
+    count = first_stride + (sum(mask is None or any(mask) for _, mask in pointers) if levels else 0)
     space = backend.GLOBAL_SPACE
 
     def codegen(builder, _, values):
@@ -88,17 +87,27 @@ def build(
                 return builder.load(builder.gep(words, [_WORD(index)]))
             return builder.extract_value(words, index)
 
+        sizes = [word(total + 1 + level) for level in range(levels)]
         indices, rest = [], element
-        for level in range(levels):
+        for level, size in enumerate(sizes):
             last = level == levels - 1
-            size = word(total + 1 + level)
             indices.append(rest if last else builder.urem(rest, size))
             rest = rest if last else builder.udiv(rest, size)
+
+        def position(mask):  # which of a pointer's elements; None where there is one for all
+            if mask is None:
+                return element if levels else None
+            found = None
+            for level in reversed(range(levels)):
+                if mask[level]:
+                    outer = None if found is None else builder.mul(found, sizes[level])
+                    found = indices[level] if outer is None else builder.add(outer, indices[level])
+            return found
+
         members, stride = [], first_stride
         for number, (dtype, mask) in enumerate(pointers):
             address = word(number)
-            moving = [element] if mask is None else [index for index, has in zip(indices, mask, strict=True) if has]
-            for index in moving if levels else ():
+            if (index := position(mask)) is not None:
                 address = builder.add(address, builder.mul(index, word(stride)))
                 stride += 1
             pointee = _BYTE if dtype == "bool" else LLVM_TYPES[dtype]

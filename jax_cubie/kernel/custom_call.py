@@ -38,16 +38,21 @@ def lower(
     operands: Sequence[Any],
     image: Image,
     *,
+    batch: Sequence[int] = (),
     words: Sequence[int],
     launch: Sequence[int],
     operand_layouts: Sequence[Sequence[int]],
     result_layouts: Sequence[Sequence[int]],
+    attributes: dict[str, Any] | None = None,
 ) -> Sequence[Any]:
     """The custom call that runs `image`, inside a lowering rule of JAX.
 
-    words: 64-bit arguments behind the pointers of operands and results. launch: on CUDA the grid, the block and the bytes of
-    shared memory (7 numbers); on the host the number of indices and the grain. Layouts name dimensions from fastest to
-    slowest.
+    batch: empty; or how many operands in front are none of the kernel's, then for each level of vmap, innermost first, an
+    operand and which of its dimensions is the level's: the handler reads the sizes there. words: 64-bit arguments behind the
+    pointers of operands and results, and, with a batch, the number of lanes and each level's size. launch: on the host the
+    indices of one lane, and the grain; on CUDA the grid, the block and the bytes of shared memory (7 numbers), where -n in the
+    grid is one block for every n lanes. Layouts name dimensions from fastest to slowest. attributes: further ones of the
+    operation.
     """
     register()
     key, text = _encoded(image.data)
@@ -55,12 +60,14 @@ def lower(
         FFI_TARGETS[image.target.platform],
         operand_layouts=[tuple(layout) for layout in operand_layouts],
         result_layouts=[tuple(layout) for layout in result_layouts],
+        extra_attributes=attributes,
     )
     return rule(
         context,
         *operands,
         key=key,
         image=text,
+        batch=np.asarray(batch, np.int64),
         words=np.asarray(words, np.int64),
         launch=np.asarray(launch, np.int64),
     )

@@ -119,6 +119,8 @@ def register() -> None:
             },
             platform="CUDA",
         )
+        for name in (HOST_TARGET, CUDA_TARGET):
+            jax.ffi.register_ffi_target_as_batch_partitionable(name)
         _registered = True
 
 

@@ -85,12 +85,13 @@ def registered():
 
 
 def call(
-    x, image: bytes, count=None, grain=8, *, key=None, text=None, launch=None, target=library.HOST_TARGET
+    x, image: bytes, count=None, grain=8, *, key=None, text=None, batch=None, launch=None, target=library.HOST_TARGET
 ):
     own_key, own_text = library.encode(image)
     attributes = {
         "key": own_key if key is None else key,
         "image": own_text if text is None else text,
+        "batch": np.zeros(0, np.int64) if batch is None else np.array(batch, np.int64),
         "words": np.array([WORD], np.int64),
         "launch": np.array(
             [x.size if count is None else count, grain] if launch is None else launch, np.int64
@@ -164,6 +165,7 @@ def test_no_words_no_operands(entry):
     attributes = {
         "key": key,
         "image": text,
+        "batch": np.zeros(0, np.int64),
         "words": np.zeros(0, np.int64),
         "launch": np.array([1, 1], np.int64),
     }
@@ -214,6 +216,44 @@ def test_wrong_host_launch(entry, launch):
     assert "host launch" in message(call, jnp.ones(4), known(entry, b"launch"), launch=launch)
 
 
+def test_lanes_are_counted_in_the_operands():
+    """A launch is told of no size: the handler reads them, and leaves the operands in front out."""
+    seen = []
+    signature = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64))
+
+    @signature
+    def record(start, stop, arguments):
+        seen.append((stop - start, arguments[2:6], arguments[0] != arguments[1]))
+        return 0
+
+    image = known(ctypes.cast(record, ctypes.c_void_p).value, b"lanes")
+    jax.block_until_ready(call(jnp.zeros((4, 5, 3)), image, batch=[0, 0, 2, 0, 1], launch=[2, 1 << 40]))
+    assert seen == [(2 * 15, [15, 3, 5, WORD], True)]
+    seen.clear()
+    key, text = library.encode(image)
+    attributes = {"key": key, "image": text, "batch": np.array([1, 0, 0]), "words": np.zeros(0, np.int64)}
+    two = jax.ffi.ffi_call(library.HOST_TARGET, jax.ShapeDtypeStruct((), jnp.float32))
+    with jax.enable_x64(True):
+        jax.jit(lambda x, y: two(x, y, launch=np.array([1, 8]), **attributes))(jnp.zeros(7), jnp.zeros(2))
+    assert [count for count, _, _ in seen] == [7] and seen[0][1][0] == 7
+
+
+@pytest.mark.parametrize(
+    ("batch", "why"),
+    [
+        ([0, 0], "pairs"),
+        ([-1], "the first -1"),
+        ([2], "the first 2"),
+        ([0, 0, 1], "dimension 1 of operand 0, which has 1"),
+        ([0, 0, -1], "dimension -1"),
+        ([0, 1, 0], "out of range"),
+        ([0, -1, 0], "out of range"),
+    ],
+)
+def test_wrong_batch(entry, batch, why):
+    assert why in message(call, jnp.ones(4), known(entry, b"batch"), batch=batch)
+
+
 def test_no_loader():
     """A process that runs an image without having imported the package is told to import it."""
     script = f"""
@@ -223,7 +263,7 @@ jax.ffi.register_ffi_target("t", jax.ffi.pycapsule(lib.jax_cubie_host_execute), 
 x = jnp.ones(4)
 try:
     jax.jit(lambda x: jax.ffi.ffi_call("t", jax.ShapeDtypeStruct(x.shape, x.dtype))(
-        x, key="0" * 64, image="AAAA", words=np.zeros(0, np.int64), launch=np.array([4, 1])))(x)
+        x, key="0" * 64, image="AAAA", batch=np.zeros(0, np.int64), words=np.zeros(0, np.int64), launch=np.array([4, 1])))(x)
 except Exception as error:
     print(error)
 """
@@ -267,6 +307,7 @@ def test_many_in_one_computation(entry):
                 x,
                 key=key,
                 image=text,
+                batch=np.zeros(0, np.int64),
                 words=np.array([WORD], np.int64),
                 launch=np.array([x.size, 8], np.int64),
             )
@@ -361,7 +402,7 @@ def test_damaged_container(instantiate_target, damage, why):
     assert "damaged" in said and why in said
 
 
-@pytest.mark.parametrize("launch", [[1], [1] * 8, [-1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 1, 1, 0]])
+@pytest.mark.parametrize("launch", [[1], [1] * 8, [1, 1, 1, 1, 1, 1, -1], [1, 1, 1, 0, 1, 1, 0]])
 def test_wrong_cuda_launch(instantiate_target, launch):
     said = message(call, jnp.ones(4), b"", target=instantiate_target, launch=launch)
     assert "CUDA launch" in said
@@ -405,7 +446,8 @@ jax.ffi.register_ffi_target("t", stages, platform="cpu")
 x = jnp.ones(4)
 for blobs in ([("cubin", 90, b"bad"), ("ptx", 75, b"old")], [("cubin", 90, b"bad"), ("ptx", 75, b"good")]):
     key, text = library.encode(library.pack_blobs(blobs, 3))
-    settings = dict(key=key, image=text, words=np.zeros(0, np.int64), launch=np.array({CUDA_LAUNCH}))
+    none = np.zeros(0, np.int64)
+    settings = dict(key=key, image=text, batch=none, words=none, launch=np.array({CUDA_LAUNCH}))
     call = jax.ffi.ffi_call("t", jax.ShapeDtypeStruct(x.shape, x.dtype))
     try:
         jax.jit(lambda x: call(x, **settings)).lower(x).compile()
@@ -518,11 +560,12 @@ def test_cuda_in_a_graph():
     """A chain long enough for XLA to make a CUDA graph of it, run often."""
     key, text = library.encode(library.pack_blobs([("ptx", 80, PTX.encode())], 3))
     words, launch = np.array([WORD], np.int64), np.array([8, 1, 1, 64, 1, 1, 0], np.int64)
+    batch = np.zeros(0, np.int64)
 
     def chain(x):
         for _ in range(10):
             call = jax.ffi.ffi_call(library.CUDA_TARGET, jax.ShapeDtypeStruct(x.shape, x.dtype))
-            x = call(x, key=key, image=text, words=words, launch=launch) / 2
+            x = call(x, key=key, image=text, batch=batch, words=words, launch=launch) / 2
         return x
 
     with jax.default_device(jax.devices("cuda")[0]):
