@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .buffers import BufferRegistry
+from .kernel.partition import join
 from .methods import ButcherTableau, ExplicitRungeKutta
 from .operands import Operand, Result
 from .outputs import SaveAt, Saving
@@ -91,7 +92,7 @@ class State:
             if not jnp.issubdtype(leaf.dtype, jnp.floating) and not jnp.issubdtype(leaf.dtype, jnp.integer):
                 raise ValueError(f"{what} has a leaf of dtype {leaf.dtype}; expected real numbers ({self.dtype})")
             parts.append(jnp.broadcast_to(leaf.astype(self.dtype), shape).reshape(-1))
-        return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+        return join(parts)
 
     def unflatten(self, vector: Array) -> PyTree:
         """[..., size] back as a pytree of [..., *shape]."""

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
+from .kernel.partition import join
+
 
 class RESULTS(eqx.Enumeration):
     """How a lane ended. `RESULTS[result]` is the message; compare with `result == RESULTS.successful`."""
@@ -84,7 +86,7 @@ def make_solution(request: Any, results: Any, max_steps: Any) -> Solution:
         saved = [times.t0[None]] if saving.t0 else []
         saved += [times.ts] if saving.points else []
         saved += [times.t1[None]] if saving.t1 else []
-        ts = saved[0] if len(saved) == 1 else jnp.concatenate(saved)
+        ts = join(saved)
     steps = accepted + rejected
     # f at t0, and where the first step is chosen here one more.
     begins = (times.span != 0) & ((code != CODES["invalid_input"]) | (steps > 0))

@@ -50,7 +50,9 @@ def kernel_call(
     """Runs a kernel written for `numba.cuda` as a JAX operation.
 
     It works in `jax.jit`, `jax.lax.scan`, `jax.lax.cond` and the like. Under `jax.vmap`, nested at will and over
-    any axis of any operand, it stays one launch; an operand without the axis is read in place.
+    any axis of any operand, it stays one launch; an operand without the axis is read in place. A batch that is sharded
+    over devices is run where it lies; if it does not divide evenly, also for elements in excess, whose operands may hold
+    anything.
 
     Parameters
     ----------

@@ -8,6 +8,7 @@ batch's dimensions in front, and are split there alike. What has fewer dimension
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.core
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.mlir import ir, lower_with_sharding_in_types
 from jax.extend.mlir.dialects import sdy, stablehlo
@@ -110,6 +112,18 @@ def vary_alike(arrays: Sequence[Any]) -> list[Any]:
 def _varying(aval: Any) -> frozenset[str]:
     kind = getattr(aval, "manual_axis_type", None)  # JAX 0.9 says it in another way
     return aval.vma if kind is None else kind.varying
+
+
+def join(parts: Sequence[jax.Array]) -> jax.Array:
+    """One-dimensional arrays, one behind the other.
+
+    Under vmap over an axis that is sharded over an explicit mesh, `jnp.concatenate` fails where one of them is of no mesh,
+    as constants are: each is brought to the mesh of the others by a choice that is always the same.
+    """
+    if len({jax.typeof(part).sharding.mesh.empty for part in parts}) > 1:
+        others = functools.reduce(jnp.add, [jnp.sum(part) for part in parts])
+        parts = [jnp.where(True, part, others) for part in parts]
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
 
 def lower_batched(

@@ -45,7 +45,8 @@ def test_architectures(architecture):
 
 
 def test_without_vmap_there_is_no_batch():
-    assert ".param .u64 jax_cubie_entry_param_5" not in (plain := ptx_of(cuda_image(saxpy, X[0], X[0])))
+    plain = ptx_of(cuda_image(saxpy, X[0], X[0]))
+    assert ".param .u64 jax_cubie_entry_param_6" not in plain  # three pointers, the number of lanes, two scalars
     assert "%ctaid.z" not in plain
     assert "%ctaid.z" in ptx_of(cuda_image(jax.vmap(saxpy), X, X))
 

@@ -1,0 +1,320 @@
+"""Solves and kernels on several devices; `test_sharding.py` runs this where there are eight, or as many GPUs as there are."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from kernel.sample_kernels import saxpy
+from solve_helpers import all_are, assert_same_bits
+
+from jax_cubie import SaveAt, solve
+
+DEVICES = jax.device_count()
+LANES, OTHERS = 4 * DEVICES, 2 * DEVICES
+COLLECTIVE = re.compile(r"= .*? (all-gather|all-reduce|all-to-all|collective-permute|collective-broadcast|reduce-scatter)")
+KINDS = (AxisType.Auto, AxisType.Explicit)
+
+RATE = np.linspace(0.5, 2.0, LANES, dtype=np.float32)
+PUSH = np.linspace(-1.0, 1.0, OTHERS, dtype=np.float32)
+Y0 = np.stack([np.linspace(0.0, 1.0, LANES), np.linspace(3.0, 2.0, LANES)], axis=1).astype(np.float32)
+
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+checked = pytest.mark.parametrize("check_vma", [True, False], ids=["checked", "unchecked"])
+
+
+def mesh_of(kind, shape=None):
+    """Over all devices; with two axes if `shape` is 2."""
+    sizes, names = ((DEVICES // 2, 2), ("x", "y")) if shape == 2 else ((DEVICES,), ("x",))
+    return jax.make_mesh(sizes, names, axis_types=(kind,) * len(sizes))
+
+
+def put(mesh, array, *spec):
+    return jax.device_put(array, NamedSharding(mesh, P(*spec)))
+
+
+def field(t, y, args):
+    rate, push = args
+    return -rate * y + push
+
+
+def end(rate, push, y0):
+    return solve(field, 0.0, 1.0, y0, (rate, push)).ys
+
+
+def plain(function, *arrays):
+    """What one device makes of it."""
+    return jax.tree.map(np.asarray, jax.jit(function)(*jax.tree.map(np.asarray, arrays)))
+
+
+def collectives(compiled):
+    return COLLECTIVE.findall(re.sub(r'image = "[^"]*"', "", compiled.as_text()))
+
+
+def split(function, *arrays, expected=None, found=()):
+    """Runs it as sharded as its arrays are: no device sends another anything (but what `found` names), and every bit is as
+    on one device."""
+    compiled = jax.jit(function).lower(*arrays).compile()
+    assert set(collectives(compiled)) == set(found)
+    results = compiled(*arrays)
+    assert_same_bits(results, plain(function, *arrays) if expected is None else expected)
+    return results
+
+
+def lies(array, mesh, *spec):
+    return array.sharding.is_equivalent_to(NamedSharding(mesh, P(*spec)), array.ndim)
+
+
+@each_kind
+def test_a_whole_solution(kind):
+    """Every leaf of it, with args of all sorts, and times of each lane's own."""
+    rng = np.random.default_rng(0)
+    args = {
+        "matrix": rng.normal(size=(LANES, 2, 2)).astype(np.float32), "row": np.arange(LANES, dtype=np.int32) % 3,
+        "flag": np.arange(LANES) % 2 == 0, "table": rng.normal(size=(LANES, 40)).astype(np.float32),
+        "shared": rng.normal(size=(3, 2)).astype(np.float32),
+    }  # fmt: skip
+    axes = {name: None if name == "shared" else 0 for name in args}
+
+    def one(args, y0, t1, rtol):
+        def field(t, y, args):
+            push = args["shared"][args["row"]] + args["table"][args["row"] * 7]
+            return jnp.where(args["flag"], args["matrix"] @ y, -y) + push
+
+        saveat = SaveAt(t0=True, ts=jnp.linspace(0.0, t1, 3), t1=True, fn=lambda t, y, args: {"y": y, "first": y[0] > 0})
+        return solve(field, 0.0, t1, y0, args, saveat=saveat, rtol=rtol)
+
+    run = jax.vmap(one, (axes, 0, 0, 0))
+    t1, rtol = np.linspace(0.5, 1, LANES, dtype=np.float32), np.logspace(-6, -3, LANES, dtype=np.float32)
+    mesh = mesh_of(kind)
+    sharded = {name: put(mesh, value) if axes[name] is None else put(mesh, value, "x") for name, value in args.items()}
+    arrays = [sharded, put(mesh, Y0, "x"), put(mesh, t1, "x"), put(mesh, rtol, "x")]
+    solution = split(run, *arrays, expected=plain(run, args, Y0, t1, rtol))
+    assert all_are(solution, "successful") and len(set(np.asarray(solution.stats["num_steps"]).tolist())) > 2
+    for leaf in jax.tree.leaves((solution.ys, solution.ts, solution.stats["num_steps"], solution.result)):
+        assert lies(leaf, mesh, "x")
+
+
+@each_kind
+def test_states_and_tolerances_of_several_leaves(kind):
+    """Some of each lane's own, some constants."""
+
+    def run(rate):
+        y0 = {"here": rate, "there": jnp.ones(3, jnp.float32)}
+        rtol = {"here": 1e-4, "there": rate * jnp.float32(1e-5)}
+        return solve(lambda t, y, args: jax.tree.map(lambda y: -args * y, y), 0.0, 1.0, y0, rate, rtol=rtol).ys
+
+    mesh = mesh_of(kind)
+    ys = split(jax.vmap(run), put(mesh, RATE, "x"))
+    assert lies(ys["here"], mesh, "x") and lies(ys["there"], mesh, "x")
+
+
+@each_kind
+def test_each_device_is_handed_its_share(kind):
+    mesh = mesh_of(kind)
+    run = jax.jit(jax.vmap(end, (0, None, 0)))
+    text = run.lower(put(mesh, RATE, "x"), PUSH[0], put(mesh, Y0, "x")).compile().as_text()
+    (call,) = [line for line in text.splitlines() if "custom-call(" in line and "jax_cubie" in line]
+    assert f"f32[1,{LANES // DEVICES},1,2]" in call.partition("custom-call(")[0]
+
+
+@each_kind
+def test_the_axis_anywhere(kind):
+    if kind == AxisType.Explicit and jax.__version_info__ < (0, 10):
+        pytest.skip("JAX 0.9 has the sharding of another axis in mind")
+    mesh = mesh_of(kind)
+    run = jax.vmap(end, (0, None, 1), out_axes=2)
+    ys = split(run, put(mesh, RATE, "x"), put(mesh, PUSH[0]), put(mesh, Y0.T, None, "x"))
+    assert lies(ys, mesh, None, None, "x")
+
+
+@each_kind
+@pytest.mark.parametrize("spec", [("x", "y"), "x", "y"], ids=str)
+def test_one_batch_on_a_mesh_of_two_axes(kind, spec):
+    mesh = mesh_of(kind, 2)
+    ys = split(jax.vmap(end, (0, None, 0)), put(mesh, RATE, spec), put(mesh, PUSH[0]), put(mesh, Y0, spec))
+    assert lies(ys, mesh, spec)
+
+
+def test_one_operand_is_not_sharded():
+    """Each device takes its share of that one out of its copy; and so of all, if only the result is sharded."""
+    mesh = mesh_of(AxisType.Auto)
+    run = jax.vmap(end, (0, None, 0))
+    assert lies(split(run, put(mesh, RATE, "x"), PUSH[0], put(mesh, Y0)), mesh, "x")
+    assert lies(split(run, put(mesh, RATE), PUSH[0], put(mesh, Y0, "x")), mesh, "x")
+    compiled = jax.jit(run, out_shardings=NamedSharding(mesh, P("x"))).lower(RATE, PUSH[0], Y0).compile()
+    assert collectives(compiled) == []
+    assert_same_bits(compiled(RATE, PUSH[0], Y0), plain(run, RATE, PUSH[0], Y0))
+
+
+@each_kind
+@pytest.mark.parametrize(("outer", "inner"), [("x", None), (None, "x"), ("x", "y"), ("y", "x"), (("x", "y"), None)], ids=str)
+def test_nested(kind, outer, inner):
+    """Operands of the outer, of the inner, of both levels and of none."""
+    mesh = mesh_of(kind, 2)
+    both = np.linspace(0.0, 1.0, OTHERS * LANES * 2, dtype=np.float32).reshape(OTHERS, LANES, 2)
+
+    def one(rate, push, y0, drift):
+        return solve(lambda t, y, args: field(t, y, args[:2]) + args[2], 0.0, 1.0, y0, (rate, push, drift)).ys
+
+    run = jax.vmap(jax.vmap(one, (0, None, 0, None)), (None, 0, 0, None))
+    arrays = put(mesh, RATE, inner), put(mesh, PUSH, outer), put(mesh, both, outer, inner), put(mesh, np.ones(2, np.float32))
+    assert lies(split(run, *arrays), mesh, outer, inner)
+    # No operand has both levels.
+    run = jax.vmap(jax.vmap(one, (0, None, None, None)), (None, 0, None, None))
+    arrays = put(mesh, RATE, inner), put(mesh, PUSH, outer), put(mesh, Y0[0]), put(mesh, Y0[1])
+    assert lies(split(run, *arrays), mesh, outer, inner)
+
+
+@each_kind
+def test_three_levels(kind):
+    mesh = mesh_of(kind, 2)
+    run = jax.vmap(jax.vmap(jax.vmap(end, (0, None, None)), (None, 0, None)), (None, None, 0))
+    ys = split(run, put(mesh, RATE, "x"), put(mesh, PUSH), put(mesh, Y0, "y"))
+    assert lies(ys, mesh, "y", None, "x")
+
+
+@each_kind
+def test_a_lane_s_own_axis_is_gathered(kind):
+    mesh = mesh_of(kind, 2)
+    ys = split(jax.vmap(end, (0, None, 0)), put(mesh, RATE, "x"), PUSH[0], put(mesh, Y0, "x", "y"), found=["all-gather"])
+    assert lies(ys, mesh, "x")
+    split(lambda y0: end(1.0, 0.0, y0), put(mesh, Y0[0], "y"), found=["all-gather"])
+
+
+def test_one_mesh_axis_for_two_levels():
+    """Only one of them can have it."""
+    mesh = mesh_of(AxisType.Auto)
+    run = jax.jit(jax.vmap(jax.vmap(end, (0, None, None)), (None, 0, None)))
+    assert_same_bits(run(put(mesh, RATE, "x"), put(mesh, PUSH, "x"), Y0[0]), plain(run, RATE, PUSH, Y0[0]))
+
+
+@pytest.mark.parametrize("lanes", [0, 1, DEVICES - 1, DEVICES + 1, 2 * DEVICES + 1])
+def test_a_batch_that_does_not_divide(lanes):
+    place = functools.partial(jax.lax.with_sharding_constraint, shardings=NamedSharding(mesh_of(AxisType.Auto), P("x")))
+
+    def run(rate, push, y0, place=lambda array: array):
+        rate, y0 = place(rate), place(y0)
+        outer = jax.vmap(end, (None, 0, None))
+        return jax.vmap(end, (0, None, 0))(rate, push[0], y0), jax.vmap(outer, (0, None, 0))(rate, push, y0)
+
+    arrays = np.linspace(0, 1, lanes, dtype=np.float32), PUSH, np.ones((lanes, 2), np.float32)
+    assert_same_bits(jax.jit(functools.partial(run, place=place))(*arrays), plain(run, *arrays))
+
+
+@each_kind
+def test_in_loops(kind):
+    mesh = mesh_of(kind)
+    step = jax.vmap(lambda rate, y: end(rate, 0.5, y)[0])
+
+    def scanned(rate, y0):
+        return jax.lax.scan(lambda y, _: (step(rate, y), None), y0, length=2)[0]
+
+    def looped(rate, y0):
+        return jax.lax.while_loop(lambda at: at[0] < 2, lambda at: (at[0] + 1, step(rate, at[1])), (0, y0))[1]
+
+    def branched(rate, y0):
+        return jax.lax.cond(rate.size > 1, step, lambda rate, y: y, rate, y0)
+
+    for function in (scanned, looped, branched):
+        assert lies(split(function, put(mesh, RATE, "x"), put(mesh, Y0, "x")), mesh, "x")
+
+
+@each_kind
+@checked
+def test_shard_map(kind, check_vma):
+    mesh = mesh_of(kind)
+    run = jax.vmap(end, (0, None, 0))
+    arrays = put(mesh, RATE, "x"), put(mesh, PUSH[0]), put(mesh, Y0, "x")
+    expected = plain(run, RATE, PUSH[0], Y0)
+    shared = functools.partial(jax.shard_map, mesh=mesh, check_vma=check_vma)
+    mapped = shared(run, in_specs=(P("x"), P(), P("x")), out_specs=P("x"))
+    assert lies(split(mapped, *arrays, expected=expected), mesh, "x")
+    if jax.__version_info__ >= (0, 10):  # JAX 0.9 fails in its own indexing
+        assert_same_bits(mapped(*arrays), expected)
+
+    # Nothing varies: the result is everybody's.
+    alone = shared(lambda y0: end(1.0, 0.0, y0), in_specs=P(), out_specs=P())
+    split(alone, put(mesh, Y0[0]), expected=plain(lambda y0: end(1.0, 0.0, y0), Y0[0]))
+
+    # Varying and replicated operands, vmap outside.
+    nest = jax.vmap(run, (None, 0, None))
+    outside = jax.vmap(mapped, (None, 0, None))
+    split(outside, arrays[0], put(mesh, PUSH), arrays[2], expected=plain(nest, RATE, PUSH, Y0))
+
+    # In a loop, whose carry has to keep its type.
+    def loop(rate, y0):
+        return jax.lax.scan(lambda y, _: (run(rate, PUSH[0], y)[:, 0], None), y0, length=2)[0]
+
+    looped = shared(loop, in_specs=(P("x"), P("x")), out_specs=P("x"))
+    split(looped, arrays[0], arrays[2], expected=plain(loop, RATE, Y0))
+
+
+@each_kind
+def test_what_varies_in_shard_map_is_not_replicated(kind):
+    mesh = mesh_of(kind)
+    seen = []
+
+    def run(rate, y0):
+        ys = jax.vmap(lambda rate: end(rate, 0.0, y0))(rate)
+        seen.append(jax.typeof(ys))
+        return ys
+
+    with pytest.raises(ValueError, match="out_specs"):
+        jax.jit(jax.shard_map(run, mesh=mesh, in_specs=(P("x"), P()), out_specs=P())).lower(put(mesh, RATE, "x"), Y0[0])
+    (found,) = seen
+    assert "x" in (found.vma if jax.__version_info__ < (0, 10) else found.manual_axis_type.varying)
+    summed = jax.shard_map(
+        lambda rate, y0: jax.lax.psum(run(rate, y0).sum(), "x"), mesh=mesh, in_specs=(P("x"), P()), out_specs=P()
+    )
+    total = jax.jit(summed)(put(mesh, RATE, "x"), put(mesh, Y0[0]))
+    np.testing.assert_allclose(total, plain(jax.vmap(end, (0, None, None)), RATE, np.float32(0), Y0[0]).sum(), rtol=1e-5)
+
+
+@each_kind
+@checked
+def test_shard_map_over_one_of_two_axes(kind, check_vma):
+    """The other axis of the mesh is the partitioner's."""
+    mesh = mesh_of(kind, 2)
+    nest = jax.vmap(jax.vmap(end, (0, None, None)), (None, 0, None))
+    mapped = jax.shard_map(
+        nest, mesh=mesh, in_specs=(P("x"), P(), P()), out_specs=P(None, "x"), axis_names={"x"}, check_vma=check_vma
+    )
+    arrays = put(mesh, RATE, "x"), put(mesh, PUSH, "y"), put(mesh, Y0[0])
+    expected = plain(nest, RATE, PUSH, Y0[0])
+    # On an explicit mesh, JAX 0.10 gathers over "y" at the border of the shard_map, whatever stands in it.
+    gathers = kind == AxisType.Explicit and (0, 10) <= jax.__version_info__ < (0, 12)
+    ys = split(mapped, *arrays, expected=expected, found=["all-gather"] if gathers else [])
+    assert lies(ys, mesh, "y", "x")
+
+
+@each_kind
+def test_in_the_context_of_a_mesh(kind):
+    mesh = mesh_of(kind)
+    expected = plain(jax.vmap(end, (0, None, 0)), RATE, PUSH[0], Y0), plain(end, RATE[1], PUSH[1], Y0[1])
+    with jax.set_mesh(mesh):
+        run = jax.vmap(lambda rate, y0: end(rate, PUSH[0], y0))
+        assert lies(split(run, put(mesh, RATE, "x"), put(mesh, Y0, "x"), expected=expected[0]), mesh, "x")
+        assert_same_bits(jax.jit(run)(RATE, Y0), expected[0])
+        assert_same_bits(jax.jit(end)(RATE[1], PUSH[1], Y0[1]), expected[1])
+        assert lies(run(put(mesh, RATE, "x"), put(mesh, Y0, "x")), mesh, "x")
+
+
+@each_kind
+def test_kernel_call(kind):
+    one, two = mesh_of(kind), mesh_of(kind, 2)
+    x = np.arange(LANES * 70, dtype=np.float32).reshape(LANES, 70)
+    y = np.linspace(0, 1, OTHERS * 70, dtype=np.float32).reshape(OTHERS, 70)
+    assert lies(split(jax.vmap(saxpy, (0, None)), put(one, x, "x"), put(one, y[0])), one, "x")
+    nest = jax.vmap(jax.vmap(saxpy, (0, None)), (None, 0))
+    assert lies(split(nest, put(two, x, "x"), put(two, y, "y")), two, "y", "x")
+    assert lies(split(nest, put(two, x, "x"), put(two, y)), two, None, "x")
+    mapped = jax.shard_map(jax.vmap(saxpy, (0, None)), mesh=one, in_specs=(P("x"), P()), out_specs=P("x"))
+    split(mapped, put(one, x, "x"), put(one, y[0]), expected=plain(jax.vmap(saxpy, (0, None)), x, y[0]))
+    if kind == AxisType.Auto or jax.__version_info__ >= (0, 10):
+        ends = split(jax.vmap(saxpy, (1, 0), 1), put(one, x.T, None, "x"), put(one, x, "x"))
+        assert lies(ends, one, None, "x")
