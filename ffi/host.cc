@@ -4,7 +4,7 @@
 // What it knows stands in a process-wide table, content hash -> function pointer.
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
+#include <cstring>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -12,14 +12,17 @@
 #include <unordered_map>
 
 #include "common.h"
+#include "run.h"
 
 namespace jax_cubie {
 namespace {
 
-// Returns 0, or Numba's status where its code raised an error and went no further.
-using Entry = int32_t (*)(int64_t start, int64_t stop, const int64_t* arguments);
-using Loader = uintptr_t (*)(const char* key, const uint8_t* data, size_t size, char* message,
+// Returns the entry's address, or 0; then the message says why.
+using Loader = uintptr_t (*)(const char* key, const uint8_t* data, size_t size, size_t* stack, char* message,
                              size_t message_capacity);
+
+// The loader is Python, and llvmlite's linker.
+constexpr size_t kLoaderStack = 1024 * 1024;
 
 // Lanes may take very different times (each has its own step sizes), so a thread gets several chunks.
 constexpr int64_t kChunksPerThread = 8;
@@ -30,7 +33,7 @@ std::atomic<Loader> host_loader{nullptr};
 
 struct Table {
   std::shared_mutex mutex;
-  std::unordered_map<std::string, Entry> entries;
+  std::unordered_map<std::string, Code> codes;
 };
 
 // Never destroyed: XLA's threads may outlive this library's static objects.
@@ -39,22 +42,33 @@ Table& HostTable() {
   return *table;
 }
 
-Entry FindEntry(std::string_view key) {
+bool FindCode(std::string_view key, Code* code) {
   Table& table = HostTable();
   std::shared_lock<std::shared_mutex> lock(table.mutex);
-  auto found = table.entries.find(std::string(key));
-  return found == table.entries.end() ? nullptr : found->second;
+  auto found = table.codes.find(std::string(key));
+  if (found == table.codes.end()) return false;
+  *code = found->second;
+  return true;
 }
 
-void AddEntry(std::string_view key, Entry entry) {
+void AddCode(std::string_view key, Code code) {
   Table& table = HostTable();
   std::unique_lock<std::shared_mutex> lock(table.mutex);
-  table.entries[std::string(key)] = entry;
+  table.codes[std::string(key)] = code;
+}
+
+// `what` needs more stack than the thread at hand has left, and a thread with more could not be made.
+ffi::Error NoThread(const std::string& what, size_t stack, int why, const std::string& advice) {
+  return ffi::Error(ffi::ErrorCode::kResourceExhausted,
+                    "jax_cubie: " + what + " takes " + std::to_string(stack) + " bytes of stack. This thread has " +
+                        std::to_string(RemainingStack()) + " left, and a thread with more could not be made: " +
+                        std::strerror(why) + ". Let the process have more memory and threads (ulimit -v, ulimit -u)" +
+                        advice);
 }
 
 // No lock is held while the loader runs: it takes the interpreter's lock, whose holder may wait for ours. Two
 // threads may so load one image twice; both entries are good.
-ffi::Error LoadEntry(std::string_view key, std::string_view image, Entry* entry) {
+ffi::Error LoadCode(std::string_view key, std::string_view image, Code* code) {
   Loader loader = host_loader.load(std::memory_order_acquire);
   if (loader == nullptr) {
     return ffi::Error(ffi::ErrorCode::kFailedPrecondition,
@@ -65,60 +79,32 @@ ffi::Error LoadEntry(std::string_view key, std::string_view image, Entry* entry)
   std::string bytes;
   if (ffi::Error error = DecodeImage(key, image, &bytes); error.failure()) return error;
   std::string message(kMessageCapacity, '\0');
-  uintptr_t address = loader(std::string(key).c_str(), reinterpret_cast<const uint8_t*>(bytes.data()),
-                             bytes.size(), &message[0], message.size());
+  const std::string name(key);
+  uintptr_t address = 0;
+  int no_thread = CallWithStack(kLoaderStack, [&] {
+    address = loader(name.c_str(), reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(), &code->stack,
+                     &message[0], message.size());
+  });
+  if (no_thread != 0) return NoThread("loading an image", kLoaderStack, no_thread, "");
   if (address == 0) {
     message.back() = '\0';
     std::string said(message.c_str());
     return ffi::Error(ffi::ErrorCode::kInternal, "jax_cubie: the host image " + ShortKey(key) +
                       " cannot be loaded: " + (said.empty() ? "the loader did not say why" : said));
   }
-  *entry = reinterpret_cast<Entry>(address);
-  AddEntry(key, *entry);
+  code->entry = reinterpret_cast<Entry>(address);
+  AddCode(key, *code);
   return ffi::Error::Success();
 }
 
-// One run over all lanes. Tasks share it by shared_ptr: one that starts after the last chunk was taken, even
-// after the handler has returned, finds nothing left and touches no buffer.
-struct Run {
-  Entry entry;
-  std::vector<int64_t> arguments;
-  int64_t count;
-  int64_t chunk;
-  int64_t chunks;
-  std::atomic<int64_t> next{0};
-  std::mutex mutex;
-  std::condition_variable finished;
-  int64_t done = 0;
-  std::atomic<int32_t> status{0};
-
-  void Work() {
-    int64_t mine = 0;
-    for (;;) {
-      int64_t i = next.fetch_add(1, std::memory_order_relaxed);
-      if (i >= chunks) break;
-      const int32_t ended = entry(i * chunk, std::min(count, (i + 1) * chunk), arguments.data());
-      if (ended != 0) status.store(ended, std::memory_order_relaxed);
-      ++mine;
-    }
-    if (mine == 0) return;
-    std::lock_guard<std::mutex> lock(mutex);
-    done += mine;
-    if (done == chunks) finished.notify_all();
+ffi::Error Outcome(const Code& code, Ending ending) {
+  if (ending.no_thread != 0) {
+    return NoThread("a lane", code.stack, ending.no_thread,
+                    ", or use float32, a method with fewer stages, or smaller arrays in f");
   }
-
-  // Waits for chunks that others took, never for a task that waits in the queue: the caller may itself be a
-  // thread of that pool. All chunks are taken when Work() has returned.
-  void Wait() {
-    std::unique_lock<std::mutex> lock(mutex);
-    finished.wait(lock, [this] { return done == chunks; });
-  }
-};
-
-ffi::Error Outcome(int32_t status) {
-  if (status == 0) return ffi::Error::Success();
+  if (ending.status == 0) return ffi::Error::Success();
   return ffi::Error(ffi::ErrorCode::kInternal,
-                    "jax_cubie: the host kernel raised an error of Numba's (status " + std::to_string(status) +
+                    "jax_cubie: the host kernel raised an error of Numba's (status " + std::to_string(ending.status) +
                         "), such as an index beyond a tuple or a division by zero, and went no further: its "
                         "results are not complete. Check for the cause in the kernel");
 }
@@ -139,9 +125,9 @@ ffi::Error Execute(ffi::ThreadPool pool, ffi::RemainingArgs operands, ffi::Remai
   }
   if (count == 0) return ffi::Error::Success();
 
-  Entry entry = FindEntry(key);
-  if (entry == nullptr) {
-    if (ffi::Error error = LoadEntry(key, image, &entry); error.failure()) return error;
+  Code code;
+  if (!FindCode(key, &code)) {
+    if (ffi::Error error = LoadCode(key, image, &code); error.failure()) return error;
   }
   std::vector<int64_t> arguments;
   if (ffi::Error error = GatherArguments(operands, results, lanes, words, &arguments); error.failure()) return error;
@@ -152,22 +138,9 @@ ffi::Error Execute(ffi::ThreadPool pool, ffi::RemainingArgs operands, ffi::Remai
   const int64_t grains = count / grain + (count % grain != 0);
   const int64_t grains_per_chunk =
       threads == 1 ? grains : std::max<int64_t>(1, grains / (threads * kChunksPerThread));
-  const int64_t chunks = grains / grains_per_chunk + (grains % grains_per_chunk != 0);
-  if (chunks == 1) {
-    return Outcome(entry(0, count, arguments.data()));
-  }
-
-  auto run = std::make_shared<Run>();
-  run->entry = entry;
-  run->arguments = std::move(arguments);
-  run->count = count;
-  run->chunk = grains_per_chunk * grain;
-  run->chunks = chunks;
-  const int64_t helpers = std::min(threads, chunks) - 1;
-  for (int64_t i = 0; i < helpers; ++i) pool.Schedule([run] { run->Work(); });
-  run->Work();
-  run->Wait();
-  return Outcome(run->status.load(std::memory_order_relaxed));
+  auto run = std::make_shared<Run>(code, std::move(arguments), count, grains_per_chunk * grain);
+  const int64_t helpers = std::min(threads, run->chunks()) - 1;
+  return Outcome(code, Run::All(run, helpers, [&pool](auto task) { pool.Schedule(std::move(task)); }));
 }
 
 ffi::Error ExecuteNoThrow(ffi::ThreadPool pool, ffi::RemainingArgs operands, ffi::RemainingRets results,
@@ -188,9 +161,9 @@ JAX_CUBIE_EXPORT void jax_cubie_set_host_loader(jax_cubie::Loader loader) {
   jax_cubie::host_loader.store(loader, std::memory_order_release);
 }
 
-JAX_CUBIE_EXPORT void jax_cubie_add_host_entry(const char* key, uintptr_t address) {
+JAX_CUBIE_EXPORT void jax_cubie_add_host_entry(const char* key, uintptr_t address, size_t stack) {
   if (key != nullptr && address != 0) {
-    jax_cubie::AddEntry(key, reinterpret_cast<jax_cubie::Entry>(address));
+    jax_cubie::AddCode(key, {reinterpret_cast<jax_cubie::Entry>(address), stack});
   }
 }
 

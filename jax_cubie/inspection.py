@@ -19,8 +19,9 @@ class Inspection:
     """What an image is made of.
 
     target: what it was built for. program: f as typed instructions, one a line. registers, stack_bytes, spill_bytes: of a
-    CUDA thread (0 on the host). block: lanes of a block; shared_bytes: its shared memory. buffers: for each buffer its
-    region and its words for one lane. ptx: the PTX ("" on the host). image_bytes: the size of the machine code.
+    CUDA thread; on the host the stack alone, and at most. block: lanes of a block; shared_bytes: its shared memory. buffers:
+    for each buffer its region and its words for one lane. ptx: the PTX ("" on the host). image_bytes: the size of the
+    machine code.
     """
 
     target: str

@@ -9,7 +9,7 @@ from typing import Any
 from . import loop_buffers
 from .buffers import Layout, fit_block
 from .kernel.cache import content_key
-from .kernel.target import Target, stack_bytes
+from .kernel.target import Target
 from .operands import Operand, Words
 from .problem import Problem
 from .translate import Program
@@ -21,8 +21,8 @@ _HOST_WINDOW_BYTES = 256 * 1024
 _AUTO_BLOCK = {"cpu": 8, "cuda": 128}
 # The least lanes that a block is cut down to: fewer than a warp would leave lanes of the GPU idle.
 _LEAST_BLOCK = {"cpu": 1, "cuda": 32}
-# Local memory of a CUDA thread (the same table).
-_LOCAL_BYTES = 512 * 1024
+# A lane's own memory: what a CUDA thread can address (the same table); half of what code for the host reaches in a frame.
+_LOCAL_BYTES = {"cpu": 2**30, "cuda": 512 * 1024}
 # In all copies of a function of the user's: from here on a call costs less than the copies cost the compiler, or the stack.
 _INLINE_STATEMENTS = 3000
 _INLINE_BYTES = 16 * 1024
@@ -108,26 +108,24 @@ class Plan:
         )
 
     def check_memory(self) -> None:
-        """Raises ValueError where a lane's arrays are more than a thread has room for: beyond that, a process crashes."""
-        cpu = self.target.platform == "cpu"
-        limit = stack_bytes() // 2 if cpu else _LOCAL_BYTES
+        """Raises ValueError where a lane's arrays can't be: a compiler takes long to say so, or crashes.
+
+        Whether they fit into what the machine has is checked when the image is run.
+        """
+        limit = _LOCAL_BYTES[self.target.platform]
         word = 4 if self.problem.dtype == "float32" else 8
         arrays = {slot.name: slot.size * word for slot in self.layout.slots if slot.region in ("local", "persistent")}
-        # All copies of a function may be on the stack at once; of functions that are called, one at a time is.
-        field = self.problem.program.local_bytes() * (self.field_copies if self.inlines_field else 1)
-        functions = {"the arrays inside of f": field}
+        arrays["the arrays inside of f"] = self.problem.program.local_bytes()
         if (output := self.problem.saving.function) is not None:
-            bytes_of_output = output.local_bytes() * (self.output_copies if self.inlines_output else 1)
-            functions["the arrays inside of SaveAt.fn"] = bytes_of_output
-        total = sum(arrays.values()) + sum(functions.values())
+            arrays["the arrays inside of SaveAt.fn"] = output.local_bytes()
+        total = sum(arrays.values())
         if total <= limit:
             return
-        largest = sorted((arrays | functions).items(), key=lambda item: -item[1])[:3]
+        largest = sorted(arrays.items(), key=lambda item: -item[1])[:3]
         raise ValueError(
             f"a lane needs {total:,} bytes of its thread's own memory, and {self.target} has {limit:,} for it. The largest: "
             + ", ".join(f"{name} ({size:,} bytes)" for name, size in largest)
             + ". This is made for many small systems: use float32, a method with fewer stages, or smaller arrays in f"
-            + (", or raise the stack's limit (ulimit -s)" if cpu else "")
         )
 
     @functools.cached_property

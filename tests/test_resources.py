@@ -86,7 +86,7 @@ def test_shared_memory_is_what_the_layout_says():
 def test_host_report():
     found = Solver().inspect(lorenz, 0.0, 1.0, np.zeros(3, np.float32), np.float32(28))
     assert found.target == "cpu" and found.ptx == "" and found.image_bytes > 1000
-    assert (found.registers, found.stack_bytes, found.spill_bytes, found.shared_bytes) == (0, 0, 0, 0)
+    assert (found.registers, found.spill_bytes, found.shared_bytes) == (0, 0, 0) and 0 < found.stack_bytes < 10_000
     assert "mul" in found.program and found.buffers["parameters"] == ("local", 1)
     assert found.block >= 1 and len(found.key) == 64
 

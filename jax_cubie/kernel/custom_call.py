@@ -22,7 +22,7 @@ def register() -> None:
     library.set_host_loader(_load_host)
 
 
-def _load_host(key: str, data: bytes) -> int:
+def _load_host(key: str, data: bytes) -> tuple[int, int]:
     from .host_object import load
 
     return load(key, data)

@@ -5,14 +5,20 @@ from __future__ import annotations
 import functools
 import json
 import platform
+import re
 from collections.abc import Sequence
 
 import llvmlite.binding as llvm
+import numpy as np
 
 from .library import ENTRY_SYMBOL
+from .target import BuildError
 
-_MAGIC = b"JAXCUBIE-HOST-1\n"
+_MAGIC = b"JAXCUBIE-HOST-2\n"
 _ENGINES: dict[str, llvm.ExecutionEngine] = {}  # by content hash; code stays mapped while the process lives
+
+# How x86-64 code takes a frame: sub rsp, imm32; sub rsp, imm8; lea rsp, [rsp + disp32]; lea rsp, [rsp + disp8].
+_FRAMES = re.compile(rb"\x48(?:\x81\xec(.{4})|\x83\xec(.)|\x8d\xa4\x24(.{4})|\x8d\x64\x24(.))", re.DOTALL)
 
 
 @functools.cache
@@ -50,16 +56,47 @@ def target_machine() -> llvm.TargetMachine:
     )
 
 
-def assemble(module: llvm.ModuleRef) -> bytes:
-    """An image from optimised LLVM IR."""
+def stack_bytes(object_code: bytes) -> int:
+    """An upper bound of the stack that an object's code takes: all its functions' frames, as if each called the next.
+
+    Read from the instructions, since the compiler's own report of frames is not to be had through llvmlite. What looks like
+    such an instruction and is none makes it larger, which does no harm: a run may then get a thread of its own.
+    """
+    machine, total = platform.machine(), 0
+    for section in llvm.ObjectFileRef.from_data(object_code).sections():
+        if section.is_text():
+            total += _frames(section.data(), machine)
+    return total
+
+
+def _frames(code: bytes, machine: str) -> int:
+    if machine in ("aarch64", "arm64"):  # sub sp, sp, #number, or that times 4096; by way of x9 where the frame is aligned
+        words = np.frombuffer(code, "<u4", len(code) // 4)
+        to, of = words & 31, words >> 5 & 31
+        words = words[(words >> 23 == 0b110100010) & ((to == 31) | (to == 9)) & ((of == 31) | (of == 9))].astype(np.int64)
+        return int(((words >> 10 & 0xFFF) << np.where(words >> 22 & 1, 12, 0)).sum())
+    if machine != "x86_64":
+        raise BuildError(f"host images are made for x86-64 and aarch64, and this processor is {machine}")
+    total = 0
+    for found in _FRAMES.finditer(code):
+        which = found.lastindex or 0
+        number = int.from_bytes(found[which], "little", signed=True)
+        total += max(number if which <= 2 else -number, 0)
+    return total
+
+
+def assemble(module: llvm.ModuleRef) -> tuple[bytes, int]:
+    """An image from optimised LLVM IR, and the bytes of stack that its code takes."""
     values = (*module.functions, *module.global_variables)
     symbols = sorted(value.name for value in values if value.is_declaration and not value.name.startswith("llvm."))
-    return pack(target_machine().emit_object(module), symbols)
+    object_code = target_machine().emit_object(module)
+    stack = stack_bytes(object_code)
+    return pack(object_code, symbols, stack), stack
 
 
-def pack(object_code: bytes, symbols: Sequence[str] = ()) -> bytes:
+def pack(object_code: bytes, symbols: Sequence[str], stack: int) -> bytes:
     """An image from an object file: a line that says what it needs, then the code. `symbols`: what it calls by name."""
-    header = {"machine": platform.machine(), "features": sorted(host_features()), "symbols": list(symbols)}
+    header = {"machine": platform.machine(), "features": sorted(host_features()), "symbols": list(symbols), "stack": stack}
     return _MAGIC + json.dumps(header, sort_keys=True).encode() + b"\n" + object_code
 
 
@@ -77,17 +114,18 @@ def _resolve(symbols: Sequence[str]) -> None:
         raise RuntimeError(f"the host image calls {', '.join(unknown)}, unknown in this process: build the function again here")
 
 
-def load(key: str, data: bytes) -> int:
-    """Maps the image into this process and returns its entry's address. Needs llvmlite, and Numba only for its helpers.
+def load(key: str, data: bytes) -> tuple[int, int]:
+    """Maps the image into this process. Returns its entry's address, and the bytes of stack that its code takes.
 
-    Raises RuntimeError where the image is damaged, was built for another processor, or has an unresolved symbol.
+    Needs llvmlite, and Numba only for its helpers. Raises RuntimeError where the image is damaged, was built for another
+    processor, or has an unresolved symbol.
     """
-    if key in _ENGINES:
-        return _ENGINES[key].get_function_address(ENTRY_SYMBOL)
     if not data.startswith(_MAGIC):
         raise RuntimeError("the host image is damaged, or not one of jax_cubie: build the function again")
     header_line, _, object_code = data[len(_MAGIC) :].partition(b"\n")
     header = json.loads(header_line)
+    if key in _ENGINES:
+        return _ENGINES[key].get_function_address(ENTRY_SYMBOL), header["stack"]
     missing = sorted(set(header["features"]) - host_features())
     if header["machine"] != platform.machine() or missing:
         raise RuntimeError(
@@ -103,4 +141,4 @@ def load(key: str, data: bytes) -> int:
     if not engine.get_function_address(ENTRY_SYMBOL):
         raise RuntimeError(f"the host image has no entry {ENTRY_SYMBOL!r}: it is damaged; build the function again")
     # Another thread may have loaded it meanwhile. The first one stays: it may be running, and an engine let go is unmapped.
-    return _ENGINES.setdefault(key, engine).get_function_address(ENTRY_SYMBOL)
+    return _ENGINES.setdefault(key, engine).get_function_address(ENTRY_SYMBOL), header["stack"]

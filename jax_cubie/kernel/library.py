@@ -17,6 +17,7 @@ import struct
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -37,6 +38,7 @@ _LOADER = ctypes.CFUNCTYPE(
     ctypes.c_char_p,  # key
     ctypes.c_void_p,  # image
     ctypes.c_size_t,
+    ctypes.POINTER(ctypes.c_size_t),  # bytes of stack that its code takes
     ctypes.c_void_p,  # message
     ctypes.c_size_t,
 )
@@ -66,7 +68,7 @@ def library() -> ctypes.CDLL:
         raise ImportError(f"jax_cubie's compiled part cannot be loaded: {error}") from error
     loaded.jax_cubie_set_host_loader.argtypes = [_LOADER]
     loaded.jax_cubie_set_host_loader.restype = None
-    loaded.jax_cubie_add_host_entry.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+    loaded.jax_cubie_add_host_entry.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t]
     loaded.jax_cubie_add_host_entry.restype = None
     loaded.jax_cubie_ffi_api_version.argtypes = []
     loaded.jax_cubie_ffi_api_version.restype = ctypes.c_int32
@@ -124,21 +126,22 @@ def register() -> None:
         _registered = True
 
 
-def set_host_loader(callback: Callable[[str, bytes], int]) -> None:
+def set_host_loader(callback: Callable[[str, bytes], tuple[int, int]]) -> None:
     """Sets what loads a host image that this process does not know yet.
 
     `callback` takes the key and the image's bytes and returns the entry's address, which must stay valid for
-    the rest of the process. It runs on a thread of XLA's, now and then on two at once with the same image.
+    the rest of the process, and the bytes of stack that its code takes. It runs on a thread of XLA's, now and then
+    on two at once with the same image.
     What it raises becomes the error of the computation.
     """
 
-    def load(key: bytes, data: int | None, size: int, message: int, capacity: int) -> int:
+    def load(key: bytes, data: int | None, size: int, stack: Any, message: int, capacity: int) -> int:
         try:
             name = key.decode("ascii")
             image = ctypes.string_at(data, size) if data else b""
             if hashlib.sha256(image).hexdigest() != name:
                 raise ValueError("the image is damaged: its bytes do not have the hash that its key says")
-            address = int(callback(name, image))
+            address, stack[0] = callback(name, image)
             if address <= 0:
                 raise ValueError(f"the loader returned {address}, which is no address")
             return address
@@ -160,13 +163,13 @@ def _forget_host_loader() -> None:
         library().jax_cubie_set_host_loader(_LOADER(0))
 
 
-def add_host_entry(key: str, address: int) -> None:
-    """Makes a loaded host image known by its key, so that the loader is not asked for it."""
+def add_host_entry(key: str, address: int, stack: int = 0) -> None:
+    """Makes a loaded host image known by its key, so that the loader is not asked for it. `stack` in bytes."""
     if len(key) != 64:
         raise ValueError(f"a key is 64 hex digits, got {key!r}")
     if address <= 0:
         raise ValueError(f"{address} is no address")
-    library().jax_cubie_add_host_entry(key.encode("ascii"), address)
+    library().jax_cubie_add_host_entry(key.encode("ascii"), address, stack)
 
 
 def pack_blobs(blobs: Sequence[tuple[str, int, bytes]], parameters: int) -> bytes:

@@ -17,7 +17,7 @@ from . import host_object
 from .library import ENTRY_SYMBOL
 from .llvm_text import canonical, without_names
 from .numba_types import Slice, make_intrinsic, slice_model
-from .target import BuildError, Image, Target
+from .target import BuildError, Image, Resources, Target
 
 numba.extending.register_model(Slice)(slice_model(numba.extending.models))
 
@@ -135,7 +135,8 @@ def compile_entry(entry: Callable, target: Target, *, foreign: bool = False, dum
             "the host code uses something that can't stand alone outside of Numba (print, a string, an exception, work on "
             f"slices of an array): write a loop over elements. LLVM said: {' '.join(str(error).split())[:300]}"
         ) from error
-    return Image(target, host_object.assemble(module))
+    data, stack = host_object.assemble(module)
+    return Image(target, data, Resources(stack_bytes=stack))
 
 
 # Numba's own convention returns a status and takes two pointers in front, for a value and for an exception.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import resource
 
 CUDA_ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)
 
@@ -39,13 +38,6 @@ class Target:
 
     def __str__(self) -> str:
         return "cpu" if self.platform == "cpu" else f"cuda:{self.architecture}"
-
-
-def stack_bytes() -> int:
-    """The stack of a thread that the host's lanes may run on."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_STACK)
-    # Where there is no limit, glibc gives new threads 2 MiB (on x86-64: pthread_create(3)).
-    return 2 * 1024 * 1024 if limit == resource.RLIM_INFINITY else limit
 
 
 def default_target(platform: str) -> Target:
@@ -91,7 +83,7 @@ def supported_architecture(architecture: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """What one thread of an image takes, as the assembler reports it. On the host all are 0."""
+    """What one thread of an image takes: on CUDA as the assembler reports it, on the host the stack alone, at most."""
 
     registers: int = 0
     stack_bytes: int = 0

@@ -179,7 +179,7 @@ def test_loader(entry):
 
     def load(key, image):
         asked.append((key, image))
-        return entry
+        return entry, 0
 
     library.set_host_loader(load)
     image = b"unknown until now"
@@ -195,9 +195,9 @@ def test_loader_errors(entry):
     library.set_host_loader(load)
     said = message(call, jnp.ones(3), b"not loadable")
     assert "RuntimeError: unresolved symbol: nonsense" in said
-    library.set_host_loader(lambda key, image: 0)
+    library.set_host_loader(lambda key, image: (0, 0))
     assert "no address" in message(call, jnp.ones(3), b"not loadable")
-    library.set_host_loader(lambda key, image: entry)
+    library.set_host_loader(lambda key, image: (entry, 0))
     assert "hash" in message(call, jnp.ones(3), b"a", key=library.encode(b"b")[0])
     assert "64 hex digits" in message(call, jnp.ones(3), b"a", key="short")
 
@@ -206,7 +206,7 @@ def test_loader_errors(entry):
     ("text", "why"), [("AAA", "multiple of 4"), ("AA?=", "character 2"), ("A===", "character 1")]
 )
 def test_damaged_base64(text, why):
-    library.set_host_loader(lambda key, image: 0)
+    library.set_host_loader(lambda key, image: (0, 0))
     said = message(call, jnp.ones(3), b"damaged", text=text)
     assert "damaged" in said and why in said
 
@@ -276,7 +276,7 @@ except Exception as error:
 
 def test_threads(entry):
     """Several threads at once, of which the first ones load the image."""
-    library.set_host_loader(lambda key, image: entry)
+    library.set_host_loader(lambda key, image: (entry, 0))
     xs = [jnp.arange(20_000 + i, dtype=jnp.float32) for i in range(4)]
     wrong = []
 
