@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from importlib import metadata
 
 _PACKAGES = ("jax_cubie", "jax", "jaxlib", "numpy", "equinox", "numba", "numba-cuda", "llvmlite")
@@ -15,9 +16,12 @@ _REFERENCE = (-9.40845057, -9.09619907, 28.58162762)
 _TOLERANCE = 1e-3  # in float32, at tolerances of 1e-6
 
 
-def main() -> int:
-    """Prints the report; 0 where every solve is right, else 1."""
-    argparse.ArgumentParser(prog="python -m jax_cubie", description=__doc__).parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the report; 0 where every solve is right, else 1. `arguments` are those of the command line, unless given."""
+    parser = argparse.ArgumentParser(prog="python -m jax_cubie", description=__doc__)
+    parser.add_argument("--clear-cache", action="store_true", help="take all images out of the cache, and do nothing else")
+    if parser.parse_args(arguments).clear_cache:
+        return _clear_cache()
     _row("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
     for name in _PACKAGES:
         _row(name, _version(name))
@@ -25,12 +29,13 @@ def main() -> int:
     try:
         import jax
 
-        from .kernel.cache import directory, dump_directory
+        from .kernel.cache import dump_directory
+        from .kernel.disk import directory, refusal
         from .kernel.library import library
 
         _row("compiled part", str(library()._name))
         folder, dump = directory(), dump_directory()
-        _row("image cache", "none (JAX_CUBIE_CACHE is empty)" if folder is None else str(folder))
+        _row("image cache", "none (JAX_CUBIE_CACHE is empty)" if folder is None else refusal() or str(folder))
         if dump is not None:
             _row("dumps", str(dump))
         devices = jax.devices()
@@ -40,6 +45,22 @@ def main() -> int:
     for device in [*devices, *(jax.devices("cpu") if devices[0].platform != "cpu" else [])]:
         _row("device", f"{device} ({device.device_kind})")
     return max([_check(platform) for platform in dict.fromkeys(["cpu", devices[0].platform])])
+
+
+def _clear_cache() -> int:
+    from .kernel import disk
+
+    folder = disk.directory()
+    try:
+        count, size = disk.clear()
+    except FileNotFoundError:
+        count, size = 0, 0
+    except (disk.Refused, OSError) as error:
+        print(error)
+        return 1
+    taken = f"{count} image{'' if count == 1 else 's'} of {size:,} bytes taken out of {folder}"
+    print("no images are kept (JAX_CUBIE_CACHE is empty)" if folder is None else taken)
+    return 0
 
 
 def _row(label: str, text: str) -> None:

@@ -156,7 +156,7 @@ class Plan:
             host = processor()
         dense = problem.method.tableau.dense
         return content_key(
-            str(self.target),
+            self.target,
             host,
             problem.program.digest,
             problem.method.tableau.content(),

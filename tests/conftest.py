@@ -94,9 +94,10 @@ def platform(request):
 @pytest.fixture
 def builds(tmp_path, monkeypatch):
     """The images built during the test, which begins with nothing cached: `count`, `titles`, `new()` to count anew."""
-    from jax_cubie.kernel import cache
+    from jax_cubie.kernel import cache, disk
 
     monkeypatch.setenv("JAX_CUBIE_CACHE", str(tmp_path / "images"))
+    monkeypatch.setattr(disk, "_warned", set())
     cache.forget()
     jax.clear_caches()
     handler = _Builds()

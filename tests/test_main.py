@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jax_cubie import __main__ as command
+from jax_cubie.kernel import disk
 
 
 def test_reports_and_succeeds(tmp_path):
@@ -27,7 +28,7 @@ def test_reports_and_succeeds(tmp_path):
 @pytest.mark.parametrize("reference", [(0.0, 0.0, 0.0), (float("nan"),) * 3])
 def test_a_wrong_solution_is_a_failure(monkeypatch, capsys, reference):
     monkeypatch.setattr(command, "_REFERENCE", reference)
-    assert command.main() == 1
+    assert command.main([]) == 1
     assert "WRONG" in capsys.readouterr().out
 
 
@@ -36,9 +37,24 @@ def test_an_exception_is_a_failure(monkeypatch, capsys):
         raise RuntimeError("no machine code today")
 
     monkeypatch.setattr("jax_cubie.solve", broken)
-    assert command.main() == 1
+    assert command.main([]) == 1
     assert "FAILED: RuntimeError: no machine code today" in capsys.readouterr().out
 
 
 def test_what_is_missing_is_said(monkeypatch):
     assert command._version("a-distribution-that-nobody-has") == "not installed"
+
+
+def test_clearing_the_cache(monkeypatch, capsys, tmp_path):
+    folder = tmp_path / "images"
+    monkeypatch.setenv("JAX_CUBIE_CACHE", str(folder))
+    assert command.main(["--clear-cache"]) == 0
+    disk.write("a.image", b"12345")
+    assert command.main(["--clear-cache"]) == 0
+    folder.chmod(0o777)
+    assert command.main(["--clear-cache"]) == 1
+    monkeypatch.setenv("JAX_CUBIE_CACHE", "")
+    assert command.main(["--clear-cache"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == [f"{what} taken out of {folder}" for what in ("0 images of 0 bytes", "1 image of 5 bytes")]
+    assert "mode 0777" in said[2] and said[3] == "no images are kept (JAX_CUBIE_CACHE is empty)"

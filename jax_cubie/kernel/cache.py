@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import gc
 import hashlib
 import json
 import logging
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 
+from . import disk
 from .target import BuildError, Image, Resources, Target
+from .toolchain import toolchain
 
 logger = logging.getLogger("jax_cubie")
 
@@ -35,15 +34,6 @@ _building = 0  # threads that are at it
 _collects = True  # whether Python collected garbage before the first of them
 
 
-def directory() -> Path | None:
-    """Where images are kept: `JAX_CUBIE_CACHE`, else the user's cache folder; None where that variable is empty."""
-    chosen = os.environ.get("JAX_CUBIE_CACHE")
-    if chosen is not None:
-        return Path(chosen).expanduser() if chosen else None
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "jax_cubie"
-
-
 def dump_directory() -> Path | None:
     """Where every stage of a build is written: `JAX_CUBIE_DUMP`."""
     chosen = os.environ.get("JAX_CUBIE_DUMP")
@@ -51,38 +41,15 @@ def dump_directory() -> Path | None:
         return None
     folder = Path(chosen).expanduser()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise BuildError(f"JAX_CUBIE_DUMP={chosen}: expected a folder that can be written; {error}") from error
     return folder
 
 
-_NUMBA_SETTINGS = [f"NUMBA_{name}" for name in ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "CPU_NAME")]
-_NUMBA_SETTINGS += ["NUMBA_CPU_FEATURES", "NUMBA_ENABLE_AVX", "NUMBA_DEBUGINFO"]
-
-
-@functools.cache
-def toolchain() -> tuple[str, ...]:
-    """The versions, and this package's own sources, that an image depends on. Found without importing Numba."""
-    names = ("jax_cubie", "numba", "numba-cuda", "llvmlite", "cuda-bindings", "nvidia-nvvm", "nvidia-nvjitlink")
-    names += ("nvidia-nvjitlink-cu12", "nvidia-cuda-nvcc-cu12")
-    versions = []
-    for name in names:
-        try:
-            versions.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            pass
-    sources = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.parent.rglob("*.py")):
-        sources.update(path.read_bytes())
-    # What Numba's own settings do to machine code.
-    versions += [f"{name}={os.environ[name]}" for name in _NUMBA_SETTINGS if name in os.environ]
-    return (*versions, sources.hexdigest())
-
-
-def content_key(*content: object) -> str:
+def content_key(target: Target, *content: object) -> str:
     """A key from plain data whose `repr` is the same in every process."""
-    return hashlib.sha256(repr((toolchain(), *content)).encode()).hexdigest()
+    return hashlib.sha256(repr((toolchain(target.platform), str(target), *content)).encode()).hexdigest()
 
 
 Dump = Callable[[str, str], None]
@@ -125,7 +92,9 @@ def _build(key: str, title: str, build: Callable[[Dump], Image]) -> Image:
         if folder is None:
             return
         try:
-            (folder / f"{key[:16]}.{suffix}").write_text(text)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW  # others' links lead to the user's files
+            with os.fdopen(os.open(folder / f"{key[:16]}.{suffix}", flags, 0o600), "w") as file:
+                file.write(text)
         except OSError as error:
             raise BuildError(f"JAX_CUBIE_DUMP={folder}: expected a folder that can be written; {error}") from error
 
@@ -160,15 +129,9 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _read(key: str) -> Image | None:
-    folder = directory()
-    if folder is None:
-        return None
-    path = folder / f"{key}.image"
-    try:
-        if not path.is_file():
-            return None
-        content = path.read_bytes()
-    except OSError:
+    name = f"{key}{disk.SUFFIX}"
+    content = disk.read(name)
+    if content is None:
         return None
     try:
         if not content.startswith(_MAGIC):
@@ -179,34 +142,16 @@ def _read(key: str) -> Image | None:
             raise ValueError("its content does not match its header")
         return Image(Target(*header["target"]), data, Resources(**header["resources"]))
     except (ValueError, KeyError, TypeError) as error:
-        logger.warning("the cached image %s is damaged (%s); building it again", path, error)
+        logger.warning("the cached image %s/%s is damaged (%s); building it again", disk.directory(), name, error)
         return None
 
 
 def _write(key: str, built: Image) -> None:
-    folder = directory()
-    if folder is None:
-        return
     header = {
         "key": key,
         "target": [built.target.platform, built.target.architecture],
         "resources": dataclasses.asdict(built.resources),
         "sha256": hashlib.sha256(built.data).hexdigest(),
     }
-    temporary = None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Written aside and renamed, so that another process never reads half a file.
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writing-", delete=False) as file:
-            temporary = file.name
-            file.write(_MAGIC + json.dumps(header, sort_keys=True).encode() + b"\n" + built.data)
-        os.replace(temporary, folder / f"{key}.image")
-    except OSError as error:
-        logger.warning(
-            "an image could not be kept in %s (%s): it will be built again in the next process. Set JAX_CUBIE_CACHE to "
-            "a folder that can be written, or to an empty string to keep none.",
-            folder,
-            error,
-        )
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+    content = _MAGIC + json.dumps(header, sort_keys=True).encode() + b"\n" + built.data
+    disk.write(f"{key}{disk.SUFFIX}", content)

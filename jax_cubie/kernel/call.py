@@ -258,8 +258,8 @@ class KernelCall:
 
             host = processor()
         key = cache.content_key(
+            target,
             "kernel_call",
-            str(target),
             host,
             content.digest,
             tuple(pointers),

@@ -21,7 +21,7 @@ import pytest
 from numba import cuda
 from sample_kernels import call_of, saxpy
 
-from jax_cubie.kernel import cache
+from jax_cubie.kernel import cache, disk
 from jax_cubie.kernel.call import kernel_call
 from jax_cubie.kernel.content import function_content
 from jax_cubie.kernel.target import Image, Resources, Target
@@ -330,7 +330,7 @@ def test_no_disk(builds, monkeypatch):
     for _ in range(2):
         cache.image(KEY, "a test", build_numbered())
         cache.forget()
-    assert builds.count == 2 and cache.directory() is None
+    assert builds.count == 2 and disk.directory() is None
 
 
 def test_threads_build_once(builds):
