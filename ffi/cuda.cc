@@ -1,6 +1,7 @@
 // The CUDA handlers: load an image once per content hash, and launch its kernel on XLA's stream.
 //
-//   instantiate   loads the image. A bad one fails here, with no graph being captured.
+//   instantiate   loads the image's code for each architecture that is here. A bad one fails here, with no graph being
+//                 captured.
 //   initialize    the device is known: checks the launch, opts in to large shared memory, brings the code.
 //   execute       launches. It may be captured into a CUDA graph, so it only launches.
 #include <algorithm>
@@ -22,7 +23,7 @@ namespace {
 
 constexpr char kMagic[] = "JAXCUBIE";
 constexpr size_t kMagicSize = 8;
-constexpr uint32_t kContainerVersion = 1;
+constexpr uint32_t kContainerVersion = 2;
 constexpr uint32_t kMaxBlobs = 1024;
 constexpr uint32_t kCubin = 1;
 constexpr uint32_t kPtx = 2;
@@ -35,8 +36,14 @@ constexpr int64_t kMaxGridZ = 65535;
 struct Blob {
   uint32_t kind;
   uint32_t arch;
+  uint64_t local;  // bytes of local memory that a thread takes at least, its functions' included
   std::string_view bytes;
 };
+
+// Code runs on newer devices of its compute capability's major number, PTX on all newer ones.
+bool RunsOn(const Blob& blob, uint32_t arch) {
+  return blob.arch <= arch && (blob.kind == kPtx || blob.arch / 10 == arch / 10);
+}
 
 std::string Name(const Blob& blob) {
   return std::string(blob.kind == kCubin ? "cubin" : "PTX") + " for sm_" + std::to_string(blob.arch);
@@ -77,7 +84,7 @@ std::string ParseContainer(std::string_view bytes, uint32_t* parameters, std::ve
   for (uint32_t i = 0; i < count; ++i) {
     Blob& blob = (*blobs)[i];
     if (!ReadLittleEndian(bytes, &offset, &blob.kind) || !ReadLittleEndian(bytes, &offset, &blob.arch) ||
-        !ReadLittleEndian(bytes, &offset, &sizes[i])) {
+        !ReadLittleEndian(bytes, &offset, &blob.local) || !ReadLittleEndian(bytes, &offset, &sizes[i])) {
       return "its table of blobs is cut off";
     }
     if (blob.kind != kCubin && blob.kind != kPtx) {
@@ -105,29 +112,44 @@ struct JitLog {
   std::array<void*, 2> values{text.data(), reinterpret_cast<void*>(static_cast<uintptr_t>(4096))};
 };
 
+// A kernel for one architecture or more.
+struct Kernel {
+  CUlibrary library = nullptr;
+  CUkernel kernel = nullptr;
+  std::string what;  // "cubin for sm_90"
+  uint64_t local = 0;
+  std::unique_ptr<JitLog> log;
+};
+
 // A kernel on one device.
 struct OnDevice {
+  const Kernel* kernel = nullptr;
   int static_shared = 0;
+  int local = 0;
   int max_threads = 0;
   int dynamic_shared_limit = 0;  // what the kernel may ask for now
   bool brought = false;          // its code is in the device's context
 };
 
 struct Loaded {
-  CUlibrary library = nullptr;
-  CUkernel kernel = nullptr;
-  std::string what;  // "cubin for sm_90"
+  std::string name;
   uint32_t parameters = 0;
-  std::unique_ptr<JitLog> log;
+  std::vector<std::unique_ptr<Kernel>> kernels;
+  std::map<int, const Kernel*> by_architecture;
+  std::string problems;  // why there is none for an architecture that is here
   std::mutex mutex;
   std::map<CUdevice, OnDevice> devices;
 };
 
 struct DeviceLimits {
+  int architecture = 0;  // 90
   int max_threads = 0;
   std::array<int, 3> max_block{};
   std::array<int, 3> max_grid{};
   int max_shared = 0;  // with the opt-in
+  int multiprocessors = 0;
+  int resident_threads = 0;  // of a multiprocessor
+  size_t memory = 0;
 };
 
 struct Table {
@@ -170,21 +192,31 @@ std::string Advice(CUresult result) {
   }
 }
 
-// Architectures of the GPUs present, for an error: "sm_90, sm_90".
-std::string PresentArchitectures(const Driver& driver) {
-  std::string text;
+int Architecture(const Driver& driver, CUdevice device) {
+  int major = 0;
+  int minor = 0;
+  driver.DeviceGetAttribute(&major, kDeviceComputeCapabilityMajor, device);
+  driver.DeviceGetAttribute(&minor, kDeviceComputeCapabilityMinor, device);
+  return 10 * major + minor;
+}
+
+std::vector<int> PresentArchitectures(const Driver& driver) {
+  std::vector<int> present;
   CUdevice device = 0;
   for (int ordinal = 0; driver.DeviceGet(&device, ordinal) == kSuccess; ++ordinal) {
-    int major = 0;
-    int minor = 0;
-    driver.DeviceGetAttribute(&major, kDeviceComputeCapabilityMajor, device);
-    driver.DeviceGetAttribute(&minor, kDeviceComputeCapabilityMinor, device);
-    text += (text.empty() ? "sm_" : ", sm_") + std::to_string(major) + std::to_string(minor);
+    present.push_back(Architecture(driver, device));
   }
+  return present;
+}
+
+// "sm_90, sm_90"
+std::string Names(const std::vector<int>& architectures) {
+  std::string text;
+  for (int architecture : architectures) text += (text.empty() ? "sm_" : ", sm_") + std::to_string(architecture);
   return text.empty() ? "none" : text;
 }
 
-CUresult LoadBlob(const Driver& driver, const Blob& blob, Loaded* loaded, std::string* problem) {
+CUresult LoadBlob(const Driver& driver, const Blob& blob, Kernel* loaded, std::string* problem) {
   const char* step = "cuLibraryLoadData";
   CUresult result;
   if (blob.kind == kPtx) {
@@ -205,6 +237,7 @@ CUresult LoadBlob(const Driver& driver, const Blob& blob, Loaded* loaded, std::s
   }
   if (result == kSuccess) {
     loaded->what = Name(blob);
+    loaded->local = blob.local;
     return result;
   }
   *problem += "\n  " + Name(blob) + " (" + std::to_string(blob.bytes.size()) + " bytes): " + step + ": " +
@@ -217,6 +250,45 @@ CUresult LoadBlob(const Driver& driver, const Blob& blob, Loaded* loaded, std::s
   }
   if (std::string advice = Advice(result); !advice.empty()) *problem += "; " + advice;
   return result;
+}
+
+// For each architecture the newest code that runs on it: a cubin, else PTX.
+void LoadBlobs(const Driver& driver, const std::vector<Blob>& blobs, const std::vector<int>& architectures,
+               Loaded* loaded) {
+  std::vector<size_t> order(blobs.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return std::pair(blobs[a].kind, -int64_t{blobs[a].arch}) < std::pair(blobs[b].kind, -int64_t{blobs[b].arch});
+  });
+  std::map<size_t, const Kernel*> tried;  // null where it failed
+  for (int architecture : architectures) {
+    if (loaded->by_architecture.count(architecture) != 0) continue;
+    bool fits = false;
+    for (size_t i : order) {
+      if (!RunsOn(blobs[i], architecture)) continue;
+      fits = true;
+      if (tried.count(i) == 0) {
+        auto kernel = std::make_unique<Kernel>();
+        const bool good = LoadBlob(driver, blobs[i], kernel.get(), &loaded->problems) == kSuccess;
+        tried[i] = good ? kernel.get() : nullptr;
+        if (good) loaded->kernels.push_back(std::move(kernel));
+      }
+      if (tried[i] == nullptr) continue;
+      loaded->by_architecture[architecture] = tried[i];
+      break;
+    }
+    if (fits) continue;
+    std::string names;
+    for (const Blob& blob : blobs) names += (names.empty() ? "" : ", ") + Name(blob);
+    loaded->problems += "\n  it holds nothing for sm_" + std::to_string(architecture) + ", only: " + names +
+                        "; build it where such a GPU is, or name it in JAX_CUBIE_CUDA_TARGET";
+  }
+}
+
+ffi::Error NoCode(const Driver& driver, const Loaded& loaded, const std::string& architectures) {
+  return ffi::Error(ffi::ErrorCode::kFailedPrecondition,
+                    "jax_cubie: no code in the CUDA image " + loaded.name + " can be loaded (GPUs here: " +
+                        architectures + "; the driver supports CUDA " + driver.Version() + "):" + loaded.problems);
 }
 
 ffi::Error LoadImage(std::string_view key, std::string_view image, Loaded** found) {
@@ -239,20 +311,16 @@ ffi::Error LoadImage(std::string_view key, std::string_view image, Loaded** foun
   if (!driver.missing.empty()) {
     return ffi::Error(ffi::ErrorCode::kUnavailable, "jax_cubie: " + driver.missing);
   }
-  std::string problems;
-  for (const Blob& blob : blobs) {
-    auto loaded = std::make_unique<Loaded>();
-    if (LoadBlob(driver, blob, loaded.get(), &problems) != kSuccess) continue;
-    loaded->parameters = parameters;
-    std::unique_lock<std::shared_mutex> lock(table.mutex);
-    *found = loaded.get();
-    table.images.emplace(std::string(key), std::move(loaded));
-    return ffi::Error::Success();
-  }
-  return ffi::Error(ffi::ErrorCode::kFailedPrecondition,
-                    "jax_cubie: no code in the CUDA image " + ShortKey(key) +
-                        " can be loaded (GPUs here: " + PresentArchitectures(driver) +
-                        "; the driver supports CUDA " + driver.Version() + "):" + problems);
+  auto loaded = std::make_unique<Loaded>();
+  loaded->name = ShortKey(key);
+  loaded->parameters = parameters;
+  const std::vector<int> present = PresentArchitectures(driver);
+  LoadBlobs(driver, blobs, present, loaded.get());
+  if (loaded->by_architecture.empty()) return NoCode(driver, *loaded, Names(present));
+  std::unique_lock<std::shared_mutex> lock(table.mutex);
+  *found = loaded.get();
+  table.images.emplace(std::string(key), std::move(loaded));
+  return ffi::Error::Success();
 }
 
 struct Launch {
@@ -313,7 +381,9 @@ ffi::Error GetLimits(const Driver& driver, CUdevice device, DeviceLimits* limits
   if (found == table.limits.end()) {
     DeviceLimits fresh;
     std::vector<std::pair<int, int*>> wanted = {{kDeviceMaxThreadsPerBlock, &fresh.max_threads},
-                                                {kDeviceMaxSharedPerBlockOptin, &fresh.max_shared}};
+                                                {kDeviceMaxSharedPerBlockOptin, &fresh.max_shared},
+                                                {kDeviceMultiprocessorCount, &fresh.multiprocessors},
+                                                {kDeviceMaxThreadsPerMultiprocessor, &fresh.resident_threads}};
     for (int i = 0; i < 3; ++i) {
       wanted.emplace_back(kDeviceMaxBlockDimX + i, &fresh.max_block[i]);
       wanted.emplace_back(kDeviceMaxGridDimX + i, &fresh.max_grid[i]);
@@ -322,6 +392,9 @@ ffi::Error GetLimits(const Driver& driver, CUdevice device, DeviceLimits* limits
       CUresult result = driver.DeviceGetAttribute(value, attribute, device);
       if (result != kSuccess) return DriverError(driver, "cuDeviceGetAttribute", result, "");
     }
+    CUresult result = driver.DeviceTotalMem(&fresh.memory, device);
+    if (result != kSuccess) return DriverError(driver, "cuDeviceTotalMem", result, "");
+    fresh.architecture = Architecture(driver, device);
     // GPUs without the opt-in say 0.
     if (fresh.max_shared == 0) {
       driver.DeviceGetAttribute(&fresh.max_shared, kDeviceMaxSharedPerBlock, device);
@@ -332,6 +405,33 @@ ffi::Error GetLimits(const Driver& driver, CUdevice device, DeviceLimits* limits
   return ffi::Error::Success();
 }
 
+// Local memory of a thread (CUDA C++ Programming Guide, table of technical specifications).
+constexpr uint64_t kMaxLocal = 512 * 1024;
+
+// A thread's local memory, and that which a driver sets aside: for every thread that may be resident, however few a
+// launch has.
+uint64_t LocalMemory(const OnDevice& own) { return std::max<uint64_t>(own.local, own.kernel->local); }
+
+uint64_t LocalMemory(const OnDevice& own, const DeviceLimits& limits) {
+  return LocalMemory(own) * static_cast<uint64_t>(limits.multiprocessors) *
+         static_cast<uint64_t>(limits.resident_threads);
+}
+
+ffi::Error CheckLocalMemory(const OnDevice& own, const DeviceLimits& limits) {
+  const uint64_t bytes = LocalMemory(own);
+  const uint64_t wanted = LocalMemory(own, limits);
+  if (bytes <= kMaxLocal && wanted <= limits.memory) return ffi::Error::Success();
+  const uint64_t threads = wanted / bytes;
+  return ffi::Error(
+      ffi::ErrorCode::kResourceExhausted,
+      "jax_cubie: a thread of this kernel takes " + std::to_string(bytes) +
+          " bytes of local memory (arrays that do not fit into registers), all " + std::to_string(threads) +
+          " threads that the device may hold at once take " + std::to_string(wanted) + ", and it has " +
+          std::to_string(limits.memory) + ". For " + std::to_string(std::min(kMaxLocal, limits.memory / threads)) +
+          " bytes or less: use float32, a method with fewer stages, or fewer and smaller arrays in f; in a kernel of your "
+          "own, arrays in global memory.");
+}
+
 // Checks the launch against the device, and lets the kernel have the shared memory that it asks for.
 ffi::Error PrepareOnDevice(const Driver& driver, Loaded* loaded, CUdevice device, const Launch& launch,
                            OnDevice* state) {
@@ -339,14 +439,20 @@ ffi::Error PrepareOnDevice(const Driver& driver, Loaded* loaded, CUdevice device
   if (ffi::Error error = GetLimits(driver, device, &limits); error.failure()) return error;
   auto fresh = loaded->devices.find(device);
   if (fresh == loaded->devices.end()) {
+    auto found = loaded->by_architecture.find(limits.architecture);
+    if (found == loaded->by_architecture.end()) {
+      return NoCode(driver, *loaded, "sm_" + std::to_string(limits.architecture) + " among others");
+    }
     OnDevice read;
+    read.kernel = found->second;
     for (auto [attribute, value] : {std::pair<int, int*>{kFuncSharedSizeBytes, &read.static_shared},
+                                    {kFuncLocalSizeBytes, &read.local},
                                     {kFuncMaxThreadsPerBlock, &read.max_threads}}) {
-      CUresult result = driver.KernelGetAttribute(value, attribute, loaded->kernel, device);
+      CUresult result = driver.KernelGetAttribute(value, attribute, read.kernel->kernel, device);
       if (result != kSuccess) {
         std::string advice = Advice(result);
         return DriverError(driver, "cuKernelGetAttribute", result,
-                           " (" + loaded->what + ")" + (advice.empty() ? "" : "; " + advice));
+                           " (" + read.kernel->what + ")" + (advice.empty() ? "" : "; " + advice));
       }
     }
     read.dynamic_shared_limit = std::max(0, kDefaultSharedLimit - read.static_shared);
@@ -377,6 +483,7 @@ ffi::Error PrepareOnDevice(const Driver& driver, Loaded* loaded, CUdevice device
                                 : "the device allows " + std::to_string(allowed)) +
                            ". Use a smaller `block`.");
   }
+  if (ffi::Error error = CheckLocalMemory(own, limits); error.failure()) return error;
   const int64_t shared = launch.shared + own.static_shared;
   if (shared > limits.max_shared) {
     return InvalidArgument("a block needs too much shared memory: " + std::to_string(shared) + " bytes (" +
@@ -386,7 +493,7 @@ ffi::Error PrepareOnDevice(const Driver& driver, Loaded* loaded, CUdevice device
   }
   if (launch.shared > own.dynamic_shared_limit) {
     CUresult result = driver.KernelSetAttribute(kFuncMaxDynamicSharedSizeBytes,
-                                                static_cast<int>(launch.shared), loaded->kernel, device);
+                                                static_cast<int>(launch.shared), own.kernel->kernel, device);
     if (result != kSuccess) {
       return DriverError(driver, "cuKernelSetAttribute", result,
                          ": asked for " + std::to_string(launch.shared) +
@@ -448,12 +555,12 @@ ffi::Error Initialize(CUstream stream, int32_t ordinal, ffi::RemainingArgs opera
   if (stream != nullptr && driver.StreamGetCtx(stream, &context) == kSuccess &&
       driver.CtxPushCurrent(context) == kSuccess) {
     CUfunction function = nullptr;
-    CUresult result = driver.KernelGetFunction(&function, loaded->kernel);
+    CUresult result = driver.KernelGetFunction(&function, state.kernel->kernel);
     driver.CtxPopCurrent(&context);
     if (result != kSuccess) {
       std::string advice = Advice(result);
       return DriverError(driver, "cuKernelGetFunction", result,
-                         " (" + loaded->what + ")" + (advice.empty() ? "" : "; " + advice));
+                         " (" + state.kernel->what + ")" + (advice.empty() ? "" : "; " + advice));
     }
     loaded->devices[device].brought = true;
   }
@@ -474,10 +581,10 @@ ffi::Error Execute(CUstream stream, int32_t ordinal, ffi::RemainingArgs operands
   const Driver& driver = Driver::Get();
   CUdevice device = 0;
   if (ffi::Error error = FindDevice(driver, ordinal, &device); error.failure()) return error;
+  OnDevice state;
   {
     // Already done by initialize; where a runtime skips that stage, this keeps the launch correct.
     std::lock_guard<std::mutex> lock(loaded->mutex);
-    OnDevice state;
     ffi::Error error = PrepareOnDevice(driver, loaded, device, launch, &state);
     if (error.failure()) return error;
   }
@@ -489,14 +596,19 @@ ffi::Error Execute(CUstream stream, int32_t ordinal, ffi::RemainingArgs operands
 
   // The driver takes a CUkernel here, too, and finds the context by the stream.
   CUresult result = driver.LaunchKernel(
-      reinterpret_cast<CUfunction>(loaded->kernel), static_cast<unsigned>(launch.grid[0]),
+      reinterpret_cast<CUfunction>(state.kernel->kernel), static_cast<unsigned>(launch.grid[0]),
       static_cast<unsigned>(launch.grid[1]), static_cast<unsigned>(launch.grid[2]),
       static_cast<unsigned>(launch.block[0]), static_cast<unsigned>(launch.block[1]),
       static_cast<unsigned>(launch.block[2]), static_cast<unsigned>(launch.shared), stream, parameters.data(),
       nullptr);
   if (result != kSuccess) {
-    std::string more = " (" + loaded->what + ", " + launch.ToString() + ")";
+    std::string more = " (" + state.kernel->what + ", " + launch.ToString() + ")";
     if (result == kErrorLaunchOutOfResources) more += ". Use a smaller `block`.";
+    if (DeviceLimits limits; result == kErrorOutOfMemory && !GetLimits(driver, device, &limits).failure()) {
+      more += ". The driver may have to set aside up to " + std::to_string(LocalMemory(state, limits)) +
+              " bytes for local memory, beside what JAX has taken for its arrays: leave more to it "
+              "(XLA_PYTHON_CLIENT_MEM_FRACTION), use float32, a method with fewer stages, or smaller arrays in f.";
+    }
     if (std::string advice = Advice(result); !advice.empty()) more += "; " + advice;
     return DriverError(driver, "cuLaunchKernel", result, more);
   }

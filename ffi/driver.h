@@ -19,6 +19,7 @@ using CUkernel = struct OpaqueKernel*;
 using CUfunction = struct OpaqueFunction*;
 
 constexpr CUresult kSuccess = 0;
+constexpr CUresult kErrorOutOfMemory = 2;
 constexpr CUresult kErrorInvalidImage = 200;
 constexpr CUresult kErrorNoBinaryForGpu = 209;
 constexpr CUresult kErrorInvalidPtx = 218;
@@ -32,12 +33,15 @@ constexpr int kJitErrorLogBufferSizeBytes = 6;
 
 constexpr int kFuncMaxThreadsPerBlock = 0;
 constexpr int kFuncSharedSizeBytes = 1;
+constexpr int kFuncLocalSizeBytes = 3;
 constexpr int kFuncMaxDynamicSharedSizeBytes = 8;
 
 constexpr int kDeviceMaxThreadsPerBlock = 1;
 constexpr int kDeviceMaxBlockDimX = 2;  // y and z follow
 constexpr int kDeviceMaxGridDimX = 5;   // y and z follow
 constexpr int kDeviceMaxSharedPerBlock = 8;
+constexpr int kDeviceMultiprocessorCount = 16;
+constexpr int kDeviceMaxThreadsPerMultiprocessor = 39;
 constexpr int kDeviceComputeCapabilityMajor = 75;
 constexpr int kDeviceComputeCapabilityMinor = 76;
 constexpr int kDeviceMaxSharedPerBlockOptin = 97;
@@ -51,6 +55,7 @@ struct Driver {
   CUresult (*GetErrorString)(CUresult error, const char** text) = nullptr;
   CUresult (*DeviceGet)(CUdevice* device, int ordinal) = nullptr;
   CUresult (*DeviceGetAttribute)(int* value, int attribute, CUdevice device) = nullptr;
+  CUresult (*DeviceTotalMem)(size_t* bytes, CUdevice device) = nullptr;
   CUresult (*CtxGetDevice)(CUdevice* device) = nullptr;
   CUresult (*CtxPushCurrent)(CUcontext context) = nullptr;
   CUresult (*CtxPopCurrent)(CUcontext* context) = nullptr;
@@ -80,6 +85,7 @@ struct Driver {
     Find(handle, "cuGetErrorString", &GetErrorString);
     Find(handle, "cuDeviceGet", &DeviceGet);
     Find(handle, "cuDeviceGetAttribute", &DeviceGetAttribute);
+    Find(handle, "cuDeviceTotalMem_v2", &DeviceTotalMem);
     Find(handle, "cuCtxGetDevice", &CtxGetDevice);
     Find(handle, "cuCtxPushCurrent_v2", &CtxPushCurrent);
     Find(handle, "cuCtxPopCurrent_v2", &CtxPopCurrent);

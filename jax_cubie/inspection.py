@@ -74,4 +74,4 @@ def inspect_request(request: Request, batched: Iterable[str] | str, target: str)
 
 
 def _ptx(data: bytes) -> Any:
-    return next(blob.decode() for kind, _, blob in unpack_blobs(data) if kind == "ptx")
+    return next(blob.code.decode() for blob in unpack_blobs(data) if blob.kind == "ptx")

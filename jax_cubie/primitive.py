@@ -10,11 +10,12 @@ import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from .build import image_of
+from .build import plan_and_image
 from .kernel.partition import Batched, lower_batched, result_avals, vary_alike
-from .kernel.target import default_target
+from .kernel.target import default_targets
 from .operands import Operand
-from .plan import Plan, Problem, batch_operands
+from .plan import batch_operands
+from .problem import Problem
 
 solve_p = Primitive("jax_cubie_solve")
 solve_p.multiple_results = True
@@ -74,10 +75,10 @@ ad.primitive_jvps[solve_p] = _refuse_jvp
 def _lower(
     context: Any, *values: Any, problem: Problem, operands: tuple[Operand, ...], levels: int, platform: str
 ) -> Any:
-    plan = Plan(problem, operands, levels, default_target(platform))
+    plan, image = plan_and_image(problem, operands, levels, default_targets(platform))
     taken, given = _arrays(problem, operands, levels)
     return lower_batched(
-        context, values, image_of(plan), operands=taken, results=given, words=[], launch=plan.launch()
+        context, values, image, operands=taken, results=given, words=[], launch=plan.launch()
     )
 
 

@@ -300,11 +300,11 @@ def test_throw(platform):
 
 
 def test_no_device_for_a_target():
-    from jax_cubie.kernel.target import default_target
+    from jax_cubie.kernel.target import default_targets
 
     if not any(device.platform == "gpu" for device in jax.devices()):
         with pytest.raises(BuildError, match="no CUDA device is present"):
-            default_target("cuda")
+            default_targets("cuda")
 
 
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])

@@ -20,7 +20,7 @@ from jax_cubie.buffers.memory import LaneMemory
 from jax_cubie.kernel.custom_call import lower
 from jax_cubie.kernel.device import Device
 from jax_cubie.kernel.lanes import compile_lanes
-from jax_cubie.kernel.target import Target, default_target
+from jax_cubie.kernel.target import Target, default_targets
 from jax_cubie.operands import Operand, Result, Words
 
 LANES = 133  # a block and a bit
@@ -256,7 +256,7 @@ ROWS += [("persistent", "persistent", 4, True, "float64", "int32"), ("local", "l
 def test_alias_table_as_compiled(platform, child, parent, size, inside, dtype, kind):
     layout = registry_of(child, parent, size, kind).layout()
     assert (layout.slot("child").inside == "parent") is inside
-    image, words, window_bytes = build(default_target(platform), layout, dtype)
+    image, words, window_bytes = build(default_targets(platform)[0], layout, dtype)
     scale = np.arange(1, LANES + 1).astype(dtype)
     ends = np.cumsum([slot.size for slot in layout.slots])
     found = dict(zip(SIZES, np.split(launch(platform, image, words, window_bytes, scale), ends[:-1], 1), strict=True))
@@ -286,7 +286,7 @@ def test_alias_table_builds_for_cuda(child, parent, size, inside, dtype, kind):
 
     layout = registry_of(child, parent, size, kind).layout()
     image, _, window_bytes = build(Target.parse("cuda:90"), layout, dtype)
-    ptx = next(blob.decode() for kind, _, blob in unpack_blobs(image.data) if kind == "ptx")
+    ptx = next(blob.code.decode() for blob in unpack_blobs(image.data) if blob.kind == "ptx")
     assert window_bytes == layout.window_words * BLOCK * (4 if dtype == "float32" else 8)
     assert "st.shared" in ptx and "ld.shared" in ptx
     assert not any(line.strip().startswith((".extern .func", "call")) for line in ptx.splitlines())

@@ -20,7 +20,7 @@ from jaxtyping import Array, PyTree
 from . import cache
 from .content import Content, function_content, plain_function
 from .partition import Batched, lower_batched, result_avals, vary_alike
-from .target import BuildError, Image, Target, default_target
+from .target import BuildError, Image, Target, default_targets, join_images
 
 DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
 _ADVICE = {
@@ -361,12 +361,13 @@ ad.primitive_transposes[kernel_call_p] = _refuse_transpose
 
 
 def _lower(context: Any, *values: Any, call: KernelCall, platform: str) -> Any:
-    target = default_target(platform)
+    targets = default_targets(platform)
+    target = targets[0]
     taken, given = call.arrays()
     return lower_batched(
         context,
         values,
-        call.image(target),
+        join_images([call.image(one) for one in targets]),
         operands=taken,
         results=given,
         words=call.words(target),

@@ -17,7 +17,7 @@ import struct
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -28,10 +28,10 @@ ENTRY_SYMBOL = "jax_cubie_entry"
 
 _FILE = "libjax_cubie_ffi.so"
 _MAGIC = b"JAXCUBIE"
-_CONTAINER_VERSION = 1
+_CONTAINER_VERSION = 2
 _KINDS = {"cubin": 1, "ptx": 2}
 _HEADER = struct.Struct("<8sIII")
-_BLOB = struct.Struct("<IIQ")
+_BLOB = struct.Struct("<IIQQ")
 
 _LOADER = ctypes.CFUNCTYPE(
     ctypes.c_size_t,  # address of the entry, or 0
@@ -172,28 +172,52 @@ def add_host_entry(key: str, address: int, stack: int = 0) -> None:
     library().jax_cubie_add_host_entry(key.encode("ascii"), address, stack)
 
 
-def pack_blobs(blobs: Sequence[tuple[str, int, bytes]], parameters: int) -> bytes:
-    """The CUDA image of `(kind, arch, code)`, kind "cubin" or "ptx", arch as in 90; tried in this order.
+class Blob(NamedTuple):
+    """Code for one CUDA architecture.
+
+    kind: "cubin" or "ptx"; arch: as in 90; local_bytes: what a thread takes at least of local memory.
+    """
+
+    kind: str
+    arch: int
+    code: bytes
+    local_bytes: int = 0
+
+
+def pack_blobs(blobs: Sequence[Blob], parameters: int) -> bytes:
+    """The CUDA image of code for one architecture or several; the handler finds what fits a device.
 
     `parameters` is how many the kernel has: the driver reads as many, however many it is handed.
     """
     if not blobs:
         raise ValueError("a CUDA image needs at least one blob")
     parts = [_HEADER.pack(_MAGIC, _CONTAINER_VERSION, len(blobs), parameters)]
-    for kind, arch, code in blobs:
-        if kind not in _KINDS:
-            raise ValueError(f"a blob is one of {', '.join(_KINDS)}, got {kind!r}")
-        if not code:
-            raise ValueError(f"the {kind} for sm_{arch} is empty")
-        parts.append(_BLOB.pack(_KINDS[kind], arch, len(code)))
-    return b"".join([*parts, *(code for _, _, code in blobs)])
+    for blob in blobs:
+        if blob.kind not in _KINDS:
+            raise ValueError(f"a blob is one of {', '.join(_KINDS)}, got {blob.kind!r}")
+        if not blob.code:
+            raise ValueError(f"the {blob.kind} for sm_{blob.arch} is empty")
+        parts.append(_BLOB.pack(_KINDS[blob.kind], blob.arch, blob.local_bytes, len(blob.code)))
+    return b"".join([*parts, *(blob.code for blob in blobs)])
 
 
-def unpack_blobs(image: bytes) -> list[tuple[str, int, bytes]]:
+def unpack_blobs(image: bytes) -> list[Blob]:
     """What `pack_blobs` packed. Raises ValueError for a damaged image."""
+    return _unpack(image)[0]
+
+
+def join_blobs(images: Sequence[bytes]) -> bytes:
+    """One CUDA image with the code of all, for kernels of equal parameters."""
+    found = [_unpack(image) for image in images]
+    if len({parameters for _, parameters in found}) != 1:
+        raise ValueError(f"kernels of {', '.join(str(parameters) for _, parameters in found)} parameters make no one image")
+    return pack_blobs([blob for blobs, _ in found for blob in blobs], found[0][1])
+
+
+def _unpack(image: bytes) -> tuple[list[Blob], int]:
     names = {number: kind for kind, number in _KINDS.items()}
     try:
-        magic, version, count, _ = _HEADER.unpack_from(image)
+        magic, version, count, parameters = _HEADER.unpack_from(image)
         if magic != _MAGIC:
             raise ValueError(f"does not begin with the magic {_MAGIC.decode()}")
         if version != _CONTAINER_VERSION:
@@ -201,16 +225,16 @@ def unpack_blobs(image: bytes) -> list[tuple[str, int, bytes]]:
         heads = [_BLOB.unpack_from(image, _HEADER.size + i * _BLOB.size) for i in range(count)]
         offset = _HEADER.size + count * _BLOB.size
         blobs = []
-        for number, arch, size in heads:
+        for number, arch, local_bytes, size in heads:
             if number not in names:
                 raise ValueError(f"unknown kind of blob {number}")
-            blobs.append((names[number], arch, image[offset : offset + size]))
+            blobs.append(Blob(names[number], arch, image[offset : offset + size], local_bytes))
             offset += size
         if offset != len(image):
             raise ValueError(f"{len(image)} bytes, its table says {offset}")
     except (struct.error, ValueError) as error:
         raise ValueError(f"damaged CUDA image: {error}") from None
-    return blobs
+    return blobs, parameters
 
 
 def encode(image: bytes) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from numba.cuda import compiler, descriptor
 from numba.cuda import target as numba_target
 from numba.cuda.cudadrv import nvvm
 
-from .library import ENTRY_SYMBOL, pack_blobs
+from .library import ENTRY_SYMBOL, Blob, pack_blobs
 from .llvm_text import canonical, without_names
 from .numba_types import Slice, make_intrinsic, slice_model
 from .target import BuildError, Image, Resources, Target
@@ -80,8 +80,10 @@ def compile_entry(
         raise BuildError(f"the PTX for {target} calls functions that nothing defines: {unresolved}")
     cubin, log = assemble(ptx, target)
     dump("resources", log)
-    data = pack_blobs([("cubin", target.architecture, cubin), ("ptx", target.architecture, ptx)], parameters=words)
-    return Image(target, data, read_resources(log, ptx.decode()))
+    resources = read_resources(log, ptx.decode())
+    codes = (("cubin", cubin), ("ptx", ptx))
+    blobs = [Blob(kind, target.architecture, code, resources.stack_bytes) for kind, code in codes]
+    return Image(target, pack_blobs(blobs, parameters=words), resources)
 
 
 def _to_ptx(modules: list[str], options: dict) -> bytes:
@@ -225,9 +227,12 @@ def read_resources(log: str, ptx: str) -> Resources:
     shared = 0
     for alignment, size in re.findall(r"^(?:\.visible )?\.shared \.align (\d+) \.b8 \S+\[(\d+)\];", ptx, re.MULTILINE):
         shared = -(-shared // int(alignment)) * int(alignment) + int(size)
+    frames = re.findall(r"Function properties for (\S+)\s+.*?(\d+) bytes stack frame", log)
+    own = sum(int(size) for name, size in frames if name == ENTRY_SYMBOL)
     return Resources(
         registers=number(r"Used (\d+) registers"),
-        stack_bytes=number(r"(\d+) bytes stack frame"),
+        # While the entry calls one function, it calls no other; what those call in turn is left out, and small.
+        stack_bytes=own + max((int(size) for name, size in frames if name != ENTRY_SYMBOL), default=0),
         spill_bytes=number(r"(\d+) bytes spill (?:stores|loads)"),
         shared_bytes=shared,
     )

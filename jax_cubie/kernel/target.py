@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Sequence
+from typing import Any
 
 CUDA_ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)
 
@@ -40,34 +42,40 @@ class Target:
         return "cpu" if self.platform == "cpu" else f"cuda:{self.architecture}"
 
 
-def default_target(platform: str) -> Target:
-    """The target for the machine at hand: the host, or the first CUDA device that JAX sees.
+def default_targets(platform: str) -> tuple[Target, ...]:
+    """The targets for the machine at hand: the host, or each architecture among the CUDA devices that JAX sees.
 
-    `JAX_CUBIE_CUDA_TARGET` names another architecture, for exporting to a device that is not here.
+    A computation is lowered for a kind of device, not for one of them, and may be run on any. `JAX_CUBIE_CUDA_TARGET` names
+    other architectures, for exporting to devices that are not here.
     """
     if platform == "cpu":
-        return Target("cpu")
+        return (Target("cpu"),)
     chosen = os.environ.get("JAX_CUBIE_CUDA_TARGET")
     if chosen:
-        target = Target.parse(chosen)
-        if target.platform != "cuda":
-            raise ValueError(f"JAX_CUBIE_CUDA_TARGET={chosen!r}: expected a CUDA architecture, as in 'cuda:90'")
-        return target
+        targets = {Target.parse(name.strip()) for name in chosen.split(",")}
+        if any(target.platform != "cuda" for target in targets):
+            said = "expected CUDA architectures, as in 'cuda:90' or 'cuda:80,cuda:90'"
+            raise ValueError(f"JAX_CUBIE_CUDA_TARGET={chosen!r}: {said}")
+        return tuple(sorted(targets, key=lambda target: target.architecture))
     import jax
 
     try:
-        device = jax.local_devices(backend="cuda")[0]
+        devices = jax.devices("cuda")  # of all processes, which have to lower the same
     except RuntimeError as error:
         raise BuildError(
             "no CUDA device is present, so there is no architecture to build for: set JAX_CUBIE_CUDA_TARGET=cuda:90, say, "
             "to build for a device that is not here"
         ) from error
+    return tuple(Target("cuda", number) for number in sorted({_architecture_of(device) for device in devices}))
+
+
+def _architecture_of(device: Any) -> int:
     major, _, minor = str(getattr(device, "compute_capability", "")).partition(".")
     if not major.isdigit():
         raise BuildError(
             f"JAX does not say which compute capability {device} has: set JAX_CUBIE_CUDA_TARGET, as in cuda:90"
         )
-    return Target("cuda", supported_architecture(int(major) * 10 + int(minor or 0)))
+    return supported_architecture(int(major) * 10 + int(minor or 0))
 
 
 def supported_architecture(architecture: int) -> int:
@@ -102,3 +110,13 @@ class Image:
     target: Target
     data: bytes
     resources: Resources = Resources()
+
+
+def join_images(images: Sequence[Image]) -> Image:
+    """One image for the devices of all, whose kernels take the same; target and resources are the first one's."""
+    first, *others = images
+    if not others:
+        return first
+    from .library import join_blobs
+
+    return dataclasses.replace(first, data=join_blobs([image.data for image in images]))

@@ -25,15 +25,15 @@ SHAPE = jax.ShapeDtypeStruct((4,), np.float32)
 
 
 def ptx_of(image) -> str:
-    (_, _, cubin), (_, _, ptx) = unpack_blobs(image.data)
-    assert cubin.startswith(b"\x7fELF")
-    return ptx.decode()
+    cubin, ptx = unpack_blobs(image.data)
+    assert cubin.code.startswith(b"\x7fELF")
+    return ptx.code.decode()
 
 
 @pytest.mark.parametrize("architecture", [80, 90, 100])
 def test_architectures(architecture):
     image = cuda_image(jax.vmap(reduce), X, target=f"cuda:{architecture}")
-    blobs = [(kind, arch) for kind, arch, _ in unpack_blobs(image.data)]
+    blobs = [(blob.kind, blob.arch) for blob in unpack_blobs(image.data)]
     assert blobs == [("cubin", architecture), ("ptx", architecture)]
     ptx = ptx_of(image)
     assert f".target sm_{architecture}" in ptx and ".visible .entry jax_cubie_entry(" in ptx

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from jax_cubie.kernel import custom_call, library
+from jax_cubie.kernel.library import Blob
 
 # out[i] = 2 * x[i] + word, and a chunk must start at a multiple of 8 (else -1).
 ENTRY = """
@@ -343,22 +344,22 @@ def test_api_version():
 # --- CUDA's container
 
 
-BLOBS = [("cubin", 90, b"\x7fELF..."), ("ptx", 75, b".version 8.0\n")]
+BLOBS = [Blob("cubin", 90, b"\x7fELF...", 400), Blob("ptx", 75, b".version 8.0\n")]
 
 
 def test_container():
     image = library.pack_blobs(BLOBS, 3)
-    assert image[:8] == b"JAXCUBIE" and struct.unpack_from("<II", image, 8) == (1, 2)
+    assert image[:8] == b"JAXCUBIE" and struct.unpack_from("<II", image, 8) == (2, 2)
     assert library.unpack_blobs(image) == BLOBS
-    for bad in (b"", image[:20], image[:-1], image + b"x", b"X" + image[1:], image[:8] + b"\2" + image[9:]):
+    for bad in (b"", image[:20], image[:-1], image + b"x", b"X" + image[1:], image[:8] + b"\1" + image[9:]):
         with pytest.raises(ValueError, match="damaged CUDA image"):
             library.unpack_blobs(bad)
     with pytest.raises(ValueError, match="at least one"):
         library.pack_blobs([], 3)
     with pytest.raises(ValueError, match="cubin, ptx"):
-        library.pack_blobs([("elf", 90, b"x")], 3)
+        library.pack_blobs([Blob("elf", 90, b"x")], 3)
     with pytest.raises(ValueError, match="empty"):
-        library.pack_blobs([("cubin", 90, b"")], 3)
+        library.pack_blobs([Blob("cubin", 90, b"")], 3)
 
 
 @pytest.fixture(scope="module")
@@ -387,11 +388,11 @@ CUDA_LAUNCH = [1, 1, 1, 32, 1, 1, 0]
         (lambda image: b"X" + image[1:], "magic"),
         (lambda image: image[:10], "cut off"),
         (lambda image: image[:20], "cut off"),
-        (lambda image: image[:8] + b"\2" + image[9:], "version 2"),
+        (lambda image: image[:8] + b"\1" + image[9:], "version 1"),
         (lambda image: image[:12] + b"\0" * 8, "no code"),
         (lambda image: image[:12] + b"\xff\xff\xff\xff" + image[16:], "blobs"),
         (lambda image: image[:20] + b"\7" + image[21:], "unknown kind 7"),
-        (lambda image: image[:24] + b"\xff" * 8 + image[32:], "are left"),
+        (lambda image: image[:36] + b"\xff" * 8 + image[44:], "are left"),
         (lambda image: image[:-1], "are left"),
         (lambda image: image + b"x", "too many"),
     ],
@@ -414,7 +415,7 @@ FAKE_DRIVER = """
 #define OK(name) int name() { return 0; }
 OK(cuInit) OK(cuCtxGetDevice) OK(cuCtxPushCurrent_v2) OK(cuCtxPopCurrent_v2) OK(cuStreamGetCtx)
 OK(cuLibraryUnload) OK(cuKernelGetFunction) OK(cuKernelGetAttribute) OK(cuKernelSetAttribute)
-OK(cuLaunchKernel)
+OK(cuLaunchKernel) OK(cuDeviceTotalMem_v2)
 int cuDriverGetVersion(int* v) { *v = 13000; return 0; }
 int cuGetErrorName(int e, const char** s) {
   *s = e == 222 ? "CUDA_ERROR_UNSUPPORTED_PTX_VERSION" : "CUDA_ERROR_NO_BINARY_FOR_GPU"; return 0; }
@@ -444,7 +445,8 @@ lib = library.library()
 stages = {{s: jax.ffi.pycapsule(lib["jax_cubie_cuda_" + s]) for s in ("instantiate", "execute")}}
 jax.ffi.register_ffi_target("t", stages, platform="cpu")
 x = jnp.ones(4)
-for blobs in ([("cubin", 90, b"bad"), ("ptx", 75, b"old")], [("cubin", 90, b"bad"), ("ptx", 75, b"good")]):
+for ptx in (b"old", b"good"):
+    blobs = [library.Blob("cubin", 90, b"bad"), library.Blob("ptx", 75, ptx)]
     key, text = library.encode(library.pack_blobs(blobs, 3))
     none = np.zeros(0, np.int64)
     settings = dict(key=key, image=text, batch=none, words=none, launch=np.array({CUDA_LAUNCH}))
@@ -546,7 +548,7 @@ def has_gpu() -> bool:
 @pytest.mark.skipif("not has_gpu()", reason="needs a CUDA device")
 @pytest.mark.parametrize("shared", [0, 1024, 64 * 1024, 200 * 1024])
 def test_cuda_launch(shared):
-    image = library.pack_blobs([("cubin", 10, b"no code"), ("ptx", 80, PTX.encode())], 3)
+    image = library.pack_blobs([Blob("cubin", 90, b"no code"), Blob("ptx", 80, PTX.encode())], 3)
     launch = [8, 1, 1, 64, 1, 1, shared]
     with jax.default_device(jax.devices("cuda")[0]):
         x = jnp.arange(512, dtype=jnp.float32)
@@ -558,7 +560,7 @@ def test_cuda_launch(shared):
 @pytest.mark.skipif("not has_gpu()", reason="needs a CUDA device")
 def test_cuda_in_a_graph():
     """A chain long enough for XLA to make a CUDA graph of it, run often."""
-    key, text = library.encode(library.pack_blobs([("ptx", 80, PTX.encode())], 3))
+    key, text = library.encode(library.pack_blobs([Blob("ptx", 80, PTX.encode())], 3))
     words, launch = np.array([WORD], np.int64), np.array([8, 1, 1, 64, 1, 1, 0], np.int64)
     batch = np.zeros(0, np.int64)
 
@@ -586,7 +588,7 @@ def test_cuda_in_a_graph():
     ],
 )
 def test_cuda_refuses(launch, why):
-    image = library.pack_blobs([("ptx", 80, PTX.encode())], 3)
+    image = library.pack_blobs([Blob("ptx", 80, PTX.encode())], 3)
     with jax.default_device(jax.devices("cuda")[0]):
         said = message(call, jnp.ones(4), image, target=library.CUDA_TARGET, launch=launch)
     assert why in said and "the device allows" in said
@@ -597,9 +599,9 @@ def test_cuda_bad_code_and_empty_grid():
     with jax.default_device(jax.devices("cuda")[0]):
         x = jnp.ones(4)
         image = library.pack_blobs(
-            [("cubin", 90, b"no code"), ("ptx", 70, b".version 99.9\n.target sm_70\n")], 3
+            [Blob("cubin", 90, b"no code"), Blob("ptx", 70, b".version 99.9\n.target sm_70\n")], 3
         )
         said = message(call, x, image, target=library.CUDA_TARGET, launch=CUDA_LAUNCH)
         assert "cubin for sm_90" in said and "CUDA_ERROR" in said and "PTX for sm_70" in said
-        good = library.pack_blobs([("ptx", 80, PTX.encode())], 3)
+        good = library.pack_blobs([Blob("ptx", 80, PTX.encode())], 3)
         jax.block_until_ready(call(x, good, target=library.CUDA_TARGET, launch=[0, 1, 1, 64, 1, 1, 0]))
