@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .lifetimes import share
 from .program import DTYPES, FLOATS, PREDICATES, UNSIGNED, Instruction, Program, Region, regions_of
 
 Scalar = int
@@ -359,7 +360,7 @@ class Builder:
         """The canonical program, and which inputs beyond the first ``keep`` it reads, in its order of inputs."""
         region: Region = (*self._prelude, *self._regions[0])
         region = _drop_dead(region)
-        region = _contract(region, self)
+        region = share(_contract(region, self))
         return _renumber(region, inputs, keep, outputs)
 
 

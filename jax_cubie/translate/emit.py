@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ..kernel.emitter import Emitter, Value
+from .lifetimes import PRIVATE
 from .program import Program, Region, regions_of
 
 _SHORT = 8
@@ -49,7 +51,7 @@ def emit_program(emitter: Emitter, program: Program, load: Callable[[int, Any], 
                 else:
                     emitter.store(local[k][0], place(args[0]), values[args[1]], dtype)
             elif op == "alloc":
-                local[attribute[0]] = (emitter.alloca(dtype, attribute[1]), dtype)
+                local[attribute[0]] = (_array(emitter, dtype, *attribute), dtype)
             elif op == "cast":
                 values[dest] = emitter.cast(values[args[0]], dtype, attribute)
             elif op == "bitcast":
@@ -79,6 +81,19 @@ def emit_program(emitter: Emitter, program: Program, load: Callable[[int, Any], 
                 values[dest] = emitter.apply(op, dtype, *[values[a] for a in args])
 
     go(program.instructions)
+
+
+# The arrays of a function that is being written. Its copies of programs run one after another, and use the same.
+_ARRAYS: WeakKeyDictionary[Any, dict[tuple[str, int, int], Value]] = WeakKeyDictionary()
+
+
+def _array(emitter: Emitter, dtype: str, number: int, size: int) -> Value:
+    if size <= PRIVATE:
+        return emitter.alloca(dtype, size)
+    arrays = _ARRAYS.setdefault(emitter.builder.function, {})
+    if (dtype, number, size) not in arrays:
+        arrays[dtype, number, size] = emitter.alloca(dtype, size)
+    return arrays[dtype, number, size]
 
 
 def _copies(extent: int, body: Region) -> int | None:
