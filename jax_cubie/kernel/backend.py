@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+from importlib import metadata
 from types import ModuleType
 
 from .target import BuildError, Target
+
+_TRIED = "numba 0.62 to 0.68, numba-cuda 0.24 to 0.30"
 
 
 def backend_of(target: Target) -> ModuleType:
@@ -17,11 +21,18 @@ def backend_of(target: Target) -> ModuleType:
     if target.platform == "cpu":
         if config.DISABLE_JIT:
             raise BuildError("Numba is told to compile nothing: unset NUMBA_DISABLE_JIT (or numba.config.DISABLE_JIT)")
-        from . import numba_host
-
-        return numba_host
+        return _import("numba_host")
     if config.ENABLE_CUDASIM:
         raise BuildError("Numba is told to simulate CUDA, and compiles no kernel: unset NUMBA_ENABLE_CUDASIM")
-    from . import numba_cuda
+    return _import("numba_cuda")
 
-    return numba_cuda
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(f".{name}", __package__)
+    except (AttributeError, ImportError) as error:
+        found = ", ".join(f"{package} {metadata.version(package)}" for package in ("numba", "numba-cuda", "llvmlite"))
+        raise BuildError(
+            f"jax_cubie does not fit these versions, {found}: {error}. It uses much of Numba's that may change with a release; "
+            f"it is tried with {_TRIED}"
+        ) from error
