@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .buffers import BufferRegistry
+from .integrators import ButcherTableau, ExplicitRungeKutta
 from .kernel.partition import join
-from .methods import ButcherTableau, ExplicitRungeKutta
 from .operands import Operand, Result
 from .outputs import SaveAt, Saving
 from .settings import concrete, is_number

@@ -12,7 +12,7 @@ from . import loop_buffers
 from .buffers import BufferRegistry
 from .controllers import CONTROLLERS, PID, FixedStep
 from .inspection import Inspection, inspect_request
-from .methods import EXPLICIT, ButcherTableau, ExplicitRungeKutta
+from .integrators import EXPLICIT, ButcherTableau, ExplicitRungeKutta
 from .outputs import SaveAt
 from .primitive import run
 from .problem import make_request

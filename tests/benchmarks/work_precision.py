@@ -23,7 +23,7 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 import jax_cubie
-from jax_cubie.methods import EXPLICIT
+from jax_cubie.integrators import EXPLICIT
 
 jax.config.update("jax_enable_x64", True)
 

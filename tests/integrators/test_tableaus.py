@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jax_cubie import ButcherTableau, ContinuousExtension, methods
-from jax_cubie.methods import EXPLICIT
-from jax_cubie.methods.order_conditions import ElementaryWeights, density, expression, trees, vertices
+from jax_cubie.integrators import EXPLICIT
+from jax_cubie.integrators.order_conditions import ElementaryWeights, density, expression, trees, vertices
 
 # Where numbers are published as rounded decimals, or as fractions near them, conditions hold to their digits; else exactly.
 # The 40 digits of vern7 to vern9 stand before up to 10^6 in the interpolants; those of tsit5's have 16 to 21.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree, Real
 
-from .methods import EXPLICIT, ButcherTableau, ExplicitRungeKutta
+from .integrators import EXPLICIT, ButcherTableau, ExplicitRungeKutta
 from .outputs import SaveAt
 from .solution import CODES, NAMES, RESULTS, Solution
 from .solver import Solver

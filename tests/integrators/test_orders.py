@@ -7,7 +7,7 @@ import pytest
 from solve_helpers import ADAPTIVE, METHODS, all_are, code
 
 from jax_cubie import SaveAt, Solver, methods
-from jax_cubie.methods import EXPLICIT
+from jax_cubie.integrators import EXPLICIT
 
 pytestmark = pytest.mark.usefixtures("x64")
 
