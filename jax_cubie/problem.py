@@ -12,6 +12,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.dtypes import float0
 from jaxtyping import Array, Float, PyTree
 
 from .buffers import BufferRegistry
@@ -90,7 +91,7 @@ class State:
             if leaf.shape != shape and not (broadcast and leaf.shape == ()):
                 raise ValueError(f"{what} has a leaf of shape {leaf.shape} where y0 has {shape}; they have to be equal")
             if not jnp.issubdtype(leaf.dtype, jnp.floating) and not jnp.issubdtype(leaf.dtype, jnp.integer):
-                raise ValueError(f"{what} has a leaf of dtype {leaf.dtype}; expected real numbers ({self.dtype})")
+                raise ValueError(f"{what} has a leaf of dtype {_named(leaf.dtype)}; expected real numbers ({self.dtype})")
             parts.append(jnp.broadcast_to(leaf.astype(self.dtype), shape).reshape(-1))
         return join(parts)
 
@@ -115,6 +116,10 @@ def _readable(leaf: Any, what: str, dtype: str) -> Array:
         raise ValueError(f"{what} has a leaf {leaf!r:.60}; expected numbers or an array of them ({dtype})") from error
 
 
+def _named(dtype: Any) -> str:
+    return "float0 (the derivative by an integer, which has no values)" if dtype == float0 else str(dtype)
+
+
 def read_state(y0: PyTree) -> State:
     """Shapes and dtype of a state. Raises ValueError or TypeError for what can't be integrated."""
     leaves, structure = jax.tree.flatten(y0)
@@ -125,8 +130,9 @@ def read_state(y0: PyTree) -> State:
         ):
             raise TypeError(f"y0 has a leaf of type {type(leaf).__name__}: expected arrays and numbers")
         known = getattr(leaf, "dtype", None)
-        if isinstance(known, np.dtype) and known.kind in "OSUmM" or known == np.longdouble:
-            raise ValueError(f"y0 has a leaf of dtype {known}: expected real numbers that JAX knows, float32 or float64")
+        if isinstance(known, np.dtype) and known.kind in "OSUmM" or known in (np.longdouble, float0):
+            name = _named(known)
+            raise ValueError(f"y0 has a leaf of dtype {name}: expected real numbers that JAX knows, float32 or float64")
         shapes.append(tuple(np.shape(leaf)) if not isinstance(leaf, jax.ShapeDtypeStruct) else leaf.shape)
         dtypes.append(leaf)
     if sum(math.prod(shape) for shape in shapes) == 0:
@@ -308,8 +314,9 @@ def _count(name: str, value: Any) -> Any:
     _check_scalar(name, value)
     if not isinstance(value, int) and not jnp.issubdtype(value.dtype, jnp.integer):
         raise TypeError(f"{name} has dtype {value.dtype}: expected an integer")
-    if isinstance(value, jax.core.Tracer) and value.dtype.itemsize > 4:
-        value = jnp.clip(value, 0, np.iinfo("int32").max)
+    held = np.iinfo("int32")
+    if isinstance(value, jax.core.Tracer) and (given := np.iinfo(value.dtype)).max > held.max:
+        value = jnp.clip(value, max(given.min, held.min), held.max)
     return as_array(value, "int32")
 
 
@@ -425,6 +432,8 @@ def _trace_output(
         for leaf in leaves:
             if not eqx.is_array_like(leaf):
                 raise TypeError(f"what SaveAt(fn=...) returns has a leaf of type {type(leaf).__name__}: expected arrays")
+            if getattr(leaf, "dtype", None) == float0:
+                raise ValueError(f"what SaveAt(fn=...) returns has a leaf of dtype {_named(float0)}: leave it out")
         return [jnp.asarray(leaf) for leaf in leaves]
 
     program, constants = trace(output, *_time_and_state(state), *args.avals, unroll=unroll)

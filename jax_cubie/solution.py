@@ -69,11 +69,12 @@ class Solution(eqx.Module):
     result: Any
 
 
-def make_solution(request: Any, results: Any, max_steps: Any) -> Solution:
+def make_solution(request: Any, results: Any) -> Solution:
     """The results of a request's kernel, in the user's terms."""
     problem, times = request.problem, request.times
     saving = problem.saving
     named = dict(zip((result.name for result in problem.results), results, strict=True))
+    given = dict(zip((operand.name for operand in problem.operands), request.arrays, strict=True))
     accepted, rejected, code = named["accepted"], named["rejected"], named["result"]
     if saving.function is None:
         ys = request.state.unflatten(named["ys"])
@@ -103,7 +104,7 @@ def make_solution(request: Any, results: Any, max_steps: Any) -> Solution:
             "num_steps": steps,
             "num_accepted_steps": accepted,
             "num_rejected_steps": rejected,
-            "max_steps": jnp.asarray(max_steps, jnp.int32),
+            "max_steps": given["max_steps"],
             "nfev": evaluations,
         },
         result=eqx.tree_at(lambda item: item._value, RESULTS.successful, code),

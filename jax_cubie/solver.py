@@ -112,7 +112,7 @@ class Solver(eqx.Module):
         if settings:
             return self.update(**settings).solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, throw=throw)
         request = make_request(self, f, t0, t1, y0, args, saveat, dt0)
-        solution = make_solution(request, run(request.problem, request.arrays), self.max_steps)
+        solution = make_solution(request, run(request.problem, request.arrays))
         if check_choice("throw", throw, (True, False)):
             check_successful(solution)
         return solution

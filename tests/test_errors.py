@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.dtypes import float0
 from solve_helpers import lorenz
 
 from jax_cubie import BuildError, SaveAt, Solver, check_successful, solve, solve_ivp
@@ -42,6 +43,7 @@ VALUE = [
     ("tuple", lambda: run(f=lambda t, y, a: (y,)), r"what f returns has the structure .*\(\*,\).*they have to be equal"),
     ("none", lambda: run(f=lambda t, y, a: None), r"what f returns has the structure PyTreeDef\(None\)"),
     ("complex", lambda: run(f=lambda t, y, a: y * 1j), r"what f returns has a leaf of dtype complex64; expected real numbers"),
+    ("float0", lambda: run(f=lambda t, y, a: np.zeros(3, float0)), "what f returns has a leaf of dtype float0 .the derivative"),
     ("bool", lambda: run(f=lambda t, y, a: y > 0), r"what f returns has a leaf of dtype bool; expected real numbers"),
     # y0
     ("no components", lambda: run(y0=jnp.zeros(0)), "y0 has no components .*nothing to integrate"),
@@ -49,6 +51,7 @@ VALUE = [
     ("None", lambda: run(y0=None), "y0 has no components"),
     ("complex y0", lambda: run(y0=Y0 * 1j), "y0 has dtype complex64: expected float32 or float64 .*real and imaginary parts"),
     ("bool y0", lambda: run(y0=jnp.array([True])), "y0 has dtype bool: expected float32 or float64"),
+    ("float0 y0", lambda: run(y0={"a": Y0, "b": np.zeros(3, float0)}), "y0 has a leaf of dtype float0 .the derivative by an"),
     ("half y0", lambda: run(y0=Y0.astype(np.float16)), "y0 has dtype float16: expected float32 or float64"),
     ("bfloat16 y0", lambda: run(y0=jnp.asarray(Y0, "bfloat16")), "y0 has dtype bfloat16"),
     # times
@@ -79,6 +82,7 @@ VALUE = [
     ("batched", lambda: Solver().inspect(lorenz, 0.0, 1.0, Y0, 28.0, batched=("y",)), "batched names 'y'; .*Did you mean 'y0'"),
     ("no row", lambda: run(saveat=SaveAt(steps=9), max_steps=8), r"SaveAt\(steps=9\) has no row with max_steps=8"),
     ("fn saves nothing", lambda: run(saveat=SaveAt(t1=True, fn=lambda t, y, a: None)), "fn=.* returns no arrays.*nothing to"),
+    ("fn float0", lambda: run(saveat=SaveAt(t1=True, fn=lambda t, y, a: np.zeros(3, float0))), "fn=.*float0.*leave it out"),
     ("no times", lambda: SaveAt(ts=[]), r"SaveAt\(ts=\[\]\) saves nothing"),
     ("beyond", lambda: run(ts=[0.5, 2.0]), "runs from 0.5 to 2.0: expected times between t0=0.0 and t1=1.0"),
     ("before", lambda: run(ts=[-0.5, 0.5]), "runs from -0.5 to 0.5: expected times between t0=0.0 and t1=1.0"),
