@@ -15,9 +15,10 @@ from .inspection import Inspection, inspect_request
 from .integrators import EXPLICIT, ButcherTableau, ExplicitRungeKutta
 from .outputs import SaveAt
 from .primitive import run
+from .printing import as_document, describe_call
 from .problem import make_request
 from .settings import check_choice, check_count, closest, concrete, refuse_tracer
-from .solution import Solution, check_successful, make_solution
+from .solution import Solution, make_solution, raise_failures
 
 # The settings that no component of a solver owns; the others are fields of its controller, and its buffers' locations.
 _MOST_STEPS = 2**31 - 1
@@ -80,6 +81,19 @@ class Solver(eqx.Module):
         own = {name: getattr(self, name) for name in ("method", *_OWN)}
         return {**own, **self.control.settings(), **self.buffers.settings}
 
+    def __repr__(self) -> str:
+        """A line that could be typed in again: what differs from the defaults, as it is now."""
+        standard, settings = Solver(self.method), self.settings()
+        positional = [settings.pop("method")]
+        if self.controller != standard.controller:
+            standard = Solver(self.method, controller=self.controller)
+            settings = {"controller": settings.pop("controller"), **settings}
+            return describe_call(type(self).__name__, positional, settings, {**standard.settings(), "controller": None})
+        return describe_call(type(self).__name__, positional, settings, standard.settings())
+
+    def __pdoc__(self, **_: Any) -> Any:
+        return as_document(self)
+
     @property
     def rtol(self) -> PyTree[Real[Array, ...]]:
         """The relative tolerance; of every controller but "fixed"."""
@@ -114,7 +128,7 @@ class Solver(eqx.Module):
         request = make_request(self, f, t0, t1, y0, args, saveat, dt0)
         solution = make_solution(request, run(request.problem, request.arrays))
         if check_choice("throw", throw, (True, False)):
-            check_successful(solution)
+            raise_failures(solution, "throw=True", "leave it out, call jax_cubie.check_successful on what comes out of there")
         return solution
 
     def inspect(

@@ -38,6 +38,7 @@ ROOMS = (
     "translate",
     "operands",
     "times",
+    "printing",
     "settings",
     "kernel",
 )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree, Real
 
+from ..printing import describe_call
 from ..settings import check_choice, refuse_tracer
 
 
@@ -53,6 +54,10 @@ class SaveAt(eqx.Module):
             raise ValueError(
                 f"{what} saves nothing: give t0=True, t1=True, steps=True or ts=[...] with one time at least"
             )
+
+    def __repr__(self) -> str:
+        given = {"t0": self.t0, "t1": self.t1, "ts": self.ts, "steps": self.steps, "fn": self.fn}
+        return describe_call("SaveAt", (), given, {"t0": False, "t1": False, "ts": None, "steps": 0, "fn": None})
 
     @property
     def points(self) -> int:
