@@ -1,11 +1,12 @@
 """Solves batches of ODEs: a JAX function becomes one fused kernel, for the GPU and for the CPU."""
 
-from .front_doors import methods, solve, solve_ivp
+from .front_doors import methods, solve
 from .integrators import ButcherTableau, ContinuousExtension
 from .kernel.call import kernel_call
 from .kernel.custom_call import register as _register
 from .kernel.target import BuildError
 from .outputs import SaveAt
+from .scipy_spelling import solve_ivp
 from .solution import RESULTS, Solution, check_successful
 from .solver import Solver
 

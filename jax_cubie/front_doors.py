@@ -1,20 +1,20 @@
-"""The front doors: solve and solve_ivp."""
+"""The front door: solve; and the list of methods."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree, Real
 
-from .integrators import EXPLICIT, ButcherTableau, ExplicitRungeKutta
+from .foreign_names import front_door, instead_of_solver
+from .integrators import EXPLICIT, ExplicitRungeKutta
 from .outputs import SaveAt
-from .solution import CODES, NAMES, RESULTS, Solution
+from .solution import Solution
 from .solver import Solver
 
 
+@front_door
 def solve(
     f: Callable[[Float[Array, ""], PyTree, PyTree], PyTree],
     t0: Real[Array, ""] | float,
@@ -50,111 +50,12 @@ def solve(
     if solver is None:
         solver = Solver(**settings)
     elif not isinstance(solver, Solver):
-        raise TypeError(f"solver is {solver!r} of type {type(solver).__name__}: expected a jax_cubie.Solver")
+        instead = instead_of_solver(solver)
+        given = f"solver is {solver!r} of type {type(solver).__name__}: expected a jax_cubie.Solver"
+        raise TypeError(given + (f"; {instead}" if instead else ""))
     elif settings:
         solver = solver.update(**settings)
     return solver.solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, throw=throw)
-
-
-class IVPSolution(Solution):
-    """A `Solution` that also answers to the names of `scipy.integrate.solve_ivp`."""
-
-    @property
-    def t(self) -> Float[Array, " points"]:
-        """The times, shape [points]."""
-        return self.ts
-
-    @property
-    def y(self) -> Float[Array, "n points"]:
-        """The states, shape [n, points]."""
-        return self.ys.swapaxes(-1, -2)
-
-    @property
-    def success(self) -> Any:
-        """Whether t1 was reached."""
-        return self.result._value == CODES["successful"]
-
-    @property
-    def status(self) -> Any:
-        """0 where t1 was reached, else -1."""
-        return -(self.result._value != CODES["successful"]).astype("int32")
-
-    @property
-    def message(self) -> Any:
-        """Why the solve ended: text for one lane, an array of texts for many."""
-        reached = "The solver successfully reached the end of the integration interval."
-        texts = np.array([reached, *(_text(name) for name in NAMES[1:])])
-        chosen = texts[np.asarray(self.result._value)]
-        return str(chosen) if chosen.ndim == 0 else chosen
-
-    @property
-    def nfev(self) -> Any:
-        """Evaluations of the right-hand side."""
-        return self.stats["nfev"]
-
-
-def _text(name: str) -> str:
-    return RESULTS[getattr(RESULTS, name)]
-
-
-_ELSEWHERE = {
-    "first_step": "use dt0=",
-    "max_step": "use dtmax=",
-    "min_step": "use dtmin=",
-    "events": "there are none yet; save times with t_eval= and look for the event between them",
-    "dense_output": "use t_eval=, the times at which the solution is wanted",
-    "vectorized": "use jax.vmap of solve_ivp",
-    "jac": "leave it out, since explicit methods need no Jacobian",
-}
-
-
-def solve_ivp(
-    fun: Callable[..., Any],
-    t_span: Any,
-    y0: Any,
-    method: str | ButcherTableau = "tsit5",
-    t_eval: Any = None,
-    *,
-    args: tuple = (),
-    dt0: Any = None,
-    throw: bool = False,
-    **settings: Any,
-) -> IVPSolution:
-    """SciPy's spelling of `solve`: fun(t, y, *args), t_span = (t0, t1), a one-dimensional y0.
-
-    method: a name in any case, SciPy's "RK23", "RK45" and "DOP853" among them, or a tableau. t_eval: the times to save,
-    None for the two ends. The result answers to `.t`, `.y` (shape [n, points]), `.success`, `.status`, `.message`, `.nfev`,
-    and to all of `Solution`. Raises what `solve` raises, and ValueError for SciPy's options that go by another name here.
-    """
-    for name, instead in _ELSEWHERE.items():
-        if name in settings:
-            raise ValueError(f"solve_ivp has no {name}: {instead}")
-    try:
-        t0, t1 = t_span
-    except (TypeError, ValueError):
-        raise ValueError(f"t_span is {t_span!r}: expected a pair (t0, t1)") from None
-    y0 = _vector("y0", y0)
-    if not isinstance(args, tuple):
-        raise TypeError(f"args is {args!r}: solve_ivp calls fun(t, y, *args), so args is a tuple")
-    saveat = SaveAt(t0=True, t1=True) if t_eval is None else SaveAt(ts=t_eval)
-
-    def field(t: Any, y: Any, values: tuple) -> Any:
-        return _vector("what fun returns", fun(t, y, *values))
-
-    method = method.lower() if isinstance(method, str) else method
-    solution = Solver(method, **settings).solve(field, t0, t1, y0, args, saveat=saveat, dt0=dt0, throw=throw)
-    return IVPSolution(**{key: getattr(solution, key) for key in ("t0", "t1", "ts", "ys", "stats", "result")})
-
-
-def _vector(what: str, value: Any) -> Array:
-    """A one-dimensional array from what SciPy takes for one, lists of numbers among them."""
-    try:
-        vector = jnp.asarray(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{what} is {value!r}: expected a one-dimensional array; solve takes any pytree") from None
-    if vector.ndim != 1:
-        raise ValueError(f"{what} has shape {vector.shape}: solve_ivp takes a one-dimensional state; solve takes any pytree")
-    return vector
 
 
 def methods() -> list[dict[str, Any]]:

@@ -16,6 +16,8 @@ from jax.dtypes import float0
 from jaxtyping import Array, Float, PyTree
 
 from .buffers import BufferRegistry
+from .field_errors import call_field, check_signature, in_our_words
+from .foreign_names import instead_of_saveat
 from .integrators import ButcherTableau, ExplicitRungeKutta
 from .kernel.partition import join
 from .operands import Operand, Result
@@ -26,6 +28,7 @@ from .translate import Program, check_dtype, trace
 from .translate.program import DTYPES as KERNEL_DTYPES
 
 DTYPES = ("float32", "float64")
+DEFAULT_MAX_STEPS = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +173,7 @@ class Choices(Protocol):
     method: str | ButcherTableau
     control: Any
     max_steps: Any
+    given: frozenset[str]
     buffers: BufferRegistry
     fastmath: bool
     unroll: int
@@ -194,7 +198,8 @@ def make_request(
     if not callable(f):
         raise TypeError(f"f is {f!r} of type {type(f).__name__}: expected a function f(t, y, args)")
     if not isinstance(saveat, SaveAt):
-        raise TypeError(f"saveat is {saveat!r}: expected a jax_cubie.SaveAt")
+        instead = instead_of_saveat(saveat)
+        raise TypeError(f"saveat is {saveat!r}: expected a jax_cubie.SaveAt" + (f"; {instead}" if instead else ""))
     state = read_state(y0)
     dtype = state.dtype
     method = solver.stepper
@@ -235,6 +240,11 @@ def make_request(
     function, output, constants = _trace_output(saveat.fn, state, dynamic, solver.unroll)
     for number, leaf in enumerate(constants):
         values[f"fn{number}"] = leaf
+    if saveat.steps and "max_steps" not in solver.given and concrete(solver.max_steps) == DEFAULT_MAX_STEPS:
+        raise ValueError(
+            f"SaveAt(steps=...) keeps room for max_steps rows in every lane, and max_steps was left at {DEFAULT_MAX_STEPS:,}: "
+            "give max_steps=, somewhat more steps than you expect"
+        )
     saving = _make_saving(
         saveat,
         solver.max_steps,
@@ -413,8 +423,12 @@ def _trace_field(f: Callable, state: State, args: _Arguments, unroll: int) -> tu
     """f's program over time, the flat state and the leaves of args, then what f closes over; and the latter."""
 
     def field(t: Array, y: Array, *values: Array) -> Array:
-        return state.flatten(f(t, state.unflatten(y), args.fill(values)), "what f returns")
+        return call_field(f, "f(t, y, args)", derivative, t, state.unflatten(y), args.fill(values))
 
+    def derivative(returned: PyTree) -> Array:
+        return state.flatten(returned, "what f returns")
+
+    check_signature(f, "f(t, y, args)")
     return trace(field, *_time_and_state(state), *args.avals, unroll=unroll)
 
 
@@ -427,7 +441,8 @@ def _trace_output(
     structures = []
 
     def output(t: Array, y: Array, *values: Array) -> list[Array]:
-        leaves, structure = jax.tree.flatten(fn(t, state.unflatten(y), args.fill(values)))
+        with in_our_words("SaveAt(fn=...)"):
+            leaves, structure = jax.tree.flatten(fn(t, state.unflatten(y), args.fill(values)))
         structures.append(structure)
         for leaf in leaves:
             if not eqx.is_array_like(leaf):
@@ -436,6 +451,7 @@ def _trace_output(
                 raise ValueError(f"what SaveAt(fn=...) returns has a leaf of dtype {_named(float0)}: leave it out")
         return [jnp.asarray(leaf) for leaf in leaves]
 
+    check_signature(fn, "fn(t, y, args)")
     program, constants = trace(output, *_time_and_state(state), *args.avals, unroll=unroll)
     if not program.outputs:
         raise ValueError(f"SaveAt(fn=...) returns no arrays (structure {structures[-1]}): there is nothing to save")

@@ -11,12 +11,13 @@ from jaxtyping import Array, Float, Int, PyTree, Real
 from . import loop_buffers
 from .buffers import BufferRegistry
 from .controllers import CONTROLLERS, PID, FixedStep
+from .foreign_names import front_door, instead_of_controller, instead_of_method
 from .inspection import Inspection, inspect_request
 from .integrators import EXPLICIT, ButcherTableau, ExplicitRungeKutta
 from .outputs import SaveAt
 from .primitive import run
 from .printing import as_document, describe_call
-from .problem import make_request
+from .problem import DEFAULT_MAX_STEPS, make_request
 from .settings import check_choice, check_count, closest, concrete, refuse_tracer
 from .solution import Solution, make_solution, raise_failures
 
@@ -60,10 +61,12 @@ class Solver(eqx.Module):
     block: int | str = eqx.field(static=True)
     given: frozenset[str] = eqx.field(static=True)
 
+    @front_door
     def __init__(self, method: str | ButcherTableau = "tsit5", **settings: Any):
         for name, value in _resolve(None, _known_method(method), settings).items():
             setattr(self, name, value)
 
+    @front_door
     def update(self, **settings: Any) -> Self:
         """This solver with other settings, `method` among them.
 
@@ -109,6 +112,7 @@ class Solver(eqx.Module):
         """The method itself."""
         return _stepper(self.method)
 
+    @front_door
     def solve(
         self,
         f: Callable[[Float[Array, ""], PyTree, PyTree], PyTree],
@@ -131,6 +135,7 @@ class Solver(eqx.Module):
             raise_failures(solution, "throw=True", "leave it out, call jax_cubie.check_successful on what comes out of there")
         return solution
 
+    @front_door
     def inspect(
         self,
         f: Callable[[Float[Array, ""], PyTree, PyTree], PyTree],
@@ -186,7 +191,7 @@ def _resolve(old: Solver | None, method: str | ButcherTableau, settings: dict[st
         "method": method,
         "controller": controller,
         "control": control,
-        "max_steps": _check_max_steps(own("max_steps", 100_000)),
+        "max_steps": _check_max_steps(own("max_steps", DEFAULT_MAX_STEPS)),
         "buffers": registry,
         "fastmath": check_choice("fastmath", own("fastmath", False), (True, False)),
         "unroll": check_count("unroll", own("unroll", 32), 1),
@@ -202,6 +207,8 @@ def _known_method(method: Any) -> str | ButcherTableau:
     if isinstance(method, ButcherTableau):
         return method
     if not isinstance(method, str) or method not in EXPLICIT.names:
+        if (instead := instead_of_method(method)) is not None:
+            raise ValueError(instead)
         raise ValueError(
             f"unknown method {method!r}: expected one of {', '.join(EXPLICIT)}, or a jax_cubie.ButcherTableau"
             f"{closest(method, EXPLICIT.names)}"
@@ -222,6 +229,8 @@ def _controller_name(
         name = old.controller
     else:
         return "pid" if stepper.adaptive else "fixed"
+    if (instead := instead_of_controller(name)) is not None:
+        raise ValueError(instead)
     check_choice("controller", name, CONTROLLERS)
     if name != "fixed" and not stepper.adaptive:
         raise ValueError(

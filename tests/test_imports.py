@@ -18,6 +18,7 @@ ROOMS = (
     "__main__",
     "__init__",
     "front_doors",
+    "scipy_spelling",
     "solver",
     "inspection",
     "primitive",
@@ -38,7 +39,9 @@ ROOMS = (
     "translate",
     "operands",
     "times",
+    "field_errors",
     "printing",
+    "foreign_names",
     "settings",
     "kernel",
 )
