@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -128,6 +128,20 @@ _ELSEWHERE: dict[str, dict[str, str]] = {
     "Solver.inspect": {"solver": "it is the Solver whose inspect this is: solver.update(...) changes it"},
 }
 
+# Attributes of other libraries' solutions.
+_ATTRIBUTES = {
+    "t": "use ts",
+    "y": "use ys, whose first axis is the times; the result of jax_cubie.solve_ivp has y as SciPy's has it",
+    **dict.fromkeys(("success", "status"), "compare with solution.result == RESULTS.successful"),
+    "message": "use RESULTS[solution.result]",
+    **dict.fromkeys(("nfev", "njev", "nlu"), "use stats['nfev']"),
+    **dict.fromkeys(("sol", "interpolation", "evaluate", "derivative"), "give the times to the solve, saveat=SaveAt(ts=...)"),
+    **dict.fromkeys(("t_events", "y_events", "event_mask"), "there are no events yet"),
+    **dict.fromkeys(("solver_state", "controller_state", "made_jump"), "another solve begins with y0=solution.ys[-1]"),
+    "u": "use ys",
+    "retcode": "use result, one of RESULTS",
+}
+
 # diffrax's solvers and controllers that have a counterpart here.
 _DIFFRAX_METHODS = {
     "Euler": "euler", "Heun": "heun", "Midpoint": "midpoint", "Ralston": "ralston2", "Bosh3": "bosh3", "Tsit5": "tsit5",
@@ -164,9 +178,12 @@ def front_door(function: _F) -> _F:
         parameters=[p for p in parameters if p.name != "self"], return_annotation=inspect.Signature.empty
     )
 
+    words = {name: instead for name, instead in _words(door).items() if name not in known}
+
     @functools.wraps(function)
     def checked(*args: Any, **keywords: Any) -> Any:
-        refuse_names(door, keywords, known)
+        if foreign := words.keys() & keywords:
+            raise refused(door, min(foreign))
         for value in (*args, *keywords.values()):
             if (instead := instead_of_term(value)) is not None:
                 raise TypeError(f"{door} is given {_whose(value)}: {instead}")
@@ -179,12 +196,21 @@ def front_door(function: _F) -> _F:
     return cast(_F, checked)
 
 
-def refuse_names(door: str, given: Collection[str], known: Collection[str] = ()) -> None:
-    """Raises ValueError for the first name in `given` that is another library's; `known` are those that `door` has."""
-    words = {**NAMES, **_ELSEWHERE.get(door, {})} if door != "SaveAt" else _ELSEWHERE["SaveAt"]
-    for name in given:
-        if name in words and name not in known:
-            raise ValueError(f"{door} has no {name}: {words[name]}")
+def refused(door: str, name: str) -> ValueError:
+    """The error for a name of the table that `door` is given."""
+    return ValueError(f"{door} has no {name}: {_words(door)[name]}")
+
+
+def _words(door: str) -> dict[str, str]:
+    """What to write in place of each name at a front door."""
+    own = _ELSEWHERE.get(door, {})
+    return own if door == "SaveAt" else {**NAMES, **own}
+
+
+def missing_attribute(value: Any, name: str) -> AttributeError:
+    """The error for an attribute that a solution does not have, with what to write where another library's has it."""
+    instead = f": {_ATTRIBUTES[name]}" if name in _ATTRIBUTES else ""
+    return AttributeError(f"a {type(value).__name__} has no {name!r}{instead}", name=name, obj=value)
 
 
 def instead_of_method(value: Any) -> str | None:

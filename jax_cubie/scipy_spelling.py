@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .field_errors import call_field, check_signature
-from .foreign_names import front_door, refuse_names
+from .foreign_names import front_door, refused
 from .integrators import EXPLICIT, ButcherTableau
 from .outputs import SaveAt
 from .printing import describe_ivp
@@ -118,9 +118,9 @@ def solve_ivp(
     The result answers to `.t`, `.y` (shape [n, points]), `.success`, `.status`, `.message`, `.nfev`, and to all of
     `Solution`. Raises what `solve` raises, and ValueError for SciPy's options that are not there.
     """
-    refuse_names("solve_ivp", [
-        *["dense_output"] * (dense_output is not False), *["events"] * (events is not None), *["vectorized"] * bool(vectorized)
-    ])  # fmt: skip
+    for name, given in {"dense_output": dense_output, "events": events, "vectorized": vectorized}.items():
+        if given:
+            raise refused("solve_ivp", name)
     try:
         t0, t1 = t_span
     except (TypeError, ValueError):

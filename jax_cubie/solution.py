@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
+from .foreign_names import missing_attribute
 from .kernel.partition import join
 from .printing import solution_rows, solution_title, table, text
 
@@ -31,6 +32,12 @@ class _Listed(type(eqx.Enumeration)):
 
     def __iter__(cls) -> Iterator[Any]:
         return iter(cls.__members__.values())
+
+    def __getattr__(cls, name: str) -> Any:
+        try:
+            return super().__getattr__(name)  # pyright: ignore[reportAttributeAccessIssue]
+        except AttributeError:
+            raise AttributeError(f"{cls.__name__} has no {name!r}; it has {', '.join(cls._names)}") from None
 
     def __dir__(cls) -> list[str]:
         return [*super().__dir__(), *cls._names]
@@ -89,6 +96,9 @@ class Solution(eqx.Module):
     def __repr__(self) -> str:
         """How many lanes, how they ended, their steps, and the shapes of what was saved; as text, without the values."""
         return text(solution_title(self), solution_rows(self))
+
+    def __getattr__(self, name: str) -> Any:
+        raise missing_attribute(self, name)
 
     def _repr_html_(self) -> str:
         return table(solution_title(self), solution_rows(self))

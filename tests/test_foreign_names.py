@@ -1,5 +1,6 @@
 """Names of other libraries: each is either ours, too, or an error that says what to write instead."""
 
+import copy
 import inspect
 
 import diffrax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 
-from jax_cubie import SaveAt, Solver, methods, solve, solve_ivp
+from jax_cubie import RESULTS, SaveAt, Solver, methods, solve, solve_ivp
 from jax_cubie.foreign_names import NAMES
 from jax_cubie.integrators import EXPLICIT
 
@@ -101,6 +102,24 @@ def test_save_at():
         SaveAt(subs=[])
     with pytest.raises(TypeError, match="that is diffrax's SaveAt: jax_cubie has a SaveAt of its own"):
         solve(decay, 0.0, 1.0, Y0, saveat=diffrax.SaveAt(t1=True))
+
+
+def test_attributes_of_their_solutions():
+    """Each attribute of diffrax's and SciPy's solutions is one of ours, or says what to use; other names just are not there."""
+    found = solve(decay, 0.0, 1.0, Y0)
+    theirs = {*inspect.signature(diffrax.Solution).parameters, "evaluate", "derivative"}
+    theirs |= set(scipy.integrate.solve_ivp(lambda t, y: -y, (0.0, 1.0), Y0))
+    ours = {"t0", "t1", "ts", "ys", "stats", "result"}
+    assert ours < theirs and len(theirs - ours) > 12
+    for name in sorted(theirs - ours):
+        with pytest.raises(AttributeError, match=f"a Solution has no '{name}': \\w+"):
+            getattr(found, name)
+    assert not hasattr(found, "colour") and not hasattr(found, "__array__")
+    with pytest.raises(AttributeError, match="^a Solution has no 'colour'$"):
+        _ = found.colour
+    with pytest.raises(AttributeError, match="RESULTS has no 'event_occurred'; it has successful, max_steps_reached"):
+        _ = RESULTS.event_occurred
+    assert copy.deepcopy(found).ts == found.ts
 
 
 def _their_solvers():
