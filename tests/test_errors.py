@@ -359,11 +359,11 @@ def test_solvers_of_other_packages_inside_of_f(platform):
     def residual(z, y):
         return z**3 + z - y
 
-    newton = optimistix.Newton(1e-5, 1e-5)
+    newton, fixed = optimistix.Newton(1e-5, 1e-5), optimistix.FixedPointIteration(1e-5, 1e-5)
     for f, said in (
         (lambda t, y, a: -optimistix.root_find(residual, newton, y, y).value, r"optimistix.root_find brings.*write Newton's"),
-        (lambda t, y, a: -optimistix.least_squares(residual, optimistix.LevenbergMarquardt(1e-5, 1e-5), y, y).value,
-         r"optimistix.least_squares brings.*write the iteration with jax.lax.fori_loop"),
+        (lambda t, y, a: optimistix.fixed_point(lambda z, y: jnp.cos(z), fixed, y, y).value,
+         r"optimistix.fixed_point brings.*write the iteration with jax.lax.fori_loop"),
         (lambda t, y, a: lineax.linear_solve(lineax.DiagonalLinearOperator(y), y).value, "lineax.linear_solve brings.*linalg"),
         (lambda t, y, a: diffrax.diffeqsolve(diffrax.ODETerm(lorenz), diffrax.Tsit5(), 0.0, 1.0, 0.1, y, a).ys[0],
          "diffrax.diffeqsolve brings.*a solve inside of f is not there"),
