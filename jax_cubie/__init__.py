@@ -1,16 +1,20 @@
 """Solves batches of ODEs: a JAX function becomes one fused kernel, for the GPU and for the CPU."""
 
+from . import methods
+from .front_doors import solve
 from .kernel.call import kernel_call
 from .kernel.custom_call import register as _register
 from .kernel.target import BuildError
 from .methods import ButcherTableau, ContinuousExtension
 from .outputs import SaveAt
+from .scipy_spelling import solve_ivp
 from .solution import RESULTS, Solution, check_successful
-from .solve import methods, solve, solve_ivp
 from .solver import Solver
 
 # An executable that another process built finds its handlers, and the loader for its image, through this import.
 _register()
+
+__version__ = "0.1.0"
 
 __all__ = [
     "RESULTS",
@@ -20,6 +24,7 @@ __all__ = [
     "SaveAt",
     "Solution",
     "Solver",
+    "__version__",
     "check_successful",
     "kernel_call",
     "methods",

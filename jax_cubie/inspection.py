@@ -6,24 +6,33 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
+from .buffers import Slot
 from .build import image_of
+from .kernel.code_size import code_bytes
 from .kernel.library import unpack_blobs
+from .kernel.occupancy import Occupancy, occupancy
 from .kernel.target import Target
 from .plan import Plan
+from .printing import describe_inspection, inspection_html
 from .problem import Request
 from .settings import closest
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Inspection:
-    """What an image is made of.
+    """What an image is made of; `print` of it is a report with a map of a lane's memory.
 
-    target: what it was built for. program: f as typed instructions, one a line. registers, stack_bytes, spill_bytes: of a
-    CUDA thread; on the host the stack alone, and at most. block: lanes of a block; shared_bytes: its shared memory. buffers:
-    for each buffer its region and its words for one lane. ptx: the PTX ("" on the host). image_bytes: the size of the
-    machine code.
+    title: what was built. target: what it was built for. program: f as typed instructions, one a line. registers,
+    stack_bytes, spill_bytes: of a CUDA thread; on the host the stack alone, and at most. block: lanes of a block;
+    shared_bytes: its shared memory. occupancy: how many blocks run at once on a multiprocessor (None on the host). buffers:
+    for each buffer its region and its words for one lane; slots: the same with its first word in that region, and the
+    buffer whose words it uses. word_bytes: bytes of a word. ptx: the PTX ("" on the host). code_bytes: the machine code;
+    image_bytes: the image around it, in which a CUDA one has its PTX, too. key: the image's name in the cache.
     """
 
+    title: str
     target: str
     program: str
     registers: int
@@ -31,10 +40,24 @@ class Inspection:
     spill_bytes: int
     block: int
     shared_bytes: int
-    buffers: dict[str, tuple[str, int]]
+    occupancy: Occupancy | None
+    slots: tuple[Slot, ...]
+    word_bytes: int
     ptx: str
+    code_bytes: int
     image_bytes: int
     key: str
+
+    @property
+    def buffers(self) -> dict[str, tuple[str, int]]:
+        """For each buffer its region, and its words for one lane."""
+        return {slot.name: (slot.region, slot.size) for slot in self.slots}
+
+    def __repr__(self) -> str:
+        return describe_inspection(self)
+
+    def _repr_html_(self) -> str:
+        return inspection_html(self)
 
 
 def inspect_request(request: Request, batched: Iterable[str] | str, target: str) -> Inspection:
@@ -58,16 +81,21 @@ def inspect_request(request: Request, batched: Iterable[str] | str, target: str)
     operands = tuple(operand.batch(0 if operand.name in chosen else None) for operand in problem.operands)
     plan = Plan(problem, operands, 1, Target.parse(target))
     image = image_of(plan)
+    taken, on_gpu = image.resources, plan.target.platform == "cuda"
     return Inspection(
+        title=f"{problem.title}: {problem.states} states of {problem.dtype} by {problem.method.tableau.name}",
         target=str(plan.target),
         program=problem.program.describe(),
-        registers=image.resources.registers,
-        stack_bytes=image.resources.stack_bytes,
-        spill_bytes=image.resources.spill_bytes,
+        registers=taken.registers,
+        stack_bytes=taken.stack_bytes,
+        spill_bytes=taken.spill_bytes,
         block=plan.block,
         shared_bytes=plan.window_bytes,
-        buffers={slot.name: (slot.region, slot.size) for slot in plan.layout.slots},
-        ptx=_ptx(image.data) if plan.target.platform == "cuda" else "",
+        occupancy=occupancy(plan.target.architecture, taken.registers, plan.block, plan.window_bytes) if on_gpu else None,
+        slots=plan.layout.slots,
+        word_bytes=np.dtype(problem.dtype).itemsize,
+        ptx=_ptx(image.data) if on_gpu else "",
+        code_bytes=code_bytes(image),
         image_bytes=len(image.data),
         key=plan.key,
     )

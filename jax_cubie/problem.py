@@ -12,9 +12,12 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.dtypes import float0
 from jaxtyping import Array, Float, PyTree
 
 from .buffers import BufferRegistry
+from .field_errors import call_field, check_signature, in_our_words
+from .foreign_names import instead_of_saveat
 from .kernel.partition import join
 from .methods import ButcherTableau, ExplicitRungeKutta
 from .operands import Operand, Result
@@ -25,6 +28,7 @@ from .translate import Program, check_dtype, trace
 from .translate.program import DTYPES as KERNEL_DTYPES
 
 DTYPES = ("float32", "float64")
+DEFAULT_MAX_STEPS = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +94,7 @@ class State:
             if leaf.shape != shape and not (broadcast and leaf.shape == ()):
                 raise ValueError(f"{what} has a leaf of shape {leaf.shape} where y0 has {shape}; they have to be equal")
             if not jnp.issubdtype(leaf.dtype, jnp.floating) and not jnp.issubdtype(leaf.dtype, jnp.integer):
-                raise ValueError(f"{what} has a leaf of dtype {leaf.dtype}; expected real numbers ({self.dtype})")
+                raise ValueError(f"{what} has a leaf of dtype {_named(leaf.dtype)}; expected real numbers ({self.dtype})")
             parts.append(jnp.broadcast_to(leaf.astype(self.dtype), shape).reshape(-1))
         return join(parts)
 
@@ -115,6 +119,10 @@ def _readable(leaf: Any, what: str, dtype: str) -> Array:
         raise ValueError(f"{what} has a leaf {leaf!r:.60}; expected numbers or an array of them ({dtype})") from error
 
 
+def _named(dtype: Any) -> str:
+    return "float0 (the derivative by an integer, which has no values)" if dtype == float0 else str(dtype)
+
+
 def read_state(y0: PyTree) -> State:
     """Shapes and dtype of a state. Raises ValueError or TypeError for what can't be integrated."""
     leaves, structure = jax.tree.flatten(y0)
@@ -125,8 +133,9 @@ def read_state(y0: PyTree) -> State:
         ):
             raise TypeError(f"y0 has a leaf of type {type(leaf).__name__}: expected arrays and numbers")
         known = getattr(leaf, "dtype", None)
-        if isinstance(known, np.dtype) and known.kind in "OSUmM" or known == np.longdouble:
-            raise ValueError(f"y0 has a leaf of dtype {known}: expected real numbers that JAX knows, float32 or float64")
+        if isinstance(known, np.dtype) and known.kind in "OSUmM" or known in (np.longdouble, float0):
+            name = _named(known)
+            raise ValueError(f"y0 has a leaf of dtype {name}: expected real numbers that JAX knows, float32 or float64")
         shapes.append(tuple(np.shape(leaf)) if not isinstance(leaf, jax.ShapeDtypeStruct) else leaf.shape)
         dtypes.append(leaf)
     if sum(math.prod(shape) for shape in shapes) == 0:
@@ -164,6 +173,7 @@ class Choices(Protocol):
     method: str | ButcherTableau
     control: Any
     max_steps: Any
+    given: frozenset[str]
     buffers: BufferRegistry
     fastmath: bool
     unroll: int
@@ -188,7 +198,8 @@ def make_request(
     if not callable(f):
         raise TypeError(f"f is {f!r} of type {type(f).__name__}: expected a function f(t, y, args)")
     if not isinstance(saveat, SaveAt):
-        raise TypeError(f"saveat is {saveat!r}: expected a jax_cubie.SaveAt")
+        instead = instead_of_saveat(saveat)
+        raise TypeError(f"saveat is {saveat!r}: expected a jax_cubie.SaveAt" + (f"; {instead}" if instead else ""))
     state = read_state(y0)
     dtype = state.dtype
     method = solver.stepper
@@ -229,6 +240,11 @@ def make_request(
     function, output, constants = _trace_output(saveat.fn, state, dynamic, solver.unroll)
     for number, leaf in enumerate(constants):
         values[f"fn{number}"] = leaf
+    if saveat.steps and "max_steps" not in solver.given and concrete(solver.max_steps) == DEFAULT_MAX_STEPS:
+        raise ValueError(
+            f"SaveAt(steps=...) keeps room for max_steps rows in every lane, and max_steps was left at {DEFAULT_MAX_STEPS:,}: "
+            "give max_steps=, somewhat more steps than you expect"
+        )
     saving = _make_saving(
         saveat,
         solver.max_steps,
@@ -308,8 +324,9 @@ def _count(name: str, value: Any) -> Any:
     _check_scalar(name, value)
     if not isinstance(value, int) and not jnp.issubdtype(value.dtype, jnp.integer):
         raise TypeError(f"{name} has dtype {value.dtype}: expected an integer")
-    if isinstance(value, jax.core.Tracer) and value.dtype.itemsize > 4:
-        value = jnp.clip(value, 0, np.iinfo("int32").max)
+    held = np.iinfo("int32")
+    if isinstance(value, jax.core.Tracer) and (given := np.iinfo(value.dtype)).max > held.max:
+        value = jnp.clip(value, max(given.min, held.min), held.max)
     return as_array(value, "int32")
 
 
@@ -406,8 +423,12 @@ def _trace_field(f: Callable, state: State, args: _Arguments, unroll: int) -> tu
     """f's program over time, the flat state and the leaves of args, then what f closes over; and the latter."""
 
     def field(t: Array, y: Array, *values: Array) -> Array:
-        return state.flatten(f(t, state.unflatten(y), args.fill(values)), "what f returns")
+        return call_field(f, "f(t, y, args)", derivative, t, state.unflatten(y), args.fill(values))
 
+    def derivative(returned: PyTree) -> Array:
+        return state.flatten(returned, "what f returns")
+
+    check_signature(f, "f(t, y, args)")
     return trace(field, *_time_and_state(state), *args.avals, unroll=unroll)
 
 
@@ -420,13 +441,17 @@ def _trace_output(
     structures = []
 
     def output(t: Array, y: Array, *values: Array) -> list[Array]:
-        leaves, structure = jax.tree.flatten(fn(t, state.unflatten(y), args.fill(values)))
+        with in_our_words("SaveAt(fn=...)"):
+            leaves, structure = jax.tree.flatten(fn(t, state.unflatten(y), args.fill(values)))
         structures.append(structure)
         for leaf in leaves:
             if not eqx.is_array_like(leaf):
                 raise TypeError(f"what SaveAt(fn=...) returns has a leaf of type {type(leaf).__name__}: expected arrays")
+            if getattr(leaf, "dtype", None) == float0:
+                raise ValueError(f"what SaveAt(fn=...) returns has a leaf of dtype {_named(float0)}: leave it out")
         return [jnp.asarray(leaf) for leaf in leaves]
 
+    check_signature(fn, "fn(t, y, args)")
     program, constants = trace(output, *_time_and_state(state), *args.avals, unroll=unroll)
     if not program.outputs:
         raise ValueError(f"SaveAt(fn=...) returns no arrays (structure {structures[-1]}): there is nothing to save")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
@@ -11,11 +12,42 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
+from .foreign_names import missing_attribute
 from .kernel.partition import join
+from .printing import solution_rows, solution_title, table, text
 
 
-class RESULTS(eqx.Enumeration):
-    """How a lane ended. `RESULTS[result]` is the message; compare with `result == RESULTS.successful`."""
+class _Listed(type(eqx.Enumeration)):
+    """An enumeration whose members can be listed, as those of Python's own Enum."""
+
+    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]):
+        super().__init__(name, bases, namespace)
+        inherited = (member for base in bases if isinstance(base, _Listed) for member in base.__members__)
+        cls._names = tuple(dict.fromkeys((*inherited, *(key for key in namespace if not key.startswith("_")))))
+
+    @property
+    def __members__(cls) -> dict[str, Any]:
+        """The members by their names, in the order of their numbers."""
+        return {name: getattr(cls, name) for name in cls._names}
+
+    def __iter__(cls) -> Iterator[Any]:
+        return iter(cls.__members__.values())
+
+    def __getattr__(cls, name: str) -> Any:
+        try:
+            return super().__getattr__(name)  # pyright: ignore[reportAttributeAccessIssue]
+        except AttributeError:
+            raise AttributeError(f"{cls.__name__} has no {name!r}; it has {', '.join(cls._names)}") from None
+
+    def __dir__(cls) -> list[str]:
+        return [*super().__dir__(), *cls._names]
+
+
+class RESULTS(eqx.Enumeration, metaclass=_Listed):  # pyright: ignore[reportGeneralTypeIssues] - it believes in an Enum
+    """How a lane ended. `RESULTS[result]` is the message; compare with `result == RESULTS.successful`.
+
+    `RESULTS.__members__` has every member by its name, and `for result in RESULTS` goes through them.
+    """
 
     successful = ""
     max_steps_reached = (
@@ -39,14 +71,7 @@ class RESULTS(eqx.Enumeration):
     )
 
 
-NAMES = (
-    "successful",
-    "max_steps_reached",
-    "dt_min_reached",
-    "step_size_underflow",
-    "not_finite",
-    "invalid_input",
-)
+NAMES = tuple(RESULTS.__members__)
 # The numbers that kernels write.
 CODES = {name: code for code, name in enumerate(NAMES)}
 
@@ -68,12 +93,23 @@ class Solution(eqx.Module):
     stats: dict[str, Int[Array, ""]]
     result: Any
 
+    def __repr__(self) -> str:
+        """How many lanes, how they ended, their steps, and the shapes of what was saved; as text, without the values."""
+        return text(solution_title(self), solution_rows(self))
 
-def make_solution(request: Any, results: Any, max_steps: Any) -> Solution:
+    def __getattr__(self, name: str) -> Any:
+        raise missing_attribute(self, name)
+
+    def _repr_html_(self) -> str:
+        return table(solution_title(self), solution_rows(self))
+
+
+def make_solution(request: Any, results: Any) -> Solution:
     """The results of a request's kernel, in the user's terms."""
     problem, times = request.problem, request.times
     saving = problem.saving
     named = dict(zip((result.name for result in problem.results), results, strict=True))
+    given = dict(zip((operand.name for operand in problem.operands), request.arrays, strict=True))
     accepted, rejected, code = named["accepted"], named["rejected"], named["result"]
     if saving.function is None:
         ys = request.state.unflatten(named["ys"])
@@ -103,7 +139,7 @@ def make_solution(request: Any, results: Any, max_steps: Any) -> Solution:
             "num_steps": steps,
             "num_accepted_steps": accepted,
             "num_rejected_steps": rejected,
-            "max_steps": jnp.asarray(max_steps, jnp.int32),
+            "max_steps": given["max_steps"],
             "nfev": evaluations,
         },
         result=eqx.tree_at(lambda item: item._value, RESULTS.successful, code),
@@ -111,24 +147,36 @@ def make_solution(request: Any, results: Any, max_steps: Any) -> Solution:
 
 
 def check_successful(solution: Solution) -> None:
-    """Raises RuntimeError where a lane failed: how many of how many, and why."""
+    """Raises RuntimeError where a lane failed: how many of how many, which, and why. For solutions outside of traced code."""
     if not isinstance(solution, Solution):
         raise TypeError(f"check_successful takes a Solution, got {type(solution).__name__}")
+    raise_failures(solution, "check_successful", "call it on the solution that comes out of there")
+
+
+def raise_failures(solution: Solution, asker: str, instead: str) -> None:
+    """The same for whoever asks; `instead` is what to do where the solution is traced."""
     code = solution.result._value
     if isinstance(code, jax.core.Tracer):
         raise TypeError(
-            "throw=True needs the results now, but this solve is being traced (by jit, vmap or grad): leave throw out, and "
-            "check solution.result, or call jax_cubie.check_successful on the solution outside"
+            f"{asker} needs the results now, but this solve is being traced (by jit, vmap or grad): {instead}, or look at "
+            "solution.result == RESULTS.successful in traced code"
         )
     codes = np.asarray(code)
-    failed = codes[codes != CODES["successful"]]
-    if failed.size:
-        reasons = [
-            f"{count} x {NAMES[number]}: {RESULTS[_item(number)]}"
-            for number, count in zip(*np.unique(failed, return_counts=True), strict=True)
-        ]
-        raise RuntimeError(f"{failed.size} of {codes.size} lanes failed. " + " ".join(reasons))
+    failed = np.unique(codes[codes != CODES["successful"]])
+    if not failed.size:
+        return
+    reasons = [f"{NAMES[number]}: {RESULTS[getattr(RESULTS, NAMES[number])]}" for number in failed]
+    if codes.ndim == 0:
+        raise RuntimeError(f"The solve failed. {reasons[0]}")
+    told = [
+        f"{(codes == number).sum()} x {reason} ({_first_lanes(codes == number)})"
+        for number, reason in zip(failed, reasons, strict=True)
+    ]
+    raise RuntimeError(f"{(codes != CODES['successful']).sum():,} of {codes.size:,} lanes failed. " + " ".join(told))
 
 
-def _item(code: int) -> Any:
-    return getattr(RESULTS, NAMES[code])
+def _first_lanes(chosen: np.ndarray, most: int = 5) -> str:
+    """The first indices at which `chosen` holds: "lane 3", "lanes 0, 3, 7, ...", or with an index for each axis of vmap."""
+    indices = np.argwhere(chosen)
+    shown = [str(index[0]) if index.size == 1 else str(tuple(index.tolist())) for index in indices[:most]]
+    return f"lane{'s' * (len(indices) > 1)} {', '.join(shown)}" + ", ..." * (len(indices) > most)

@@ -11,13 +11,15 @@ from jaxtyping import Array, Float, Int, PyTree, Real
 from . import loop_buffers
 from .buffers import BufferRegistry
 from .controllers import CONTROLLERS, PID, FixedStep
+from .foreign_names import front_door, instead_of_controller, instead_of_method
 from .inspection import Inspection, inspect_request
 from .methods import EXPLICIT, ButcherTableau, ExplicitRungeKutta
 from .outputs import SaveAt
 from .primitive import run
-from .problem import make_request
+from .printing import as_document, describe_call
+from .problem import DEFAULT_MAX_STEPS, make_request
 from .settings import check_choice, check_count, closest, concrete, refuse_tracer
-from .solution import Solution, check_successful, make_solution
+from .solution import Solution, make_solution, raise_failures
 
 # The settings that no component of a solver owns; the others are fields of its controller, and its buffers' locations.
 _MOST_STEPS = 2**31 - 1
@@ -59,10 +61,12 @@ class Solver(eqx.Module):
     block: int | str = eqx.field(static=True)
     given: frozenset[str] = eqx.field(static=True)
 
+    @front_door
     def __init__(self, method: str | ButcherTableau = "tsit5", **settings: Any):
         for name, value in _resolve(None, _known_method(method), settings).items():
             setattr(self, name, value)
 
+    @front_door
     def update(self, **settings: Any) -> Self:
         """This solver with other settings, `method` among them.
 
@@ -80,6 +84,19 @@ class Solver(eqx.Module):
         own = {name: getattr(self, name) for name in ("method", *_OWN)}
         return {**own, **self.control.settings(), **self.buffers.settings}
 
+    def __repr__(self) -> str:
+        """A line that could be typed in again: what differs from the defaults, as it is now."""
+        standard, settings = Solver(self.method), self.settings()
+        positional = [settings.pop("method")]
+        if self.controller != standard.controller:
+            standard = Solver(self.method, controller=self.controller)
+            settings = {"controller": settings.pop("controller"), **settings}
+            return describe_call(type(self).__name__, positional, settings, {**standard.settings(), "controller": None})
+        return describe_call(type(self).__name__, positional, settings, standard.settings())
+
+    def __pdoc__(self, **_: Any) -> Any:
+        return as_document(self)
+
     @property
     def rtol(self) -> PyTree[Real[Array, ...]]:
         """The relative tolerance; of every controller but "fixed"."""
@@ -95,6 +112,7 @@ class Solver(eqx.Module):
         """The method itself."""
         return _stepper(self.method)
 
+    @front_door
     def solve(
         self,
         f: Callable[[Float[Array, ""], PyTree, PyTree], PyTree],
@@ -112,11 +130,12 @@ class Solver(eqx.Module):
         if settings:
             return self.update(**settings).solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, throw=throw)
         request = make_request(self, f, t0, t1, y0, args, saveat, dt0)
-        solution = make_solution(request, run(request.problem, request.arrays), self.max_steps)
+        solution = make_solution(request, run(request.problem, request.arrays))
         if check_choice("throw", throw, (True, False)):
-            check_successful(solution)
+            raise_failures(solution, "throw=True", "leave it out, call jax_cubie.check_successful on what comes out of there")
         return solution
 
+    @front_door
     def inspect(
         self,
         f: Callable[[Float[Array, ""], PyTree, PyTree], PyTree],
@@ -172,7 +191,7 @@ def _resolve(old: Solver | None, method: str | ButcherTableau, settings: dict[st
         "method": method,
         "controller": controller,
         "control": control,
-        "max_steps": _check_max_steps(own("max_steps", 100_000)),
+        "max_steps": _check_max_steps(own("max_steps", DEFAULT_MAX_STEPS)),
         "buffers": registry,
         "fastmath": check_choice("fastmath", own("fastmath", False), (True, False)),
         "unroll": check_count("unroll", own("unroll", 32), 1),
@@ -188,6 +207,8 @@ def _known_method(method: Any) -> str | ButcherTableau:
     if isinstance(method, ButcherTableau):
         return method
     if not isinstance(method, str) or method not in EXPLICIT.names:
+        if (instead := instead_of_method(method)) is not None:
+            raise ValueError(instead)
         raise ValueError(
             f"unknown method {method!r}: expected one of {', '.join(EXPLICIT)}, or a jax_cubie.ButcherTableau"
             f"{closest(method, EXPLICIT.names)}"
@@ -208,6 +229,8 @@ def _controller_name(
         name = old.controller
     else:
         return "pid" if stepper.adaptive else "fixed"
+    if (instead := instead_of_controller(name)) is not None:
+        raise ValueError(instead)
     check_choice("controller", name, CONTROLLERS)
     if name != "fixed" and not stepper.adaptive:
         raise ValueError(

@@ -1,9 +1,15 @@
 """Bad calls: the text says what was given, what is expected, and what to do."""
 
+import math
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
+from jax.dtypes import float0
 from solve_helpers import lorenz
 
 from jax_cubie import BuildError, SaveAt, Solver, check_successful, solve, solve_ivp
@@ -28,10 +34,6 @@ def traced(**settings):
     return jax.jit(lambda values: run(**values).ys)(settings)
 
 
-def branches(t, y, args):
-    return y if y[0] > 0 else -y
-
-
 def unsupported(t, y, args):
     return jnp.linalg.eigh(jnp.outer(y, y))[0]  # the line that is named
 
@@ -42,6 +44,7 @@ VALUE = [
     ("tuple", lambda: run(f=lambda t, y, a: (y,)), r"what f returns has the structure .*\(\*,\).*they have to be equal"),
     ("none", lambda: run(f=lambda t, y, a: None), r"what f returns has the structure PyTreeDef\(None\)"),
     ("complex", lambda: run(f=lambda t, y, a: y * 1j), r"what f returns has a leaf of dtype complex64; expected real numbers"),
+    ("float0", lambda: run(f=lambda t, y, a: np.zeros(3, float0)), "what f returns has a leaf of dtype float0 .the derivative"),
     ("bool", lambda: run(f=lambda t, y, a: y > 0), r"what f returns has a leaf of dtype bool; expected real numbers"),
     # y0
     ("no components", lambda: run(y0=jnp.zeros(0)), "y0 has no components .*nothing to integrate"),
@@ -49,6 +52,7 @@ VALUE = [
     ("None", lambda: run(y0=None), "y0 has no components"),
     ("complex y0", lambda: run(y0=Y0 * 1j), "y0 has dtype complex64: expected float32 or float64 .*real and imaginary parts"),
     ("bool y0", lambda: run(y0=jnp.array([True])), "y0 has dtype bool: expected float32 or float64"),
+    ("float0 y0", lambda: run(y0={"a": Y0, "b": np.zeros(3, float0)}), "y0 has a leaf of dtype float0 .the derivative by an"),
     ("half y0", lambda: run(y0=Y0.astype(np.float16)), "y0 has dtype float16: expected float32 or float64"),
     ("bfloat16 y0", lambda: run(y0=jnp.asarray(Y0, "bfloat16")), "y0 has dtype bfloat16"),
     # times
@@ -77,8 +81,10 @@ VALUE = [
     ("longdouble", lambda: run(y0=np.ones(3, np.longdouble)), "y0 has a leaf of dtype float128"),
     ("fixed has no rtol", lambda: Solver("rk4", rtol=1e-3), "rtol is a setting of controller 'pid'.*leave it out, or take"),
     ("batched", lambda: Solver().inspect(lorenz, 0.0, 1.0, Y0, 28.0, batched=("y",)), "batched names 'y'; .*Did you mean 'y0'"),
+    ("steps alone", lambda: run(saveat=SaveAt(steps=True)), r"SaveAt\(steps=...\) keeps room .* left at 100,000: give max_"),
     ("no row", lambda: run(saveat=SaveAt(steps=9), max_steps=8), r"SaveAt\(steps=9\) has no row with max_steps=8"),
     ("fn saves nothing", lambda: run(saveat=SaveAt(t1=True, fn=lambda t, y, a: None)), "fn=.* returns no arrays.*nothing to"),
+    ("fn float0", lambda: run(saveat=SaveAt(t1=True, fn=lambda t, y, a: np.zeros(3, float0))), "fn=.*float0.*leave it out"),
     ("no times", lambda: SaveAt(ts=[]), r"SaveAt\(ts=\[\]\) saves nothing"),
     ("beyond", lambda: run(ts=[0.5, 2.0]), "runs from 0.5 to 2.0: expected times between t0=0.0 and t1=1.0"),
     ("before", lambda: run(ts=[-0.5, 0.5]), "runs from -0.5 to 0.5: expected times between t0=0.0 and t1=1.0"),
@@ -141,9 +147,14 @@ VALUE = [
     ("args int", lambda: run(args=2**80), f"args has the integer {2**80}, which int32 does not hold: use a float"),
     ("batched text", lambda: Solver().inspect(lorenz, 0.0, 1.0, Y0, 28.0, batched="y"), "batched names 'y'.*expected some of"),
     ("batched", lambda: Solver().inspect(lorenz, 0.0, 1.0, Y0, 28.0, batched=("y",)), "batched names 'y'.*expected some of"),
-    # SciPy's names
-    ("first_step", lambda: ivp(first_step=0.1), "solve_ivp has no first_step: use dt0="),
-    ("max_step", lambda: ivp(max_step=0.1), "solve_ivp has no max_step: use dtmax="),
+    # solve_ivp
+    ("first_step", lambda: ivp(first_step=-0.1), "first_step=-0.1: expected a finite number above 0"),
+    ("max_step", lambda: ivp(max_step=0.0), "max_step=0.0: expected a number above 0"),
+    ("max_step, fixed", lambda: ivp(method="RK4", max_step=1.0), "max_step is set, but 'RK4' takes fixed steps.*leave max_st"),
+    ("max_step twice", lambda: ivp(max_step=1.0, dtmax=1.0), "max_step and dtmax are two names of one setting"),
+    ("dt0", lambda: ivp(dt0=0.1), "solve_ivp has no dt0: use first_step="),
+    ("saveat", lambda: ivp(saveat=SaveAt(t1=True)), "solve_ivp has no saveat: use t_eval=, or jax_cubie.solve"),
+    ("fun of one", lambda: ivp(fun=lambda t, y: y[:1]), r"what fun returns has shape \(1,\) where y0 has \(3,\)"),
     ("events", lambda: ivp(events=lambda t, y: y[0]), "solve_ivp has no events: there are none yet"),
     ("dense_output", lambda: ivp(dense_output=True), "solve_ivp has no dense_output: use t_eval="),
     ("vectorized", lambda: ivp(vectorized=True), "solve_ivp has no vectorized: use jax.vmap"),
@@ -154,11 +165,17 @@ VALUE = [
     ("y0 number", lambda: ivp(y0=1.0), r"y0 has shape \(\): solve_ivp takes a one-dimensional state"),
     ("fun number", lambda: ivp(fun=lambda t, y: 1.0), r"what fun returns has shape \(\)"),
     ("t_eval", lambda: ivp(t_eval=[2.0]), "expected times between t0=0.0 and t1=1.0"),
-    ("method of SciPy", lambda: ivp(method="LSODA"), "unknown method 'lsoda': expected one of euler"),
+    ("method of SciPy", lambda: ivp(method="LSODA"), "method 'LSODA' is implicit or of several steps, and all methods here"),
 ]  # fmt: skip
 TYPE = [
     ("f", lambda: run(f=3), r"f is 3 of type int: expected a function f\(t, y, args\)"),
-    ("f of two", lambda: run(f=lambda t, y: y), "takes 2 positional arguments but 3 were given"),
+    ("f of two", lambda: run(f=lambda t, y: y), r"<lambda>\(t, y\) is called as f\(t, y, args\): it has to take 3 arguments$"),
+    ("f of four", lambda: run(f=lambda t, y, a, b: y), r"called as f\(t, y, args\): .*3 arguments, several parameters in args"),
+    ("fn of one", lambda: run(saveat=SaveAt(t1=True, fn=lambda y: y)), r"<lambda>\(y\) is called as fn\(t, y, args\)"),
+    ("fun of two", lambda: ivp(args=(1, 2)), r"<lambda>\(t, y\) is called as fun\(t, y, \*args\): it has to take 4 arguments"),
+    ("no fun", lambda: ivp(fun=3), r"fun is 3 of type int: expected a function fun\(t, y, \*args\)"),
+    ("too few", lambda: solve(lorenz, 0.0, Y0), r"solve: missing a required argument: 'y0'. Expected solve\(f, t0, t1, y0"),
+    ("too many", lambda: SaveAt(True), r"SaveAt: too many positional arguments. Expected SaveAt\(\*, t0=False, t1=False"),
     ("y0 text", lambda: run(y0="a"), "y0 has a leaf of type str: expected arrays and numbers"),
     ("y0 bool", lambda: run(y0=True), "y0 has a leaf of type bool: expected arrays and numbers"),
     ("y0 function", lambda: run(y0={"a": Y0, "b": max}), "y0 has a leaf of type builtin_function_or_method"),
@@ -169,7 +186,8 @@ TYPE = [
     ("atol None", lambda: run(atol=None), "atol is None of type NoneType: expected a number"),
     ("dtmin None", lambda: run(dtmin=None), "dtmin is None of type NoneType: expected a number"),
     ("saveat", lambda: run(saveat=[0.5]), r"saveat is \[0.5\]: expected a jax_cubie.SaveAt"),
-    ("solver", lambda: run(solver="tsit5"), "solver is 'tsit5' of type str: expected a jax_cubie.Solver"),
+    ("saved times", lambda: run(saveat=np.ones(2)), r"saveat is array\(.*expected a jax_cubie.SaveAt; write saveat=SaveAt\("),
+    ("solver", lambda: run(solver="tsit5"), "'tsit5' of type str: expected a jax_cubie.Solver; write method='tsit5', or "),
     ("args", lambda: ivp(args=3), r"args is 3: solve_ivp calls fun\(t, y, \*args\), so args is a tuple"),
     ("y0 dict", lambda: ivp(y0={"a": 1.0}), "y0 is {'a': 1.0}: expected a one-dimensional array; solve takes any pytree"),
     ("fn", lambda: SaveAt(t1=True, fn=3), r"SaveAt\(fn=...\) is 3 of type int: expected a function fn\(t, y, args\)"),
@@ -189,13 +207,16 @@ TYPE = [
     (
         "throw",
         lambda: jax.jit(lambda t1: run(t1=t1, throw=True).ys)(1.0),
-        "throw=True needs the results now.*leave throw out, and check solution.result, or call jax_cubie.check_successful",
+        "throw=True needs the results now.*leave it out, call jax_cubie.check_successful.*or look at solution",
     ),
     (
         "throw in vmap",
         lambda: jax.vmap(lambda t1: run(t1=t1, throw=True).ys)(np.ones(2)),
         "throw=True needs the results now",
     ),
+    ("in jit", lambda: jax.jit(lambda t1: check_successful(run(t1=t1)))(1.0), "^check_successful needs the results now.*call "),
+    ("in vmap", lambda: jax.vmap(lambda t1: check_successful(run(t1=t1)))(np.ones(2)), "^check_successful needs.*comes out of"),
+    ("text in jit", lambda: jax.jit(lambda k: len(ivp(y0=k).message))(Y0), "message is a text, .* or read status"),
 ]  # fmt: skip
 
 
@@ -211,15 +232,106 @@ def test_wrong_types(call, text):
         call()
 
 
-def test_control_flow_in_python():
-    """JAX's own error, with its advice and the user's line."""
-    with pytest.raises(jax.errors.TracerBoolConversionError, match="traced array") as caught:
-        run(f=branches)
-    assert any(entry.name == "branches" for entry in caught.traceback)
-    with pytest.raises(jax.errors.TracerArrayConversionError, match="__array__"):
-        run(f=lambda t, y, a: np.sin(y) * np.asarray(y))
-    with pytest.raises(jax.errors.ConcretizationTypeError):
-        run(f=lambda t, y, a: float(y[0]) * y)
+def stored(t, y, args):
+    dy = np.zeros(3, np.float32)
+    dy[0] = y[1]
+    return dy
+
+
+def sliced(t, y, args):
+    dy = np.zeros(3, np.float32)
+    dy[:2] = y[1:]
+    return dy
+
+
+@pytest.mark.parametrize(
+    ("f", "written", "instead"),
+    [
+        (lambda t, y, a: np.sin(y), "np.sin(y)", "write jnp.sin in place of np.sin"),
+        (lambda t, y, a: y + np.sqrt(np.abs(t)), "np.abs(t)", "write jnp.abs in place of np.abs"),
+        (lambda t, y, a: np.array([y[1], y[0], t]), "np.array([y[1], y[0], t])", "write jnp.array in place of np.array"),
+        (lambda t, y, a: np.stack([y[1], y[0], t]), "np.stack([y[1], y[0], t])", "write jnp.stack in place of np.stack"),
+        (lambda t, y, a: np.linalg.norm(y) * y, "np.linalg.norm(y)", "write jnp.linalg.norm in place of np.linalg.norm"),
+        (lambda t, y, a: jax.jit(lambda z: np.exp(z))(y), "np.exp(z)", "write jnp.exp in place of np.exp"),
+        (lambda t, y, a: scipy.special.expit(y), "scipy.special.expit(y)", "write jax.scipy.special.expit in place of scipy."),
+        (lambda t, y, a: y * math.sin(t), "math.sin(t)", "write jnp.sin in place of math.sin"),
+        (lambda t, y, a: y * math.erf(t), "math.erf(t)", "write jax.scipy.special.erf in place of math.erf"),
+        (lambda t, y, a: y * max(y[0], t), "max(y[0], t)", "write jnp.maximum in place of max"),
+        (lambda t, y, a: float(y[0]) * y, "float(y[0])", "leave out float(), int(), .item() and .tolist()"),
+        (lambda t, y, a: y[0].item() * y, "y[0].item()", "leave out float(), int(), .item() and .tolist()"),
+        (lambda t, y, a: y if t > 1 else -y, "t > 1", "write jnp.where(condition, a, b) or jax.lax.cond in place of if"),
+        (lambda t, y, a: jnp.where(y > 0 and y < 1, y, t), "y > 0 and y < 1", "&, | and ~ in place of and, or and not"),
+        (lambda t, y, a: y * [1, 2][jnp.int32(t)], "[1, 2][jnp.int32(t)]", "index a jnp.array in place of a list"),
+        (lambda t, y, a: sum(y for _ in range(jnp.int32(t))), "range(jnp.int32(t))", "count with jax.lax.fori_loop"),
+        (lambda t, y, a: y[y > 0], "y[y > 0]", "write jnp.where(mask, array, other)"),
+        (lambda t, y, a: {1.0: y}[t], "{1.0: y}[t]", "a traced value is no key of a dict"),
+        (stored, "dy[0] = ...", "stack the components, jnp.stack([...]), or begin with jnp.zeros"),
+        (sliced, "dy[:2] = ...", "stack the components, jnp.stack([...]), or begin with jnp.zeros"),
+    ],
+)  # fmt: skip
+def test_values_that_are_not_there_yet(f, written, instead):
+    """The user's line, what stands there, what to write; for every function of the user's; and the way there is kept."""
+    where = rf"at {re.escape(__file__)}:(\d+) \(.*\), `{re.escape(written)}`"
+    said = re.compile(rf" is traced, so that its arrays .* {where}. Instead: .*{re.escape(instead)}")
+    for call in (
+        lambda: run(f=f),
+        lambda: run(saveat=SaveAt(t1=True, fn=f)),
+        lambda: ivp(fun=lambda t, y: f(t, y, None)),
+        lambda: jax.vmap(lambda y: run(f=f, y0=y).ys)(np.ones((2, 3), np.float32)),
+    ):
+        with pytest.raises(TypeError, match=said) as caught:
+            call()
+        line = int(said.search(str(caught.value))[1])
+        assert written.removesuffix("...").strip() in Path(__file__).read_text().splitlines()[line - 1]
+        assert any(entry.frame.code.raw is f.__code__ for entry in caught.traceback)
+
+
+def test_from_numpy_imported_by_name():
+    from numpy import sin
+    from scipy.special import expit
+
+    with pytest.raises(TypeError, match="write jnp.sin in place of sin"):
+        run(f=lambda t, y, a: sin(y))
+    with pytest.raises(TypeError, match="use functions of jax.numpy in place of NumPy's"):
+        run(f=lambda t, y, a: expit(y))
+
+
+def pendulum(z, s, damping):
+    angle, speed = z
+    return jnp.stack([speed, -damping * speed - jnp.sin(angle)])
+
+
+@pytest.mark.parametrize("f", [pendulum, lambda z, s, a: jnp.stack([z[1], -z[0]]), lambda z, s, a: -a * z])
+def test_state_first(f):
+    """As odeint has it: f fails or gives something else, and the other way round it is a derivative of y0."""
+    y0 = np.array([0.5, 0.0], np.float32)
+    with pytest.raises(TypeError, match=r"f\(t, y, args\) fails .*other way round it gives .*derivative of y0.*odeint, "):
+        run(f=f, y0=y0, args=0.1)
+    with pytest.raises(TypeError, match=r"fun\(t, y, \*args\) fails .*other way round.*odeint, state first"):
+        ivp(fun=f, y0=y0, args=(0.1,))
+    with pytest.raises(TypeError, match=r"f\(t, y, args\) fails .*other way round"):
+        run(f=lambda s, t, a: {"a": -s["a"]}, y0={"a": y0})
+
+
+def test_state_first_by_its_names():
+    """Where shapes say nothing, the names do; a function that is right, or of other names, is left alone."""
+    for f in (lambda y, t, args: -y, lambda u, p, t: -u, jax.jit(lambda state, time, args: -state)):
+        with pytest.raises(TypeError, match=r"\(.*\) takes the state first, but is called as f\(t, y, args\): put the "):
+            run(f=f, y0=jnp.float32(1))
+    with pytest.raises(TypeError, match=r"takes the state first, but is called as fun\(t, y, \*args\)"):
+        ivp(fun=lambda y, t: -y)
+    for f in (lambda x, t, args: x * t, lambda *given: -given[1], lambda t, y, args, rate=2.0: -rate * y):
+        assert run(f=f, y0=jnp.float32(1)).ys.shape == (1,)
+
+
+def test_a_wrong_function_keeps_its_own_error():
+    """No talk of the order of arguments where the other order is no better."""
+    for f in (lambda t, y, a: y[:2], lambda t, y, a: jnp.sum(y), lambda t, y, a: y @ jnp.ones((2, 2))):
+        with pytest.raises((ValueError, TypeError)) as caught:
+            run(f=f)
+        assert "other way round" not in str(caught.value)
+    with pytest.raises(ZeroDivisionError):
+        run(f=lambda t, y, a: y * (1 / 0))
 
 
 def test_unsupported_operation_names_itself_and_the_line():
@@ -236,6 +348,39 @@ def test_unsupported_operation_names_itself_and_the_line():
     ):
         with pytest.raises(NotImplementedError, match=said):
             run(f=f)
+
+
+def test_solvers_of_other_packages_inside_of_f(platform):
+    """Named by what the user called, with what to write: which works."""
+    import diffrax
+    import lineax
+    import optimistix
+
+    def residual(z, y):
+        return z**3 + z - y
+
+    newton, fixed = optimistix.Newton(1e-5, 1e-5), optimistix.FixedPointIteration(1e-5, 1e-5)
+    for f, said in (
+        (lambda t, y, a: -optimistix.root_find(residual, newton, y, y).value, r"optimistix.root_find brings.*write Newton's"),
+        (lambda t, y, a: optimistix.fixed_point(lambda z, y: jnp.cos(z), fixed, y, y).value,
+         r"optimistix.fixed_point brings.*write the iteration with jax.lax.fori_loop"),
+        (lambda t, y, a: lineax.linear_solve(lineax.DiagonalLinearOperator(y), y).value, "lineax.linear_solve brings.*linalg"),
+        (lambda t, y, a: diffrax.diffeqsolve(diffrax.ODETerm(lorenz), diffrax.Tsit5(), 0.0, 1.0, 0.1, y, a).ys[0],
+         "diffrax.diffeqsolve brings.*a solve inside of f is not there"),
+    ):  # fmt: skip
+        with pytest.raises(NotImplementedError, match=rf"which {said}"):
+            run(f=f)
+
+    def as_it_says(t, y, args):
+        g = lambda z: residual(z, y)  # noqa: E731
+        return -jax.lax.fori_loop(0, 8, lambda _, z: z - jnp.linalg.solve(jax.jacfwd(g)(z), g(z)), y)
+
+    def held(t, y, args):
+        solve_root = lambda g, z: jax.lax.fori_loop(0, 8, lambda _, z: z - g(z) / (3 * z**2 + 1), z)  # noqa: E731
+        return -jax.lax.custom_root(lambda z: residual(z, y), y, solve_root, lambda g, y: y / g(jnp.ones_like(y)))
+
+    y0 = np.array([1.0, 0.5], np.float32)
+    np.testing.assert_allclose(run(f=as_it_says, y0=y0).ys, run(f=held, y0=y0).ys, rtol=1e-5)
 
 
 def test_errors_come_at_trace_time_and_build_nothing(builds):
@@ -285,13 +430,17 @@ def test_float64_is_not_switched_on():
 
 def test_throw(platform):
     run(t1=0.1, throw=True)
-    text = r"1 of 1 lanes failed. 1 x max_steps_reached: .*Give a larger max_steps"
+    text = r"^The solve failed. max_steps_reached: .*Give a larger max_steps"
     with pytest.raises(RuntimeError, match=text):
         run(max_steps=3, throw=True)
     limits, rho = np.array([3, 1000, 1000, 2]), np.array([28.0, 28.0, np.nan, 28.0], np.float32)
     solution = jax.vmap(lambda limit, rho: run(max_steps=limit, args=rho))(limits, rho)
-    with pytest.raises(RuntimeError, match=r"3 of 4 lanes failed. 2 x max_steps_reached: .* 1 x not_finite: "):
+    text = r"3 of 4 lanes failed. 2 x max_steps_reached: .* \(lanes 0, 3\) 1 x not_finite: .*\(lane 2\)$"
+    with pytest.raises(RuntimeError, match=text):
         check_successful(solution)
+    grid = jax.vmap(jax.vmap(lambda limit: run(max_steps=limit)))(np.full((3, 4), 2))
+    with pytest.raises(RuntimeError, match=r"12 of 12 lanes .*\(lanes \(0, 0\), \(0, 1\), \(0, 2\), \(0, 3\), \(1, 0\), ..."):
+        check_successful(grid)
     check_successful(jax.tree.map(lambda leaf: leaf[1:2], solution))
     with pytest.raises(RuntimeError, match="dt_min_reached.*force_dtmin is False"):
         run(dtmin=0.1, force_dtmin=False, throw=True, rtol=1e-9, atol=1e-9)

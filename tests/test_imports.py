@@ -1,8 +1,14 @@
 """Imports run downwards through the rooms of the house, so that each can be read without those above it."""
 
 import ast
+import importlib
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 import jax_cubie
 
@@ -11,7 +17,8 @@ PACKAGE = Path(jax_cubie.__file__).parent
 ROOMS = (
     "__main__",
     "__init__",
-    "solve",
+    "front_doors",
+    "scipy_spelling",
     "solver",
     "inspection",
     "primitive",
@@ -32,6 +39,9 @@ ROOMS = (
     "translate",
     "operands",
     "times",
+    "field_errors",
+    "printing",
+    "foreign_names",
     "settings",
     "kernel",
 )
@@ -83,3 +93,33 @@ def test_numba_is_known_to_the_kernel_alone():
 def test_kernel_knows_nothing_of_odes():
     for path in (PACKAGE / "kernel").glob("*.py"):
         assert set(imports(path)) <= {"kernel"}, path
+
+
+MODULES = sorted(
+    ".".join(("jax_cubie", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+    for path in PACKAGE.rglob("*.py")
+    if path.stem != "__main__"
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_public_name_hides_a_module(name):
+    """`import jax_cubie.a.b` and then `jax_cubie.a.b`: what stands there is the module."""
+    module = importlib.import_module(name)
+    found = jax_cubie
+    for part in name.split(".")[1:]:
+        found = getattr(found, part)
+    assert found is module
+
+
+def test_public_names_after_every_module_is_imported():
+    """An import puts the module into the package by its name: none takes the place of a public one."""
+    lines = ["import jax_cubie", "before = {n: getattr(jax_cubie, n) for n in jax_cubie.__all__}"]
+    lines += [f"import {name}" for name in MODULES]
+    lines += ["assert all(getattr(jax_cubie, n) is value for n, value in before.items())"]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, timeout=120)
+
+
+def test_version():
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    assert jax_cubie.__version__ == project["version"]

@@ -32,7 +32,7 @@ SCRIPT = """
 
     assert jax.vmap(lane)(jnp.ones(4)).ys["a"].shape == (4, 6, 3)
     assert jax.jit(lane)(1.0).result == RESULTS.successful
-    assert solve_ivp(lambda t, y: -y, (0, 1), [1.0, 2.0], "RK4", dt0=0.1).y.shape == (2, 2)
+    assert solve_ivp(lambda t, y: -y, (0, 1), [1.0, 2.0], "RK4", first_step=0.1).y.shape == (2, 2)
     solver = Solver("dopri5", rtol=1e-3).update(method="tsit5", max_steps=50)
     assert solver.solve(decay, 0.0, 1.0, jnp.ones(2), 1.0, dt0=0.1).result == RESULTS.successful
     assert solver.inspect(decay, 0.0, 1.0, jnp.ones(2), 1.0).key

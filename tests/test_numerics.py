@@ -341,6 +341,15 @@ def test_integers_of_args(platform):
     assert solution.ys[-1] == 3
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int64", "uint32", "uint64"])
+@pytest.mark.usefixtures("x64")
+def test_the_widest_max_steps(dtype):
+    """A traced max_steps is held to what an int32 holds, and stats tell what was held to."""
+    limit = np.array(np.iinfo(dtype).max, dtype)
+    found = jax.jit(lambda limit: solve(lorenz, 0.0, 0.01, LORENZ0, 28.0, max_steps=limit))(limit)
+    assert code(found).tolist() == 0 and int(found.stats["max_steps"]) == min(int(limit), 2**31 - 1)
+
+
 @pytest.mark.usefixtures("x64")
 def test_max_steps_is_enough_or_not(platform):
     """A solve of n steps succeeds with max_steps = n, and not with n - 1."""

@@ -164,7 +164,8 @@ def build(
     except BuildError as error:
         raise BuildError(f"kernel_call of {name}: {error}") from error
     except errors.NumbaError as error:
-        raise BuildError(f"kernel_call of {name}: Numba cannot compile it for {target}: {_shortened(error)}") from error
+        said = _about_pointers(error) or f"Numba cannot compile it for {target}: {_shortened(error)}"
+        raise BuildError(f"kernel_call of {name}: {said}") from error
     for compiled in kernel.overloads.values():
         if compiled.signature.return_type != types.none:
             raise BuildError(
@@ -188,6 +189,32 @@ _NOISE = re.compile(
     r"^(Failed in .* pipeline|During: Pass|This error may|To see|Enable|If you think|<source elided>|\s*$|\s*-{3,}|"
     r"For more information|https?://|Unknown attribute rejection|- Resolution failure for (non-)?literal)"
 )
+
+
+# What is asked of a pointer that only an array has, as Numba puts it, and what to write instead.
+_POINTER_ERRORS = (
+    (r"[gs]etitem\(\w+\*, (Uni)?Tuple", "a pointer has one index, in row-major order: write u[i * columns + j] for u[i, j]"),
+    (r"[gs]etitem\(\w+\*, (slice|\.\.\.)", "a pointer has no slices: take its elements in a loop"),
+    (r"[gs]etitem\(\w+\*, float", "a pointer's index is an integer: write u[int(x)]"),
+    (
+        r"[gs]etitem\((bool(ean)?|u?int\d+|float\d+), ",
+        "an element of a pointer is a number, which has no index: write u[i * columns + j] for u[i][j]",
+    ),
+    (r"Unknown attribute '\w+' of type \w+\*|\b(len|iter|getiter|sum|max|min)\b.*\(\w+\*\)",
+     "a pointer knows no shape and no size, and can't be looped over: pass the sizes in scalars=, and count"),
+    (
+        r"(operator|ufunc|built-in function).*>>> \w+\((\w+\*, .*|.*, \w+\*|\w+\*)\)",
+        "a pointer is no array, so that nothing can be computed with the whole of it: take its elements, u[i]",
+    ),
+)
+
+
+def _about_pointers(error: errors.NumbaError) -> str:
+    """What is wrong where a pointer is used as an array, with the line if it is known; "" for any other error."""
+    text = _COLOUR.sub("", str(error))
+    advice = next((words for pattern, words in _POINTER_ERRORS if re.search(pattern, text.replace("\n", " "))), "")
+    lines = [f"{file}:{line}" for file, line in re.findall(r"^During: .* at (.+) \((\d+)\)$", text, re.M) if file != __file__]
+    return f"{advice} (at {lines[0]})" if advice and lines else advice  # numba-cuda does not always say where
 
 
 def _shortened(error: BaseException) -> str:

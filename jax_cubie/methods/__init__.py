@@ -1,7 +1,40 @@
-"""Integration methods: tableaus as data, and one step for each family."""
+"""Integration methods: tableaus as data, and one step for each family. Called, it lists them: `jax_cubie.methods()`."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
 
 from .catalogue import EXPLICIT
 from .explicit_rk import ExplicitRungeKutta
 from .tableau import ButcherTableau, ContinuousExtension
 
 __all__ = ["EXPLICIT", "ButcherTableau", "ContinuousExtension", "ExplicitRungeKutta"]
+
+
+class _Methods(ModuleType):
+    """This package, which is also the public function of its name."""
+
+    def __call__(self) -> list[dict[str, Any]]:
+        """Every method.
+
+        `name`, `aliases`, `family`; `order`; `embedded_order` (None without an error estimate); `dense_order` of the values
+        between steps; `stages`; `fsal`: whether its last stage is the next step's first.
+        """
+        return [
+            {
+                "name": tableau.name,
+                "aliases": tableau.aliases,
+                "family": ExplicitRungeKutta.family,
+                "order": tableau.order,
+                "embedded_order": tableau.embedded_order,
+                "dense_order": tableau.dense_order,
+                "stages": tableau.stages,
+                "fsal": tableau.fsal,
+            }
+            for tableau in EXPLICIT.values()
+        ]
+
+
+sys.modules[__name__].__class__ = _Methods

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree, Real
 
+from ..foreign_names import front_door
+from ..printing import describe_call
 from ..settings import check_choice, refuse_tracer
 
 
@@ -23,7 +25,8 @@ class SaveAt(eqx.Module):
     - ts: shape [points], non-decreasing from t0 to t1 (non-increasing where t1 < t0); equal times are allowed, so that ragged
       lanes may repeat t1. Points inside a step are interpolated by the method's own dense output, or by a cubic Hermite
       polynomial where it has none; `ts` never changes the steps.
-    - steps: True or n > 0: the end of every accepted step, or of every n-th. There is room for `max_steps // n` rows.
+    - steps: True or n > 0: the end of every accepted step, or of every n-th. There is room for `max_steps // n` rows, so that
+      the solve wants to be told max_steps.
     - fn: `fn(t, y, args)`, any pytree of arrays that is kept in place of y.
 
     The rows stand in the order of time. With `steps` the times are `Solution.ts`, and rows that were not needed stand at the
@@ -40,6 +43,7 @@ class SaveAt(eqx.Module):
     steps: int = eqx.field(static=True, default=0)
     fn: Callable[[Float[Array, ""], PyTree, PyTree], PyTree] | None = None
 
+    @front_door
     def __init__(self, *, t0: bool = False, t1: bool = False, ts: Any = None, steps: bool | int = False, fn: Any = None):
         self.t0 = check_choice("SaveAt(t0=...)", t0, (True, False))
         self.t1 = check_choice("SaveAt(t1=...)", t1, (True, False))
@@ -53,6 +57,10 @@ class SaveAt(eqx.Module):
             raise ValueError(
                 f"{what} saves nothing: give t0=True, t1=True, steps=True or ts=[...] with one time at least"
             )
+
+    def __repr__(self) -> str:
+        given = {"t0": self.t0, "t1": self.t1, "ts": self.ts, "steps": self.steps, "fn": self.fn}
+        return describe_call("SaveAt", (), given, {"t0": False, "t1": False, "ts": None, "steps": 0, "fn": None})
 
     @property
     def points(self) -> int:

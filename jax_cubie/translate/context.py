@@ -10,6 +10,7 @@ import jax
 import jax.core
 import jax.extend.core as jex
 import numpy as np
+from jax.dtypes import float0
 
 from .arrays import (
     Array,
@@ -95,8 +96,10 @@ class Context:
         check_dtype("an array of args or of a closure", aval)
         shape, dtype = tuple(aval.shape), dtype_name(aval.dtype)
         concrete = not isinstance(value, jax.core.Tracer)
-        if concrete and dtype not in FLOATS and math.prod(shape) <= self.unroll:
-            array: Array = self.bake(value, dtype)
+        if aval.dtype == float0:
+            array: Array = self.make(shape, dtype, lambda _: self.b.const(dtype, False))
+        elif concrete and dtype not in FLOATS and math.prod(shape) <= self.unroll:
+            array = self.bake(value, dtype)
         else:
             array = self.new_input(shape, dtype)
             self.constants.append(value)
@@ -120,7 +123,7 @@ class Context:
     def literal(self, atom: Any) -> Array:
         """A literal of the jaxpr: scalars are constants of their aval's dtype."""
         check_dtype("a literal", atom.aval)
-        if atom.aval.shape == ():
+        if atom.aval.shape == () and atom.aval.dtype != float0:
             return self.bake(atom.val, dtype_name(atom.aval.dtype))
         return self.outside(atom.val)
 

@@ -27,6 +27,7 @@ _LINEAR_ALGEBRA = "use jnp.linalg.solve, inv, qr or cholesky, write it out by ha
 _RANDOM = "draw the numbers outside the solve and pass them in through args"
 _COLLECTIVE = "collectives cannot run inside one trajectory; move it outside the solve"
 _CALLBACK = "a solve is one kernel and cannot call back into Python; remove the callback"
+_NESTED = "a solve inside of f is not there: make its state a part of y, or solve it before"
 _GENERIC = "write it with arithmetic, jnp.where, indexing, matmul, lax.cond, lax.scan or lax.while_loop"
 
 HINTS: dict[str, str] = {
@@ -53,7 +54,7 @@ HINTS: dict[str, str] = {
     ),
     **dict.fromkeys(("get", "swap", "addupdate", "new_ref", "run_state"),
                     "references cannot be changed inside a kernel; carry the values through lax.scan or lax.fori_loop"),
-    "jax_cubie_solve": "a solve inside of f is not there: make its state a part of y, or solve it before",
+    "jax_cubie_solve": _NESTED,
     **dict.fromkeys(
         ("bcoo_dot_general", "bcsr_dot_general"),
         "write a sparse product with indices, jnp.zeros(n).at[rows].add(values * y[columns])",
@@ -62,21 +63,39 @@ HINTS: dict[str, str] = {
     "ffi_call": "a solve is one kernel and cannot call another; write the function in JAX",
     "igamma_grad_a": "the derivative of gammainc by its first argument is not there; use a finite difference",
 }
+_ITERATION = "write the iteration with jax.lax.fori_loop, or let jax.lax.custom_root hold it where f takes derivatives"
+# The same for what is called by name in another package, whichever operation of it is met first.
+_CALLED: dict[tuple[str, str], str] = {
+    ("optimistix", "root_find"): "write Newton's iteration, jax.lax.fori_loop(0, 8, lambda _, z: z - "
+    "jnp.linalg.solve(jax.jacfwd(g)(z), g(z)), z0), or let jax.lax.custom_root hold it where f takes derivatives",
+    **dict.fromkeys([("optimistix", name) for name in ("fixed_point", "least_squares", "minimise")], _ITERATION),
+    ("lineax", "linear_solve"): _LINEAR_ALGEBRA,
+    ("diffrax", "diffeqsolve"): _NESTED,
+}
 
 
-def _source_line(lines: Sequence[Any]) -> str:
-    """The user's line; empty where this JAX does not tell it (it is private there).
+def _source(lines: Sequence[Any]) -> tuple[str, tuple[str, str] | None]:
+    """The user's line, and the function of `_CALLED` that is called there; empty where this JAX does not tell (it is
+    private there).
 
-    It is the innermost that stands in no installed package: that of a layer or an interpolation helps nobody.
+    The line is the innermost that stands in no installed package: that of a layer or an interpolation helps nobody.
     """
     try:
         from jax._src import source_info_util
 
         frames = [frame for line in reversed(lines) for frame in source_info_util.user_frames(line.traceback)]
     except Exception:
-        return ""
-    own = [f for f in frames if not (_INSTALLED & set(Path(f.file_name).parts) or f.file_name.startswith(_PACKAGE))]
-    return next((f"{f.file_name}:{f.start_line}:{f.start_column} ({f.function_name})" for f in own or frames), "")
+        return "", None
+    called, own = None, frames[:1]
+    for frame in frames:
+        parts = Path(frame.file_name).parts
+        package = next((inner for outer, inner in zip(parts, parts[1:], strict=False) if outer in _INSTALLED), None)
+        if package is None and not frame.file_name.startswith(_PACKAGE):
+            own = [frame]
+            break
+        if (key := (package or "", frame.function_name)) in _CALLED:
+            called = key
+    return next((f"{f.file_name}:{f.start_line}:{f.start_column} ({f.function_name})" for f in own), ""), called
 
 
 def unsupported(name: str, lines: Sequence[Any] = (), *, detail: str = "", hint: str = "") -> UnsupportedPrimitiveError:
@@ -84,9 +103,9 @@ def unsupported(name: str, lines: Sequence[Any] = (), *, detail: str = "", hint:
 
     ``lines`` are the sources of the equations around it and, last, its own.
     """
-    line = _source_line(lines)
+    line, called = _source(lines)
     where = f" (at {line})" if line else ""
     what = f": {detail}" if detail else ""
-    return UnsupportedPrimitiveError(
-        f"`{name}` cannot be translated into a kernel{where}{what}. Instead: {hint or HINTS.get(name, _GENERIC)}."
-    )
+    brought = "" if called is None else f", which {'.'.join(called)} brings,"
+    instead = hint or (_CALLED[called] if called else HINTS.get(name, _GENERIC))
+    return UnsupportedPrimitiveError(f"`{name}`{brought} cannot be translated into a kernel{where}{what}. Instead: {instead}.")

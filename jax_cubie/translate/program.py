@@ -35,6 +35,7 @@ from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
+from jax.dtypes import float0
 
 Instruction = tuple[int, str, str, tuple[int, ...], Any]
 Region = tuple[Instruction, ...]
@@ -50,8 +51,11 @@ PREDICATES = frozenset({"eq", "ne", "lt", "le", "gt", "ge", "is_finite"})
 
 @cache
 def dtype_name(dtype: Any) -> str:
-    """The name of a dtype; NumPy takes its time to say it."""
-    return str(dtype)
+    """The name of a dtype; NumPy takes its time to say it.
+
+    JAX's float0, the dtype of a derivative by integers, holds nothing: it is carried about as False, as XLA is told, too.
+    """
+    return "bool" if dtype == float0 else str(dtype)
 
 
 def regions_of(instruction: Instruction) -> tuple[Region, ...]:

@@ -1,6 +1,7 @@
 """kernel_call: what it computes under each transformation, and what it refuses."""
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -492,6 +493,39 @@ def untyped(start, stop, x, out):
     out[0] = x.shape
 
 
+def _asks(statement, first):
+    """A kernel with one statement about its pointers x and out."""
+    namespace = {"np": np, "cuda": cuda}
+    exec(f"def asks({first}x, out):\n    i = 1\n    {statement}\n", namespace)
+    return namespace["asks"]
+
+
+POINTERS = [
+    ("out[i, i] = x[i, i]", "one index, in row-major order: write u[i * columns + j] for u[i, j]"),
+    ("out[0] = x[i, 0]", "one index, in row-major order"),
+    ("out[0] = x[i][0]", "an element of a pointer is a number, which has no index"),
+    ("out[0:2] = x[0:2]", "a pointer has no slices"),
+    ("out[...] = 0.0", "a pointer has no slices"),
+    ("out[0] = x[0.5]", "a pointer's index is an integer"),
+    ("out[0] = x.size", "a pointer knows no shape"),
+    ("out[0] = len(x)", "a pointer knows no shape"),
+    ("for value in x: out[0] = value", "a pointer knows no shape"),
+    ("out[0] = np.sum(x)", "a pointer knows no shape"),
+    ("out[0] = (x * 2)[0]", "a pointer is no array"),
+    ("out[0] = np.sin(x)[0]", "a pointer is no array"),
+]
+
+
+@pytest.mark.parametrize(("statement", "said"), POINTERS, ids=[row[0] for row in POINTERS])
+def test_pointers_are_no_arrays(statement, said):
+    host, kernel = _asks(statement, "start, stop, "), _asks(statement, "")
+    said = re.escape(said)
+    with jax.default_device(jax.devices("cpu")[0]), pytest.raises(BuildError, match=f"^kernel_call of negate: .*{said}"):
+        call(host_kernel=host)
+    with pytest.raises(BuildError, match=f"^kernel_call of asks: .*{said}"):
+        cuda_image(lambda x: call(x, kernel=kernel), X)
+
+
 def undefined(start, stop, x, out):
     out[0] = no_such_function(x[0])  # noqa: F821
 
@@ -501,7 +535,7 @@ def undefined(start, stop, x, out):
     [
         (None, r"kernel_call of negate has no kernel for the CPU: give host_kernel=.*or run it on a CUDA device"),
         (returns, r"it returns a value \(float32\)"),
-        (untyped, r"Numba cannot compile it for cpu: .*[Uu]nknown attribute 'shape'"),
+        (untyped, r"a pointer knows no shape .*pass the sizes in scalars=, and count \(at .*test_kernel_call\.py:\d+\)"),
         (undefined, r"Numba cannot compile it for cpu: .*NameError: name 'no_such_function' is not defined"),
     ],
 )
@@ -529,7 +563,7 @@ def untyped_device(x, out):
     ("kernel", "why"),
     [
         (returns_device, r"kernel_call of returns_device: it returns a value \(float32\)"),
-        (untyped_device, r"kernel_call of untyped_device: Numba cannot compile it for cuda:90: .*attribute 'shape'"),
+        (untyped_device, "kernel_call of untyped_device: a pointer knows no shape .*pass the sizes in scalars="),
     ],
 )
 def test_refused_for_cuda(kernel, why):

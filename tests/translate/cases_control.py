@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from cases import Case, normal, only, with_index
 from jax import lax
 from jax.custom_derivatives import linear_call
+from jax.dtypes import float0
 
 
 def _root(x: Any) -> Any:
@@ -119,7 +121,17 @@ def _derivatives() -> list[Case]:
         layer = jax.checkpoint(lambda z: jnp.sin(z) * z, policy=jax.checkpoint_policies.nothing_saveable)
         return jnp.sum(lax.scan(lambda c, _: (layer(c), None), x, None, length=6)[0])
 
+    times = jax.jit(lambda x, n: x * n)  # whose derivative by n is of dtype float0
+    nothing = np.zeros((), float0)
+
     return [
+        Case("jit", lambda x: jax.jit(lambda z: jax.vjp(times, z, jnp.arange(4))[1](z))(x)[0], a, 0),
+        Case("jit", lambda x: jax.grad(lambda x, n: times(x, n).sum(), (0, 1), allow_int=True)(x, jnp.arange(4))[0], a, 0),
+        Case("jit", lambda x: jax.jit(lambda z, w: z)(x, nothing) + jnp.zeros(4, float0).astype(x.dtype), a, 0),
+        Case("cond", lambda x: lax.cond(x[0] > 0, lambda: (x, nothing), lambda: (2 * x, nothing))[0], a, 0),
+        Case("scan", lambda x: lax.scan(lambda c, _: ((c[0] * 2, c[1]), c[1]), (x, nothing), None, length=3)[0][0], a, 0),
+        Case("while", lambda x: lax.while_loop(lambda c: c[0][0] < 3, lambda c: (c[0] + 1, c[1]), (x, nothing))[0], a, 0),
+        Case("custom_jvp_call", lambda x: jax.jvp(_with_jvp, (x, jnp.arange(4)), (x, np.zeros(4, float0)))[1], a, 0),
         Case("jit", jax.jacfwd(f), a, 256, 1e-5),
         Case("jit", jax.jacrev(f), a, 256, 1e-5),
         Case("jit", jax.grad(scalar), a, 256, 1e-5),
@@ -227,5 +239,14 @@ def _with_vjp(x: Any) -> Any:
 
 
 _with_vjp.defvjp(lambda x: (x * 5, None), lambda _, g: (g * 5,))
+
+
+@jax.custom_jvp
+def _with_jvp(x: Any, n: Any) -> Any:
+    return x * n
+
+
+_with_jvp.defjvp(lambda primals, tangents: (primals[0] * primals[1], tangents[0] * primals[1]))
+
 
 CONTROL_CASES = _cases()

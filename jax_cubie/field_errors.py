@@ -1,0 +1,222 @@
+"""What goes wrong inside of a function of the user's, said in the words that the user wrote.
+
+While such a function is traced, JAX and NumPy speak of tracers and conversions; here are the line, what stands there, and what
+to write in its place.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import contextlib
+import dis
+import importlib
+import inspect
+import linecache
+import os
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+_NOT_THE_USERS = (str(Path(__file__).parent), os.path.dirname(os.__file__))  # this package, and Python's library
+_INSTALLED = {"site-packages", "dist-packages"}
+# First arguments that are a state, and second ones that are the time, whoever wrote them.
+_STATES, _TIMES = {"y", "Y", "u", "U", "state"}, {"t", "time"}
+# Of Python's math, and of NumPy and SciPy: what goes by another name in JAX.
+_RENAMED = {
+    "math.pow": "jnp.power", "math.fabs": "jnp.abs", "math.ceil": "jnp.ceil", "math.erf": "jax.scipy.special.erf",
+    "math.erfc": "jax.scipy.special.erfc", "math.gamma": "jax.scipy.special.gamma", "math.lgamma": "jax.scipy.special.gammaln",
+    "math.isclose": "jnp.isclose", "math.dist": "jnp.linalg.norm", "math.fsum": "jnp.sum", "math.prod": "jnp.prod",
+    "builtins.max": "jnp.maximum", "builtins.min": "jnp.minimum", "builtins.sum": "jnp.sum", "builtins.sorted": "jnp.sort",
+    "builtins.any": "jnp.any", "builtins.all": "jnp.all",
+}  # fmt: skip
+# What to write where nothing in particular is known, by JAX's error: those in front are kinds of the last.
+_ADVICE: dict[type[Exception], str] = {
+    jax.errors.TracerBoolConversionError: "write jnp.where(condition, a, b) or jax.lax.cond in place of if; &, | and ~ in "
+    "place of and, or and not",
+    jax.errors.TracerIntegerConversionError: "index a jnp.array in place of a list; count with jax.lax.fori_loop",
+    jax.errors.NonConcreteBooleanIndexError: "write jnp.where(mask, array, other), which keeps the shape",
+    jax.errors.TracerArrayConversionError: "use functions of jax.numpy in place of NumPy's",
+    jax.errors.ConcretizationTypeError: "leave out float(), int(), .item() and .tolist(), for which x.astype(dtype) stands; "
+    "where a number decides on a shape, it has to be a Python number",
+}
+
+
+class FieldError(TypeError):
+    """A function of the user's can't be traced as it is written; the message says where, and what to write instead."""
+
+
+def check_signature(function: Callable[..., Any], called: str, arguments: int = 3) -> None:
+    """Raises FieldError where `function` can't be called with so many arguments, or where it takes the state first.
+
+    `called` is how it is called, as in "f(t, y, args)".
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some callables have none
+        return
+    names = [p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    given = f"{getattr(function, '__name__', type(function).__name__)}({', '.join(map(str, signature.parameters.values()))})"
+    if names and names[0] in _STATES and _TIMES & set(names[1:3]):
+        raise FieldError(f"{given} takes the state first, but is called as {called}: put the time first, and the state second")
+    try:
+        signature.bind(*(None,) * arguments)
+    except TypeError:
+        shared = ", several parameters in args as one tuple" if called.endswith(", args)") and len(names) > arguments else ""
+        raise FieldError(f"{given} is called as {called}: it has to take {arguments} arguments{shared}") from None
+
+
+def call_field(
+    function: Callable[..., Any], called: str, flatten: Callable[[Any], Any], t: Any, y: Any, *others: Any
+) -> Any:
+    """`flatten(function(t, y, *others))`. Raises FieldError where that fails for a reason that is known here.
+
+    flatten: raises ValueError for what is no derivative of y.
+    """
+    try:
+        with in_our_words(called.partition("(")[0]):
+            return flatten(function(t, y, *others))
+    except FieldError:
+        raise
+    except Exception as error:
+        if _fits(function, flatten, t, y, *others):
+            raise FieldError(
+                f"{called} fails ({_first_line(error)}), but with time and state the other way round it gives what a "
+                "derivative of y0 looks like. Was it written for odeint, state first? Here the time comes first"
+            ) from error
+        raise
+
+
+def _fits(function: Callable[..., Any], flatten: Callable[[Any], Any], t: Any, y: Any, *others: Any) -> bool:
+    """Whether `function` gives a derivative of y with the first two arguments exchanged."""
+    if jax.tree.structure(y) == jax.tree.structure(t) and jnp.shape(y) == jnp.shape(t):
+        return False  # that would be the same trace again
+    try:
+        jax.eval_shape(lambda t, y: flatten(function(y, t, *others)), t, y)
+    except Exception:
+        return False
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+@contextlib.contextmanager
+def in_our_words(what: str) -> Iterator[None]:
+    """Raises FieldError for JAX's and NumPy's errors about values that are not known while `what` is traced."""
+    try:
+        yield
+    except FieldError:
+        raise
+    except Exception as error:
+        advice = _advice(error)
+        if advice is None:
+            raise
+        where, instead = advice
+        raise FieldError(
+            f"{what} is traced, so that its arrays have shapes and no values yet, but it asks for values {where}. "
+            f"Instead: {instead}"
+        ).with_traceback(error.__traceback__) from None
+
+
+def _advice(error: Exception) -> tuple[str, str] | None:
+    """Where the user's line stands and what to write there; None where the error is of another kind."""
+    kinds, text = jax.errors, str(error)
+    generic = next((advice for kind, advice in _ADVICE.items() if isinstance(error, kind)), None)
+    if generic is None:
+        if isinstance(error, ValueError) and "setting an array element" in text:
+            generic = _ADVICE[kinds.TracerArrayConversionError]
+        elif isinstance(error, ValueError) and "truth value of an array" in text:
+            generic = _ADVICE[kinds.TracerBoolConversionError]
+        elif isinstance(error, TypeError) and "Tracer'" in text or "Tracer.__format__" in text:
+            generic = "a traced value is no key of a dict or a set, and prints no number"
+        else:
+            return None
+    step = _users_step(error)
+    if step is None:
+        return "in a package", generic
+    code = step.tb_frame.f_code
+    written = _written(step)
+    where = f"at {code.co_filename}:{step.tb_lineno} ({code.co_qualname})" + (f", `{written}`" if written else "")
+    if _stores(step):
+        return where.removesuffix("`") + " = ...`", (
+            "an array of NumPy's can't hold traced values: stack the components, jnp.stack([...]), or begin with jnp.zeros and "
+            "write dy = dy.at[i].set(value)"
+        )
+    replaced = _replacements(written, {**vars(builtins), **step.tb_frame.f_globals, **step.tb_frame.f_locals})
+    if replaced:
+        return where, "write " + ", ".join(f"{ours} in place of {theirs}" for theirs, ours in replaced.items())
+    return where, generic
+
+
+def _users_step(error: Exception) -> types.TracebackType | None:
+    """The innermost step of the traceback that stands in no installed package."""
+    found, step = None, error.__traceback__
+    while step is not None:
+        name = step.tb_frame.f_code.co_filename
+        if not (_INSTALLED & set(Path(name).parts) or name.startswith(_NOT_THE_USERS)):
+            found = step
+        step = step.tb_next
+    return found
+
+
+def _written(step: types.TracebackType) -> str:
+    """The source of the instruction that failed, where it is known and stands on one line."""
+    first, last, start, end = list(step.tb_frame.f_code.co_positions())[step.tb_lasti // 2]
+    if first is None or first != last:
+        return ""
+    line = linecache.getline(step.tb_frame.f_code.co_filename, first)
+    return line.encode()[start:end].decode(errors="replace").strip()
+
+
+def _stores(step: types.TracebackType) -> bool:
+    """Whether the instruction was an assignment to an element."""
+    code = step.tb_frame.f_code.co_code
+    return dis.opname[code[step.tb_lasti]] in ("STORE_SUBSCR", "STORE_SLICE")
+
+
+def _replacements(written: str, names: dict[str, Any]) -> dict[str, str]:
+    """For each function of NumPy, SciPy or math that is called there: JAX's, where it has one."""
+    try:
+        tree = ast.parse(written, mode="eval")
+    except SyntaxError:
+        return {}
+    found: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and (ours := _in_jax(_resolve(node.func, names))) is not None:
+            found[ast.unparse(node.func)] = ours
+    return found
+
+
+def _resolve(node: ast.expr, names: dict[str, Any]) -> str:
+    """The full name of the function that a dotted name stands for, as "numpy.linalg.norm"; "" where it is none."""
+    if isinstance(node, ast.Name):
+        value = names.get(node.id)
+        if isinstance(value, types.ModuleType):
+            return value.__name__
+        module = getattr(value, "__module__", None) or type(value).__module__  # NumPy's compiled functions have none
+        return f"{module}.{getattr(value, '__name__', '')}"
+    if isinstance(node, ast.Attribute) and (above := _resolve(node.value, names)):
+        return f"{above}.{node.attr}"
+    return ""
+
+
+def _in_jax(name: str) -> str | None:
+    """What JAX calls a function of NumPy, SciPy, math or Python's own; None where it has none."""
+    if name in _RENAMED:
+        return _RENAMED[name]
+    library, *path = name.split(".")
+    path = [part for part in path if not part.startswith("_")]
+    home = {"numpy": "jax.numpy", "math": "jax.numpy", "scipy": "jax.scipy"}.get(library)
+    if home is None or not path:
+        return None
+    try:
+        module = importlib.import_module(".".join((home, *path[:-1])))
+    except ImportError:
+        return None
+    return ".".join((home.replace("jax.numpy", "jnp"), *path)) if hasattr(module, path[-1]) else None

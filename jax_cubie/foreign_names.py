@@ -1,0 +1,284 @@
+"""Names of other libraries, and what to write in their place: the one table that every front door asks.
+
+They are the arguments, solvers and controllers of diffrax, of SciPy's `solve_ivp`, `odeint` and `ode`, of JAX's `odeint`, and
+of DifferentialEquations.jl.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_EVENTS = "there are no events yet: save times with SaveAt(ts=...) and look for the event between them"
+_TIMES = "use saveat=SaveAt(ts=...) with the times at which the solution is wanted"
+_NO_DENSE = f"there is no solution as a function: {_TIMES}"
+_NO_JACOBIAN = "leave it out, since explicit methods need no Jacobian"
+_NO_RESUME = "leave it out: another solve begins with y0=solution.ys[-1], and with dt0= if its first step is known"
+_NO_CLIP = "steps can't be cut at given times yet: solve up to each of them, and begin another solve there"
+_CONTROLLER = "use controller='pid' with rtol=, atol=, pcoeff= and the like, or controller='fixed' with dt0="
+_DERIVATIVES = "leave it out, since there are no derivatives through a solve yet"
+_SILENT = "leave it out, since a solve is one kernel, which reports nothing on its way"
+_ONE_VALUE = "leave it out: every result has a stats dict"
+_NO_ORDER = "leave it out, and choose a method by its order: jax_cubie.methods() lists them"
+
+# What to write in a call of `solve`, `Solver`, or any of a Solver's methods.
+NAMES: dict[str, str] = {
+    # diffrax.diffeqsolve, PIDController, ClipStepSizeController, StepTo
+    "terms": "give the vector field f(t, y, args) itself, as the first argument",
+    "stepsize_controller": _CONTROLLER,
+    "adjoint": _DERIVATIVES,
+    "event": _EVENTS,
+    "discrete_terminating_event": _EVENTS,
+    "progress_meter": _SILENT,
+    **dict.fromkeys(("solver_state", "controller_state", "made_jump"), _NO_RESUME),
+    "norm": "leave it out: the error norm is the root mean square, over all components",
+    "error_order": "leave it out: it is the method's own",
+    **dict.fromkeys(("jump_ts", "step_ts", "tstops", "d_discontinuities", "tcrit"), _NO_CLIP),
+    "store_rejected_steps": "leave it out: stats['num_rejected_steps'] counts them",
+    **dict.fromkeys(("root_finder", "root_find_max_steps", "scan_kind"), "leave it out, since all methods are explicit"),
+    # scipy.integrate.solve_ivp
+    "fun": "it is called f here: f(t, y, args), the first argument",
+    "t_span": "give t0 and t1, two arguments",
+    "t_eval": _TIMES,
+    "dense_output": _NO_DENSE,
+    "events": _EVENTS,
+    "vectorized": "use jax.vmap of the solve",
+    "first_step": "use dt0= in solve",
+    "max_step": "use dtmax=",
+    "min_step": "use dtmin=",
+    **dict.fromkeys(("jac", "jac_sparsity", "lband", "uband", "Dfun", "ml", "mu", "with_jacobian", "col_deriv"), _NO_JACOBIAN),
+    # scipy.integrate.odeint and ode, jax.experimental.ode.odeint
+    "func": "it is called f here: f(t, y, args), time first",
+    "tfirst": "leave it out: time always comes first, f(t, y, args)",
+    "t": "give t0 and t1, and saveat=SaveAt(ts=t)",
+    "h0": "use dt0= in solve",
+    "hmax": "use dtmax=",
+    "hmin": "use dtmin=",
+    **dict.fromkeys(("mxstep", "nsteps", "maxiters"), "use max_steps="),
+    "full_output": _ONE_VALUE,
+    **dict.fromkeys(("ixpr", "mxhnil", "max_hnil", "printmessg", "verbosity", "verbose", "progress"), _SILENT),
+    **dict.fromkeys(("mxordn", "mxords", "max_order_ns", "max_order_s", "order"), _NO_ORDER),
+    "ifactor": "use factormax=",
+    "dfactor": "use factormin=",
+    "beta": "use controller='pi', or pcoeff= and icoeff=",
+    # DifferentialEquations.jl; torchdiffeq
+    "abstol": "use atol=",
+    "reltol": "use rtol=",
+    "alg": "use method=",
+    "dt": "use dt0= in solve, with controller='fixed' where every step is to have that size",
+    "adaptive": "use controller='fixed' with dt0=, or controller='pid'",
+    "u0": "it is called y0 here",
+    "p": "it is called args here",
+    "tspan": "give t0 and t1, two arguments",
+    "callback": _EVENTS,
+    "event_fn": _EVENTS,
+    "save_everystep": "use saveat=SaveAt(steps=True) and max_steps=",
+    "save_start": "use saveat=SaveAt(t0=True, ...)",
+    "save_end": "use saveat=SaveAt(t1=True, ...)",
+    "dense": _NO_DENSE,
+    "options": "leave it out, and give each setting as a keyword",
+    # Ours, in another place.
+    "ts": _TIMES,
+    "steps": "use saveat=SaveAt(steps=True) and max_steps=",
+    "fn": "use saveat=SaveAt(..., fn=...)",
+    **dict.fromkeys(
+        ("f", "t0", "t1", "y0", "args", "dt0", "saveat", "throw"), "it is no setting of a Solver, but an argument of solve"
+    ),
+}
+
+# The same where a front door has words of its own.
+_ELSEWHERE: dict[str, dict[str, str]] = {
+    "solve_ivp": {
+        **dict.fromkeys(
+            ("events", "event", "discrete_terminating_event", "callback", "event_fn"),
+            "there are none yet; save times with t_eval= and look for the event between them",
+        ),
+        **dict.fromkeys(("dense_output", "dense"), "use t_eval=, the times at which the solution is wanted"),
+        "vectorized": "use jax.vmap of solve_ivp",
+        "saveat": "use t_eval=, or jax_cubie.solve, which takes a SaveAt",
+        "ts": "use t_eval=",
+        "t": "use t_span=(t[0], t[-1]) and t_eval=t",
+        **dict.fromkeys(("t0", "t1", "tspan"), "use t_span=(t0, t1)"),
+        **dict.fromkeys(("f", "func", "terms"), "it is called fun here: fun(t, y, *args), time first"),
+        "solver": "give the settings as keywords, or call jax_cubie.solve, which takes a Solver",
+        "tfirst": "leave it out: time always comes first, fun(t, y, *args)",
+        **dict.fromkeys(("h0", "dt", "dt0"), "use first_step="),
+        "hmax": "use max_step=",
+        **dict.fromkeys(
+            ("steps", "fn", "save_everystep", "save_start", "save_end"), "call jax_cubie.solve, whose SaveAt has such choices"
+        ),
+    },
+    "SaveAt": {
+        "dense": "there is no solution as a function: give the times, SaveAt(ts=...)",
+        "subs": "one SaveAt keeps all that its fn returns: fn=lambda t, y, args: {'one': ..., 'other': ...}",
+        **dict.fromkeys(("solver_state", "controller_state", "made_jump"), _NO_RESUME),
+        **dict.fromkeys(("t_eval", "times", "t", "saveat"), "use ts="),
+        "save_everystep": "use steps=True",
+        "save_start": "use t0=True",
+        "save_end": "use t1=True",
+    },
+    "Solver": {"solver": "use method="},
+    "Solver.update": {"solver": "use method="},
+    "Solver.solve": {"solver": "it is the Solver whose solve this is: solver.update(...) changes it"},
+    "Solver.inspect": {"solver": "it is the Solver whose inspect this is: solver.update(...) changes it"},
+}
+
+# Attributes of other libraries' solutions.
+_ATTRIBUTES = {
+    "t": "use ts",
+    "y": "use ys, whose first axis is the times; the result of jax_cubie.solve_ivp has y as SciPy's has it",
+    **dict.fromkeys(("success", "status"), "compare with solution.result == RESULTS.successful"),
+    "message": "use RESULTS[solution.result]",
+    **dict.fromkeys(("nfev", "njev", "nlu"), "use stats['nfev']"),
+    **dict.fromkeys(("sol", "interpolation", "evaluate", "derivative"), "give the times to the solve, saveat=SaveAt(ts=...)"),
+    **dict.fromkeys(("t_events", "y_events", "event_mask"), "there are no events yet"),
+    **dict.fromkeys(("solver_state", "controller_state", "made_jump"), "another solve begins with y0=solution.ys[-1]"),
+    "u": "use ys",
+    "retcode": "use result, one of RESULTS",
+}
+
+# diffrax's solvers and controllers that have a counterpart here.
+_DIFFRAX_METHODS = {
+    "Euler": "euler", "Heun": "heun", "Midpoint": "midpoint", "Ralston": "ralston2", "Bosh3": "bosh3", "Tsit5": "tsit5",
+    "Dopri5": "dopri5", "Dopri8": "dopri8",
+}  # fmt: skip
+_DIFFRAX_IMPLICIT = re.compile(r"^Implicit|Kvaerno|KenCarp|Sil3")
+# The settings of diffrax's PIDController, which have the same names here, with its defaults; its tolerances have none.
+_PID_DEFAULTS = dict(
+    rtol=None, atol=None, pcoeff=0, icoeff=1, dcoeff=0, dtmin=None, dtmax=None, force_dtmin=True, factormin=0.2, factormax=10.0,
+    safety=0.9,
+)  # fmt: skip
+# Methods that are implicit, or of several steps, by the names that libraries have for them.
+_IMPLICIT = re.compile(
+    r"bdf|radau|lsod|vode|adams|rodas|rosenbrock|ros\d|ros\w*w\d|kvaerno|kencarp|sdirk|dirk|firk|trbdf|qndf|ndf\d?$|implicit|"
+    r"backwards?_?euler|trapez|crank|gauss|lobatto|cvode|kenc|sil3|imex|stiff|ode15s|ode23[st]"
+)
+_STIFF = (
+    "is implicit or of several steps, and all methods here are explicit Runge-Kutta so far, which jax_cubie.methods() lists. "
+    "Those solve a mildly stiff problem by many steps (method='bosh3' or 'tsit5' and a larger max_steps=); for a very stiff "
+    "one there is no method yet"
+)
+
+
+def front_door(function: _F) -> _F:
+    """Refuses names of other libraries, and calls that do not fit the signature, in words that say what to write.
+
+    Raises ValueError for such a name, TypeError for such an object, or for arguments that are missing or too many.
+    """
+    signature = inspect.signature(function)
+    door = function.__qualname__.removesuffix(".__init__")
+    parameters = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    known = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+    shown = signature.replace(
+        parameters=[p for p in parameters if p.name != "self"], return_annotation=inspect.Signature.empty
+    )
+
+    words = {name: instead for name, instead in _words(door).items() if name not in known}
+
+    @functools.wraps(function)
+    def checked(*args: Any, **keywords: Any) -> Any:
+        if foreign := words.keys() & keywords:
+            raise refused(door, min(foreign))
+        for value in (*args, *keywords.values()):
+            if (instead := instead_of_term(value)) is not None:
+                raise TypeError(f"{door} is given {_whose(value)}: {instead}")
+        try:
+            signature.bind(*args, **keywords)
+        except TypeError as error:
+            raise TypeError(f"{door}: {error}. Expected {door}{shown}") from None
+        return function(*args, **keywords)
+
+    return cast(_F, checked)
+
+
+def refused(door: str, name: str) -> ValueError:
+    """The error for a name of the table that `door` is given."""
+    return ValueError(f"{door} has no {name}: {_words(door)[name]}")
+
+
+def _words(door: str) -> dict[str, str]:
+    """What to write in place of each name at a front door."""
+    own = _ELSEWHERE.get(door, {})
+    return own if door == "SaveAt" else {**NAMES, **own}
+
+
+def missing_attribute(value: Any, name: str) -> AttributeError:
+    """The error for an attribute that a solution does not have, with what to write where another library's has it."""
+    instead = f": {_ATTRIBUTES[name]}" if name in _ATTRIBUTES else ""
+    return AttributeError(f"a {type(value).__name__} has no {name!r}{instead}", name=name, obj=value)
+
+
+def instead_of_method(value: Any) -> str | None:
+    """What is to be said of a method that another library has, by its name or as an object of its own; None otherwise."""
+    if isinstance(value, str):
+        return f"method {value!r} {_STIFF}" if _IMPLICIT.search(value.lower()) else None
+    library, name = _origin(value)
+    if library == "scipy":
+        if _IMPLICIT.search(name.lower()):
+            return f"SciPy's {name} {_STIFF}"
+        return f"the method is SciPy's {name}: give its name, method='{name.lower()}'"
+    if library != "diffrax":
+        return None
+    if name in _DIFFRAX_METHODS:
+        return f"the method is {_whose(value)}: write method='{_DIFFRAX_METHODS[name]}'"
+    if _DIFFRAX_IMPLICIT.search(name):
+        return f"diffrax's {name} {_STIFF}"
+    return f"the method is {_whose(value)}, which has no counterpart here: jax_cubie.methods() lists the methods"
+
+
+def instead_of_controller(value: Any) -> str | None:
+    """The same of a step size controller."""
+    library, name = _origin(value)
+    if library != "diffrax":
+        return None
+    if name == "PIDController":
+        given = {name: getattr(value, name, default) for name, default in _PID_DEFAULTS.items()}
+        settings = [
+            f"{name}={number!r}" if isinstance(number, (bool, int, float)) else f"{name}=..."
+            for name, number in given.items()
+            if number is not None and (hasattr(number, "shape") or number != _PID_DEFAULTS[name])
+        ]
+        return f"the controller is {_whose(value)}: write {', '.join(settings) or 'nothing'}"
+    if name == "ConstantStepSize":
+        return f"the controller is {_whose(value)}: write controller='fixed' and dt0="
+    return f"the controller is {_whose(value)}: " + (_NO_CLIP if name in ("ClipStepSizeController", "StepTo") else _CONTROLLER)
+
+
+def instead_of_solver(value: Any) -> str | None:
+    """The same of what is given as `solver`: a method's name or object, or a controller, most often."""
+    if isinstance(value, str):
+        return instead_of_method(value) or f"write method={value!r}, or solver=jax_cubie.Solver({value!r})"
+    return instead_of_controller(value) if "Controller" in _origin(value)[1] else instead_of_method(value)
+
+
+def instead_of_saveat(value: Any) -> str | None:
+    """The same of what is given as `saveat`."""
+    if _origin(value)[0] == "diffrax":
+        return f"that is {_whose(value)}: jax_cubie has a SaveAt of its own, with the same t0, t1, ts, steps and fn"
+    if isinstance(value, (list, tuple)) or hasattr(value, "__array__"):
+        return "write saveat=SaveAt(ts=...) for times"
+    return None
+
+
+def instead_of_term(value: Any) -> str | None:
+    """The same of a vector field that is wrapped for another library."""
+    library, name = _origin(value)
+    if library == "diffrax" and name.endswith("Term"):
+        return "give the vector field f(t, y, args) itself: solve(f, t0, t1, y0, args, method='tsit5')"
+    return None
+
+
+def _origin(value: Any) -> tuple[str, str]:
+    """The library and the class of an object, or of a class itself."""
+    kind = value if isinstance(value, type) else type(value)
+    return kind.__module__.partition(".")[0], kind.__name__
+
+
+def _whose(value: Any) -> str:
+    library, name = _origin(value)
+    return f"{ {'scipy': 'SciPy'}.get(library, library)}'s {name}"

@@ -1,0 +1,57 @@
+"""The front door: solve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Array, Float, PyTree, Real
+
+from .foreign_names import front_door, instead_of_solver
+from .outputs import SaveAt
+from .solution import Solution
+from .solver import Solver
+
+
+@front_door
+def solve(
+    f: Callable[[Float[Array, ""], PyTree, PyTree], PyTree],
+    t0: Real[Array, ""] | float,
+    t1: Real[Array, ""] | float,
+    y0: PyTree,
+    args: PyTree = None,
+    *,
+    saveat: SaveAt = SaveAt(t1=True),  # noqa: B008 - it is immutable
+    dt0: Real[Array, ""] | float | None = None,
+    solver: Solver | None = None,
+    throw: bool = False,
+    **settings: Any,
+) -> Solution:
+    """Integrates dy/dt = f(t, y, args) from t0 to t1, one trajectory; `jax.vmap` of it is one launch for all.
+
+    - f: any function that JAX can trace; returns a pytree like y0. It may close over arrays.
+    - t0, t1: scalars, the ends of the interval; t1 < t0 integrates backwards.
+    - y0: the state, a pytree of arrays. Its dtype, float32 or float64, is that of the solve; integers become the default
+      float.
+    - args: any pytree; integers stay integers, and what is no array is handed to f as it is.
+    - saveat: what to save; shape [points] in front of each leaf of `Solution.ys`.
+    - dt0: the first step (of the sign of t1 - t0), or every step of the controller "fixed"; None: chosen here.
+    - solver: a `Solver`; settings given besides are `solver.update(**settings)`.
+    - throw: raise where any lane failed. Only outside of traced code.
+    - settings: those of `Solver`, as `method="dopri5", rtol=1e-8, state_location="shared"`.
+
+    Returns a `Solution`. A lane that fails says so in `result` and disturbs no other.
+
+    Raises ValueError or TypeError for values that are wrong and known now (traced ones end in a result code),
+    NotImplementedError for an operation in f that has no rule, BuildError where an image can't be built, RuntimeError with
+    throw=True.
+    """
+    if solver is None:
+        solver = Solver(**settings)
+    elif not isinstance(solver, Solver):
+        instead = instead_of_solver(solver)
+        given = f"solver is {solver!r} of type {type(solver).__name__}: expected a jax_cubie.Solver"
+        raise TypeError(given + (f"; {instead}" if instead else ""))
+    elif settings:
+        solver = solver.update(**settings)
+    return solver.solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, throw=throw)
