@@ -7,6 +7,7 @@ traced, or somewhere else.
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -91,8 +92,11 @@ def solution_title(solution: Any) -> str:
     """Its first line."""
     shape = getattr(getattr(solution.result, "_value", None), "shape", ())
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(solution))
-    lanes = f"{np.prod(shape, dtype=int):,} lanes" if shape else "one lane"
-    axes = f" ({' x '.join(map(str, shape))})" if len(shape) > 1 else ""
+    axes = " x ".join(map(str, shape))
+    if not all(isinstance(size, int) for size in shape):  # an export may leave sizes open
+        lanes, axes = f"{axes} lanes", ""
+    else:
+        lanes, axes = f"{math.prod(shape):,} lanes" if shape else "one lane", f" ({axes})" if len(shape) > 1 else ""
     return f"{type(solution).__name__} of {lanes}{axes}{', traced' * traced}"
 
 

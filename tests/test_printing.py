@@ -159,6 +159,9 @@ def test_solutions_without_values():
         jax.tree.map(lambda leaf: leaf[:0], whole),
     ):
         assert repr(other).startswith("Solution of ") and other._repr_html_().startswith("<table>")
+    sizes = jax.ShapeDtypeStruct(jax.export.symbolic_shape("lanes"), jnp.float32)
+    jax.make_jaxpr(lambda rho: seen.append(repr(jax.vmap(run)(rho))) or rho)(sizes)
+    assert seen[-1].startswith("Solution of lanes lanes, traced\n") and "ts      float32[lanes, 1]" in seen[-1]
     jax.tree.map(lambda leaf: leaf.delete(), whole)
     assert "ended   not known here" in repr(whole)
     assert "lanes" in f"{[swept(8)]}"
