@@ -8,13 +8,13 @@ from __future__ import annotations
 import functools
 import glob
 import hashlib
-import importlib.util
 import os
 import platform
+import runpy
 import sys
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 _PACKAGES = {
     "cpu": ("jax_cubie", "numpy", "numba", "llvmlite"),
@@ -95,7 +95,7 @@ def _numba_settings() -> tuple[str, ...]:
     for module in {id(found): found for name in _CONFIGS if (found := sys.modules.get(name)) is not None}.values():
         module.reload_config()  # as the compiler will: a changed environment wins over what was set in the process
         added = {name: value for name, value in _ADDED.items() if f"NUMBA_{name}" not in os.environ}
-        unchanged = added | vars(_read_anew(str(module.__file__), environment))
+        unchanged = added | _read_anew(str(module.__file__), environment)
         changed += [
             f"{name}={value!r}"
             for name, value in sorted(vars(module).items())
@@ -108,10 +108,6 @@ _CONFIGS = ("numba.core.config", "numba.cuda.core.config")
 
 
 @functools.lru_cache(maxsize=16)
-def _read_anew(file: str, environment: tuple[str, ...]) -> ModuleType:
+def _read_anew(file: str, environment: tuple[str, ...]) -> dict[str, Any]:
     """Numba's module of settings as it is where nothing has changed them."""
-    described = importlib.util.spec_from_file_location("jax_cubie_numba_settings", file)
-    assert described is not None and described.loader is not None
-    module = importlib.util.module_from_spec(described)
-    described.loader.exec_module(module)
-    return module
+    return runpy.run_path(file, run_name="jax_cubie_numba_settings")
