@@ -31,12 +31,12 @@ def image_of(plan: Plan) -> Image:
     problem = plan.problem
 
     def build(dump: Dump) -> Image:
-        from .loop import build_image
+        from .loop.loop import build_image
 
         plan.check_memory()
-        dump("jaxpr", problem.program.jaxpr)
-        dump("program", problem.program.describe())
+        dump("jaxpr", problem.field.program.jaxpr)
+        dump("program", problem.field.program.describe())
         return build_image(plan, dump)
 
-    title = f"{problem.title} ({problem.states} states, {problem.dtype}, {problem.method.tableau.name})"
+    title = f"{problem.title} ({problem.states} states, {problem.dtype}, {problem.method.name})"
     return image(plan.key, title, build)

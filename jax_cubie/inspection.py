@@ -64,8 +64,8 @@ def inspect_request(request: Request, batched: Iterable[str] | str, target: str)
     """Builds the image of a request whose arguments in `batched` have a lane axis."""
     problem = request.problem
     names = {operand.name for operand in problem.operands} - {"span", "offsets"} | {"t1"}
-    names |= {"ts"} if problem.saving.points else set()
-    args_names = {problem.operands[number].name for number in problem.field_operands[: request.args_leaves]}
+    names |= {"ts"} if "offsets" in {operand.name for operand in problem.operands} else set()
+    args_names = set(request.args)
     if not isinstance(batched, Iterable):
         raise TypeError(f"batched={batched!r}: expected the names of arguments, as ('y0', 'args')")
     chosen = {batched} if isinstance(batched, str) else set(batched)
@@ -83,9 +83,9 @@ def inspect_request(request: Request, batched: Iterable[str] | str, target: str)
     image = image_of(plan)
     taken, on_gpu = image.resources, plan.target.platform == "cuda"
     return Inspection(
-        title=f"{problem.title}: {problem.states} states of {problem.dtype} by {problem.method.tableau.name}",
+        title=f"{problem.title}: {problem.states} states of {problem.dtype} by {problem.method.name}",
         target=str(plan.target),
-        program=problem.program.describe(),
+        program=problem.field.program.describe(),
         registers=taken.registers,
         stack_bytes=taken.stack_bytes,
         spill_bytes=taken.spill_bytes,

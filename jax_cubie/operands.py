@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .translate import Program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +25,9 @@ class Operand:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    axes: tuple[int | None, ...] = ()
+    axes: tuple[int | None, ...] = dataclasses.field(
+        default=(), metadata={"content": lambda axes: tuple(axis is not None for axis in axes)}  # not where they stand
+    )
 
     @property
     def size(self) -> int:
@@ -41,10 +47,6 @@ class Operand:
         batch = [axis for axis in self.axes if axis is not None]
         own = [axis for axis in range(len(self.shape) + len(batch)) if axis not in batch]
         return (*batch, *reversed(own))
-
-    def content(self) -> tuple:
-        """What machine code depends on: not where the batch axes stand, only which there are."""
-        return (self.name, self.shape, self.dtype, tuple(axis is not None for axis in self.axes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,3 +94,17 @@ class Words:
     def index(self, name: str) -> int:
         """The number of the operand called `name`."""
         return next(number for number, operand in enumerate(self.operands) if operand.name == name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Function:
+    """A function of the user's as a kernel evaluates it.
+
+    inputs: the names of what the caller gives it, as "t" and "y"; operands: those of the operands that it reads besides. In
+    the order of the program's inputs.
+    """
+
+    name: str
+    program: Program = dataclasses.field(metadata={"content": lambda program: program.digest})
+    inputs: tuple[str, ...]
+    operands: tuple[str, ...]

@@ -6,13 +6,14 @@ import dataclasses
 import functools
 from typing import Any
 
-from . import loop_buffers
 from .buffers import Layout, fit_block
+from .content import content
 from .kernel.cache import content_key
 from .kernel.target import Target
-from .operands import Operand, Words
+from .loop import Dimensions
+from .loop import buffers as loop_buffers
+from .operands import Function, Operand, Words
 from .problem import Problem
-from .translate import Program
 
 # Shared memory that a block may opt in to, in KiB (CUDA C++ Programming Guide, table of technical specifications).
 _SHARED_KIB = {75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 110: 227, 120: 99, 121: 99}
@@ -26,6 +27,8 @@ _LOCAL_BYTES = {"cpu": 2**30, "cuda": 512 * 1024}
 # In all copies of a function of the user's: from here on a call costs less than the copies cost the compiler, or the stack.
 _INLINE_STATEMENTS = 3000
 _INLINE_BYTES = 16 * 1024
+# What the user calls the functions of the user's.
+_SAID = {"f": "f", "output": "SaveAt.fn"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,66 +45,70 @@ class Plan:
         """The launch's words."""
         return Words(self.operands, self.problem.results, self.levels)
 
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        """The user's functions."""
+        return self.problem.functions
+
+    @property
+    def unroll(self) -> int:
+        """Arrays of up to so many elements are unrolled."""
+        return self.problem.unroll
+
     @functools.cached_property
-    def parameter_offsets(self) -> dict[int, int]:
+    def parameter_offsets(self) -> dict[str, int]:
         """Where in the buffer `parameters` each operand of f that is kept there begins.
 
         Those are the batched leaves of the solve's dtype that are small; the others are read in place.
         """
         offsets, used = {}, 0
-        for number in self.problem.field_operands:
-            operand = self.operands[number]
-            if operand.batched and operand.dtype == self.problem.dtype and operand.size <= self.problem.unroll:
-                offsets[number] = used
+        named = {operand.name: operand for operand in self.operands}
+        for name in self.problem.field.operands:
+            operand = named[name]
+            if operand.batched and operand.dtype == self.problem.dtype and operand.size <= self.unroll:
+                offsets[name] = used
                 used += operand.size
         return offsets
 
     @functools.cached_property
+    def dimensions(self) -> Dimensions:
+        """What the sizes of buffers depend on."""
+        return self.problem.dimensions(sum(operand.size for operand in self.operands if operand.name in self.parameter_offsets))
+
+    @functools.cached_property
+    def counters(self) -> tuple[str, ...]:
+        """The slots of the buffer `counters`."""
+        parts = [name for part in self.problem.parts for name in part.counters]
+        return (*loop_buffers.COUNTERS, *parts, *self.method_counters)
+
+    @property
+    def method_counters(self) -> tuple[str, ...]:
+        """Those that the method keeps, which are results, too."""
+        return self.problem.method.counters(self.dimensions)
+
+    @functools.cached_property
     def layout(self) -> Layout:
         """Where every buffer lies."""
-        problem, states = self.problem, self.problem.states
-        parameters = sum(self.operands[number].size for number in self.parameter_offsets)
-        saving, method = problem.saving, problem.method
-        errors = method.error_rows if problem.adaptive else 0
-        output = saving.points > 0 and saving.function is not None
-        sizes = loop_buffers.sizes(states, parameters, errors=errors, output=output)
-        sizes |= method.buffer_sizes(states, problem.dense)
+        problem, dimensions = self.problem, self.dimensions
+        sizes = loop_buffers.sizes(dimensions, errors=problem.method.error_rows, counters=len(self.counters))
+        for owner in (*problem.parts, problem.method):
+            sizes |= owner.sizes(dimensions)
         if unsized := [buffer.name for buffer in problem.registry if buffer.name not in sizes]:
-            raise ValueError(
-                f"buffers without a size: {', '.join(unsized)}; `sizes` in loop_buffers.py, or the method's `buffer_sizes`, "
-                "has to name each buffer that is registered"
-            )
+            raise ValueError(f"buffers without a size: {', '.join(unsized)}; their owner's `sizes` has to name each of them")
         return problem.registry.resize(**sizes).layout()
 
-    @property
-    def field_copies(self) -> int:
-        """Places where f is evaluated: at t0, in the choice of the first step, in each stage after the first, at the end of
-        a step."""
-        problem, method = self.problem, self.problem.method
-        stages = method.tableau.stages + (len(method.dense_stages) if problem.dense else 0)
-        return stages + (not problem.first_step_given) + (not method.tableau.fsal)
+    def copies(self, function: Function) -> int:
+        """The places where a function is evaluated; f in the choice of the first step, too."""
+        owners = [self.problem.method.copies(self.dimensions), *(part.copies() for part in self.problem.parts)]
+        count = sum(owner.get(function.name, 0) for owner in owners)
+        return count + (function.name == "f" and not self.problem.first_step_given)
 
-    @property
-    def output_copies(self) -> int:
-        """Places where a point is saved: t0 and times equal to it, inside of steps, the ends of steps, t1."""
-        saving = self.problem.saving
-        return saving.t0 + 2 * (saving.points > 0) + (saving.steps > 0) + saving.t1
-
-    @functools.cached_property
-    def inlines_field(self) -> bool:
-        """Whether f is written at each place where it is evaluated, or called there."""
-        return self._inlines(self.problem.program, self.field_copies)
-
-    @functools.cached_property
-    def inlines_output(self) -> bool:
-        """The same of the function that is saved."""
-        function = self.problem.saving.function
-        return function is not None and self._inlines(function, self.output_copies)
-
-    def _inlines(self, program: Program, copies: int) -> bool:
+    def inlines(self, function: Function) -> bool:
+        """Whether a function is written at each place where it is evaluated, or called there."""
         chosen = self.problem.inline_f
         if not isinstance(chosen, str):
             return chosen
+        program, copies = function.program, self.copies(function)
         return (
             program.statement_count() * copies <= _INLINE_STATEMENTS
             and program.local_bytes() * copies <= _INLINE_BYTES
@@ -113,11 +120,11 @@ class Plan:
         Whether they fit into what the machine has is checked when the image is run.
         """
         limit = _LOCAL_BYTES[self.target.platform]
-        word = 4 if self.problem.dtype == "float32" else 8
-        arrays = {slot.name: slot.size * word for slot in self.layout.slots if slot.region in ("local", "persistent")}
-        arrays["the arrays inside of f"] = self.problem.program.local_bytes()
-        if (output := self.problem.saving.function) is not None:
-            arrays["the arrays inside of SaveAt.fn"] = output.local_bytes()
+        arrays = {
+            slot.name: slot.size * self._word for slot in self.layout.slots if slot.region in ("local", "persistent")
+        }
+        for function in self.functions:
+            arrays[f"the arrays inside of {_SAID[function.name]}"] = function.program.local_bytes()
         total = sum(arrays.values())
         if total <= limit:
             return
@@ -128,6 +135,10 @@ class Plan:
             + ". This is made for many small systems: use float32, a method with fewer stages, or smaller arrays in f"
         )
 
+    @property
+    def _word(self) -> int:
+        return 4 if self.problem.dtype == "float32" else 8
+
     @functools.cached_property
     def block(self) -> int:
         """Lanes of a block. Raises ValueError where the shared buffers of a block do not fit."""
@@ -135,12 +146,11 @@ class Plan:
         limit = _HOST_WINDOW_BYTES if cpu else _SHARED_KIB[self.target.architecture] * 1024
         chosen = self.problem.block
         wanted = _AUTO_BLOCK[self.target.platform] if chosen == "auto" else int(chosen)
-        word = 4 if self.problem.dtype == "float32" else 8
         least = _LEAST_BLOCK[self.target.platform]
-        fitting = fit_block(self.layout, word, wanted, limit, least=least, device=str(self.target))
+        fitting = fit_block(self.layout, self._word, wanted, limit, least=least, device=str(self.target))
         if chosen != "auto" and fitting != wanted:
             raise ValueError(
-                f"block={wanted}: its shared buffers take {self.layout.window_words * word * wanted:,} bytes, and "
+                f"block={wanted}: its shared buffers take {self.layout.window_words * self._word * wanted:,} bytes, and "
                 f"{self.target} has {limit:,} for a block; {fitting} lanes fit (block='auto' finds that by itself)"
             )
         return fitting
@@ -148,29 +158,14 @@ class Plan:
     @functools.cached_property
     def key(self) -> str:
         """The content hash, without importing Numba."""
-        problem = self.problem
         host: tuple = ()
         if self.target.platform == "cpu":
             from .kernel.host_object import processor
 
             host = processor()
-        dense = problem.method.tableau.dense
-        return content_key(
-            self.target,
-            host,
-            problem.program.digest,
-            problem.method.tableau.content(),
-            dense.content() if problem.dense and dense is not None else None,
-            problem.controller,
-            self.layout.content(),
-            tuple(sorted(self.parameter_offsets.items())),
-            tuple(operand.content() for operand in self.operands),
-            tuple((result.name, result.shape, result.dtype) for result in problem.results),
-            problem.field_operands,
-            problem.saving.content(),
-            (problem.dtype, problem.dense, problem.first_step_given),
-            (problem.fastmath, problem.unroll, problem.inline_f, self.block, self.levels),
-        )
+        kept = tuple(sorted(self.parameter_offsets.items()))
+        launched = (self.operands, self.layout, kept, self.block, self.levels)
+        return content_key(self.target, host, content((self.problem, launched)))
 
     def launch(self) -> list[int]:
         """The launch's numbers for the handler."""
@@ -181,8 +176,7 @@ class Plan:
     @property
     def window_bytes(self) -> int:
         """Shared memory of a block."""
-        word = 4 if self.problem.dtype == "float32" else 8
-        return self.layout.window_words * word * self.block
+        return self.layout.window_words * self._word * self.block
 
 
 def batch_operands(operands: tuple[Operand, ...], axes: tuple[Any, ...]) -> tuple[Operand, ...]:

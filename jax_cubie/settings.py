@@ -6,6 +6,7 @@ the front door raises for what nobody did.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import difflib
 import math
@@ -21,6 +22,13 @@ import numpy as np
 
 class Component(eqx.Module):
     """A part of a solver whose fields are settings."""
+
+    @abc.abstractmethod
+    def operands(self, state: Any) -> dict[str, Any]:
+        """What the kernel is handed, by the names of its settings, for a state of the solve.
+
+        Raises TypeError or ValueError for numbers that are known and wrong.
+        """
 
     def update(self, **keywords: Any) -> tuple[Self, frozenset[str]]:
         """This component with new values, and the keywords that were its own."""

@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from .foreign_names import missing_attribute
-from .kernel.partition import join
 from .printing import solution_rows, solution_title, table, text
 
 
@@ -107,42 +106,28 @@ class Solution(eqx.Module):
 def make_solution(request: Any, results: Any) -> Solution:
     """The results of a request's kernel, in the user's terms."""
     problem, times = request.problem, request.times
-    saving = problem.saving
-    named = dict(zip((result.name for result in problem.results), results, strict=True))
+    found = dict(zip((result.name for result in problem.results), results, strict=True))
     given = dict(zip((operand.name for operand in problem.operands), request.arrays, strict=True))
-    accepted, rejected, code = named["accepted"], named["rejected"], named["result"]
-    if saving.function is None:
-        ys = request.state.unflatten(named["ys"])
-    else:
-        leaves = [named[f"ys{number}"] for number in range(len(saving.function.outputs))]
-        ys = jax.tree.unflatten(request.output, leaves)
-    if saving.steps:
-        ts = named["times"]
-    else:
-        saved = [times.t0[None]] if saving.t0 else []
-        saved += [times.ts] if saving.points else []
-        saved += [times.t1[None]] if saving.t1 else []
-        ts = join(saved)
+    accepted, rejected, code = found["accepted"], found["rejected"], found["result"]
     steps = accepted + rejected
     # f at t0, and where the first step is chosen here one more.
     begins = (times.span != 0) & ((code != CODES["invalid_input"]) | (steps > 0))
     begun = begins.astype(jnp.int32) * (1 if problem.first_step_given else 2)
-    evaluations = begun + problem.method.evaluations(steps, accepted)
-    if "dense" in named:
-        evaluations += named["dense"] * len(problem.method.dense_stages)
+    presented: dict[str, Any] = {}
+    for part in problem.parts:
+        presented |= part.present(found, request)
     return Solution(
         t0=times.t0,
         t1=times.t1,
-        ts=ts,
-        ys=ys,
         stats={
             "num_steps": steps,
             "num_accepted_steps": accepted,
             "num_rejected_steps": rejected,
             "max_steps": given["max_steps"],
-            "nfev": evaluations,
+            "nfev": begun + problem.method.evaluations(steps, accepted, found),
         },
         result=eqx.tree_at(lambda item: item._value, RESULTS.successful, code),
+        **presented,
     )
 
 

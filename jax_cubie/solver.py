@@ -6,24 +6,20 @@ from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 import equinox as eqx
-from jaxtyping import Array, Float, Int, PyTree, Real
+from jaxtyping import Array, Float, PyTree, Real
 
-from . import loop_buffers
 from .buffers import BufferRegistry
-from .controllers import CONTROLLERS, PID, FixedStep
-from .foreign_names import front_door, instead_of_controller, instead_of_method
+from .choices import known_method, resolve
+from .controllers import CONTROLLERS
+from .foreign_names import front_door
 from .inspection import Inspection, inspect_request
-from .methods import EXPLICIT, ButcherTableau, ExplicitRungeKutta
+from .methods import ButcherTableau, Method, find_method
 from .outputs import SaveAt
 from .primitive import run
 from .printing import as_document, describe_call
-from .problem import DEFAULT_MAX_STEPS, make_request
-from .settings import check_choice, check_count, closest, concrete, refuse_tracer
+from .problem import make_request
+from .settings import Component, check_choice
 from .solution import Solution, make_solution, raise_failures
-
-# The settings that no component of a solver owns; the others are fields of its controller, and its buffers' locations.
-_MOST_STEPS = 2**31 - 1
-_OWN = ("controller", "max_steps", "fastmath", "unroll", "inline_f", "block")
 
 
 class Solver(eqx.Module):
@@ -52,18 +48,13 @@ class Solver(eqx.Module):
 
     method: str | ButcherTableau = eqx.field(static=True)
     controller: str = eqx.field(static=True)
-    control: PID | FixedStep
-    max_steps: Int[Array, ""] | int
+    components: tuple[Component, ...]
     buffers: BufferRegistry = eqx.field(static=True)
-    fastmath: bool = eqx.field(static=True)
-    unroll: int = eqx.field(static=True)
-    inline_f: bool | str = eqx.field(static=True)
-    block: int | str = eqx.field(static=True)
     given: frozenset[str] = eqx.field(static=True)
 
     @front_door
     def __init__(self, method: str | ButcherTableau = "tsit5", **settings: Any):
-        for name, value in _resolve(None, _known_method(method), settings).items():
+        for name, value in resolve(None, known_method(method), settings).items():
             setattr(self, name, value)
 
     @front_door
@@ -73,16 +64,26 @@ class Solver(eqx.Module):
         What the new method or controller does not know goes, but for settings that the user had given: those raise
         ValueError.
         """
-        method = _known_method(settings.pop("method", self.method))
+        method = known_method(settings.pop("method", self.method))
         new = object.__new__(type(self))
-        for name, value in _resolve(self, method, settings).items():
+        for name, value in resolve(self, method, settings).items():
             object.__setattr__(new, name, value)
         return new
 
     def settings(self) -> dict[str, Any]:
         """Every setting of this solver, with its present value."""
-        own = {name: getattr(self, name) for name in ("method", *_OWN)}
-        return {**own, **self.control.settings(), **self.buffers.settings}
+        settings = {"method": self.method, "controller": self.controller}
+        for component in self.components:
+            settings |= component.settings()
+        return {**settings, **self.buffers.settings}
+
+    def __getattr__(self, name: str) -> Any:
+        """A setting of one of the components, as `solver.rtol`."""
+        if not name.startswith("_"):
+            for component in self.__dict__.get("components", ()):
+                if name in component.settings():
+                    return getattr(component, name)
+        raise AttributeError(f"{type(self).__name__} has no {name!r}")
 
     def __repr__(self) -> str:
         """A line that could be typed in again: what differs from the defaults, as it is now."""
@@ -98,19 +99,15 @@ class Solver(eqx.Module):
         return as_document(self)
 
     @property
-    def rtol(self) -> PyTree[Real[Array, ...]]:
-        """The relative tolerance; of every controller but "fixed"."""
-        return self.control.rtol  # pyright: ignore[reportAttributeAccessIssue] - FixedStep has none, and says so
-
-    @property
-    def atol(self) -> PyTree[Real[Array, ...]]:
-        """The absolute tolerance; of every controller but "fixed"."""
-        return self.control.atol  # pyright: ignore[reportAttributeAccessIssue]
-
-    @property
-    def stepper(self) -> ExplicitRungeKutta:
+    def stepper(self) -> Method:
         """The method itself."""
-        return _stepper(self.method)
+        return find_method(self.method)
+
+    @property
+    def control(self) -> Any:
+        """The component that chooses step sizes."""
+        kind = CONTROLLERS[self.controller].component
+        return next(component for component in self.components if isinstance(component, kind))
 
     @front_door
     def solve(
@@ -156,112 +153,3 @@ class Solver(eqx.Module):
         """
         request = make_request(self, f, t0, t1, y0, args, saveat, dt0)
         return inspect_request(request, batched, target)
-
-
-def _resolve(old: Solver | None, method: str | ButcherTableau, settings: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a solver: `settings` over those of `old`, or over the defaults."""
-    stepper = _stepper(method)
-    given = frozenset(settings) | (old.given if old is not None else frozenset())
-    controller = _controller_name(old, given, settings, stepper)
-    named = CONTROLLERS[controller]
-    control = old.control if old is not None and old.control.kind == named.component.kind else named.component()
-    if old is None or old.controller != controller:
-        control, _ = control.update(**{name: value for name, value in named.coefficients.items() if name not in given})
-    control, controls = control.update(**settings)
-    registry = stepper.register(loop_buffers.register(BufferRegistry()))
-    if old is not None:
-        registry, _ = registry.update(**old.buffers.settings)
-    registry, moved = registry.update(**settings)
-    known = controls | moved | set(_OWN)
-    unknown = sorted(name for name in settings if name not in known)
-    everything = {"method", *_OWN, *control.settings(), *registry.settings}
-    if unknown:
-        raise ValueError(_unknown(unknown[0], controller, method, everything))
-    lost = sorted(given - everything)
-    if lost:
-        raise ValueError(
-            f"{lost[0]} was set, but method {method!r} with controller {controller!r} has no such setting: make a new Solver "
-            f"without it, or keep the method and controller that it belongs to"
-        )
-
-    def own(name: str, default: Any) -> Any:
-        return settings.get(name, default if old is None else getattr(old, name))
-
-    return {
-        "method": method,
-        "controller": controller,
-        "control": control,
-        "max_steps": _check_max_steps(own("max_steps", DEFAULT_MAX_STEPS)),
-        "buffers": registry,
-        "fastmath": check_choice("fastmath", own("fastmath", False), (True, False)),
-        "unroll": check_count("unroll", own("unroll", 32), 1),
-        "inline_f": check_choice("inline_f", own("inline_f", "auto"), (True, False, "auto")),
-        "block": _check_block(own("block", "auto")),
-        "given": given,
-    }
-
-
-def _known_method(method: Any) -> str | ButcherTableau:
-    """A tableau as it is; of a name, the method's own where an alias was given."""
-    refuse_tracer("method", method)
-    if isinstance(method, ButcherTableau):
-        return method
-    if not isinstance(method, str) or method not in EXPLICIT.names:
-        if (instead := instead_of_method(method)) is not None:
-            raise ValueError(instead)
-        raise ValueError(
-            f"unknown method {method!r}: expected one of {', '.join(EXPLICIT)}, or a jax_cubie.ButcherTableau"
-            f"{closest(method, EXPLICIT.names)}"
-        )
-    return EXPLICIT.names[method]
-
-
-def _stepper(method: str | ButcherTableau) -> ExplicitRungeKutta:
-    return ExplicitRungeKutta(EXPLICIT[method] if isinstance(method, str) else method)
-
-
-def _controller_name(
-    old: Solver | None, given: frozenset[str], settings: dict[str, Any], stepper: ExplicitRungeKutta
-) -> str:
-    if "controller" in settings:
-        name = settings["controller"]
-    elif "controller" in given and old is not None:
-        name = old.controller
-    else:
-        return "pid" if stepper.adaptive else "fixed"
-    if (instead := instead_of_controller(name)) is not None:
-        raise ValueError(instead)
-    check_choice("controller", name, CONTROLLERS)
-    if name != "fixed" and not stepper.adaptive:
-        raise ValueError(
-            f"controller={name!r} needs an error estimate, and method {stepper.tableau.name!r} has none: use "
-            "controller='fixed' with dt0, or a method with an embedded one, as 'tsit5'"
-        )
-    return name
-
-
-def _check_max_steps(value: Any) -> Any:
-    known = concrete(value)
-    if known is not None and not (known.dtype.kind in "iu" and ((known >= 1) & (known <= _MOST_STEPS)).all()):
-        raise ValueError(f"max_steps={value!r}: expected an integer of at least 1 and at most {_MOST_STEPS}")
-    return value
-
-
-def _check_block(value: Any) -> int | str:
-    if isinstance(value, str):
-        return check_choice("block", value, ("auto",))
-    block = check_count("block", value, 1)
-    if block > 1024:
-        raise ValueError(f"block={block}: expected at most 1024, the most threads of a CUDA block")
-    return block
-
-
-def _unknown(name: str, controller: str, method: str | ButcherTableau, known: set[str]) -> str:
-    for other, named in CONTROLLERS.items():
-        if name in named.component().settings():
-            return (
-                f"{name} is a setting of controller {other!r}, and this solver's is {controller!r} (method {method!r}): "
-                f"leave it out, or take controller={other!r} and a method that it can steer"
-            )
-    near = closest(name, known) or "."
-    return f"unknown setting {name!r}{near} The settings here are: {', '.join(sorted(known))}"

@@ -10,10 +10,11 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from .settings import concrete
+from .settings import concrete, is_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,3 +153,30 @@ def _check_offsets(t0: Any, t1: Any, ts: Any, span: Any, offsets: Any) -> None:
         raise ValueError(f"SaveAt(ts=...) is not in order: expected it {word}")
     if forwards[0] < 0 or forwards[-1] > direction * end:
         raise ValueError(f"SaveAt(ts=...) runs from {times[0]} to {times[-1]}: expected times between t0={t0} and t1={t1}")
+
+
+def check_scalar(name: str, value: Any) -> None:
+    """Raises TypeError or ValueError for what is no scalar."""
+    if not is_number(value):
+        raise TypeError(f"{name} is {value!r} of type {type(value).__name__}: expected a number")
+    if np.shape(value) != ():
+        raise ValueError(
+            f"{name} has shape {np.shape(value)}: expected a scalar. solve takes one trajectory; jax.vmap of it takes many"
+        )
+
+
+def scalar(name: str, value: Any, dtype: str) -> Any:
+    """A number of the user's as an array of the solve's dtype."""
+    check_scalar(name, value)
+    return as_array(value, dtype)
+
+
+def count(name: str, value: Any) -> Any:
+    """An int32; a wider one that is traced is held to its range."""
+    check_scalar(name, value)
+    if not isinstance(value, int) and not jnp.issubdtype(value.dtype, jnp.integer):
+        raise TypeError(f"{name} has dtype {value.dtype}: expected an integer")
+    held = np.iinfo("int32")
+    if isinstance(value, jax.core.Tracer) and (given := np.iinfo(value.dtype)).max > held.max:
+        value = jnp.clip(value, max(given.min, held.min), held.max)
+    return as_array(value, "int32")

@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
-from itertools import combinations, product
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import jax
@@ -73,23 +73,30 @@ def stacked(solve_one: Callable[..., Any], *columns: Iterable[Any]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *solutions)
 
 
-def pairwise(names: Iterable[str], values: tuple[str, str] = ("local", "shared")) -> list[dict[str, str]]:
-    """Rows in which every two names take every two values; greedy, so always the same."""
-    names = list(names)
-    needed = {
-        (a, x, b, y) for a, b in combinations(names, 2) for x, y in product(values, repeat=2)
-    }
-    rows = []
-    candidates = [dict(zip(names, row, strict=True)) for row in product(values, repeat=len(names))]
+def pairwise(factors: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Rows in which every two factors take every two of their values; greedy and always the same.
 
-    def met(row: dict[str, str]) -> set:
-        return {(a, row[a], b, row[b]) for a, b in combinations(names, 2)}
-
-    while needed:
-        best = max(candidates, key=lambda row: len(met(row) & needed))
-        rows.append(best)
-        needed -= met(best)
-    return rows
+    It grows factor by factor, as "in parameter order" of Lei and Tai (1998): the rows so far each take the value that meets
+    most of what is missing, then rows are added, whose other values are open until something wants them.
+    """
+    names = sorted(factors, key=lambda name: -len(factors[name]))
+    rows = [dict(zip(names, values, strict=False)) for values in product(*(factors[name] for name in names[:2]))]
+    for number, name in enumerate(names[2:], 2):
+        missing = {(a, x, y) for a in names[:number] for x in factors[a] for y in factors[name]}
+        used = dict.fromkeys(factors[name], 0)
+        for row in rows:
+            row[name] = max(factors[name], key=lambda y: (sum((*pair, y) in missing for pair in row.items()), -used[y]))
+            used[row[name]] += 1
+            missing -= {(*pair, row[name]) for pair in row.items()}
+        for a, y in product(names[:number], factors[name]):
+            for x in factors[a]:
+                if (a, x, y) in missing:
+                    fitting = (row for row in rows if row.get(a, x) == x and row.get(name, y) == y)
+                    row = next(fitting, None)
+                    if row is None:
+                        rows.append(row := {})
+                    row |= {a: x, name: y}
+    return [{name: row.get(name, factors[name][0]) for name in factors} for row in rows]
 
 
 def python(script: str, *arguments: str, **environment: str) -> str:

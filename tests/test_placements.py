@@ -1,26 +1,25 @@
 """Where a buffer lies changes no bit of a solution; and every row of the table of aliasing, compiled and run."""
 
 import functools
+import itertools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
-from solve_helpers import ADAPTIVE, LOCATIONS, METHODS, all_are, assert_same_bits, pairwise
+from solve_helpers import ADAPTIVE, KINDS, all_are, assert_same_bits, pairwise
 
-from jax_cubie import SaveAt, Solver, loop_buffers
-from jax_cubie.addressing import Addressing
-from jax_cubie.buffers import BufferRegistry
+from jax_cubie import SaveAt, Solver, choices, methods
+from jax_cubie.buffers import Buffer, BufferRegistry
 from jax_cubie.buffers.memory import LaneMemory
 from jax_cubie.kernel.custom_call import lower
 from jax_cubie.kernel.device import Device
 from jax_cubie.kernel.lanes import compile_lanes
 from jax_cubie.kernel.target import Target, default_targets
+from jax_cubie.loop.addressing import Addressing
 from jax_cubie.operands import Operand, Result, Words
 
 LANES = 133  # a block and a bit
@@ -38,91 +37,118 @@ def problem(dtype="float32"):
     return rng.normal(size=(LANES, 3)).astype(dtype), args
 
 
+def solve_batch(method, field, y0, args, *, saveat=None, dt0=None, **settings):
+    dt0 = dt0 or (None if method in ADAPTIVE else 0.03)
+    one = functools.partial(Solver(method, **settings).solve, field, 0.0, 1.0, saveat=saveat or SaveAt(t1=True), dt0=dt0)
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(lambda y0, args: one(y0, args)))(y0, args))
+
+
 def solution_at(method, dtype="float32", **locations):
-    y0, args = problem(dtype)
     # A function of the state, so that no buffer is idle but those that a method does not need.
     saveat = SaveAt(t0=True, ts=np.linspace(0.1, 0.9, 4), t1=True, fn=lambda t, y, args: (y, t / (1 + y @ y)))
-    dt0 = None if method in ADAPTIVE else 0.03
-    solver = Solver(method, **locations)
-    one = functools.partial(solver.solve, field, 0.0, 1.0, saveat=saveat, dt0=dt0)
-    return jax.jit(jax.vmap(lambda y0, args: one(y0, args)))(y0, args)
+    with jax.enable_x64(dtype == "float64"):
+        return solve_batch(method, field, *problem(dtype), saveat=saveat, **locations)
 
 
 @functools.cache
-def all_local(method, platform):
-    return jax.tree.map(np.asarray, solution_at(method))
+def all_local(method, dtype, platform):
+    return solution_at(method, dtype)
 
 
-def check(method, platform, locations):
-    reference, solution = all_local(method, platform), solution_at(method, **locations)
+def check(method, dtype, platform, locations):
+    reference, solution = all_local(method, dtype, platform), solution_at(method, dtype, **locations)
+    assert solution.ys[0].dtype == dtype
     shared = sorted(name for name, place in locations.items() if place == "shared")
-    assert_same_bits(solution, reference, f"{method} with {shared} shared")
+    assert_same_bits(solution, reference, f"{method} in {dtype} with {shared} shared")
 
 
-def places(*shared):
-    return {name: "shared" if name in shared else "local" for name in LOCATIONS}
+def locations_of(method):
+    return tuple(Solver(method).buffers.settings)
+
+
+def all_shared(method):
+    return dict.fromkeys(locations_of(method), "shared")
 
 
 def test_the_problem_is_one_where_it_shows(platform):
-    solution = all_local("tsit5", platform)
+    solution = all_local("tsit5", "float32", platform)
     assert all_are(solution, "successful")
     assert len({lane.tobytes() for lane in solution.ys[0]}) == LANES
     assert solution.stats["num_rejected_steps"].sum() > LANES // 2
     args = jax.tree.map(lambda leaf: leaf[0], problem()[1])
     saveat = SaveAt(ts=np.ones(1), fn=lambda t, y, args: y)
-    inspected = Solver(**places(*LOCATIONS)).inspect(field, 0.0, 1.0, np.ones(3, np.float32), args, saveat=saveat)
+    inspected = Solver("tsit5", **all_shared("tsit5")).inspect(field, 0.0, 1.0, np.ones(3, np.float32), args, saveat=saveat)
     regions = {name: region for name, (region, size) in inspected.buffers.items() if size}
     # tsit5's dense output has no stages of its own.
-    assert {f"{name}_location" for name in regions} == set(LOCATIONS) - {"dense_rhs_location"}
+    assert {f"{name}_location" for name in regions} == set(locations_of("tsit5")) - {"dense_rhs_location"}
     # The accumulator or the output lies inside of error, the other one behind.
     assert set(regions.values()) == {"shared", "shared_fallback"}
 
 
 def test_a_buffer_that_nobody_sizes(monkeypatch):
-    register = loop_buffers.register
-    monkeypatch.setattr(loop_buffers, "register", lambda registry: register(registry).register("scratch", 0))
+    monkeypatch.setattr(choices, "BUFFERS", (*choices.BUFFERS, Buffer("scratch", 0)))
     with pytest.raises(ValueError, match="without a size: scratch"):
         Solver("tsit5").inspect(field, 0.0, 1.0, np.ones(3, np.float32), jax.tree.map(lambda leaf: leaf[0], problem()[1]))
 
 
-@pytest.mark.parametrize("name", LOCATIONS)
-def test_one_buffer_shared(platform, name):
-    check("tsit5", platform, places(name))
+# For each family the methods whose buffers are put into every pair of places; each buffer is in each place with each method.
+FAMILIES = {"explicit Runge-Kutta": ("tsit5", "dop853")}
+SMALL = "heun"  # of all buffers that have words in a small kernel, every placement
 
 
-@pytest.mark.parametrize("name", LOCATIONS)
-def test_all_but_one_shared(platform, name):
-    check("tsit5", platform, places(*(other for other in LOCATIONS if other != name)))
+def covers():
+    for family, names in FAMILIES.items():
+        places = dict.fromkeys(locations_of(names[0]), ("local", "shared"))
+        for number, row in enumerate(pairwise({"method": names, "dtype": ("float32", "float64"), **places})):
+            yield pytest.param(row.pop("method"), row.pop("dtype"), row, id=f"{family} {number}")
 
 
-# Half the subsets are known from the two tests above and the one below; these are others, always the same ones.
-@settings(max_examples=10, deadline=None, derandomize=True, database=None)
-@given(chosen=st.sets(st.sampled_from(LOCATIONS), min_size=2, max_size=5))
-def some_subsets(platform, chosen):
-    check("tsit5", platform, places(*chosen))
+def test_every_family_has_its_methods():
+    assert {row["family"] for row in methods()} == FAMILIES.keys()
+    for family, names in FAMILIES.items():
+        assert {row["family"] for row in methods() if row["name"] in names} == {family}
+        assert len({locations_of(name) for name in names}) == 1
 
 
-def test_subsets(platform):
-    some_subsets(platform)
+@pytest.mark.parametrize("method", [name for names in FAMILIES.values() for name in names])
+def test_live_buffers_share_no_word(method):
+    """Of the buffers that a solve really has, wherever each lies and whatever its size is."""
+    registry, rng = Solver(method).buffers, np.random.default_rng(0)
+    for _ in range(500):
+        shared = {keyword: str(rng.choice(["local", "shared"])) for keyword in registry.settings}
+        sizes = {buffer.name: int(rng.integers(0, 6)) for buffer in registry}
+        assert registry.update(**shared)[0].resize(**sizes).layout().overlaps() == [], (shared, sizes)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method(platform, method):
-    """All shared; and rows of a cover of every pair of buffers in every pair of places, dealt out over the methods, whose
-    step is one and the same code."""
-    check(method, platform, places(*LOCATIONS))
-    cover, number = pairwise(LOCATIONS), METHODS.index(method)
-    for row in (cover[number % len(cover)], cover[(number + len(cover) // 2) % len(cover)]):
-        check(method, platform, row)
+@pytest.mark.parametrize(("method", "dtype", "locations"), list(covers()))
+def test_pairs_of_places(platform, method, dtype, locations):
+    check(method, dtype, platform, locations)
 
 
-def test_float64(platform):
-    with jax.enable_x64(True):
-        reference = solution_at("dopri5", "float64")
-        assert reference.ys[0].dtype == np.float64
-        for shared in (LOCATIONS, ("stage_rhs_location", "counters_location"), ("stage_accumulator_location",)):
-            row = places(*shared)
-            assert_same_bits(solution_at("dopri5", "float64", **row), reference, str(row))
+@pytest.mark.parametrize("method", KINDS)
+def test_every_kind_of_step(platform, method):
+    check(method, "float32", platform, all_shared(method))
+
+
+def small_field(t, y, args):
+    return jnp.stack([y[1], -20 * y[0] * y[0] * y[0]])
+
+
+@functools.cache
+def small_placements():
+    found = Solver(SMALL).inspect(small_field, 0.0, 1.0, np.ones(2, np.float32), dt0=0.3)
+    names = [f"{name}_location" for name, (_, size) in found.buffers.items() if size]
+    assert len(names) == 6  # one more doubles the time of this file
+    return [dict(zip(names, row, strict=True)) for row in itertools.product(("local", "shared"), repeat=len(names))]
+
+
+@pytest.mark.parametrize("part", range(4))  # for those who run tests in parallel
+def test_every_placement_in_a_small_kernel(platform, part):
+    y0 = problem()[0][:, :2]
+    reference = solve_batch(SMALL, small_field, y0, None, dt0=0.3)
+    assert all_are(reference, "successful") and reference.stats["num_rejected_steps"].any()
+    for row in small_placements()[part::4]:
+        assert_same_bits(solve_batch(SMALL, small_field, y0, None, dt0=0.3, **row), reference, str(row))
 
 
 # --- The table of aliasing
@@ -148,9 +174,9 @@ BLOCK = 32
 
 def registry_of(child, parent, size, kind):
     registry = BufferRegistry().register("other_shared", 3, location="shared").register("other_persistent", 5, persistent=True)
-    registry = registry.register("parent", 8, live="stage", **STORAGE[parent])
-    registry = registry.register("child", size, aliases="parent", live="error", dtype=kind, **STORAGE[child])
-    return registry.register("second", 2, aliases="parent", live="error", **STORAGE[child])
+    registry = registry.register("parent", 8, live="step/stage", **STORAGE[parent])
+    registry = registry.register("child", size, aliases="parent", live="step/error", dtype=kind, **STORAGE[child])
+    return registry.register("second", 2, aliases="parent", live="step/error", **STORAGE[child])
 
 
 def build(target, layout, dtype):

@@ -34,7 +34,7 @@ kutta3 = ButcherTableau(
         ("Solver('tsit5', controller='pi42', safety=0.8)", Solver(controller="pi42", safety=0.8, icoeff=0.4)),
         ("Solver('tsit5', pcoeff=0.4, icoeff=0.3)", Solver(controller="pid", pcoeff=0.4, icoeff=0.3)),
         ("Solver('tsit5', max_steps=50, fastmath=True, block=64)", Solver(block=64, fastmath=True, max_steps=50)),
-        ("Solver('tsit5', dtmax=0.5, atol=np.inf)", Solver(dtmax=np.float32(0.5), atol=jnp.float32(np.inf))),
+        ("Solver('tsit5', atol=np.inf, dtmax=0.5)", Solver(dtmax=np.float32(0.5), atol=jnp.float32(np.inf))),
         ("Solver('tsit5', factormax=np.inf)", Solver(factormax=float("inf"))),
         ("Solver(kutta3, atol=0.001)", Solver(kutta3, atol=np.float32(1e-3))),
         ("Solver('tsit5', rtol=0.001)", Solver(rtol=jnp.float32(1e-3))),
@@ -219,9 +219,9 @@ def drawn(*buffers):
 def test_the_map_shows_places_and_who_shares_them():
     """Buffers of one region stand side by side; one that uses another's words stands under it, and is said to."""
     found = drawn(
-        ("first", 4, "shared", None, {"stage"}), ("second", 6, "shared", None, {"stage"}),
-        ("inside", 3, "shared", "second", {"output"}), ("own", 2, "local", None, None), ("none", 0, "shared", None, None),
-        ("later", 9, "shared", "first", {"output"}),
+        ("first", 4, "shared", None, {"step/stage"}), ("second", 6, "shared", None, {"step/stage"}),
+        ("inside", 3, "shared", "second", {"step/output"}), ("own", 2, "local", None, None), ("none", 0, "shared", None, None),
+        ("later", 9, "shared", "first", {"step/output"}),
     )  # fmt: skip
     lines = str(found).splitlines()
     assert lines[lines.index("  shared memory") + 1 :] == [

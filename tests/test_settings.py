@@ -278,7 +278,7 @@ def test_changes_of_a_named_controller():
     other = solver.update(controller="pid").settings()
     assert (other["safety"], other["dtmax"], other["pcoeff"], other["icoeff"]) == (0.8, 0.5, 0.0, 1.0)
     # What was set through the tree stays.
-    tighter = eqx.tree_at(lambda s: s.control.rtol, Solver(), 1e-9)
+    tighter = eqx.tree_at(lambda s: s.rtol, Solver(), 1e-9)
     assert tighter.update(controller="pi").settings()["rtol"] == 1e-9
     with pytest.raises(ValueError, match="controller='pi42' needs an error estimate, and method 'rk4' has none"):
         solver.update(method="rk4")
@@ -356,7 +356,7 @@ def test_filter_jit_and_partition(platform):
     assert_same_bits(run(solver, 28.0).ys, expected.ys)
     dynamic, static = eqx.partition(solver, eqx.is_array)
     assert_same_bits(jax.jit(lambda d: eqx.combine(d, static).solve(field, 0.0, 0.2, Y0, (28.0,)).ys)(dynamic), expected.ys)
-    tighter = eqx.tree_at(lambda s: (s.control.rtol, s.control.atol), solver, (jnp.array(1e-6), jnp.array(1e-6)))
+    tighter = eqx.tree_at(lambda s: (s.rtol, s.atol), solver, (jnp.array(1e-6), jnp.array(1e-6)))
     assert tighter.rtol == np.float32(1e-6) and solver.rtol == np.float32(1e-3)
     assert_same_bits(tighter.solve(field, 0.0, 0.2, Y0, (28.0,)).ys, run(tighter, 28.0).ys)
     assert int(run(tighter, 28.0).stats["num_steps"]) > int(expected.stats["num_steps"])

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 LOCATIONS = ("local", "shared")
 DTYPES = ("float", "int32")
-# The phases of a step in which a buffer may hold something that is still needed. "between" is from the end of
-# one step to the beginning of the next.
-PHASES = ("stage", "error", "accept", "output", "between")
-ALL_PHASES = frozenset(PHASES)
+# Phases are paths, as "step/stage/newton": who owns one names others of his own below it. A misspelt one would be live
+# together with nothing, so the first names are a list. "between" is from the end of one step to the beginning of the next.
+FIRST_PHASES = ("step", "between")
+ALWAYS = frozenset({""})
 
 
 def closest(given: object, expected: Iterable[str]) -> str:
@@ -56,14 +56,36 @@ def _check_size(name: str, size: object) -> int:
     return number
 
 
+def _parts(phase: str) -> tuple[str, ...]:
+    return tuple(phase.split("/")) if phase else ()
+
+
+def _is_within(phase: str, other: str) -> bool:
+    return _parts(phase)[: len(_parts(other))] == _parts(other)
+
+
+def common_phases(one: Iterable[str], other: Iterable[str]) -> tuple[str, ...]:
+    """Where buffers live in `one` and in `other` are live together: the inner of each two phases of which one is, or is
+    within, the other."""
+    inner = {a if _is_within(a, b) else b for a in one for b in other if _is_within(a, b) or _is_within(b, a)}
+    return tuple(sorted(inner))
+
+
 def _check_live(name: str, live: Iterable[str] | None) -> frozenset[str]:
-    phases = frozenset((live,) if isinstance(live, str) else live or ()) or ALL_PHASES
-    for phase in sorted(phases - ALL_PHASES, key=str):
-        raise ValueError(
-            f"Buffer '{name}': live names the phase {phase!r}; expected some of {', '.join(PHASES)}."
-            f"{closest(phase, PHASES)}"
-        )
-    return phases
+    phases = frozenset((live,) if isinstance(live, str) else live or ()) or ALWAYS
+    for phase in sorted(phases, key=str):
+        if not isinstance(phase, str) or not all(part.isidentifier() for part in _parts(phase)):
+            raise ValueError(
+                f"Buffer '{name}': live names the phase {phase!r}; expected identifiers joined by '/', as 'step/stage'."
+            )
+        first = _parts(phase)[:1]
+        if first and first[0] not in FIRST_PHASES:
+            raise ValueError(
+                f"Buffer '{name}': live names the phase {phase!r}; expected one that begins with "
+                f"{' or '.join(map(repr, FIRST_PHASES))}.{closest(first[0], FIRST_PHASES)}"
+            )
+    # What lies within another phase says nothing new: equal lives are to be equal sets.
+    return frozenset(str(a) for a in phases if not any(a != b and _is_within(a, b) for b in phases))
 
 
 @dataclass(frozen=True)
@@ -76,7 +98,8 @@ class Buffer:
     persistent: allocated once a lane, outside the step. Shared memory is that in any case, so a buffer that
         is both shared and persistent is shared.
     aliases: the buffer whose words this one may use while their owner does not.
-    live: the phases in which its content is needed; None or empty means all of them.
+    live: the phases in which its content is needed, each a path: "step/stage" has in it "step/stage/newton" and all
+        else that anyone names below. None or empty means always, as does the path "", in which all others are.
     dtype: "float" (the dtype of the solve) or "int32". Words have no type: an alias may change it.
     """
 
@@ -85,7 +108,7 @@ class Buffer:
     location: str = "local"
     persistent: bool = False
     aliases: str | None = None
-    live: frozenset[str] = ALL_PHASES
+    live: frozenset[str] = ALWAYS
     dtype: str = "float"
 
     def __post_init__(self) -> None:

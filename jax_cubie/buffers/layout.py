@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Protocol
 
-from .buffer import ALL_PHASES, Buffer, closest
+from .buffer import ALWAYS, Buffer, closest, common_phases
 
 REGIONS = ("shared", "shared_fallback", "persistent", "local")
 WARP = 32
@@ -46,8 +46,8 @@ class Slot:
     offset: int
     size: int
     dtype: str = "float"
-    inside: str | None = field(default=None, compare=False)
-    live: frozenset[str] = field(default=ALL_PHASES, compare=False)
+    inside: str | None = field(default=None, compare=False, metadata={"content": None})
+    live: frozenset[str] = field(default=ALWAYS, compare=False, metadata={"content": None})
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,6 @@ class Layout:
                 return slot
         raise ValueError(f"There is no buffer {name!r}.{closest(name, (s.name for s in self.slots))}")
 
-    def content(self) -> tuple:
-        """All that machine code depends on, as plain tuples that are written alike in every process."""
-        return (
-            self.shared_words,
-            self.fallback_words,
-            self.persistent_words,
-            tuple((s.name, s.region, s.offset, s.size, s.dtype) for s in self.slots),
-        )
-
     def largest(self, n: int = 3) -> tuple[Slot, ...]:
         """The `n` largest buffers that take words of the window. A slice of another buffer takes none, so
         moving it would free none."""
@@ -99,7 +90,7 @@ class Layout:
         return [
             (a.name, b.name)
             for a, b in combinations(self.slots, 2)
-            if a.live & b.live and self._words(a) & self._words(b)
+            if common_phases(a.live, b.live) and self._words(a) & self._words(b)
         ]
 
     def _words(self, slot: Slot) -> set[tuple[str, int]]:

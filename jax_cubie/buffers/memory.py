@@ -10,7 +10,7 @@ from llvmlite import ir
 from ..kernel.device import Device
 from ..kernel.emitter import LLVM_TYPES
 from ..kernel.numba_types import Slice
-from .layout import Layout
+from .layout import Layout, Slot
 
 _SHARED_SYMBOL = "jax_cubie_shared"
 
@@ -31,10 +31,22 @@ class LaneMemory:
         """Shared memory of a block."""
         return self._layout.window_words * self._word * self._block
 
+    def slice_of(self, slot: Slot) -> Slice:
+        """The type of a slot's array."""
+        name, scale = self._types(slot.dtype)
+        if slot.region == "local":
+            return Slice(name, slot.size)
+        if slot.region == "persistent":
+            return Slice(name, slot.size, scale)
+        return Slice(name, slot.size, self._block * scale, self._device.backend.SHARED_SPACE)
+
+    def _types(self, dtype: str) -> tuple[str, int]:
+        """The dtype of a buffer's elements, and how many of them are a word: an int32 takes one, whatever that is."""
+        return (self._dtype, 1) if dtype == "float" else (dtype, self._word // 4)
+
     def make_slice(self, region: int, offset: int, size: int, dtype: str) -> Callable[..., Any]:
         """A device function that gives `size` words from `offset` on of its parameter number `region`."""
-        name = self._dtype if dtype == "float" else dtype
-        scale = self._word // 4 if dtype == "int32" else 1  # an int32 takes a word, whatever the word is
+        name, scale = self._types(dtype)
 
         def slice_type(*regions: Slice) -> Slice:
             return Slice(name, size, regions[region].stride * scale, regions[region].space)
@@ -52,7 +64,7 @@ class LaneMemory:
 
         The array belongs to the function that this one is called in, and ends with it.
         """
-        name = self._dtype if dtype == "float" else dtype
+        name, _ = self._types(dtype)
 
         @self._device.emitted(Slice(name, size))
         def make(emitter, *regions):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from .buffer import PHASES, Buffer, check_location, closest
+from .buffer import Buffer, check_location, closest, common_phases
 from .layout import Layout, resolve
 
 
@@ -108,9 +108,9 @@ def _check_alias(buffer: Buffer, known: dict[str, Buffer]) -> None:
                 f"(so an alias never leads back to itself).{closest(above, known)}"
             )
         parent = known[above]
-        shared = buffer.live & parent.live
+        shared = common_phases(buffer.live, parent.live)
         if shared:
-            phases = ", ".join(phase for phase in PHASES if phase in shared)
+            phases = ", ".join(shared) if shared != ("",) else "every phase"
             chain = " (through '" + "', '".join(through) + "')" if through else ""
             raise ValueError(
                 f"Buffer '{buffer.name}' cannot alias '{parent.name}'{chain}: both are live in: {phases}. "

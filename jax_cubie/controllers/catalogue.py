@@ -21,6 +21,11 @@ class Named:
     coefficients: dict[str, Any] = dataclasses.field(default_factory=dict)
     source: str = ""
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether it goes by tolerances."""
+        return self.component().static.adaptive
+
 
 def _pid(pcoeff: float, icoeff: float, dcoeff: float, source: str) -> Named:
     return Named(PID, dict(pcoeff=pcoeff, icoeff=icoeff, dcoeff=dcoeff), source)

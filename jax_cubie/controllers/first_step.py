@@ -3,10 +3,57 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..kernel.emitter import Emitter
 from ..kernel.memory import quick
+from .norms import largest, root_mean_square, scaled
+
+if TYPE_CHECKING:
+    from ..loop.lane import Lane
+
+
+def build_first_step(lane: Lane) -> Callable:
+    """The device function `first_step(b)`: the size of the first step, 0 where there is none. f at t0 has been evaluated;
+    `proposed_state` and the method's spare evaluation are used as scratch."""
+    method, dtype = lane.problem.method, lane.problem.dtype
+    zero, infinity = (np.dtype(dtype).type(value) for value in (0, np.inf))
+
+    @lane.emitted(dtype)
+    def usual(b):
+        emitter, state, proposed = b.emitter, b.buf.state, b.buf.proposed_state
+        first, last = method.start_rhs(b), method.spare_rhs(b)
+        state_norm = root_mean_square(b, scaled(b, state.load))
+        rhs_norm = root_mean_square(b, scaled(b, first.load))
+        guess = emit_explicit_guess(emitter, dtype, state_norm, rhs_norm)
+        signed = emitter.mul(dtype, b.direction, guess)
+        b.each(lambda index: proposed.store(index, emitter.fma(dtype, signed, first.load(index), state.load(index))))
+        b.evaluate(signed, proposed, last)
+        change = root_mean_square(b, scaled(b, lambda index: emitter.sub(dtype, last.load(index), first.load(index))))
+        return emit_first_step(emitter, dtype, method.error_order, guess, rhs_norm, change)
+
+    @lane.emitted(dtype)
+    def of_large(b):
+        """Where the squares that the other one takes are beyond the dtype's range: h0 alone, from the largest scaled
+        components in place of the root mean squares."""
+        emitter = b.emitter
+        rhs_norm = largest(b, scaled(b, method.start_rhs(b).load))
+        guess = emit_explicit_guess(emitter, dtype, largest(b, scaled(b, b.buf.state.load)), rhs_norm)
+        return emitter.select(emitter.is_finite(dtype, rhs_norm), guess, b.real(0))
+
+    @lane.function
+    def first_step(b):
+        step_size = usual(b)
+        if not step_size > zero:
+            step_size = of_large(b)
+            if not step_size < infinity:
+                step_size = zero
+        return step_size
+
+    return first_step
 
 
 def emit_explicit_guess(emitter: Emitter, dtype: str, state_norm: Any, rhs_norm: Any) -> Any:
@@ -42,4 +89,3 @@ def emit_first_step(emitter: Emitter, dtype: str, order: int, guess: Any, rhs_no
     step = select(flat, cautious, power)
     limit = emitter.mul(dtype, constant(dtype, 100), guess)
     return select(emitter.compare("lt", dtype, limit, step), limit, step)
-

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
+from ..loop.part import Control
 from ..settings import Component
+from .controller import Controller
+
+if TYPE_CHECKING:
+    from ..loop.lane import Lane
 
 
 class FixedStep(Component):
     """Every step has the size dt0; the last one is cut to land on t1."""
 
-    kind: ClassVar[str] = "fixed"
-
-    def content(self) -> tuple:
-        """What machine code depends on."""
-        return (self.kind,)
-
-    def coefficients(self) -> dict[str, Any]:
-        """The numbers that the kernel is handed, by name."""
+    def operands(self, state: Any) -> dict[str, Any]:
         return {}
+
+    @property
+    def static(self) -> FixedControl:
+        """What machine code depends on."""
+        return FixedControl()
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedControl(Controller):
+    """The static side of `FixedStep`."""
+
+    @property
+    def adaptive(self) -> bool:
+        return False
+
+    @property
+    def coefficients(self) -> tuple[str, ...]:
+        return ()
+
+    def control(self, lane: Lane) -> Control:
+        return Control()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from llvmlite import ir
 
 from .backend import backend_of
 from .emitter import LLVM_TYPES, Emitter
-from .numba_types import Slice, numba_type, types
+from .numba_types import Slice, Struct, numba_type, types
 from .target import Target
 
 
@@ -42,6 +45,29 @@ class View:
         return self.emitter.builder.gep(self.pointer, [offset])
 
 
+class Members:
+    """The members of a struct inside an emitter's body, by attribute: slices as `View`s, the rest as llvmlite values."""
+
+    def __init__(self, emitter: Emitter, value: Any, struct_type: Struct):
+        for number, (name, kind) in enumerate(struct_type.members.items()):
+            setattr(self, name, _argument(emitter, kind, emitter.builder.extract_value(value, number)))
+
+
+def _argument(emitter: Emitter, kind: types.Type, value: Any) -> Any:
+    if isinstance(kind, Slice):
+        return View(emitter, value, kind)
+    return Members(emitter, value, kind) if isinstance(kind, Struct) else value
+
+
+def make_struct(emitter: Emitter, struct_type: Struct, members: Mapping[str, Any]) -> ir.Value:
+    """A struct from its members' llvmlite values."""
+    values = [members[name] for name in struct_type.members]
+    result = ir.Constant(ir.LiteralStructType([value.type for value in values]), ir.Undefined)
+    for number, value in enumerate(values):
+        result = emitter.builder.insert_value(result, value, number)
+    return result
+
+
 def each(emitter: Emitter, size: int, unroll: int, body: Callable[[Any], None]) -> None:
     """Runs `body(index)` for every index below `size`: unrolled where that is at most `unroll`, else as a loop."""
     if size <= unroll:
@@ -72,24 +98,29 @@ class Device:
     def emitted(self, result: Any = "void") -> Callable[[Callable], Callable]:
         """Decorates `body(emitter, *arguments)`, which writes LLVM IR, as a device function.
 
-        Slices arrive as `View`s, scalars and tuples as llvmlite values. `result` names the scalar type of what the body
-        returns ("void" for nothing); it may be a tuple `(name, length)`, a `Slice`, or a function from the argument
-        types to one of these.
+        Slices arrive as `View`s, structs as `Members`, scalars and tuples as llvmlite values. `result` names the scalar
+        type of what the body returns ("void" for nothing); it may be a tuple `(name, length)`, a `Slice`, a `Struct`, or a
+        function from the argument types to one of these.
         """
 
         def decorate(body: Callable) -> Callable:
             def codegen(builder, argument_types, values):
                 emitter = self.emitter(builder)
-                arguments = [
-                    View(emitter, value, kind) if isinstance(kind, Slice) else value
-                    for kind, value in zip(argument_types, values, strict=True)
-                ]
+                arguments = map(_argument, itertools.repeat(emitter), argument_types, values)
                 return body(emitter, *arguments)
 
             codegen.__name__ = body.__name__
-            if isinstance(result, types.Type) or not callable(result):  # Numba's types are callable, too
-                return self.backend.intrinsic(codegen, _result_type(result))
-            return self.backend.intrinsic(codegen, lambda *arguments: _result_type(result(*arguments)))
+            fixed = isinstance(result, types.Type) or not callable(result)  # Numba's types are callable, too
+            kind = _result_type(result) if fixed else lambda *arguments: _result_type(result(*arguments))
+
+            def emit(emitter, *arguments):
+                value = body(emitter, *arguments)
+                made = kind if fixed else kind(*(view.type for view in arguments))
+                return View(emitter, value, made) if isinstance(made, Slice) else value
+
+            intrinsic = self.backend.intrinsic(codegen, kind)
+            intrinsic.emit = emit
+            return intrinsic
 
         return decorate
 
@@ -99,7 +130,7 @@ class Device:
 
 
 def _result_type(result: Any) -> Any:
-    if isinstance(result, Slice):
+    if isinstance(result, (Slice, Struct)):
         return result
     if result == "void":
         return types.void

@@ -20,10 +20,10 @@ from numba.cuda.cudadrv import nvvm
 
 from .library import ENTRY_SYMBOL, Blob, pack_blobs
 from .llvm_text import canonical, without_names
-from .numba_types import Slice, make_intrinsic, slice_model
+from .numba_types import make_intrinsic, register_models
 from .target import BuildError, Image, Resources, Target
 
-numba.cuda.extending.register_model(Slice)(slice_model(numba.cuda.extending.core_models))
+register_models(numba.cuda.extending.register_model, numba.cuda.extending.core_models)
 
 SHARED_SPACE = 3
 GLOBAL_SPACE = 1

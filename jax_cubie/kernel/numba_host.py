@@ -16,10 +16,10 @@ from numba.cpython import builtins, mathimpl, numbers, rangeobj, tupleobj  # noq
 from . import host_object
 from .library import ENTRY_SYMBOL
 from .llvm_text import canonical, without_names
-from .numba_types import Slice, make_intrinsic, slice_model
+from .numba_types import make_intrinsic, register_models
 from .target import BuildError, Image, Resources, Target
 
-numba.extending.register_model(Slice)(slice_model(numba.extending.models))
+register_models(numba.extending.register_model, numba.extending.models)
 
 SHARED_SPACE = 0
 GLOBAL_SPACE = 0

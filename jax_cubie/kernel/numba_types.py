@@ -1,6 +1,9 @@
-"""The one Numba type of our own: a typed pointer with a static length, stride and address space."""
+"""The Numba types of our own: a typed pointer with a static length, stride and address space; a value of named members."""
 
 from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
 
 from llvmlite import ir
 from numba.core import types
@@ -23,14 +26,29 @@ class Slice(types.Type):
         return ir.PointerType(LLVM_TYPES[self.dtype], self.space)
 
 
-def slice_model(models):
-    """How a slice is represented: as its pointer. Each backend registers it with the `models` of its own."""
+class Struct(types.Type):
+    """A value of named members. Only emitters look inside."""
+
+    def __init__(self, members: Mapping[str, types.Type]):
+        self.members = dict(members)
+        written = ", ".join(f"{name}: {kind.name}" for name, kind in self.members.items())
+        # By what is in it, yet short: it becomes a part of every symbol.
+        super().__init__(name=f"Struct({hashlib.sha256(written.encode()).hexdigest()[:16]})")
+
+
+def register_models(register, models) -> None:
+    """Tells a backend, by its `register_model` and `models`, how they are represented: a slice as its pointer."""
 
     class SliceModel(models.PrimitiveModel):
         def __init__(self, manager, slice_type):
             super().__init__(manager, slice_type, slice_type.pointer)
 
-    return SliceModel
+    class StructModel(models.StructModel):
+        def __init__(self, manager, struct_type):
+            super().__init__(manager, struct_type, list(struct_type.members.items()))
+
+    register(Slice)(SliceModel)
+    register(Struct)(StructModel)
 
 
 def numba_type(name: str) -> types.Type:

@@ -1,4 +1,4 @@
-"""Integration methods: tableaus as data, and one step for each family. Called, it lists them: `jax_cubie.methods()`."""
+"""Integration methods: one file for each family, tableaus as data. Called, it lists them: `jax_cubie.methods()`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from .catalogue import EXPLICIT
+from .catalogue import EXPLICIT, find_method
 from .explicit_rk import ExplicitRungeKutta
+from .method import Method
 from .tableau import ButcherTableau, ContinuousExtension
 
-__all__ = ["EXPLICIT", "ButcherTableau", "ContinuousExtension", "ExplicitRungeKutta"]
+__all__ = ["EXPLICIT", "ButcherTableau", "ContinuousExtension", "ExplicitRungeKutta", "Method", "find_method"]
 
 
 class _Methods(ModuleType):

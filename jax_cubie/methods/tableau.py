@@ -27,7 +27,7 @@ class ContinuousExtension:
     a, c: rows and times of the stages that only the extension needs; a row goes over all stages before it.
     """
 
-    order: int
+    order: int = dataclasses.field(metadata={"content": None})
     weights: tuple[Row, ...]
     a: tuple[Row, ...]
     c: Row
@@ -70,10 +70,6 @@ class ContinuousExtension:
             for row in self.weights
         )
 
-    def content(self) -> tuple:
-        """The numbers that machine code depends on, as plain data."""
-        return _hexes(self.a), _hexes([self.c]), _hexes(self.weights)
-
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ButcherTableau:
@@ -93,17 +89,17 @@ class ButcherTableau:
     Those are checked up to order 5, for every order that is claimed; beyond that the claim is believed.
     """
 
-    name: str
+    name: str = dataclasses.field(metadata={"content": None})
     order: int
     a: tuple[Row, ...]
     b: Row
     c: Row
     b_embedded: Row | None
-    embedded_order: int | None
+    embedded_order: int | None = dataclasses.field(metadata={"content": None})
     b_embedded_low: Row | None
     dense: ContinuousExtension | None
-    aliases: tuple[str, ...] = dataclasses.field(compare=False)
-    source: str = dataclasses.field(compare=False)
+    aliases: tuple[str, ...] = dataclasses.field(compare=False, metadata={"content": None})
+    source: str = dataclasses.field(compare=False, metadata={"content": None})
 
     def __init__(
         self,
@@ -270,12 +266,6 @@ class ButcherTableau:
     def _difference(self, other: Row | None) -> Row | None:
         return None if other is None else tuple(one - two for one, two in zip(self.b, other, strict=True))
 
-    def content(self) -> tuple:
-        """What a step's machine code depends on, as plain data; `dense.content()` has what is between steps. The order is
-        that of the controller's exponents."""
-        estimates = [() if weights is None else weights for weights in (self.error_weights, self.error_weights_low)]
-        return self.order, _hexes(self.a), _hexes([self.b, self.c]), _hexes(estimates)
-
 
 def _exact(where: str, value: Number) -> Fraction:
     try:
@@ -304,7 +294,3 @@ def _set(instance: object, **fields: object) -> None:
 def _near(total: Fraction | int, expected: Fraction, magnitude: Fraction | int) -> bool:
     """Equal but for rounding of terms whose absolute values sum to `magnitude`."""
     return abs(total - expected) <= _TOLERANCE * max(Fraction(1), Fraction(magnitude))
-
-
-def _hexes(rows: Sequence[Row]) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(float(value).hex() for value in row) for row in rows)

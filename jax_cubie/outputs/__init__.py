@@ -3,4 +3,7 @@
 from .saveat import SaveAt
 from .saving import Saving
 
-__all__ = ["SaveAt", "Saving"]
+# Every part that a solve may have, for the sake of its buffers.
+PARTS = (Saving,)
+
+__all__ = ["PARTS", "SaveAt", "Saving"]

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+import jax
+
+from ..buffers import Buffer
+from ..kernel.partition import join
+from ..loop import Dimensions, Hooks, Part
 from ..operands import Result
-from ..translate import Program
+
+if TYPE_CHECKING:
+    from ..loop.lane import Lane
 
 
 @dataclasses.dataclass(frozen=True)
-class Saving:
+class Saving(Part):
     """The rows of a solution: t0, then `points` given times and every `steps`-th accepted step in the order of time, then t1.
 
-    max_steps: bounds the rows of steps, 0 without them. function: the program of `SaveAt.fn`, None where the state is saved
-    itself; its inputs after time and state are the operands numbered by `operands`.
+    max_steps: bounds the rows of steps, 0 without them. outputs: shape and dtype of each output of the function "output",
+    that of `SaveAt.fn`; None where the state is saved itself.
     """
 
     t0: bool
@@ -21,13 +30,16 @@ class Saving:
     steps: int
     t1: bool
     max_steps: int
-    function: Program | None
-    operands: tuple[int, ...] = ()
+    outputs: tuple[tuple[tuple[int, ...], str], ...] | None
 
     @property
     def keeps_times(self) -> bool:
         """Whether the kernel hands on the times of t1 and of the points: into a result, or to a function."""
-        return self.steps > 0 or self.function is not None
+        return self.steps > 0 or self.outputs is not None
+
+    @property
+    def inside(self) -> bool:
+        return self.points > 0
 
     @property
     def rows(self) -> int:
@@ -36,15 +48,44 @@ class Saving:
         end = self.t1 and (not self.steps or self.max_steps % self.steps != 0)
         return int(self.t0) + self.points + stepped + int(end)
 
+    @property
+    def counters(self) -> tuple[str, ...]:
+        """The row that is written next, and with steps between them the save times behind."""
+        return ("row", "points") if self.steps else ("row",)
+
+    @staticmethod
+    def buffers() -> tuple[Buffer, ...]:
+        return (Buffer("output_state", 0, aliases="error", live=frozenset({"step/output"})),)
+
+    def sizes(self, dimensions: Dimensions) -> dict[str, int]:
+        return {"output_state": dimensions.states if self.points and self.outputs is not None else 0}
+
+    def copies(self) -> dict[str, int]:
+        """t0 and times equal to it, inside of steps, the ends of steps, t1."""
+        return {"output": self.t0 + 2 * (self.points > 0) + (self.steps > 0) + self.t1}
+
     def results(self, states: int, dtype: str) -> tuple[Result, ...]:
-        """What the kernel writes a row at a time: the times where only it knows them, and each array of a point."""
+        """What is written a row at a time: the times where only the kernel knows them, and each array of a point."""
         times = (Result("times", (self.rows,), dtype),) if self.steps else ()
-        if self.function is None:
+        if self.outputs is None:
             return (*times, Result("ys", (self.rows, states), dtype))
-        leaves = enumerate(self.function.outputs)
+        leaves = enumerate(self.outputs)
         return (*times, *(Result(f"ys{number}", (self.rows, *shape), kind) for number, (shape, kind) in leaves))
 
-    def content(self) -> tuple:
-        """What machine code depends on, as plain data."""
-        function = None if self.function is None else self.function.digest
-        return (self.t0, self.points, self.steps, self.t1, self.rows, function, self.operands)
+    def hooks(self, lane: Lane) -> Hooks:
+        from .save_rows import build_hooks
+
+        return build_hooks(lane, self)
+
+    def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
+        times = request.times
+        if self.outputs is None:
+            ys = request.state.unflatten(found["ys"])
+        else:
+            ys = jax.tree.unflatten(request.output, [found[f"ys{number}"] for number in range(len(self.outputs))])
+        if self.steps:
+            return {"ts": found["times"], "ys": ys}
+        saved = [times.t0[None]] if self.t0 else []
+        saved += [times.ts] if self.points else []
+        saved += [times.t1[None]] if self.t1 else []
+        return {"ts": join(saved), "ys": ys}

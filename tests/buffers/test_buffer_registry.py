@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jax_cubie.buffers import Buffer, BufferRegistry
-from jax_cubie.buffers.buffer import ALL_PHASES, PHASES
+from jax_cubie.buffers.buffer import ALWAYS, common_phases
 
 
 def rk() -> BufferRegistry:
@@ -15,8 +15,8 @@ def rk() -> BufferRegistry:
         BufferRegistry()
         .register("state", 3)
         .register("proposed_state", 3, persistent=True)
-        .register("accumulator", 9, live={"stage"})
-        .register("error", 3, aliases="accumulator", live={"error"})
+        .register("accumulator", 9, live={"step/stage"})
+        .register("error", 3, aliases="accumulator", live={"step/error"})
         .register("counters", 2, dtype="int32")
     )
 
@@ -40,17 +40,47 @@ def test_equal_registries_compare_hash_and_pickle_equal():
     assert BufferRegistry(list(rk().buffers)) == rk()
     moved = rk().update(state_location=np.str_("shared"))[0]
     assert type(moved["state"].location) is str
-    sized = BufferRegistry().register("a", np.int64(3), live=["stage", "stage"])
-    assert type(sized["a"].size) is int and sized["a"].live == {"stage"}
+    sized = BufferRegistry().register("a", np.int64(3), live=["step/stage", np.str_("step/stage")])
+    assert type(sized["a"].size) is int and sized["a"].live == {"step/stage"}
+    assert [type(phase) for phase in sized["a"].live] == [str]
 
 
-@pytest.mark.parametrize("live", [None, (), frozenset(), iter(()), PHASES])
-def test_no_live_phases_means_all(live):
-    assert BufferRegistry().register("a", 1, live=live)["a"].live == ALL_PHASES
+@pytest.mark.parametrize("live", [None, (), frozenset(), iter(()), "", ["step/stage", ""]])
+def test_no_live_phases_means_always(live):
+    assert BufferRegistry().register("a", 1, live=live)["a"].live == ALWAYS
 
 
 def test_one_phase_may_be_given_as_a_string():
-    assert BufferRegistry().register("a", 1, live="stage")["a"].live == {"stage"}
+    assert BufferRegistry().register("a", 1, live="step/stage")["a"].live == {"step/stage"}
+
+
+def test_a_phase_within_another_says_nothing_new():
+    live = {"step/stage", "step/stage/newton/linear", "step/stages", "between"}
+    buffer = BufferRegistry().register("a", 1, live=live)["a"]
+    assert buffer == Buffer("a", 1, live=frozenset({"step/stage", "step/stages", "between"}))
+    assert buffer.live == live - {"step/stage/newton/linear"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "common"),
+    [
+        ("step/stage", "step/stage", ["step/stage"]),
+        ("step/stage", "step", ["step/stage"]),
+        ("step/stage", "step/stage/newton", ["step/stage/newton"]),
+        ("step/stage", "step/stages", []),
+        ("step/stage/newton", "step/error/newton", []),
+        ("step", "between", []),
+        ("", "step/error", ["step/error"]),
+        ("", "", [""]),
+    ],
+)
+def test_phases_are_common_where_one_is_within_the_other(one, other, common):
+    assert common_phases([one], [other]) == common_phases([other], [one]) == tuple(common)
+
+
+def test_common_phases_of_several():
+    one, other = {"step/stage", "step/accept", "between"}, {"step/stage/newton", "step/error", "between", "step/accept"}
+    assert common_phases(one, other) == ("between", "step/accept", "step/stage/newton")
 
 
 @pytest.mark.parametrize(
@@ -67,20 +97,25 @@ def test_one_phase_may_be_given_as_a_string():
         ({"name": "a", "size": True}, ["'a'", "True", "integer"]),
         ({"name": "a b", "size": 1}, ["'a b'", "identifier"]),
         ({"name": "a", "size": 1, "dtype": "int"}, ["'int'", "'float' or 'int32'", "mean 'int32'"]),
-        ({"name": "a", "size": 1, "live": {"stages"}}, ["'stages'", "stage, error", "mean 'stage'"]),
+        ({"name": "a", "size": 1, "live": {"stepp/stage"}}, ["'stepp/stage'", "'step' or 'between'", "mean 'step'"]),
+        ({"name": "a", "size": 1, "live": "accept"}, ["'accept'", "begins with 'step' or 'between'"]),
+        ({"name": "a", "size": 1, "live": "/step"}, ["'/step'", "identifiers joined by '/'"]),
+        ({"name": "a", "size": 1, "live": {"step", "step/"}}, ["'step/'", "identifiers joined by '/'"]),
+        ({"name": "a", "size": 1, "live": "step/stage two"}, ["'step/stage two'", "identifiers joined by '/'"]),
+        ({"name": "a", "size": 1, "live": ["step", 3]}, ["phase 3", "identifiers joined by '/'"]),
         ({"name": "a", "size": 1, "aliases": "acumulator"}, ["'a'", "'acumulator'", "mean 'accumulator'"]),
         ({"name": "a", "size": 1, "aliases": "a"}, ["'a'", "itself"]),
         (
-            {"name": "a", "size": 1, "aliases": "accumulator", "live": {"stage", "output"}},
-            ["'a'", "'accumulator'", "both are live in: stage."],
+            {"name": "a", "size": 1, "aliases": "accumulator", "live": {"step/stage/newton", "step/output"}},
+            ["'a'", "'accumulator'", "both are live in: step/stage/newton."],
         ),
         (
             {"name": "a", "size": 1, "aliases": "state"},
-            ["'a'", "'state'", "stage, error, accept, output, between"],
+            ["'a'", "'state'", "both are live in: every phase."],
         ),
         (
-            {"name": "a", "size": 1, "aliases": "error", "live": {"stage", "output"}},
-            ["'a'", "'accumulator'", "through 'error'", "both are live in: stage."],
+            {"name": "a", "size": 1, "aliases": "error", "live": {"step/stage", "step/output"}},
+            ["'a'", "'accumulator'", "through 'error'", "both are live in: step/stage."],
         ),
     ],
 )
@@ -94,7 +129,7 @@ def test_register_refuses(arguments, words):
 
 
 def test_a_grandchild_may_be_live_when_nothing_above_it_is():
-    registry = rk().register("a", 1, aliases="error", live={"output", "accept"})
+    registry = rk().register("a", 1, aliases="error", live={"step/output", "step/accept"})
     assert registry["a"].aliases == "error"
 
 
@@ -105,13 +140,13 @@ def test_ranges_that_meet_are_refused_whatever_the_sizes_and_locations():
 
 
 def test_an_alias_may_have_another_dtype():
-    registry = rk().register("pivots", 3, aliases="accumulator", live={"output"}, dtype="int32")
+    registry = rk().register("pivots", 3, aliases="accumulator", live={"step/output"}, dtype="int32")
     assert registry["pivots"].dtype == "int32"
 
 
 def test_a_cycle_cannot_be_built_by_hand():
-    a = Buffer("a", 1, aliases="b", live=frozenset({"stage"}))
-    b = Buffer("b", 1, aliases="a", live=frozenset({"error"}))
+    a = Buffer("a", 1, aliases="b", live=frozenset({"step/stage"}))
+    b = Buffer("b", 1, aliases="a", live=frozenset({"step/error"}))
     with pytest.raises(ValueError, match="not registered"):
         BufferRegistry((a, b))
 

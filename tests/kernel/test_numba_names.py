@@ -111,7 +111,7 @@ NAMES = {
         ("compiled.library.get_llvm_str()", lambda: "define" in compiled()[1].library.get_llvm_str()),
         ("compiled.fndesc.llvm_func_name", lambda: isinstance(compiled()[1].fndesc.llvm_func_name, str)),
         ("define i32 @{entry}", calls_return_a_status),
-        ("slice_model(numba.extending.models)", lambda: takes(MODELS.PrimitiveModel, 3)),
+        ("numba.extending.models)", lambda: takes(MODELS.PrimitiveModel, 3) or takes(MODELS.StructModel, 4)),
     ],
     "host_object.py": [
         ("rtsys.initialize(cpu_target.target_context)", lambda: takes(rtsys.initialize, 1)),
@@ -121,7 +121,7 @@ NAMES = {
         ("context.get_dummy_value()", lambda: takes(registry.cpu_target.target_context.get_dummy_value, 0)),
     ],
     "numba_cuda.py": [
-        ("slice_model(numba.cuda.extending.core_models)", lambda: takes(CUDA_MODELS.PrimitiveModel, 3)),
+        ("extending.core_models)", lambda: takes(CUDA_MODELS.PrimitiveModel, 3) or takes(CUDA_MODELS.StructModel, 4)),
         ("make_intrinsic(numba.cuda.extending.intrinsic", lambda: callable(cuda_extending.intrinsic)),
         (
             "compiler._compile_pyfunc_with_fixup(",

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .kernel.emitter import Emitter
-from .kernel.memory import load_global, store_global, undefined_words
-from .operands import Operand, Words
+from ..kernel.emitter import Emitter
+from ..kernel.memory import load_global, store_global, undefined_words
+from ..operands import Operand, Words
 
 
 class Addressing:

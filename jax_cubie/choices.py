@@ -1,0 +1,152 @@
+"""What a solver chooses: its components, each with settings of its own, in one flat namespace of keywords."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, Int
+
+from .buffers import BufferRegistry
+from .controllers import CONTROLLERS, Named, Tolerances
+from .foreign_names import instead_of_controller, instead_of_method
+from .loop.buffers import BUFFERS
+from .methods import EXPLICIT, ButcherTableau, Method, find_method
+from .outputs import PARTS
+from .problem import DEFAULT_MAX_STEPS
+from .settings import Component, check_choice, check_count, closest, concrete, refuse_tracer
+from .times import count
+
+_MOST_STEPS = 2**31 - 1
+
+
+class Budget(Component):
+    """max_steps: the most steps of a lane, accepted and rejected together."""
+
+    max_steps: Int[Array, ""] | int = DEFAULT_MAX_STEPS
+
+    def __check_init__(self) -> None:
+        known = concrete(self.max_steps)
+        if known is not None and not (known.dtype.kind in "iu" and ((known >= 1) & (known <= _MOST_STEPS)).all()):
+            raise ValueError(f"max_steps={self.max_steps!r}: expected an integer of at least 1 and at most {_MOST_STEPS}")
+
+    def operands(self, state: Any) -> dict[str, Any]:
+        return {"max_steps": count("max_steps", self.max_steps)}
+
+
+class Code(Component):
+    """How machine code is made: `Solver` says what each means."""
+
+    fastmath: bool = eqx.field(static=True, default=False)
+    unroll: int = eqx.field(static=True, default=32)
+    inline_f: bool | str = eqx.field(static=True, default="auto")
+    block: int | str = eqx.field(static=True, default="auto")
+
+    def __check_init__(self) -> None:
+        check_choice("fastmath", self.fastmath, (True, False))
+        check_count("unroll", self.unroll, 1)
+        check_choice("inline_f", self.inline_f, (True, False, "auto"))
+        if isinstance(self.block, str):
+            check_choice("block", self.block, ("auto",))
+        elif check_count("block", self.block, 1) > 1024:
+            raise ValueError(f"block={self.block}: expected at most 1024, the most threads of a CUDA block")
+
+    def operands(self, state: Any) -> dict[str, Any]:
+        return {}
+
+
+def resolve(old: Any, method: str | ButcherTableau, settings: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a solver: `settings` over those of the solver `old`, or over the defaults where that is None."""
+    stepper = find_method(method)
+    given = frozenset(settings) | (old.given if old is not None else frozenset())
+    controller = _controller_name(old, given, settings, stepper)
+    named = CONTROLLERS[controller]
+    kept = {type(component): component for component in (old.components if old is not None else ())}
+
+    def component(kind: type[Component]) -> Component:
+        return kept.get(kind) or kind()
+
+    control = component(named.component)
+    if old is None or old.controller != controller:
+        control, _ = control.update(**{name: value for name, value in named.coefficients.items() if name not in given})
+    adapting = (component(Tolerances),) if named.adaptive else ()
+    registry = BufferRegistry((*BUFFERS, *(buffer for part in PARTS for buffer in part.buffers()), *stepper.buffers()))
+    if old is not None:
+        registry, _ = registry.update(**old.buffers.settings)
+
+    components, known = [], {"controller"}
+    for one in (component(Budget), *adapting, control, component(Code)):
+        changed, recognised = one.update(**settings)
+        components.append(changed)
+        known |= recognised
+    registry, moved = registry.update(**settings)
+    unknown = sorted(name for name in settings if name not in known | moved)
+    everything = {"method", "controller", *registry.settings}
+    everything |= {name for one in components for name in one.settings()}
+    if unknown:
+        raise ValueError(_unknown(unknown[0], controller, method, everything))
+    lost = sorted(given - everything)
+    if lost:
+        raise ValueError(
+            f"{lost[0]} was set, but method {method!r} with controller {controller!r} has no such setting: make a new Solver "
+            f"without it, or keep the method and controller that it belongs to"
+        )
+    return {
+        "method": method,
+        "controller": controller,
+        "components": tuple(components),
+        "buffers": registry,
+        "given": given,
+    }
+
+
+def known_method(method: Any) -> str | ButcherTableau:
+    """A tableau as it is; of a name, the method's own where an alias was given."""
+    refuse_tracer("method", method)
+    if isinstance(method, ButcherTableau):
+        return method
+    if not isinstance(method, str) or method not in EXPLICIT.names:
+        if (instead := instead_of_method(method)) is not None:
+            raise ValueError(instead)
+        raise ValueError(
+            f"unknown method {method!r}: expected one of {', '.join(EXPLICIT)}, or a jax_cubie.ButcherTableau"
+            f"{closest(method, EXPLICIT.names)}"
+        )
+    return EXPLICIT.names[method]
+
+
+def _controller_name(
+    old: Any, given: frozenset[str], settings: dict[str, Any], stepper: Method
+) -> str:
+    if "controller" in settings:
+        name = settings["controller"]
+    elif "controller" in given and old is not None:
+        name = old.controller
+    else:
+        return "pid" if stepper.error_rows else "fixed"
+    if (instead := instead_of_controller(name)) is not None:
+        raise ValueError(instead)
+    check_choice("controller", name, CONTROLLERS)
+    if name != "fixed" and not stepper.error_rows:
+        raise ValueError(
+            f"controller={name!r} needs an error estimate, and method {stepper.name!r} has none: use "
+            "controller='fixed' with dt0, or a method with an embedded one, as 'tsit5'"
+        )
+    return name
+
+
+def _unknown(name: str, controller: str, method: str | ButcherTableau, known: set[str]) -> str:
+    for other, named in CONTROLLERS.items():
+        if name in _settings_with(named):
+            return (
+                f"{name} is a setting of controller {other!r}, and this solver's is {controller!r} (method {method!r}): "
+                f"leave it out, or take controller={other!r} and a method that it can steer"
+            )
+    near = closest(name, known) or "."
+    return f"unknown setting {name!r}{near} The settings here are: {', '.join(sorted(known))}"
+
+
+def _settings_with(named: Named) -> set[str]:
+    """The settings that come with a controller."""
+    kinds = (named.component, Tolerances) if named.adaptive else (named.component,)
+    return {name for kind in kinds for name in kind().settings()}

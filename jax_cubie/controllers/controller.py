@@ -1,0 +1,30 @@
+"""What a controller gives the loop."""
+
+from __future__ import annotations
+
+import abc
+from typing import TYPE_CHECKING
+
+from ..loop.part import Control
+
+if TYPE_CHECKING:
+    from ..loop.lane import Lane
+
+
+class Controller(abc.ABC):
+    """The static side of a controller: a frozen dataclass, part of an image's key."""
+
+    @property
+    @abc.abstractmethod
+    def adaptive(self) -> bool:
+        """Whether it asks for error estimates, and may reject a step."""
+
+    @property
+    @abc.abstractmethod
+    def coefficients(self) -> tuple[str, ...]:
+        """The numbers that the kernel is handed, by the names of their settings."""
+
+    @abc.abstractmethod
+    def control(self, lane: Lane) -> Control:
+        """Its device functions."""
+

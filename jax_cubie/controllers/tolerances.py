@@ -1,0 +1,62 @@
+"""The tolerances of a solve."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree, Real
+
+from ..settings import Component, Range, concrete
+from ..times import as_array, rounded
+
+Tolerance = PyTree[Real[Array, "..."] | float | int]
+
+
+class Tolerances(Component):
+    """rtol, atol: the relative and the absolute tolerance of each component, a scalar each or a pytree like y0."""
+
+    rtol: Tolerance = 1e-6
+    atol: Tolerance = 1e-6
+
+    RANGE: ClassVar[Range] = Range(0, low_allowed=True, high_allowed=True)
+
+    def __check_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raises ValueError or TypeError for numbers that are known and wrong."""
+        for name, tree in self.settings().items():
+            for leaf in jax.tree.leaves(tree) or [tree]:
+                self.RANGE.check(name, leaf)
+
+    def operands(self, state: Any) -> dict[str, Any]:
+        self.check()
+        arrays = {name: _tolerance(name, tree, state) for name, tree in self.settings().items()}
+        known = [_known(tree, state) for tree in self.settings().values()]
+        for one, other in zip(*known, strict=True):
+            if one is not None and other is not None and not np.all(one + other > 0):
+                raise ValueError(
+                    f"rtol and atol are both 0 (in {state.dtype}, y0's dtype), which no step can meet: give at least one of "
+                    "them"
+                )
+        return arrays
+
+
+def _is_scalar(tree: Tolerance) -> bool:
+    return jax.tree.structure(tree) == jax.tree.structure(0)
+
+
+def _tolerance(name: str, tree: Tolerance, state: Any) -> Any:
+    if isinstance(tree, jax.ShapeDtypeStruct) or (_is_scalar(tree) and jnp.shape(tree) == ()):
+        return as_array(tree, state.dtype)
+    return state.flatten(tree, name, broadcast=True)
+
+
+def _known(tree: Tolerance, state: Any) -> list[Any]:
+    """For each leaf of the state its tolerance as the kernel sees it, None where it is traced."""
+    leaves = [concrete(leaf) for leaf in jax.tree.leaves(tree)]
+    leaves = [None if leaf is None else rounded(leaf, state.dtype) for leaf in leaves]
+    return leaves * len(state.shapes) if _is_scalar(tree) else leaves

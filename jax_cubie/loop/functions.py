@@ -1,0 +1,139 @@
+"""The user's functions inside a kernel: written in line where that is little code, once as a function where it is much."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llvmlite import ir
+
+from ..kernel.device import View
+from ..kernel.emitter import Emitter
+from ..kernel.memory import undefined_words
+from ..translate.emit import emit_program
+
+if TYPE_CHECKING:
+    from ..operands import Function
+    from .body import Body
+    from .lane import Lane
+
+Store = Callable[[int, Any, Any], None]  # (output number, flat index, value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sink:
+    """Where the outputs of a function go, in the function that holds the copy or in one that it calls.
+
+    name: tells apart what `store` depends on. values: what it needs, as LLVM values; results: those that it writes. store:
+    from an emitter, the words, the bases and those values, a function that keeps a value.
+    """
+
+    name: str
+    values: tuple[Any, ...]
+    results: tuple[str, ...]
+    store: Callable[[Emitter, Any, Any, Sequence[Any]], Store]
+
+
+def into_view(view: View) -> Sink:
+    """The one output of a function goes into an array of the lane."""
+
+    def store(emitter: Emitter, words: Any, bases: Any, values: Sequence[Any]) -> Store:
+        target = View(emitter, values[0], view.type)
+        return lambda _, index, value: target.store(index, value)
+
+    return Sink(f"view_{view.type.stride}_{view.type.space}", (view.pointer,), (), store)
+
+
+def into_row(lane: Lane, results: Sequence[str], sizes: Sequence[int], row: Any) -> Sink:
+    """The outputs of a function, of `sizes` elements, go into row `row` (int32) of `results`."""
+    numbers = [lane.result_number(name) for name in results]
+
+    def store(emitter: Emitter, words: Any, bases: Any, values: Sequence[Any]) -> Store:
+        row = emitter.cast(values[0], "int32", "int64")
+
+        def store_output(output: int, index: Any, value: Any) -> None:
+            begin = emitter.mul("int64", row, emitter.constant("int64", sizes[output]))
+            place = emitter.add("int64", begin, emitter.constant("int64", index) if isinstance(index, int) else index)
+            lane.addressing.store(emitter, words, bases, numbers[output], place, value)
+
+        return store_output
+
+    return Sink("row", (row,), tuple(results), store)
+
+
+class FunctionCode:
+    """Writes evaluations of a function for one plan. inline: whether it is written at each place."""
+
+    def __init__(self, lane: Lane, function: Function, *, inline: bool):
+        self.lane, self.function, self.inline = lane, function, inline
+        # What is read where it lies: each operand that no lane keeps a copy of.
+        self._in_place = sorted(
+            {lane.operand_number(name) for name in function.operands if name not in lane.plan.parameter_offsets}
+        )
+
+    def emit(self, b: Body, given: dict[str, Any], sink: Sink) -> None:
+        """Writes one evaluation at the place of the body. given: the function's own inputs, by name."""
+        inputs = [given[name] for name in self.function.inputs]
+        if self.inline:
+            store = sink.store(b.emitter, b.words, b.bases, sink.values)
+            self._write(b.emitter, b.words, b.bases, inputs, b.buf.parameters, store)
+        else:
+            self._call(b, inputs, sink)
+
+    def _write(self, emitter: Emitter, words: Any, bases: Any, inputs: list[Any], parameters: Any, store: Store) -> None:
+        lane, function = self.lane, self.function
+        offsets = lane.plan.parameter_offsets
+
+        def load(number: int, index: Any) -> Any:
+            if number < len(inputs):
+                given = inputs[number]
+                return given.load(index) if isinstance(given, View) else given
+            name = function.operands[number - len(inputs)]
+            if name not in offsets:
+                return lane.addressing.load(emitter, words, bases, lane.operand_number(name), index)
+            return parameters.part(offsets[name], lane.operand(name).size).load(index)
+
+        if lane.problem.fastmath:
+            emitter = Emitter(emitter.builder, emitter.platform, fma=emitter.use_fma, fastmath=True)
+        emit_program(emitter, function.program, load, store)
+
+    def _call(self, b: Body, inputs: list[Any], sink: Sink) -> None:
+        builder, words = b.emitter.builder, self.lane.plan.words
+        views = [given for given in (*inputs, b.buf.parameters) if isinstance(given, View)]
+        first = len(words.operands)
+        read = [*self._in_place, *(first + self.lane.result_number(name) for name in sink.results)]
+        sizes = range(words.lanes, words.count)
+        arguments = [given.pointer if isinstance(given, View) else given for given in (*inputs, b.buf.parameters)]
+        arguments += sink.values
+        arguments += [builder.extract_value(b.bases, number) for number in read]
+        arguments += [builder.extract_value(b.words, number) for number in sizes]
+        program = self.function.program.digest[:16]
+        places = (f"{view.type.stride}_{view.type.space}" for view in views)
+        name = "_".join((f"jax_cubie_{self.function.name}", program, *places, sink.name))
+        function = builder.module.globals.get(name)
+        if function is None:
+            kinds = [argument.type for argument in arguments]
+            function = self._define(b, name, kinds, [*inputs, b.buf.parameters], sink, read, sizes)
+        builder.call(function, arguments)
+
+    def _define(
+        self, b: Body, name: str, kinds: list, like: list[Any], sink: Sink, read: list[int], sizes: range
+    ) -> Any:
+        emitter, words_of = b.emitter, self.lane.plan.words
+        function = ir.Function(emitter.builder.module, ir.FunctionType(ir.VoidType(), kinds), name)
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        builder = ir.IRBuilder(function.append_basic_block())
+        inner = Emitter(builder, emitter.platform, fma=emitter.use_fma)
+        given = iter(function.args)
+        *inputs, parameters = [View(inner, next(given), one.type) if isinstance(one, View) else next(given) for one in like]
+        values = [next(given) for _ in sink.values]
+        bases, words = undefined_words(words_of.lanes), undefined_words(words_of.count)
+        for number in read:
+            bases = builder.insert_value(bases, next(given), number)
+        for number in sizes:
+            words = builder.insert_value(words, next(given), number)
+        self._write(inner, words, bases, inputs, parameters, sink.store(inner, words, bases, values))
+        builder.ret_void()
+        return function

@@ -1,0 +1,136 @@
+"""What the device functions of one plan are written with."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..buffers.memory import LaneMemory
+from ..kernel.device import Device, Members, make_struct
+from ..kernel.numba_types import Slice, Struct, numba_type, types
+from ..operands import Operand
+from .addressing import Addressing
+from .body import Body
+from .functions import FunctionCode
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+
+
+class Lane:
+    """Makes device functions for one plan: `function` of plain Python, `emitted` of bodies that write LLVM IR.
+
+    problem, plan: what they are made for. functions: the user's, by name. cells: the scalars that parts keep, by name.
+    """
+
+    def __init__(self, plan: Plan):
+        self.plan, self.problem = plan, plan.problem
+        self.device = Device(plan.target)
+        self.memory = LaneMemory(self.device, plan.layout, plan.problem.dtype, plan.block)
+        self.addressing = Addressing(plan.words)
+        self.cells: dict[str, str] = {}
+        self._operands = {operand.name: number for number, operand in enumerate(plan.words.operands)}
+        self._results = {result.name: number for number, result in enumerate(plan.words.results)}
+        self.functions = {
+            function.name: FunctionCode(self, function, inline=plan.inlines(function)) for function in plan.functions
+        }
+
+    def operand_number(self, name: str) -> int:
+        """Where an operand stands among the launch's words."""
+        return self._operands[name]
+
+    def operand(self, name: str) -> Operand:
+        """One of the plan's operands."""
+        return self.plan.words.operands[self._operands[name]]
+
+    def result_number(self, name: str) -> int:
+        """Where a result stands among the plan's."""
+        return self._results[name]
+
+    def cell(self, name: str, dtype: str) -> None:
+        """Declares a scalar that lives as long as the lane. Before the first function is compiled."""
+        self.cells[name] = dtype
+
+    def function(self, function: Callable) -> Callable:
+        """`function`, compiled by Numba, for other device functions to call."""
+        return self.device.function(function)
+
+    def emitted(self, result: Any = "void") -> Callable[[Callable], Callable]:
+        """Decorates `body(b, *arguments)`, which writes LLVM IR, as a device function; as `Device.emitted`, but that a lane
+        arrives as its `Body`."""
+
+        def decorate(body: Callable) -> Callable:
+            @self.device.emitted(result)
+            @functools.wraps(body)
+            def write(emitter, members, *arguments):
+                return body(Body(self, emitter, members), *arguments)
+
+            return write
+
+        return decorate
+
+    @functools.cached_property
+    def struct(self) -> Struct:
+        """The type of a lane in compiled code."""
+        words = self.plan.words
+        return Struct(
+            {
+                "words": types.UniTuple(types.int64, words.count),
+                "bases": types.UniTuple(types.int64, words.lanes),
+                "direction": numba_type(self.problem.dtype),
+                "buffers": self._buffers,
+                "cells": self._cells,
+            }
+        )
+
+    @functools.cached_property
+    def _buffers(self) -> Struct:
+        return Struct({slot.name: self.memory.slice_of(slot) for slot in self.plan.layout.slots})
+
+    @functools.cached_property
+    def _cells(self) -> Struct:
+        return Struct({name: Slice(dtype, 1) for name, dtype in self.cells.items()})
+
+    def begin(self) -> Callable:
+        """The device function `(words, lane, thread, base) -> b`: a lane with its state and parameters in place."""
+        plan, memory, device = self.plan, self.memory, self.device
+        dtype, layout = self.problem.dtype, plan.layout
+        make_primary, make_fallback = memory.make_window(fallback=False), memory.make_window(fallback=True)
+        make_persistent = memory.make_local(layout.persistent_words, "float")
+        allocators = {slot.name: layout.allocator(slot.name, memory) for slot in layout.slots}
+
+        @device.emitted(lambda *_: self.struct)
+        def begin(emitter, words, lane, thread, base):
+            struct, buffers, cells = self.struct, self._buffers, self._cells
+            primary, fallback = (make.emit(emitter, base, thread) for make in (make_primary, make_fallback))
+            regions = [primary, make_persistent.emit(emitter), fallback]
+            span_number, bases = self._operands["span"], self.addressing.bases(emitter, words, lane)
+            span = self.addressing.load(emitter, words, bases, span_number, 0)
+            one = emitter.constant(dtype, 1)
+            forwards = emitter.compare("ge", dtype, span, emitter.constant(dtype, 0))
+            value = make_struct(
+                emitter,
+                struct,
+                {
+                    "words": words,
+                    "bases": bases,
+                    "direction": emitter.select(forwards, one, emitter.constant(dtype, -1)),
+                    "buffers": make_struct(
+                        emitter, buffers, {name: make.emit(emitter, *regions).pointer for name, make in allocators.items()}
+                    ),
+                    "cells": make_struct(
+                        emitter, cells, {name: emitter.alloca(dtype, 1) for name, dtype in self.cells.items()}
+                    ),
+                },
+            )
+            b = Body(self, emitter, Members(emitter, value, struct))
+            b.each(lambda index: b.buf.state.store(index, b.op("y0", index)))
+            for name, offset in plan.parameter_offsets.items():
+                for index in range(self.operand(name).size):
+                    b.buf.parameters.store(offset + index, b.op(name, index))
+            for slot in range(len(plan.counters)):
+                b.buf.counters.store(slot, b.int32(0))
+            return value
+
+        return begin

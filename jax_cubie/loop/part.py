@@ -1,0 +1,125 @@
+"""What the loop asks of those that plug into it. It knows the places below, and nobody by name.
+
+All of the functions are device functions, made with a `Lane` for one plan; what is None is not called, and costs nothing.
+`b` is the lane's `Body`. Times are counted from t0 and signed; those of a `step` run forwards.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..buffers import Buffer
+from ..operands import Result
+
+if TYPE_CHECKING:
+    from .lane import Lane
+
+
+@dataclasses.dataclass(frozen=True)
+class Dimensions:
+    """What the sizes of buffers depend on.
+
+    states: components of the state. parameters: words of the batched operands that are kept in a buffer. adaptive: whether a
+    controller asks for error estimates. inside: whether values inside of steps are asked for.
+    """
+
+    states: int
+    parameters: int
+    adaptive: bool
+    inside: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """A method's places in the loop.
+
+    start(b, t): what has to be there before the first step. step(b, t, h) -> status: from `state` to `proposed_state`, and
+    `error` where there is an estimate; 0, or the code of what kept it from succeeding: then it is taken again with a smaller
+    size, where there is a controller. finish(b, t): what the end of an accepted step needs before anyone looks at it.
+    carry(b): the end of a step becomes the beginning of the next. fallible: whether the status can be anything but 0; if not,
+    `step` answers with nothing.
+    """
+
+    start: Callable
+    step: Callable
+    carry: Callable
+    finish: Callable | None = None
+    fallible: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """A controller's places in the loop; all None where steps have one size.
+
+    valid(b) -> bool: whether the numbers that it was handed can be used. first_step(b) -> step_size: where the user gave
+    none; 0 where none can be found. start(b, step_size) -> (step_size, settings,
+    memory): the first step within its limits, its numbers as `decide` wants them, and what it remembers, both tuples of
+    floats. error(b): the sum of the squares of the scaled error estimate. decide(total, step_size, settings, memory) ->
+    (accepted, step_size, memory, forced, failed); forced: the next step is accepted whatever its error; failed: it ends the
+    lane.
+    """
+
+    valid: Callable | None = None
+    first_step: Callable | None = None
+    start: Callable | None = None
+    error: Callable | None = None
+    decide: Callable | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Hooks:
+    """A part's places in the loop.
+
+    start(b) -> code: before the first step; 0, or the code that the lane ends with. accepted(b, step) -> code: behind an
+    accepted step, whose `Step` has start, residue, end, size and last. rejected(b): behind a rejected one. end(b, result)
+    -> code: behind the last step, with the code so far. stops: whether the code of `accepted` ends the lane in the middle of
+    fixed steps, too, whose loop else does not look at it.
+    """
+
+    start: Callable | None = None
+    accepted: Callable | None = None
+    rejected: Callable | None = None
+    end: Callable | None = None
+    stops: bool = False
+
+
+class Part(abc.ABC):
+    """Something that looks at each step, and adds to the solution. A frozen dataclass: static, and part of an image's key."""
+
+    @property
+    @abc.abstractmethod
+    def inside(self) -> bool:
+        """Whether it asks for values inside of steps."""
+
+    @property
+    @abc.abstractmethod
+    def counters(self) -> tuple[str, ...]:
+        """The counters that it keeps, int32."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def buffers() -> tuple[Buffer, ...]:
+        """The buffers that it may need; their sizes wait for a problem."""
+
+    @abc.abstractmethod
+    def sizes(self, dimensions: Dimensions) -> dict[str, int]:
+        """Words of each of its buffers."""
+
+    @abc.abstractmethod
+    def results(self, states: int, dtype: str) -> tuple[Result, ...]:
+        """What it writes."""
+
+    @abc.abstractmethod
+    def copies(self) -> dict[str, int]:
+        """At how many places it evaluates each function of the user's, by name."""
+
+    @abc.abstractmethod
+    def hooks(self, lane: Lane) -> Hooks:
+        """Its device functions."""
+
+    @abc.abstractmethod
+    def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
+        """The fields of the `Solution` that it answers for, from the results by name."""

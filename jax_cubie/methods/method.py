@@ -1,0 +1,84 @@
+"""What a family of methods gives: its numbers, its buffers, and its places in the loop."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..buffers import Buffer
+from ..loop import Dimensions, Steps
+
+if TYPE_CHECKING:
+    from ..kernel.device import View
+    from ..loop.body import Body
+    from ..loop.lane import Lane
+
+
+class Method(abc.ABC):
+    """One method. A frozen dataclass: static, and part of an image's key.
+
+    A family is a file with a class of this kind, which `find_method` in `catalogue.py` makes. family: what it is called.
+    """
+
+    family: ClassVar[str]
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """What the user calls it."""
+
+    @property
+    @abc.abstractmethod
+    def order(self) -> int:
+        """The order of its solution."""
+
+    @property
+    @abc.abstractmethod
+    def error_order(self) -> int:
+        """The order that step size control divides its exponents by."""
+
+    @property
+    @abc.abstractmethod
+    def error_rows(self) -> int:
+        """Error estimates of a step, rows of the buffer `error`; 0 where there is none to adapt the step size by."""
+
+    @abc.abstractmethod
+    def buffers(self) -> tuple[Buffer, ...]:
+        """Its buffers; their sizes wait for a problem."""
+
+    @abc.abstractmethod
+    def sizes(self, dimensions: Dimensions) -> dict[str, int]:
+        """Words of each of its buffers."""
+
+    @abc.abstractmethod
+    def counters(self, dimensions: Dimensions) -> tuple[str, ...]:
+        """The counters that it keeps, int32; each is a result, and `evaluations` is told."""
+
+    @abc.abstractmethod
+    def copies(self, dimensions: Dimensions) -> dict[str, int]:
+        """At how many places it evaluates each function, by name; but for the choice of the first step."""
+
+    @abc.abstractmethod
+    def evaluations(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> Any:
+        """Evaluations of f in `steps` steps, `accepted` of them accepted, beyond the one at t0."""
+
+    @abc.abstractmethod
+    def steps(self, lane: Lane) -> Steps:
+        """Its device functions."""
+
+    @abc.abstractmethod
+    def start_rhs(self, b: Body) -> View:
+        """f at the beginning of a step."""
+
+    @abc.abstractmethod
+    def spare_rhs(self, b: Body) -> View:
+        """Room for another evaluation of f before the first step."""
+
+    @abc.abstractmethod
+    def prepare_between(self, b: Body, time: Any, step_size: Any) -> None:
+        """What `between` needs, in an accepted step from `time` on that it is asked of."""
+
+    @abc.abstractmethod
+    def between(self, b: Body, theta: Any, step_size: Any) -> Callable[[Any], Any]:
+        """Values at the fraction `theta` of the last step, whose signed size is `step_size`: a function of the component."""

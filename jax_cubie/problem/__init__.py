@@ -1,0 +1,7 @@
+"""From what the user says to what a kernel needs: functions traced, arrays checked, flattened and named."""
+
+from .problem import DEFAULT_MAX_STEPS, Problem
+from .request import Request, make_request
+from .state import State, read_state
+
+__all__ = ["DEFAULT_MAX_STEPS", "Problem", "Request", "State", "make_request", "read_state"]

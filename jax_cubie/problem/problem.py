@@ -1,0 +1,58 @@
+"""What is known of a solve once its functions are traced; static, and hashed by JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ..buffers import BufferRegistry
+from ..controllers import Controller
+from ..loop import Dimensions, Part
+from ..methods import Method
+from ..operands import Function, Operand, Result
+
+DEFAULT_MAX_STEPS = 100_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A solve of one lane.
+
+    functions: the user's, "f" first. parts: what looks at each step, saving first. registry: the buffers with their
+    locations; their sizes are bound by the Plan. operands: what the kernel reads. first_step_given: whether dt0 is one.
+    """
+
+    functions: tuple[Function, ...]
+    method: Method
+    controller: Controller
+    parts: tuple[Part, ...]
+    registry: BufferRegistry = dataclasses.field(metadata={"content": None})  # the plan's layout tells what comes of it
+    states: int
+    dtype: str
+    operands: tuple[Operand, ...] = dataclasses.field(metadata={"content": None})  # the plan has them with their axes
+    first_step_given: bool
+    fastmath: bool
+    unroll: int
+    inline_f: bool | str
+    block: int | str = dataclasses.field(metadata={"content": None})  # the plan knows what it is
+    title: str = dataclasses.field(default="", compare=False, metadata={"content": None})
+
+    @property
+    def field(self) -> Function:
+        """f."""
+        return self.functions[0]
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether step sizes are chosen by an error estimate."""
+        return self.controller.adaptive
+
+    def dimensions(self, parameters: int = 0) -> Dimensions:
+        """What the sizes of buffers depend on; `parameters`: words of the buffer of that name."""
+        return Dimensions(self.states, parameters, self.adaptive, any(part.inside for part in self.parts))
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        """What the kernel writes: what parts ask for, then the counts and the code."""
+        own = [result for part in self.parts for result in part.results(self.states, self.dtype)]
+        counts = ("accepted", "rejected", "result", *self.method.counters(self.dimensions()))
+        return (*own, *(Result(name, (), "int32") for name in counts))

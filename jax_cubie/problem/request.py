@@ -1,0 +1,146 @@
+"""From the arguments of a solve to its problem and the arrays to solve it for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from jaxtyping import Array, Float, PyTree
+
+from ..buffers import BufferRegistry
+from ..foreign_names import instead_of_saveat
+from ..methods import Method
+from ..operands import Function, Operand
+from ..outputs import SaveAt, Saving
+from ..settings import Component, concrete
+from ..times import Times, check_scalar, read_times
+from ..translate import Program
+from .checks import flat_state, step_size
+from .problem import DEFAULT_MAX_STEPS, Problem
+from .state import State, read_state
+from .tracing import Arguments, trace_field, trace_output
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A problem with the arrays to solve it for, and what is needed to present the results.
+
+    output: the structure of what `SaveAt.fn` returns, None where the state is saved. args: the names of the operands that
+    are leaves of args.
+    """
+
+    problem: Problem
+    arrays: tuple[Any, ...]
+    state: State
+    output: Any
+    times: Times
+    args: tuple[str, ...]
+
+
+class Choices(Protocol):
+    """What a request wants to know of a solver."""
+
+    method: Any
+    given: frozenset[str]
+    buffers: BufferRegistry
+    components: tuple[Component, ...]
+
+    @property
+    def stepper(self) -> Method: ...
+
+    @property
+    def control(self) -> Any: ...
+
+    def settings(self) -> dict[str, Any]: ...
+
+
+def make_request(
+    solver: Choices,
+    f: Callable[[Float[Array, ""], PyTree, PyTree], PyTree],
+    t0: Any,
+    t1: Any,
+    y0: PyTree,
+    args: PyTree,
+    saveat: SaveAt,
+    dt0: Any,
+) -> Request:
+    """Checks everything that is known now, traces f, and lists the kernel's operands."""
+    if not callable(f):
+        raise TypeError(f"f is {f!r} of type {type(f).__name__}: expected a function f(t, y, args)")
+    if not isinstance(saveat, SaveAt):
+        instead = instead_of_saveat(saveat)
+        raise TypeError(f"saveat is {saveat!r}: expected a jax_cubie.SaveAt" + (f"; {instead}" if instead else ""))
+    state, method, settings = read_state(y0), solver.stepper, solver.settings()
+    controller = solver.control.static
+    if dt0 is None and not controller.adaptive:
+        raise ValueError(
+            f"dt0 is None, but the controller is 'fixed' (method {solver.method!r}): give dt0, the size of its steps"
+        )
+    for name, value in (("t0", t0), ("t1", t1), *([] if dt0 is None else [("dt0", dt0)])):
+        check_scalar(name, value)
+    times = read_times(t0, t1, saveat.ts, state.dtype)
+    values: dict[str, Any] = {"t0": times.t0, "span": times.span}
+    if dt0 is not None:
+        values["dt0"] = step_size(dt0, t0, t1, state.dtype)
+    values["y0"] = flat_state(y0, state)
+    if saveat.points:
+        values["offsets"] = times.offsets
+    if saveat.steps or saveat.fn is not None:  # the kernel hands these times on
+        values["t1"] = times.t1
+        if saveat.points:
+            values["ts"] = times.ts
+    for component in solver.components:
+        values |= component.operands(state)
+
+    dynamic, unroll = Arguments(args, state.dtype), settings["unroll"]
+    leaves = {f"f{number}": leaf for number, leaf in enumerate(dynamic.arrays)}
+    program, constants = trace_field(f, state, dynamic, unroll)
+    closed_over = {f"f{number}": leaf for number, leaf in enumerate(constants, start=len(leaves))}
+    functions = [Function("f", program, ("t", "y"), (*leaves, *closed_over))]
+    values |= leaves | closed_over
+    function, output, constants = trace_output(saveat.fn, state, dynamic, unroll)
+    if function is not None:
+        closed_over = {f"fn{number}": leaf for number, leaf in enumerate(constants)}
+        functions.append(Function("output", function, ("t", "y"), (*leaves, *closed_over)))
+        values |= closed_over
+    if saveat.steps and "max_steps" not in solver.given and concrete(settings["max_steps"]) == DEFAULT_MAX_STEPS:
+        raise ValueError(
+            f"SaveAt(steps=...) keeps room for max_steps rows in every lane, and max_steps was left at {DEFAULT_MAX_STEPS:,}: "
+            "give max_steps=, somewhat more steps than you expect"
+        )
+    saving = _make_saving(saveat, settings["max_steps"], function)
+    problem = Problem(
+        functions=tuple(functions),
+        method=method,
+        controller=controller,
+        parts=(saving,),
+        registry=solver.buffers,
+        states=state.size,
+        dtype=state.dtype,
+        operands=tuple(Operand(name, tuple(value.shape), str(value.dtype)) for name, value in values.items()),
+        first_step_given=dt0 is not None,
+        fastmath=settings["fastmath"],
+        unroll=unroll,
+        inline_f=settings["inline_f"],
+        block=settings["block"],
+        title=getattr(f, "__qualname__", type(f).__name__),
+    )
+    return Request(problem, tuple(values.values()), state, output, times, tuple(leaves))
+
+
+def _make_saving(saveat: SaveAt, max_steps: Any, function: Program | None) -> Saving:
+    most = 0
+    if saveat.steps:
+        known = concrete(max_steps)
+        if known is None:
+            raise TypeError(
+                "SaveAt(steps=...) needs max_steps as a Python int, since it bounds the rows of the solution, but here it is "
+                f"traced ({type(max_steps).__name__}): set it outside of jit, vmap and grad"
+            )
+        most = int(known)
+    outputs = None if function is None else tuple(function.outputs)
+    saving = Saving(saveat.t0, saveat.points, saveat.steps, saveat.t1, most, outputs)
+    if saving.rows == 0:
+        raise ValueError(f"SaveAt(steps={saveat.steps}) has no row with max_steps={most}: there are max_steps // steps of them")
+    return saving

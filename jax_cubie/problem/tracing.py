@@ -1,0 +1,103 @@
+"""The user's functions as programs over time, the flat state, and operands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.dtypes import float0
+from jaxtyping import Array, PyTree
+
+from ..field_errors import call_field, check_signature, in_our_words
+from ..translate import Program, check_dtype, trace
+from ..translate.program import DTYPES as KERNEL_DTYPES
+from .state import State, name_of
+
+
+class Arguments:
+    """The leaves of args that are arrays, as operands, and the way back from them to args."""
+
+    def __init__(self, args: PyTree, dtype: str):
+        dynamic, self._static = eqx.partition(args, _is_operand)
+        leaves, self._structure = jax.tree_util.tree_flatten_with_path(dynamic)
+        self.arrays: list[Any] = []
+        self.avals: list[jax.ShapeDtypeStruct] = []
+        for path, leaf in leaves:
+            if isinstance(leaf, jax.ShapeDtypeStruct):
+                array, weak = leaf, False
+            elif isinstance(leaf, float):
+                # A Python number adapts to the solve's dtype, as it does anywhere in JAX.
+                array, weak = jnp.asarray(leaf, dtype), True
+            elif isinstance(leaf, int) and not isinstance(leaf, bool):
+                array, weak = _default_int(leaf), True
+            else:
+                array, weak = jnp.asarray(leaf), False
+            check_dtype(f"args{jax.tree_util.keystr(path)}", array)
+            self.arrays.append(array)
+            self.avals.append(jax.ShapeDtypeStruct(array.shape, array.dtype, weak_type=weak))
+
+    def fill(self, values: Sequence[Any]) -> PyTree:
+        """args with `values` in place of its arrays."""
+        return eqx.combine(jax.tree.unflatten(self._structure, values), self._static)
+
+
+def _is_operand(leaf: Any) -> bool:
+    """Arrays and numbers, but for those that no kernel can hold and f may never read: keys, half-precision, complex, text."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return True
+    return eqx.is_array_like(leaf) and str(getattr(leaf, "dtype", "float32")) in KERNEL_DTYPES
+
+
+def _default_int(value: int) -> Array:
+    try:
+        return jnp.asarray(value)
+    except OverflowError:
+        kind = jnp.result_type(int)
+        raise ValueError(f"args has the integer {value}, which {kind} does not hold: use a float, or switch x64 on") from None
+
+
+def _time_and_state(state: State) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    dtype = jnp.dtype(state.dtype)
+    return jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((state.size,), dtype)
+
+
+def trace_field(f: Callable, state: State, args: Arguments, unroll: int) -> tuple[Program, list[Any]]:
+    """f's program over time, the flat state and the leaves of args, then what f closes over; and the latter."""
+
+    def field(t: Array, y: Array, *values: Array) -> Array:
+        return call_field(f, "f(t, y, args)", derivative, t, state.unflatten(y), args.fill(values))
+
+    def derivative(returned: PyTree) -> Array:
+        return state.flatten(returned, "what f returns")
+
+    check_signature(f, "f(t, y, args)")
+    return trace(field, *_time_and_state(state), *args.avals, unroll=unroll)
+
+
+def trace_output(
+    fn: Callable | None, state: State, args: Arguments, unroll: int
+) -> tuple[Program | None, Any, list[Any]]:
+    """The program of `SaveAt.fn` over the same inputs, the structure of its result, and what fn closes over."""
+    if fn is None:
+        return None, None, []
+    structures = []
+
+    def output(t: Array, y: Array, *values: Array) -> list[Array]:
+        with in_our_words("SaveAt(fn=...)"):
+            leaves, structure = jax.tree.flatten(fn(t, state.unflatten(y), args.fill(values)))
+        structures.append(structure)
+        for leaf in leaves:
+            if not eqx.is_array_like(leaf):
+                raise TypeError(f"what SaveAt(fn=...) returns has a leaf of type {type(leaf).__name__}: expected arrays")
+            if getattr(leaf, "dtype", None) == float0:
+                raise ValueError(f"what SaveAt(fn=...) returns has a leaf of dtype {name_of(float0)}: leave it out")
+        return [jnp.asarray(leaf) for leaf in leaves]
+
+    check_signature(fn, "fn(t, y, args)")
+    program, constants = trace(output, *_time_and_state(state), *args.avals, unroll=unroll)
+    if not program.outputs:
+        raise ValueError(f"SaveAt(fn=...) returns no arrays (structure {structures[-1]}): there is nothing to save")
+    return program, structures[-1], constants

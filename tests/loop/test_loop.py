@@ -1,0 +1,272 @@
+"""The loop by itself: a method of one evaluation, a controller that follows a script, parts that write down what they see."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_cubie import SaveAt, Solver
+from jax_cubie.buffers import Buffer, BufferRegistry
+from jax_cubie.controllers import Controller
+from jax_cubie.loop import Control, Dimensions, Hooks, Part, Steps
+from jax_cubie.loop.buffers import BUFFERS
+from jax_cubie.methods import Method
+from jax_cubie.operands import Result
+from jax_cubie.outputs import PARTS
+from jax_cubie.primitive import run
+from jax_cubie.problem import make_request
+from jax_cubie.solution import CODES, make_solution
+
+
+@dataclasses.dataclass(frozen=True)
+class Euler(Method):
+    """y + h f; its step fails with `code` where h is larger than `largest`."""
+
+    largest: float = np.inf
+    code: int = 0
+
+    name, family, order, error_order, error_rows = "scripted", "test", 1, 1, 1
+
+    def buffers(self) -> tuple[Buffer, ...]:
+        return (Buffer("slope", 0),)
+
+    def sizes(self, dimensions: Dimensions) -> dict[str, int]:
+        return {"slope": dimensions.states}
+
+    def counters(self, dimensions: Dimensions) -> tuple[str, ...]:
+        return ("tried",)
+
+    def copies(self, dimensions: Dimensions) -> dict[str, int]:
+        return {"f": 1}
+
+    def evaluations(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> Any:
+        return 100 * counted["tried"]
+
+    def steps(self, lane: Any) -> Steps:
+        @lane.emitted("int32")
+        def step(b, t, h):
+            b.counter("tried").add()
+            b.evaluate(t, b.buf.state, b.buf.slope)
+            rate, state = b.buf.slope, b.buf.state
+            b.each(lambda i: b.buf.proposed_state.store(i, b.emitter.fma(b.dtype, h, rate.load(i), state.load(i))))
+            small = b.emitter.compare("le", b.dtype, b.emitter.abs(b.dtype, h), b.real(self.largest))
+            return b.emitter.select(small, b.int32(0), b.int32(self.code))
+
+        @lane.emitted()
+        def carry(b):
+            b.each(lambda i: b.buf.state.store(i, b.buf.proposed_state.load(i)))
+
+        @lane.emitted()
+        def start(b, t):
+            return None
+
+        return Steps(start=start, step=step, carry=carry, fallible=True)
+
+    def start_rhs(self, b: Any) -> Any:
+        return b.buf.slope
+
+    def spare_rhs(self, b: Any) -> Any:
+        return b.buf.slope
+
+    def prepare_between(self, b: Any, time: Any, step_size: Any) -> None:
+        return None
+
+    def between(self, b: Any, theta: Any, step_size: Any) -> Any:
+        start, end = b.buf.state, b.buf.proposed_state
+        rest = b.emitter.sub(b.dtype, b.real(1), theta)
+        return lambda i: b.emitter.fma(
+            b.dtype, theta, end.load(i), b.emitter.mul(b.dtype, rest, start.load(i))
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Script(Controller):
+    """Attempt n is accepted where `script[n]` is positive; the next step is the last one times its magnitude."""
+
+    script: tuple[float, ...]
+    adaptive, coefficients = True, ()
+
+    def control(self, lane: Any) -> Control:
+        dtype = lane.problem.dtype
+        real = np.dtype(dtype).type
+        zero, one, huge = real(0), real(1), real(np.inf)
+
+        @lane.device.emitted(dtype)
+        def entry(emitter, turn):
+            value = emitter.constant(dtype, 1)
+            for number, factor in enumerate(self.script):
+                here = emitter.compare("eq", dtype, turn, emitter.constant(dtype, number))
+                value = emitter.select(here, emitter.constant(dtype, factor), value)
+            return value
+
+        @lane.emitted("bool")
+        def valid(b):
+            return b.emitter.constant("bool", 1)
+
+        @lane.emitted(dtype)
+        def error(b):
+            return b.real(0)
+
+        @lane.function
+        def start(b, step_size):
+            return step_size, (zero,), (zero,)
+
+        @lane.function
+        def decide(total, step_size, settings, memory):
+            factor = entry(memory[0])
+            accepted = factor > zero and total < huge
+            following = step_size * (abs(factor) if total < huge else real(0.5))
+            return accepted, following, (memory[0] + one,), False, False
+
+        return Control(valid=valid, start=start, error=error, decide=decide)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed(Controller):
+    adaptive, coefficients = False, ()
+
+    def control(self, lane: Any) -> Control:
+        return Control()
+
+
+@dataclasses.dataclass(frozen=True)
+class Diary(Part):
+    """Counts what it is told, and ends the lane with `code` at accepted step number `last` (0: never)."""
+
+    name: str = "diary"
+    last: int = 0
+    code: int = CODES["invalid_input"]
+    inside = False
+
+    @property
+    def counters(self) -> tuple[str, ...]:
+        return (f"{self.name}_accepted", f"{self.name}_rejected")
+
+    @staticmethod
+    def buffers() -> tuple[Buffer, ...]:
+        return ()
+
+    def sizes(self, dimensions: Dimensions) -> dict[str, int]:
+        return {}
+
+    def results(self, states: int, dtype: str) -> tuple[Result, ...]:
+        return (Result(f"{self.name}_seen", (4,), "int32"), Result(f"{self.name}_end", (), dtype))
+
+    def copies(self) -> dict[str, int]:
+        return {}
+
+    def hooks(self, lane: Any) -> Hooks:
+        accepted_name, rejected_name = self.counters
+        lane.cell(f"{self.name}_reached", lane.problem.dtype)
+
+        @lane.emitted("int32")
+        def start(b):
+            b.cell(f"{self.name}_reached").set(b.real(-1))
+            return b.int32(0)
+
+        @lane.emitted("int32")
+        def accepted(b, step):
+            b.cell(f"{self.name}_reached").set(step.end)
+            here = b.emitter.compare("eq", "int32", b.counter(accepted_name).add(), b.int32(self.last))
+            return b.emitter.select(here, b.int32(self.code), b.int32(0))
+
+        @lane.emitted()
+        def rejected(b):
+            b.counter(rejected_name).add()
+
+        @lane.emitted("int32")
+        def end(b, result):
+            seen = (b.counter(accepted_name).get(), b.counter(rejected_name).get(), result, b.int32(7))
+            for index, value in enumerate(seen):
+                b.res(f"{self.name}_seen", index, value)
+            b.res(f"{self.name}_end", 0, b.cell(f"{self.name}_reached").get())
+            return result
+
+        return Hooks(start=start, accepted=accepted, rejected=rejected, end=end, stops=self.last > 0)
+
+    def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
+        return {}
+
+
+def go(method, controller, *, parts=(), dt0=0.3, t1=1.0, saveat=SaveAt(steps=True), max_steps=20):  # noqa: B008
+    """The solution of y' = 1 from 0, and the results of the kernel by name."""
+    solver = Solver("euler", max_steps=max_steps)
+    request = make_request(solver, lambda t, y, args: jnp.ones_like(y), 0.0, t1, jnp.zeros(2), None, saveat, dt0)
+    owners = [*PARTS, *parts]
+    registry = BufferRegistry((*BUFFERS, *(b for part in owners for b in part.buffers()), *method.buffers()))
+    problem = dataclasses.replace(
+        request.problem, method=method, controller=controller, parts=(*request.problem.parts, *parts), registry=registry
+    )
+    request = dataclasses.replace(request, problem=problem)
+    results = jax.jit(lambda *arrays: run(problem, arrays))(*request.arrays)
+    found = dict(zip((result.name for result in problem.results), map(np.asarray, results), strict=True))
+    return make_solution(request, results), found
+
+
+def sizes(solution):
+    """The sizes of the accepted steps."""
+    times = np.asarray(solution.ts)
+    return np.diff(times[np.isfinite(times)], prepend=0.0)
+
+
+def test_steps_grow_and_the_last_is_cut_to_land_on_t1():
+    solution, found = go(Euler(), Script((2.0, 1.0)), dt0=0.2)
+    np.testing.assert_allclose(sizes(solution), [0.2, 0.4, 0.4], rtol=1e-6)
+    assert float(solution.ts[2]) == 1.0 and float(solution.ys[2, 0]) == pytest.approx(1.0, rel=1e-6)
+    assert int(found["accepted"]) == 3 and int(found["rejected"]) == 0
+
+
+def test_a_rejected_step_is_taken_again_from_where_it_began():
+    solution, found = go(Euler(), Script((1.0, -0.5, -0.5, 4.0)), dt0=0.4)
+    # 0.4; then 0.4 and 0.2 are rejected and 0.1 accepted, after which it is 0.4 again, and the rest.
+    np.testing.assert_allclose(sizes(solution), [0.4, 0.1, 0.4, 0.1], rtol=1e-5)
+    assert int(found["accepted"]) == 4 and int(found["rejected"]) == 2
+    assert int(solution.stats["num_steps"]) == 6 and int(solution.stats["nfev"]) == 601
+    np.testing.assert_allclose(solution.ys[:4, 0], solution.ts[:4], rtol=1e-6)
+
+
+def test_a_smaller_step_that_would_pass_t1_halves_what_is_left():
+    # The rest of 0.1 is rejected, and what is next is smaller by no more than rounding: half of it is taken.
+    solution, _ = go(Euler(), Script((1.0, 1.0, 1.0, -0.9999999, 1.0, 1.0)), dt0=0.3)
+    np.testing.assert_allclose(sizes(solution), [0.3, 0.3, 0.3, 0.05, 0.05], rtol=1e-4)
+
+
+def test_a_step_that_fails_is_taken_again_smaller_and_keeps_its_reason():
+    code = CODES["not_finite"]
+    solution, found = go(Euler(largest=0.3, code=code), Script(()), dt0=1.0)
+    np.testing.assert_allclose(sizes(solution), [0.25] * 4, rtol=1e-6)  # 1 and 0.5 fail
+    assert int(found["result"]) == 0 and int(found["rejected"]) == 2 and int(found["tried"]) == 6
+    _, found = go(Euler(largest=0.0, code=code), Script(()), dt0=1.0, max_steps=10_000, saveat=SaveAt(t1=True))
+    assert int(found["result"]) == code and int(found["accepted"]) == 0
+
+
+def test_a_fixed_step_that_fails_ends_the_lane_with_its_reason():
+    code = CODES["step_size_underflow"]
+    solution, found = go(Euler(largest=0.2, code=code), Fixed(), dt0=0.25)
+    assert int(found["result"]) == code and int(found["tried"]) == 1 and not np.isfinite(solution.ys).any()
+
+
+@pytest.mark.parametrize("controller", [Script(()), Fixed()], ids=["adaptive", "fixed"])
+def test_a_part_ends_the_lane_in_the_middle(controller):
+    diary = Diary(last=3)
+    solution, found = go(Euler(), controller, parts=(diary,), dt0=0.125)
+    assert list(found["diary_seen"]) == [3, 0, diary.code, 7] and float(found["diary_end"]) == 0.375
+    assert int(found["result"]) == diary.code and int(found["accepted"]) == 3
+    np.testing.assert_allclose(sizes(solution), [0.125] * 3)
+
+
+def test_parts_are_told_in_their_order_and_one_of_them_is_enough_to_stop():
+    one, other = Diary("one"), Diary("other", last=2, code=CODES["max_steps_reached"])
+    _, found = go(Euler(), Script((1.0, -0.5, 1.0)), parts=(one, other), dt0=0.25)
+    assert list(found["one_seen"]) == [2, 1, other.code, 7] and list(found["other_seen"]) == [2, 1, other.code, 7]
+    assert float(found["one_end"]) == float(found["other_end"]) == 0.375
+
+
+def test_points_are_saved_from_the_method_s_values_between_steps():
+    ts = jnp.array([0.0, 0.1, 0.25, 0.7, 1.0])
+    solution, _ = go(Euler(), Fixed(), dt0=0.25, saveat=SaveAt(ts=ts))
+    np.testing.assert_allclose(solution.ys[:, 1], ts, rtol=1e-6)
