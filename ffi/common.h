@@ -80,13 +80,25 @@ inline ffi::Error DecodeImage(std::string_view key, std::string_view image, std:
 // partitioner alone and no business of the kernel's, then for each level of the batch, innermost first, an operand and
 // which of its dimensions is the level's. No attribute holds a size, since the call may have been split over devices:
 // then the buffers are one device's share.
+//
+// The last operands fill results before the launch: of each, `filled` has the number of its result. The kernel is handed
+// the results alone.
 struct Lanes {
   size_t unread = 0;
+  size_t filling = 0;
   int64_t count = 1;
   std::vector<int64_t> words;  // the count and each level's size, as an entry takes them; nothing without levels
 };
 
-inline ffi::Error CountLanes(const ffi::RemainingArgs& operands, ffi::Span<const int64_t> batch, Lanes* lanes) {
+inline ffi::Error CountLanes(const ffi::RemainingArgs& operands, ffi::Span<const int64_t> batch,
+                             ffi::Span<const int64_t> filled, Lanes* lanes) {
+  lanes->filling = filled.size();
+  const int64_t unread = batch.size() == 0 ? 0 : batch[0];
+  if (unread >= 0 && filled.size() + static_cast<size_t>(unread) > operands.size()) {
+    return InvalidArgument(std::to_string(filled.size()) + " results are to be filled, and there are " +
+                           std::to_string(operands.size()) + " operands, of which the kernel reads none of the first " +
+                           std::to_string(unread));
+  }
   if (batch.size() == 0) return ffi::Error::Success();
   if (batch.size() % 2 == 0 || batch[0] < 0 || static_cast<size_t>(batch[0]) > operands.size()) {
     return InvalidArgument("a batch is a number of operands, then pairs of an operand and a dimension; got " +
@@ -108,13 +120,35 @@ inline ffi::Error CountLanes(const ffi::RemainingArgs& operands, ffi::Span<const
   return ffi::Error::Success();
 }
 
+// Gives each result that is to be filled its contents, by `copy(result, operand, bytes)`, which answers with an error. XLA
+// made one buffer of the two where it could: as a rule not where it has split the call over devices.
+template <typename Copy>
+ffi::Error FillResults(const ffi::RemainingArgs& operands, const ffi::RemainingRets& results,
+                       ffi::Span<const int64_t> filled, Copy&& copy) {
+  for (size_t i = 0; i < filled.size(); ++i) {
+    auto operand = operands.get<ffi::AnyBuffer>(operands.size() - filled.size() + i);
+    auto result = results.get<ffi::AnyBuffer>(static_cast<size_t>(filled[i]));
+    if (!operand.has_value()) return operand.error();
+    if (!result.has_value()) return result.error();
+    const size_t bytes = operand->size_bytes();
+    if (bytes != (*result)->size_bytes()) {
+      return InvalidArgument("result " + std::to_string(filled[i]) + " has " + std::to_string((*result)->size_bytes()) +
+                             " bytes, and what is to fill it " + std::to_string(bytes));
+    }
+    void* to = (*result)->untyped_data();
+    if (bytes == 0 || to == operand->untyped_data()) continue;
+    if (ffi::Error error = copy(to, operand->untyped_data(), bytes); error.failure()) return error;
+  }
+  return ffi::Error::Success();
+}
+
 // [operand pointers..., result pointers..., lanes..., words...], one 64-bit slot each: what every entry takes.
 inline ffi::Error GatherArguments(const ffi::RemainingArgs& operands, const ffi::RemainingRets& results,
                                   const Lanes& lanes, ffi::Span<const int64_t> words,
                                   std::vector<int64_t>* arguments) {
   arguments->clear();
   arguments->reserve(operands.size() + results.size() + lanes.words.size() + words.size());
-  for (size_t i = lanes.unread; i < operands.size(); ++i) {
+  for (size_t i = lanes.unread; i + lanes.filling < operands.size(); ++i) {
     auto buffer = operands.get<ffi::AnyBuffer>(i);
     if (!buffer.has_value()) return buffer.error();
     arguments->push_back(static_cast<int64_t>(reinterpret_cast<intptr_t>(buffer->untyped_data())));

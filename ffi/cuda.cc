@@ -3,7 +3,8 @@
 //   instantiate   loads the image's code for each architecture that is here. A bad one fails here, with no graph being
 //                 captured.
 //   initialize    the device is known: checks the launch, opts in to large shared memory, brings the code.
-//   execute       launches. It may be captured into a CUDA graph, so it only launches.
+//   execute       launches, and before that fills results that want it. It may be captured into a CUDA graph, so it does
+//                 nothing else.
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -327,6 +328,7 @@ struct Launch {
   std::array<int64_t, 3> grid;
   std::array<int64_t, 3> block;
   int64_t shared;
+  int64_t resident = 0;  // with a queue of lanes: threads that a multiprocessor is to hold
 
   bool empty() const { return std::count(grid.begin(), grid.end(), 0) != 0; }
 
@@ -341,6 +343,13 @@ struct Launch {
     }
   }
 
+  // Threads that have a queue take one lane after the other, so there are no more of them than are to run at once.
+  void Bound(int64_t multiprocessors) {
+    if (resident == 0) return;
+    const int64_t threads = block[0] * block[1] * block[2];
+    grid[0] = std::min(grid[0], multiprocessors * std::max<int64_t>(1, resident / threads));
+  }
+
   std::string ToString() const {
     auto triple = [](const std::array<int64_t, 3>& v) {
       return "(" + std::to_string(v[0]) + ", " + std::to_string(v[1]) + ", " + std::to_string(v[2]) + ")";
@@ -351,9 +360,9 @@ struct Launch {
 };
 
 ffi::Error ParseLaunch(ffi::Span<const int64_t> words, Launch* launch) {
-  if (words.size() != 7) {
+  if (words.size() != 8) {
     return InvalidArgument(
-        "a CUDA launch is 7 numbers (grid x, y, z, block x, y, z, bytes of dynamic shared memory), got " +
+        "a CUDA launch is 8 numbers (grid x, y, z, block x, y, z, bytes of dynamic shared memory, threads of a queue), got " +
         std::to_string(words.size()));
   }
   for (size_t i = 0; i < 3; ++i) {
@@ -361,9 +370,11 @@ ffi::Error ParseLaunch(ffi::Span<const int64_t> words, Launch* launch) {
     launch->block[i] = words[3 + i];
   }
   launch->shared = words[6];
+  launch->resident = words[7];
   for (size_t i = 0; i < 3; ++i) {
-    if ((launch->block[i] < 1 && !launch->empty()) || launch->shared < 0) {
-      return InvalidArgument("a CUDA launch needs block >= 1 and shared memory >= 0, got " + launch->ToString());
+    if ((launch->block[i] < 1 && !launch->empty()) || launch->shared < 0 || launch->resident < 0) {
+      return InvalidArgument("a CUDA launch needs block >= 1, shared memory >= 0 and threads of a queue >= 0, got " +
+                             launch->ToString() + ", " + std::to_string(launch->resident) + " threads");
     }
   }
   return ffi::Error::Success();
@@ -432,11 +443,12 @@ ffi::Error CheckLocalMemory(const OnDevice& own, const DeviceLimits& limits) {
           "own, arrays in global memory.");
 }
 
-// Checks the launch against the device, and lets the kernel have the shared memory that it asks for.
-ffi::Error PrepareOnDevice(const Driver& driver, Loaded* loaded, CUdevice device, const Launch& launch,
-                           OnDevice* state) {
+// Fits the launch to the device, checks it, and lets the kernel have the shared memory that it asks for.
+ffi::Error PrepareOnDevice(const Driver& driver, Loaded* loaded, CUdevice device, Launch* fitted, OnDevice* state) {
   DeviceLimits limits;
   if (ffi::Error error = GetLimits(driver, device, &limits); error.failure()) return error;
+  fitted->Bound(limits.multiprocessors);
+  const Launch& launch = *fitted;
   auto fresh = loaded->devices.find(device);
   if (fresh == loaded->devices.end()) {
     auto found = loaded->by_architecture.find(limits.architecture);
@@ -513,8 +525,18 @@ ffi::Error FindDevice(const Driver& driver, int32_t ordinal, CUdevice* device) {
   return DriverError(driver, ordinal >= 0 ? "cuDeviceGet" : "cuCtxGetDevice", result, "");
 }
 
+ffi::Error FillOnDevice(const Driver& driver, CUstream stream, const ffi::RemainingArgs& operands,
+                        const ffi::RemainingRets& results, ffi::Span<const int64_t> filled) {
+  return FillResults(operands, results, filled, [&](void* to, const void* from, size_t bytes) {
+    CUresult result = driver.MemcpyDtoDAsync(reinterpret_cast<CUdeviceptr>(to), reinterpret_cast<CUdeviceptr>(from), bytes,
+                                             stream);
+    return result == kSuccess ? ffi::Error::Success() : DriverError(driver, "cuMemcpyDtoDAsync", result, "");
+  });
+}
+
 ffi::Error Instantiate(std::string_view key, std::string_view image, ffi::Span<const int64_t> /*batch*/,
-                       ffi::Span<const int64_t> /*words*/, ffi::Span<const int64_t> launch_words) {
+                       ffi::Span<const int64_t> /*filled*/, ffi::Span<const int64_t> /*words*/,
+                       ffi::Span<const int64_t> launch_words) {
   Launch launch;
   if (ffi::Error error = ParseLaunch(launch_words, &launch); error.failure()) return error;
   Loaded* loaded = nullptr;
@@ -523,12 +545,12 @@ ffi::Error Instantiate(std::string_view key, std::string_view image, ffi::Span<c
 
 ffi::Error Initialize(CUstream stream, int32_t ordinal, ffi::RemainingArgs operands,
                       ffi::RemainingRets results, std::string_view key, std::string_view image,
-                      ffi::Span<const int64_t> batch, ffi::Span<const int64_t> words,
+                      ffi::Span<const int64_t> batch, ffi::Span<const int64_t> filled, ffi::Span<const int64_t> words,
                       ffi::Span<const int64_t> launch_words) {
   Launch launch;
   if (ffi::Error error = ParseLaunch(launch_words, &launch); error.failure()) return error;
   Lanes lanes;
-  if (ffi::Error error = CountLanes(operands, batch, &lanes); error.failure()) return error;
+  if (ffi::Error error = CountLanes(operands, batch, filled, &lanes); error.failure()) return error;
   launch.Resolve(lanes.count);
   if (launch.empty()) return ffi::Error::Success();
   Loaded* loaded = nullptr;
@@ -539,11 +561,12 @@ ffi::Error Initialize(CUstream stream, int32_t ordinal, ffi::RemainingArgs opera
 
   std::lock_guard<std::mutex> lock(loaded->mutex);
   OnDevice state;
-  ffi::Error error = PrepareOnDevice(driver, loaded, device, launch, &state);
+  ffi::Error error = PrepareOnDevice(driver, loaded, device, &launch, &state);
   if (error.failure()) return error;
   if (state.brought) return ffi::Error::Success();
 
-  const size_t passed = operands.size() - lanes.unread + results.size() + lanes.words.size() + words.size();
+  const size_t passed =
+      operands.size() - lanes.unread - lanes.filling + results.size() + lanes.words.size() + words.size();
   // The driver reads as many parameters as the kernel has: one too many would be read from beyond ours.
   if (passed != loaded->parameters) {
     return InvalidArgument("the kernel has " + std::to_string(loaded->parameters) + " parameters, but " +
@@ -569,11 +592,12 @@ ffi::Error Initialize(CUstream stream, int32_t ordinal, ffi::RemainingArgs opera
 
 ffi::Error Execute(CUstream stream, int32_t ordinal, ffi::RemainingArgs operands, ffi::RemainingRets results,
                    std::string_view key, std::string_view image, ffi::Span<const int64_t> batch,
-                   ffi::Span<const int64_t> words, ffi::Span<const int64_t> launch_words) {
+                   ffi::Span<const int64_t> filled, ffi::Span<const int64_t> words,
+                   ffi::Span<const int64_t> launch_words) {
   Launch launch;
   if (ffi::Error error = ParseLaunch(launch_words, &launch); error.failure()) return error;
   Lanes lanes;
-  if (ffi::Error error = CountLanes(operands, batch, &lanes); error.failure()) return error;
+  if (ffi::Error error = CountLanes(operands, batch, filled, &lanes); error.failure()) return error;
   launch.Resolve(lanes.count);
   if (launch.empty()) return ffi::Error::Success();
   Loaded* loaded = nullptr;
@@ -585,10 +609,11 @@ ffi::Error Execute(CUstream stream, int32_t ordinal, ffi::RemainingArgs operands
   {
     // Already done by initialize; where a runtime skips that stage, this keeps the launch correct.
     std::lock_guard<std::mutex> lock(loaded->mutex);
-    ffi::Error error = PrepareOnDevice(driver, loaded, device, launch, &state);
+    ffi::Error error = PrepareOnDevice(driver, loaded, device, &launch, &state);
     if (error.failure()) return error;
   }
 
+  if (ffi::Error error = FillOnDevice(driver, stream, operands, results, filled); error.failure()) return error;
   std::vector<int64_t> arguments;
   if (ffi::Error error = GatherArguments(operands, results, lanes, words, &arguments); error.failure()) return error;
   std::vector<void*> parameters(arguments.size());
@@ -626,22 +651,23 @@ ffi::Error NoThrow(Arguments... arguments) {
 }
 
 ffi::Error InstantiateNoThrow(std::string_view key, std::string_view image, ffi::Span<const int64_t> batch,
-                              ffi::Span<const int64_t> words, ffi::Span<const int64_t> launch) {
-  return NoThrow<Instantiate>(key, image, batch, words, launch);
+                              ffi::Span<const int64_t> filled, ffi::Span<const int64_t> words,
+                              ffi::Span<const int64_t> launch) {
+  return NoThrow<Instantiate>(key, image, batch, filled, words, launch);
 }
 
 ffi::Error InitializeNoThrow(CUstream stream, int32_t ordinal, ffi::RemainingArgs operands,
                              ffi::RemainingRets results, std::string_view key, std::string_view image,
-                             ffi::Span<const int64_t> batch, ffi::Span<const int64_t> words,
-                             ffi::Span<const int64_t> launch) {
-  return NoThrow<Initialize>(stream, ordinal, operands, results, key, image, batch, words, launch);
+                             ffi::Span<const int64_t> batch, ffi::Span<const int64_t> filled,
+                             ffi::Span<const int64_t> words, ffi::Span<const int64_t> launch) {
+  return NoThrow<Initialize>(stream, ordinal, operands, results, key, image, batch, filled, words, launch);
 }
 
 ffi::Error ExecuteNoThrow(CUstream stream, int32_t ordinal, ffi::RemainingArgs operands,
                           ffi::RemainingRets results, std::string_view key, std::string_view image,
-                          ffi::Span<const int64_t> batch, ffi::Span<const int64_t> words,
-                          ffi::Span<const int64_t> launch) {
-  return NoThrow<Execute>(stream, ordinal, operands, results, key, image, batch, words, launch);
+                          ffi::Span<const int64_t> batch, ffi::Span<const int64_t> filled,
+                          ffi::Span<const int64_t> words, ffi::Span<const int64_t> launch) {
+  return NoThrow<Execute>(stream, ordinal, operands, results, key, image, batch, filled, words, launch);
 }
 
 }  // namespace
@@ -653,6 +679,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_cubie_cuda_instantiate, jax_cubie::Instantiate
                                   .Attr<std::string_view>("key")
                                   .Attr<std::string_view>("image")
                                   .Attr<xla::ffi::Span<const int64_t>>("batch")
+                                  .Attr<xla::ffi::Span<const int64_t>>("filled")
                                   .Attr<xla::ffi::Span<const int64_t>>("words")
                                   .Attr<xla::ffi::Span<const int64_t>>("launch"),
                               {xla::ffi::Traits::kCmdBufferCompatible});
@@ -667,6 +694,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_cubie_cuda_initialize, jax_cubie::InitializeNo
                                   .Attr<std::string_view>("key")
                                   .Attr<std::string_view>("image")
                                   .Attr<xla::ffi::Span<const int64_t>>("batch")
+                                  .Attr<xla::ffi::Span<const int64_t>>("filled")
                                   .Attr<xla::ffi::Span<const int64_t>>("words")
                                   .Attr<xla::ffi::Span<const int64_t>>("launch"),
                               {xla::ffi::Traits::kCmdBufferCompatible});
@@ -681,6 +709,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_cubie_cuda_execute, jax_cubie::ExecuteNoThrow,
                                   .Attr<std::string_view>("key")
                                   .Attr<std::string_view>("image")
                                   .Attr<xla::ffi::Span<const int64_t>>("batch")
+                                  .Attr<xla::ffi::Span<const int64_t>>("filled")
                                   .Attr<xla::ffi::Span<const int64_t>>("words")
                                   .Attr<xla::ffi::Span<const int64_t>>("launch"),
                               {xla::ffi::Traits::kCmdBufferCompatible});

@@ -12,6 +12,7 @@ namespace jax_cubie {
 
 using CUresult = int;
 using CUdevice = int;
+using CUdeviceptr = unsigned long long;
 using CUcontext = struct OpaqueContext*;
 using CUstream = struct OpaqueStream*;
 using CUlibrary = struct OpaqueLibrary*;
@@ -67,6 +68,7 @@ struct Driver {
   CUresult (*KernelGetFunction)(CUfunction* function, CUkernel kernel) = nullptr;
   CUresult (*KernelGetAttribute)(int* value, int attribute, CUkernel kernel, CUdevice device) = nullptr;
   CUresult (*KernelSetAttribute)(int attribute, int value, CUkernel kernel, CUdevice device) = nullptr;
+  CUresult (*MemcpyDtoDAsync)(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) = nullptr;
   // CUDA 12.4; null before.
   CUresult (*LaunchKernel)(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                            unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,
@@ -96,6 +98,7 @@ struct Driver {
     Find(handle, "cuKernelGetFunction", &KernelGetFunction);
     Find(handle, "cuKernelGetAttribute", &KernelGetAttribute);
     Find(handle, "cuKernelSetAttribute", &KernelSetAttribute);
+    Find(handle, "cuMemcpyDtoDAsync_v2", &MemcpyDtoDAsync);
     Find(handle, "cuLaunchKernel", &LaunchKernel);
     if (!missing.empty()) {
       missing = "the NVIDIA driver is too old (CUDA 12.0 or newer is needed): it lacks " + missing;

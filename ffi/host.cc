@@ -24,8 +24,9 @@ using Loader = uintptr_t (*)(const char* key, const uint8_t* data, size_t size, 
 // The loader is Python, and llvmlite's linker.
 constexpr size_t kLoaderStack = 1024 * 1024;
 
-// Lanes may take very different times (each has its own step sizes), so a thread gets several chunks.
-constexpr int64_t kChunksPerThread = 8;
+// Lanes may take very different times (each has its own step sizes), and where they are sorted by that, the last chunk takes
+// longest: it is no more than a small part of what a thread does.
+constexpr int64_t kChunksPerThread = 32;
 
 constexpr size_t kMessageCapacity = 8192;
 
@@ -111,18 +112,23 @@ ffi::Error Outcome(const Code& code, Ending ending) {
 
 ffi::Error Execute(ffi::ThreadPool pool, ffi::RemainingArgs operands, ffi::RemainingRets results,
                    std::string_view key, std::string_view image, ffi::Span<const int64_t> batch,
-                   ffi::Span<const int64_t> words, ffi::Span<const int64_t> launch) {
+                   ffi::Span<const int64_t> filled, ffi::Span<const int64_t> words, ffi::Span<const int64_t> launch) {
   if (launch.size() != 2) {
     return InvalidArgument("a host launch is 2 numbers (count, grain), got " + std::to_string(launch.size()));
   }
   Lanes lanes;
-  if (ffi::Error error = CountLanes(operands, batch, &lanes); error.failure()) return error;
+  if (ffi::Error error = CountLanes(operands, batch, filled, &lanes); error.failure()) return error;
   const int64_t count = launch[0] * lanes.count;
   const int64_t grain = launch[1];
   if (count < 0 || grain < 1) {
     return InvalidArgument("a host launch needs count >= 0 and grain >= 1, got count = " +
                            std::to_string(count) + ", grain = " + std::to_string(grain));
   }
+  auto copy = [](void* to, const void* from, size_t bytes) {
+    std::memcpy(to, from, bytes);
+    return ffi::Error::Success();
+  };
+  if (ffi::Error error = FillResults(operands, results, filled, copy); error.failure()) return error;
   if (count == 0) return ffi::Error::Success();
 
   Code code;
@@ -145,9 +151,10 @@ ffi::Error Execute(ffi::ThreadPool pool, ffi::RemainingArgs operands, ffi::Remai
 
 ffi::Error ExecuteNoThrow(ffi::ThreadPool pool, ffi::RemainingArgs operands, ffi::RemainingRets results,
                           std::string_view key, std::string_view image, ffi::Span<const int64_t> batch,
-                          ffi::Span<const int64_t> words, ffi::Span<const int64_t> launch) {
+                          ffi::Span<const int64_t> filled, ffi::Span<const int64_t> words,
+                          ffi::Span<const int64_t> launch) {
   try {
-    return Execute(pool, operands, results, key, image, batch, words, launch);
+    return Execute(pool, operands, results, key, image, batch, filled, words, launch);
   } catch (const std::exception& exception) {
     return ffi::Error(ffi::ErrorCode::kInternal, std::string("jax_cubie: ") + exception.what());
   }
@@ -179,5 +186,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_cubie_host_execute, jax_cubie::ExecuteNoThrow,
                                   .Attr<std::string_view>("key")
                                   .Attr<std::string_view>("image")
                                   .Attr<xla::ffi::Span<const int64_t>>("batch")
+                                  .Attr<xla::ffi::Span<const int64_t>>("filled")
                                   .Attr<xla::ffi::Span<const int64_t>>("words")
                                   .Attr<xla::ffi::Span<const int64_t>>("launch"));

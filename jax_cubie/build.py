@@ -34,8 +34,8 @@ def image_of(plan: Plan) -> Image:
         from .loop.loop import build_image
 
         plan.check_memory()
-        dump("jaxpr", problem.field.program.jaxpr)
-        dump("program", problem.field.program.describe())
+        dump("jaxpr", plan.field.program.jaxpr)
+        dump("program", plan.field.program.describe())
         return build_image(plan, dump)
 
     title = f"{problem.title} ({problem.states} states, {problem.dtype}, {problem.method.name})"

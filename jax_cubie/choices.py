@@ -38,14 +38,19 @@ class Code(Component):
     """How machine code is made: `Solver` says what each means."""
 
     fastmath: bool = eqx.field(static=True, default=False)
-    unroll: int = eqx.field(static=True, default=32)
+    unroll: int | str = eqx.field(static=True, default="auto")
     inline_f: bool | str = eqx.field(static=True, default="auto")
+    schedule: str = eqx.field(static=True, default="auto")
     block: int | str = eqx.field(static=True, default="auto")
 
     def __check_init__(self) -> None:
         check_choice("fastmath", self.fastmath, (True, False))
-        check_count("unroll", self.unroll, 1)
+        if isinstance(self.unroll, str):
+            check_choice("unroll", self.unroll, ("auto",))
+        else:
+            check_count("unroll", self.unroll, 1)
         check_choice("inline_f", self.inline_f, (True, False, "auto"))
+        check_choice("schedule", self.schedule, ("auto", "static", "queue"))
         if isinstance(self.block, str):
             check_choice("block", self.block, ("auto",))
         elif check_count("block", self.block, 1) > 1024:

@@ -85,7 +85,7 @@ def inspect_request(request: Request, batched: Iterable[str] | str, target: str)
     return Inspection(
         title=f"{problem.title}: {problem.states} states of {problem.dtype} by {problem.method.name}",
         target=str(plan.target),
-        program=problem.field.program.describe(),
+        program=plan.field.program.describe(),
         registers=taken.registers,
         stack_bytes=taken.stack_bytes,
         spill_bytes=taken.spill_bytes,

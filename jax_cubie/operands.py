@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .translate import Program
@@ -19,7 +19,8 @@ class Operand:
     """One array that the kernel reads.
 
     shape and dtype are one lane's; `axes` has an entry for each level of vmap, innermost first: where that level's axis
-    stands in the whole array, None if the array does not have it.
+    stands in the whole array, None if the array does not have it. order: a lane's own dimensions from slowest to fastest in
+    memory, None as they are; XLA puts them so, once.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Operand:
     axes: tuple[int | None, ...] = dataclasses.field(
         default=(), metadata={"content": lambda axes: tuple(axis is not None for axis in axes)}  # not where they stand
     )
+    order: tuple[int, ...] | None = None
 
     @property
     def size(self) -> int:
@@ -43,10 +45,15 @@ class Operand:
         return dataclasses.replace(self, axes=(*moved, axis))
 
     def layout(self) -> tuple[int, ...]:
-        """Its dimensions from fastest to slowest: the batch axes, innermost first, then the lane's own, last first."""
+        """Its dimensions from fastest to slowest: the batch axes, innermost first, then the lane's own."""
         batch = [axis for axis in self.axes if axis is not None]
         own = [axis for axis in range(len(self.shape) + len(batch)) if axis not in batch]
-        return (*batch, *reversed(own))
+        return (*batch, *reversed(own if self.order is None else [own[axis] for axis in self.order]))
+
+    def transposed(self) -> Operand:
+        """The operand with its last two dimensions in the other order."""
+        *others, row, column = range(len(self.shape))
+        return dataclasses.replace(self, order=(*others, column, row))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,19 +62,29 @@ class Result:
 
     Its batch axes stand behind the lane's own, outermost first: so the lanes run fastest in the plain order of memory, and
     a caller who keeps them there needs no transpose.
+
+    unwritten: what XLA fills the array with before the launch, since lanes write but some of its elements; None: each lane
+    writes all. The batch axes of such an array stand in front: what a lane writes is a piece of memory, and the rest of it is
+    not touched.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    unwritten: Any = dataclasses.field(default=None, metadata={"content": lambda value: value is not None})
 
     @property
     def size(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def batch_axis(self) -> int:
+        """Where the outermost level's axis stands."""
+        return len(self.shape) if self.unwritten is None else 0
+
     def axes(self, levels: int) -> tuple[int, ...]:
         """Where each level's axis stands, innermost first."""
-        return tuple(len(self.shape) + levels - 1 - level for level in range(levels))
+        return tuple(self.batch_axis + levels - 1 - level for level in range(levels))
 
     def layout(self, levels: int) -> tuple[int, ...]:
         """Its dimensions from fastest to slowest."""
@@ -76,16 +93,23 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-    """The launch's 64-bit words: addresses of operands, of results, the number of lanes, the size of each batch level."""
+    """The launch's 64-bit words: addresses of operands, of results, with a queue of its counter, the number of lanes, the size
+    of each batch level."""
 
     operands: tuple[Operand, ...]
     results: tuple[Result, ...]
     levels: int
+    queued: bool = False
 
     @property
     def lanes(self) -> int:
         """Where the number of lanes stands."""
-        return len(self.operands) + len(self.results)
+        return len(self.operands) + len(self.results) + self.queued
+
+    @property
+    def counter(self) -> int | None:
+        """Where the address of the queue's counter stands; None without a queue."""
+        return self.lanes - 1 if self.queued else None
 
     @property
     def count(self) -> int:

@@ -12,8 +12,10 @@ from .kernel.cache import content_key
 from .kernel.target import Target
 from .loop import Dimensions
 from .loop import buffers as loop_buffers
+from .loop.weights import arranged, stage
 from .operands import Function, Operand, Words
 from .problem import Problem
+from .translate.platforms import unroll_on
 
 # Shared memory that a block may opt in to, in KiB (CUDA C++ Programming Guide, table of technical specifications).
 _SHARED_KIB = {75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 110: 227, 120: 99, 121: 99}
@@ -25,8 +27,10 @@ _LEAST_BLOCK = {"cpu": 1, "cuda": 32}
 # A lane's own memory: what a CUDA thread can address (the same table); half of what code for the host reaches in a frame.
 _LOCAL_BYTES = {"cpu": 2**30, "cuda": 512 * 1024}
 # In all copies of a function of the user's: from here on a call costs less than the copies cost the compiler, or the stack.
-_INLINE_STATEMENTS = 3000
+_INLINE_STATEMENTS = {"cpu": 3000, "cuda": 6000}
 _INLINE_BYTES = 16 * 1024
+# Threads of a multiprocessor that take lanes from a queue: more of them each have fewer lanes, and so idle longer at the end.
+_QUEUED_THREADS = 512
 # What the user calls the functions of the user's.
 _SAID = {"f": "f", "output": "SaveAt.fn"}
 
@@ -43,17 +47,40 @@ class Plan:
     @functools.cached_property
     def words(self) -> Words:
         """The launch's words."""
-        return Words(self.operands, self.problem.results, self.levels)
+        return Words(self._arranged[1], self.problem.results, self.levels, self.queued)
+
+    @property
+    def queued(self) -> bool:
+        """Whether threads take lanes from a queue. By itself where step sizes are chosen: then lanes end at different times."""
+        if self.target.platform == "cpu":  # whose threads take chunks of lanes in any case
+            return False
+        return self.problem.adaptive if self.problem.schedule == "auto" else self.problem.schedule == "queue"
 
     @property
     def functions(self) -> tuple[Function, ...]:
-        """The user's functions."""
-        return self.problem.functions
+        """The user's functions as this platform runs them."""
+        return self._arranged[0]
+
+    @functools.cached_property
+    def _arranged(self) -> tuple[tuple[Function, ...], tuple[Operand, ...]]:
+        return arranged(self.problem.on(self.target.platform), self.operands)
+
+    @property
+    def field(self) -> Function:
+        """f."""
+        return self.functions[0]
 
     @property
     def unroll(self) -> int:
-        """Arrays of up to so many elements are unrolled."""
-        return self.problem.unroll
+        """Arrays of up to so many elements are unrolled into registers."""
+        return unroll_on(self.target.platform, self.problem.unroll)
+
+    @functools.cached_property
+    def staged(self) -> dict[str, int]:
+        """At which byte of a block's shared memory each operand begins that it keeps there, behind the windows of its lanes."""
+        if self.target.platform == "cpu":
+            return {}
+        return stage(self.field, self.operands, self.problem.dtype, self._lane_bytes * self.block)
 
     @functools.cached_property
     def parameter_offsets(self) -> dict[str, int]:
@@ -63,7 +90,7 @@ class Plan:
         """
         offsets, used = {}, 0
         named = {operand.name: operand for operand in self.operands}
-        for name in self.problem.field.operands:
+        for name in self.field.operands:
             operand = named[name]
             if operand.batched and operand.dtype == self.problem.dtype and operand.size <= self.unroll:
                 offsets[name] = used
@@ -109,8 +136,10 @@ class Plan:
         if not isinstance(chosen, str):
             return chosen
         program, copies = function.program, self.copies(function)
+        if copies > 1 and program.has_long_sums():
+            return False  # a call costs nothing beside them
         return (
-            program.statement_count() * copies <= _INLINE_STATEMENTS
+            program.statement_count() * copies <= _INLINE_STATEMENTS[self.target.platform]
             and program.local_bytes() * copies <= _INLINE_BYTES
         )
 
@@ -121,10 +150,10 @@ class Plan:
         """
         limit = _LOCAL_BYTES[self.target.platform]
         arrays = {
-            slot.name: slot.size * self._word for slot in self.layout.slots if slot.region in ("local", "persistent")
+            slot.name: slot.size * self.word_bytes for slot in self.layout.slots if slot.region in ("local", "persistent")
         }
         for function in self.functions:
-            arrays[f"the arrays inside of {_SAID[function.name]}"] = function.program.local_bytes()
+            arrays[f"the arrays inside of {_SAID.get(function.name, function.name)}"] = function.program.local_bytes()
         total = sum(arrays.values())
         if total <= limit:
             return
@@ -136,7 +165,7 @@ class Plan:
         )
 
     @property
-    def _word(self) -> int:
+    def word_bytes(self) -> int:
         return 4 if self.problem.dtype == "float32" else 8
 
     @functools.cached_property
@@ -147,10 +176,10 @@ class Plan:
         chosen = self.problem.block
         wanted = _AUTO_BLOCK[self.target.platform] if chosen == "auto" else int(chosen)
         least = _LEAST_BLOCK[self.target.platform]
-        fitting = fit_block(self.layout, self._word, wanted, limit, least=least, device=str(self.target))
+        fitting = fit_block(self.layout, self.word_bytes, wanted, limit, least=least, device=str(self.target))
         if chosen != "auto" and fitting != wanted:
             raise ValueError(
-                f"block={wanted}: its shared buffers take {self.layout.window_words * self._word * wanted:,} bytes, and "
+                f"block={wanted}: its shared buffers take {self._lane_bytes * wanted:,} bytes, and "
                 f"{self.target} has {limit:,} for a block; {fitting} lanes fit (block='auto' finds that by itself)"
             )
         return fitting
@@ -163,20 +192,27 @@ class Plan:
             from .kernel.host_object import processor
 
             host = processor()
-        kept = tuple(sorted(self.parameter_offsets.items()))
-        launched = (self.operands, self.layout, kept, self.block, self.levels)
-        return content_key(self.target, host, content((self.problem, launched)))
+        functions = (self.functions, self.unroll, self.parameter_offsets, self.staged)
+        launched = (self.words, self.layout, self.block)
+        return content_key(self.target, host, content((self.problem, functions, launched)))
 
     def launch(self) -> list[int]:
         """The launch's numbers for the handler."""
         if self.target.platform == "cpu":
             return [1, self.block]
-        return [-self.block, 1, 1, self.block, 1, 1, self.window_bytes]
+        return [-self.block, 1, 1, self.block, 1, 1, self.window_bytes, _QUEUED_THREADS if self.queued else 0]
 
     @property
     def window_bytes(self) -> int:
         """Shared memory of a block."""
-        return self.layout.window_words * self._word * self.block
+        sizes = {operand.name: operand.size for operand in self.operands}
+        ends = [begin + sizes[name] * self.word_bytes for name, begin in self.staged.items()]
+        return max([self._lane_bytes * self.block, *ends])
+
+    @property
+    def _lane_bytes(self) -> int:
+        """Shared memory of a lane."""
+        return self.layout.window_words * self.word_bytes
 
 
 def batch_operands(operands: tuple[Operand, ...], axes: tuple[Any, ...]) -> tuple[Operand, ...]:

@@ -11,7 +11,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from .build import plan_and_image
-from .kernel.partition import Batched, lower_batched, result_avals, vary_alike
+from .kernel.partition import QUEUE_COUNTER, Batched, lower_batched, result_avals, vary_alike
 from .kernel.target import default_targets
 from .operands import Operand
 from .plan import batch_operands
@@ -29,7 +29,7 @@ def run(problem: Problem, operands: Sequence[Any]) -> list[jax.Array]:
 def _arrays(problem: Problem, operands: tuple[Operand, ...], levels: int) -> tuple[list[Batched], list[Batched]]:
     """How the lanes lie in the operands and in the results."""
     taken = [Batched(operand.shape, operand.dtype, operand.axes, operand.layout()) for operand in operands]
-    given = [Batched(one.shape, one.dtype, one.axes(levels), one.layout(levels)) for one in problem.results]
+    given = [Batched(one.shape, one.dtype, one.axes(levels), one.layout(levels), one.unwritten) for one in problem.results]
     return taken, given
 
 
@@ -56,7 +56,7 @@ def _eager(*arrays: Any, problem: Problem, operands: tuple[Operand, ...], levels
 
 def _batch(arrays: Any, axes: Any, *, problem: Problem, operands: tuple[Operand, ...], levels: int) -> Any:
     results = solve_p.bind(*arrays, problem=problem, operands=batch_operands(operands, tuple(axes)), levels=levels + 1)
-    return results, [len(result.shape) for result in problem.results]
+    return results, [result.batch_axis for result in problem.results]
 
 
 batching.primitive_batchers[solve_p] = _batch
@@ -76,9 +76,10 @@ def _lower(
     context: Any, *values: Any, problem: Problem, operands: tuple[Operand, ...], levels: int, platform: str
 ) -> Any:
     plan, image = plan_and_image(problem, operands, levels, default_targets(platform))
-    taken, given = _arrays(problem, operands, levels)
+    taken, given = _arrays(problem, plan.words.operands, levels)
     return lower_batched(
-        context, values, image, operands=taken, results=given, words=[], launch=plan.launch()
+        context, values, image, operands=taken, results=given, words=[], launch=plan.launch(),
+        scratch=[QUEUE_COUNTER] if plan.queued else [],
     )
 
 

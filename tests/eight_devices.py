@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from kernel.sample_kernels import saxpy
+from kernel.sample_lanes import counting
 from solve_helpers import all_are, assert_same_bits
 
 from jax_cubie import SaveAt, solve
@@ -114,12 +115,57 @@ def test_states_and_tolerances_of_several_leaves(kind):
 
 
 @each_kind
+def test_rows_of_steps(kind):
+    """Arrays that are filled before the launch: on one device by XLA in place, on several by the handler."""
+
+    def one(rate, push, y0):
+        saveat = SaveAt(steps=True, fn=lambda t, y, args: {"y": y, "row": jnp.int32(t > 0.5), "flag": y[0] > 0})
+        return solve(field, 0.0, 1.0, y0, (rate, push), saveat=saveat, max_steps=40)
+
+    def rows(solution):
+        return solution.ts, solution.ys
+
+    mesh, pair = mesh_of(kind), mesh_of(kind, 2)
+    arrays = put(mesh, RATE, "x"), put(mesh, PUSH[0]), put(mesh, Y0, "x")
+    run = jax.vmap(lambda *arrays: rows(one(*arrays)), (0, None, 0))
+    ts, ys = split(run, *arrays)
+    steps = np.isfinite(np.asarray(ts)).sum(1)
+    assert 2 < steps.min() < steps.max() < 40 and np.all(np.asarray(ys["flag"])[np.isinf(ts)])
+    assert np.all(np.asarray(ys["row"])[np.isinf(ts)] == np.iinfo(np.int32).max)
+    assert all(lies(leaf, mesh, "x") for leaf in (ts, *jax.tree.leaves(ys)))
+    mapped = jax.shard_map(run, mesh=mesh, in_specs=(P("x"), P(), P("x")), out_specs=P("x"))
+    split(mapped, *arrays, expected=plain(run, RATE, PUSH[0], Y0))
+    split(lambda *arrays: jax.lax.scan(lambda y, _: (y, run(*arrays[:2], y)), arrays[2], length=2)[1], *arrays)
+    nest = jax.vmap(run, (None, 0, None))
+    ts, _ = split(nest, put(pair, RATE, "x"), put(pair, PUSH, "y"), put(pair, Y0, "x"))
+    assert lies(ts, pair, "y", "x")
+
+
+@each_kind
 def test_each_device_is_handed_its_share(kind):
     mesh = mesh_of(kind)
     run = jax.jit(jax.vmap(end, (0, None, 0)))
     text = run.lower(put(mesh, RATE, "x"), PUSH[0], put(mesh, Y0, "x")).compile().as_text()
     (call,) = [line for line in text.splitlines() if "custom-call(" in line and "jax_cubie" in line]
     assert f"f32[1,{LANES // DEVICES},1,2]" in call.partition("custom-call(")[0]
+
+
+@pytest.mark.skipif("jax.default_backend() != 'cpu'", reason="the kernel is for the host")
+@each_kind
+def test_each_device_has_a_counter_of_its_own(kind):
+    """Scratch of a launch belongs to a device's share, and is 0 when that begins."""
+    draw, pair = counting(), mesh_of(kind, 2)
+
+    def shares(function, lanes, *spec):
+        (numbers,) = jax.jit(function)(put(pair, np.zeros(lanes, np.float32), *spec))
+        return [np.sort(np.ravel(shard.data)).tolist() for shard in numbers.addressable_shards]
+
+    assert shares(jax.vmap(draw), LANES, ("x", "y")) == [[0, 1, 2, 3]] * DEVICES
+    assert shares(jax.vmap(jax.vmap(draw)), (OTHERS, LANES), "x", "y") == [list(range(OTHERS * LANES // DEVICES))] * DEVICES
+    if kind == AxisType.Auto:
+        place = functools.partial(jax.lax.with_sharding_constraint, shardings=NamedSharding(pair, P(("x", "y"))))
+        numbers = np.asarray(jax.jit(lambda x: jax.vmap(draw)(place(x)))(np.zeros(DEVICES + 1, np.float32))[0])
+        assert numbers.shape == (DEVICES + 1,) and numbers.max() <= 1
 
 
 @each_kind

@@ -7,9 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from perturbations import perturbations
 from solve_helpers import assert_same_bits, lorenz, python
 
 from jax_cubie import SaveAt, Solver, solve
+from jax_cubie.kernel.target import Target
+from jax_cubie.plan import Plan
+from jax_cubie.problem import make_request
 
 Y0 = np.array([1.0, 0.0, 0.0], np.float32)
 RHO = np.linspace(0, 28, 5).astype(np.float32)
@@ -302,3 +306,25 @@ def test_dump(tmp_path, monkeypatch, builds):
     assert kinds == {"jaxpr", "program", "ll", "ptx", "resources"}
     for path in (tmp_path / "dump").glob("*.jaxpr"):
         assert "sub" in path.read_text() and path.read_text().startswith("{ lambda"), path.read_text()
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda:90"])
+def test_each_thing_that_code_depends_on_is_in_the_key(target):
+    """Every field of a plan, down to numbers and text, but for those that say that they are none of the key's business."""
+    saveat = SaveAt(t0=True, ts=jnp.linspace(0, 1, 3), fn=lambda t, y, args: (y, args))
+    solver = Solver("bosh3", dtmax=0.5, stage_rhs_location="shared")
+    request = make_request(solver, lambda t, y, args: -args * y, 0.0, 1.0, jnp.ones(2), jnp.float32(2), saveat, None)
+    operands = tuple(operand.batch(0 if operand.name == "y0" else None) for operand in request.problem.operands)
+    plan = Plan(request.problem, operands, 1, Target.parse(target))
+    changed = refused = 0
+    for path, other in perturbations(plan):
+        if path == "Plan.target.architecture" and target == "cpu":
+            continue  # it has none
+        try:
+            key = other.key
+        except (AttributeError, KeyError, StopIteration, TypeError, ValueError, ZeroDivisionError):
+            refused += 1  # a plan that can't be
+            continue
+        changed += 1
+        assert key != plan.key, path
+    assert changed > 150 and refused < changed / 4

@@ -263,7 +263,7 @@ def launch(platform, image, words, window_bytes, scale):
         return jax.core.ShapedArray((total, lanes), x.dtype)
 
     def lowering(context, *values):
-        numbers = [lanes, BLOCK] if platform == "cpu" else [math.ceil(lanes / BLOCK), 1, 1, BLOCK, 1, 1, window_bytes]
+        numbers = [lanes, BLOCK] if platform == "cpu" else [math.ceil(lanes / BLOCK), 1, 1, BLOCK, 1, 1, window_bytes, 0]
         return lower(
             context, values, image, words=[lanes, lanes], launch=numbers, operand_layouts=[(0,)] * 2, result_layouts=[(1, 0)]
         )

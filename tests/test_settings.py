@@ -20,6 +20,7 @@ Y0 = np.array([1.0, 0.5, 0.0], np.float32)
 VALUES = {
     "rtol": 1e-4, "atol": 1e-5, "pcoeff": 0.2, "icoeff": 0.4, "dcoeff": 0.1, "safety": 0.8, "factormin": 0.3, "factormax": 5.0,
     "dtmin": 1e-4, "dtmax": 0.3, "force_dtmin": False, "max_steps": 1000, "fastmath": True, "unroll": 16, "inline_f": False,
+    "schedule": "queue",
     "block": 32, **dict.fromkeys(LOCATIONS, "shared"),
 }  # fmt: skip
 
@@ -53,7 +54,8 @@ def test_defaults():
     expected = {
         "method": "tsit5", "controller": "pid", "rtol": 1e-6, "atol": 1e-6, "max_steps": 100_000, "pcoeff": 0, "icoeff": 1,
         "dcoeff": 0, "safety": 0.9, "factormin": 0.2, "factormax": 10, "dtmin": 0, "dtmax": np.inf, "force_dtmin": True,
-        "fastmath": False, "unroll": 32, "inline_f": "auto", "block": "auto", **dict.fromkeys(LOCATIONS, "local"),
+        "fastmath": False, "unroll": "auto", "inline_f": "auto", "schedule": "auto", "block": "auto",
+        **dict.fromkeys(LOCATIONS, "local"),
     }  # fmt: skip
     assert Solver().settings() == expected
     for method in METHODS:
@@ -315,7 +317,7 @@ def test_update_of_nothing_and_of_everything():
 # --- Tracers
 
 
-@pytest.mark.parametrize("name", ["method", "controller", "force_dtmin", "fastmath", "unroll", "inline_f", "block"])
+@pytest.mark.parametrize("name", ["method", "controller", "force_dtmin", "fastmath", "unroll", "inline_f", "schedule", "block"])
 @pytest.mark.filterwarnings("ignore:A JAX array is being set as static")
 def test_static_settings_refuse_tracers(name):
     with pytest.raises(TypeError, match=rf"{name} is a traced value.*has to be static.*outside of jit"):

@@ -62,7 +62,7 @@ sharded = run.lower(rate).compile()
 print(events.count("cache_hits"), "all-gather" in sharded.as_text())
 file = os.path.join(folder, "exported")
 if not os.path.exists(file):
-    checks = [jax.export.DisabledSafetyCheck.custom_call("jax_cubie_host_1")]
+    checks = [jax.export.DisabledSafetyCheck.custom_call("jax_cubie_host_2")]
     with open(file, "wb") as opened:
         opened.write(jax.export.export(run, disabled_checks=checks)(rate).serialize())
 with open(file, "rb") as opened:

@@ -91,7 +91,7 @@ class LaneMemory:
             if words == 0:
                 return ir.Constant(kind, None)
             if space:
-                pointer = emitter.builder.bitcast(_shared_array(emitter.builder.module, space), kind)
+                pointer = emitter.builder.bitcast(shared_array(emitter.builder.module, space), kind)
             else:
                 pointer = emitter.builder.inttoptr(base, kind)
             offset = emitter.builder.add(thread, emitter.constant("int64", start * self._block))
@@ -100,7 +100,7 @@ class LaneMemory:
         return window
 
 
-def _shared_array(module: ir.Module, space: int) -> ir.GlobalVariable:
+def shared_array(module: ir.Module, space: int) -> ir.GlobalVariable:
     """The block's dynamic shared memory, whose size the launch gives."""
     found = module.globals.get(_SHARED_SYMBOL)
     if found is None:

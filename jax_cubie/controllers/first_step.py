@@ -3,57 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ..kernel.emitter import Emitter
 from ..kernel.memory import quick
+from ..kernel.scalar import Scalar, choose
 from .norms import largest, root_mean_square, scaled
 
 if TYPE_CHECKING:
-    from ..loop.lane import Lane
+    from ..loop.body import Body
 
 
-def build_first_step(lane: Lane) -> Callable:
-    """The device function `first_step(b)`: the size of the first step, 0 where there is none. f at t0 has been evaluated;
-    `proposed_state` and the method's spare evaluation are used as scratch."""
-    method, dtype = lane.problem.method, lane.problem.dtype
-    zero, infinity = (np.dtype(dtype).type(value) for value in (0, np.inf))
+def first_step(b: Body) -> Scalar:
+    """The size of the first step, 0 where there is none. f at t0 has been evaluated; `proposed_state` and the method's spare
+    evaluation are used as scratch."""
+    emitter, dtype, method = b.emitter, b.dtype, b.lane.problem.method
+    state, proposed, first, last = b.buf.state, b.buf.proposed_state, method.start_rhs(b), method.spare_rhs(b)
+    state_norm = root_mean_square(b, scaled(b, state.load))
+    rhs_norm = root_mean_square(b, scaled(b, first.load))
+    guess = emit_explicit_guess(emitter, dtype, state_norm, rhs_norm)
+    signed = emitter.mul(dtype, b.direction, guess)
+    b.each(lambda index: proposed.store(index, emitter.fma(dtype, signed, first.load(index), state.load(index))))
+    b.evaluate(signed, proposed, last)
+    change = root_mean_square(b, scaled(b, lambda index: emitter.sub(dtype, last.load(index), first.load(index))))
+    step_size = b.variable(emit_first_step(emitter, dtype, method.error_order, guess, rhs_norm, change))
+    with b.when(~(b.scalar(step_size.get()) > 0)):
+        step_size.set(_first_step_of_large(b).value)
+    return b.scalar(step_size.get())
 
-    @lane.emitted(dtype)
-    def usual(b):
-        emitter, state, proposed = b.emitter, b.buf.state, b.buf.proposed_state
-        first, last = method.start_rhs(b), method.spare_rhs(b)
-        state_norm = root_mean_square(b, scaled(b, state.load))
-        rhs_norm = root_mean_square(b, scaled(b, first.load))
-        guess = emit_explicit_guess(emitter, dtype, state_norm, rhs_norm)
-        signed = emitter.mul(dtype, b.direction, guess)
-        b.each(lambda index: proposed.store(index, emitter.fma(dtype, signed, first.load(index), state.load(index))))
-        b.evaluate(signed, proposed, last)
-        change = root_mean_square(b, scaled(b, lambda index: emitter.sub(dtype, last.load(index), first.load(index))))
-        return emit_first_step(emitter, dtype, method.error_order, guess, rhs_norm, change)
 
-    @lane.emitted(dtype)
-    def of_large(b):
-        """Where the squares that the other one takes are beyond the dtype's range: h0 alone, from the largest scaled
-        components in place of the root mean squares."""
-        emitter = b.emitter
-        rhs_norm = largest(b, scaled(b, method.start_rhs(b).load))
-        guess = emit_explicit_guess(emitter, dtype, largest(b, scaled(b, b.buf.state.load)), rhs_norm)
-        return emitter.select(emitter.is_finite(dtype, rhs_norm), guess, b.real(0))
-
-    @lane.function
-    def first_step(b):
-        step_size = usual(b)
-        if not step_size > zero:
-            step_size = of_large(b)
-            if not step_size < infinity:
-                step_size = zero
-        return step_size
-
-    return first_step
+def _first_step_of_large(b: Body) -> Scalar:
+    """A first step where the squares that the other one takes are beyond the dtype's range: h0 alone, from the largest scaled
+    components in place of the root mean squares."""
+    rhs_norm = b.scalar(largest(b, scaled(b, b.lane.problem.method.start_rhs(b).load)))
+    state_norm = largest(b, scaled(b, b.buf.state.load))
+    guess = b.scalar(emit_explicit_guess(b.emitter, b.dtype, state_norm, rhs_norm.value))
+    return choose(rhs_norm.is_finite & (guess < float("inf")), guess, 0.0)
 
 
 def emit_explicit_guess(emitter: Emitter, dtype: str, state_norm: Any, rhs_norm: Any) -> Any:

@@ -18,7 +18,7 @@ def tolerance(b: Body, magnitude: Any, index: Any) -> Any:
 
 def sum_of_squares(b: Body, value_at: Callable[[Any], Any]) -> Any:
     """The sum over the components of `value_at(index)` squared."""
-    total = b.new_cell(b.dtype, b.real(0))
+    total = b.variable(b.real(0))
 
     def add(index: Any) -> None:
         value = value_at(index)
@@ -30,7 +30,7 @@ def sum_of_squares(b: Body, value_at: Callable[[Any], Any]) -> Any:
 
 def largest(b: Body, value_at: Callable[[Any], Any]) -> Any:
     """The largest magnitude among the components; NaN where one is."""
-    found = b.new_cell(b.dtype, b.real(0))
+    found = b.variable(b.real(0))
 
     def body(index: Any) -> None:
         found.set(b.emitter.max(b.dtype, found.get(), b.emitter.abs(b.dtype, value_at(index))))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..kernel.memory import make_tuple, quick
+from ..kernel.memory import quick
+from ..kernel.scalar import Scalar, choose, least, most
 from ..loop.part import Control
 from ..settings import Range
-from .first_step import build_first_step
+from .first_step import first_step
 from .norms import scaled_error
 from .tolerances import Tolerances
 
@@ -23,14 +22,72 @@ if TYPE_CHECKING:
 
 def build_control(lane: Lane, control: PIDControl, ranges: Mapping[str, Range]) -> Control:
     """The controller's places in the loop. ranges: what each coefficient may be."""
-    start, decide = _decisions(lane, control)
+    for name in _CELLS:
+        lane.cell(name, lane.problem.dtype)
+    lane.cell("at_dtmin", "bool")
     return Control(
-        valid=lane.emitted("bool")(lambda b: _valid(b, control, ranges)),
-        first_step=None if lane.problem.first_step_given else build_first_step(lane),
-        start=start,
-        error=lane.emitted(lane.problem.dtype)(scaled_error),
-        decide=decide,
+        valid=lambda b: b.scalar(_valid(b, control, ranges), "bool"),
+        first_step=first_step,
+        begin=lambda b, step_size: _begin(b, control, step_size),
+        settle=lambda b: _settle(b, control),
+        error=lambda b: b.scalar(scaled_error(b)),
+        decide=lambda b, total: _decide(b, control, total),
     )
+
+
+# factor = safety * (1 / e)^beta1 with e^2 = total / states, as a power of two: 2^(offset + slope * log2(total)). The logarithms
+# (base 2) of the inverse scaled errors of the last two accepted steps are 0 at first.
+_CELLS = ("slope", "offset", "beta2", "beta3", "last_log", "before_log")
+
+
+def _begin(b: Body, control: PIDControl, step_size: Scalar) -> Scalar:
+    b.put(last_log=0, before_log=0, at_dtmin=False)
+    if control.has_limits:
+        step_size = most(b.number("dtmin"), least(b.number("dtmax"), step_size))
+    return step_size
+
+
+def _settle(b: Body, control: PIDControl) -> None:
+    """The exponents: what the coefficients come to for this method."""
+    emitter, states, by_order = b.emitter, b.states, 1 / b.lane.problem.method.error_order
+    pcoeff, dcoeff = (b.number(name) if control.has_history else b.scalar(0.0) for name in ("pcoeff", "dcoeff"))
+    beta1 = (pcoeff + b.number("icoeff") + dcoeff) * by_order
+    safety = b.scalar(quick(emitter, "log2", b.dtype, b.op("safety")))
+    offset = b.scalar(0.5 * math.log2(states)).fused(beta1, safety)
+    b.put(slope=-0.5 * beta1, offset=offset, beta2=(-2.0 * dcoeff - pcoeff) * by_order, beta3=dcoeff * by_order)
+
+
+def _decide(b: Body, control: PIDControl, total: Scalar) -> None:
+    accepted = total < float(b.states)
+    if control.has_limits and control.force_dtmin:
+        accepted = accepted | b.get("at_dtmin")
+    logarithm = b.scalar(quick(b.emitter, "log2", b.dtype, total.value))
+    exponent = b.get("slope").fused(logarithm, b.get("offset"))
+    if control.has_history:
+        exponent = exponent + (b.get("beta2") * b.get("last_log") + b.get("beta3") * b.get("before_log"))
+    factor = b.scalar(quick(b.emitter, "exp2", b.dtype, exponent.value))
+    low = choose(accepted, b.scalar(1.0), b.number("factormin"))
+    high = choose(accepted, b.number("factormax"), b.number("safety"))
+    # `low` where it is NaN, as it is where the error is.
+    factor = b.scalar(quick(b.emitter, "max", b.dtype, factor.value, low.value))
+    factor = choose(factor < high, factor, high)
+    step_size = b.get("step_size") * factor
+    if control.has_limits:
+        dtmin = b.number("dtmin")
+        step_size = least(b.number("dtmax"), step_size)
+        if not control.force_dtmin:
+            b.put(failed=step_size < dtmin)
+        step_size = choose(b.get("at_dtmin") & (factor == 1.0), dtmin, step_size)
+        at_dtmin = step_size <= dtmin
+        step_size = most(dtmin, step_size)
+        b.put(at_dtmin=at_dtmin, forced=at_dtmin)
+    if control.has_history:
+        # After an exact or a hopeless step the history says nothing.
+        current = b.scalar(-0.5).fused(logarithm, b.scalar(0.5 * math.log2(b.states)))
+        current = choose(abs(current) < float("inf"), current, 0.0)
+        b.put(before_log=choose(accepted, b.get("last_log"), b.get("before_log")))
+        b.put(last_log=choose(accepted, current, b.get("last_log")))
+    b.put(accepted=accepted, next_size=step_size)
 
 
 def _valid(b: Body, control: PIDControl, ranges: Mapping[str, Range]) -> Any:
@@ -41,7 +98,7 @@ def _valid(b: Body, control: PIDControl, ranges: Mapping[str, Range]) -> Any:
         valid = emitter.logical_and(valid, _inside(b, b.op(name), ranges[name]))
     if control.has_limits:
         valid = emitter.logical_and(valid, emitter.compare("le", dtype, b.op("dtmin"), b.op("dtmax")))
-    held = b.new_cell("bool", valid)
+    held = b.variable(valid, "bool")
 
     def body(index: Any) -> None:
         rtol, atol = b.op("rtol", index), b.op("atol", index)
@@ -53,95 +110,6 @@ def _valid(b: Body, control: PIDControl, ranges: Mapping[str, Range]) -> Any:
 
     b.each(body, max(b.lane.operand(name).size for name in ("rtol", "atol")))
     return held.get()
-
-
-def _decisions(lane: Lane, control: PIDControl) -> tuple[Callable, Callable]:
-    """`start` and `decide` of a `Control`. The memory: the logarithms (base 2) of the inverse scaled errors of the last
-    two accepted steps, 0 at first, and whether the step is at dtmin."""
-    dtype, states, order = lane.problem.dtype, lane.problem.states, lane.problem.method.error_order
-    force_dtmin, has_history, has_limits = control.force_dtmin, control.has_history, control.has_limits
-    emitted = lane.device.emitted
-    real = np.dtype(dtype).type
-    one, zero, infinity, count = real(1), real(0), real(np.inf), real(states)
-    minus_half, half_log = real(-0.5), real(0.5 * math.log2(states))
-
-    # factor = safety * (1 / e)^beta1 with e^2 = total / states, as a power of two: 2^(offset + slope * log2(total)).
-    @lane.emitted((dtype, 9))
-    def settings_of(b):
-        """slope, offset, beta2, beta3; safety, factormin, factormax, dtmin, dtmax."""
-        emitter = b.emitter
-        add, mul = emitter.add, emitter.mul
-        pcoeff, dcoeff = (b.op(name) if has_history else b.real(0) for name in ("pcoeff", "dcoeff"))
-        by_order = b.real(1 / order)
-        beta1 = mul(dtype, add(dtype, add(dtype, pcoeff, b.op("icoeff")), dcoeff), by_order)
-        beta2 = mul(dtype, emitter.sub(dtype, mul(dtype, b.real(-2), dcoeff), pcoeff), by_order)
-        beta3 = mul(dtype, dcoeff, by_order)
-        scale = b.real(0.5 * math.log2(states))
-        offset = emitter.fma(dtype, scale, beta1, quick(emitter, "log2", dtype, b.op("safety")))
-        exponents = [mul(dtype, b.real(-0.5), beta1), offset, beta2, beta3]
-        factors = [b.op(name) for name in ("safety", "factormin", "factormax")]
-        limits = [b.op(name) if has_limits else b.real(0) for name in ("dtmin", "dtmax")]
-        return make_tuple(dtype, [*exponents, *factors, *limits], emitter)
-
-    @emitted(dtype)
-    def logarithm(emitter, total):
-        return quick(emitter, "log2", dtype, total)
-
-    @emitted(dtype)
-    def linear(emitter, slope, value, offset):
-        return emitter.fma(dtype, slope, value, offset)
-
-    @emitted(dtype)
-    def power_of_two(emitter, exponent):
-        return quick(emitter, "exp2", dtype, exponent)
-
-    @emitted(dtype)
-    def held(emitter, value, least, most):
-        """`value` in the range; `least` where it is NaN, as it is where the error is."""
-        value = quick(emitter, "max", dtype, value, least)
-        return emitter.select(emitter.compare("lt", dtype, value, most), value, most)
-
-    @lane.function
-    def start(b, step_size):
-        settings = settings_of(b)
-        if has_limits:
-            step_size = max(min(step_size, settings[8]), settings[7])
-        return step_size, settings, (zero, zero, zero)
-
-    @lane.function
-    def decide(total, step_size, settings, memory):
-        last, before, at_dtmin = memory[0], memory[1], False
-        if has_limits:
-            at_dtmin = memory[2] > zero
-        accepted = total < count or (force_dtmin and at_dtmin)
-        logarithm_of_total = logarithm(total)
-        exponent = linear(settings[0], logarithm_of_total, settings[1])
-        if has_history:
-            exponent = exponent + (settings[2] * last + settings[3] * before)
-        factor = power_of_two(exponent)
-        if accepted:
-            factor = held(factor, one, settings[6])
-        else:
-            factor = held(factor, settings[5], settings[4])
-        step_size = step_size * factor
-        failed = False
-        if has_limits:
-            dtmin = settings[7]
-            step_size = min(step_size, settings[8])
-            if not force_dtmin:
-                failed = step_size < dtmin
-            if at_dtmin and factor == one:
-                step_size = dtmin
-            at_dtmin = step_size <= dtmin
-            step_size = max(step_size, dtmin)
-        if has_history and accepted:
-            before = last
-            current = linear(minus_half, logarithm_of_total, half_log)
-            # After an exact or a hopeless step the history says nothing.
-            last = current if abs(current) < infinity else zero
-        return accepted, step_size, (last, before, one if at_dtmin else zero), at_dtmin, failed
-
-    return start, decide
 
 
 def _inside(b: Body, value: Any, allowed: Range) -> Any:

@@ -306,7 +306,7 @@ class KernelCall:
         """The launch's numbers for the handler."""
         if target.platform == "cpu":
             return [self.threads, math.prod(self.block)]
-        return [*self.grid, -1 if self.levels else 1, *self.block, self.shared_bytes]
+        return [*self.grid, -1 if self.levels else 1, *self.block, self.shared_bytes, 0]
 
 
 kernel_call_p = Primitive("jax_cubie_kernel_call")

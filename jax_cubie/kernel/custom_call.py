@@ -43,6 +43,7 @@ def lower(
     launch: Sequence[int],
     operand_layouts: Sequence[Sequence[int]],
     result_layouts: Sequence[Sequence[int]],
+    filled: Sequence[int] = (),
     attributes: dict[str, Any] | None = None,
 ) -> Sequence[Any]:
     """The custom call that runs `image`, inside a lowering rule of JAX.
@@ -50,9 +51,11 @@ def lower(
     batch: empty; or how many operands in front are none of the kernel's, then for each level of vmap, innermost first, an
     operand and which of its dimensions is the level's: the handler reads the sizes there. words: 64-bit arguments behind the
     pointers of operands and results, and, with a batch, the number of lanes and each level's size. launch: on the host the
-    indices of one lane, and the grain; on CUDA the grid, the block and the bytes of shared memory (7 numbers), where -n in the
-    grid is one block for every n lanes. Layouts name dimensions from fastest to slowest. attributes: further ones of the
-    operation.
+    indices of one lane, and the grain; on CUDA 8 numbers: the grid, the block, the bytes of shared memory, and with a queue of
+    lanes the threads that a multiprocessor is to hold, else 0. -n in the grid is one block for every n lanes; with a queue
+    there are no more blocks than those threads are. Layouts name dimensions from fastest to slowest. filled: the last operands
+    are none of the kernel's, either, but what results hold before the launch: the number of the result of each. attributes:
+    further ones of the operation.
     """
     register()
     key, text = _encoded(image.data)
@@ -60,6 +63,7 @@ def lower(
         FFI_TARGETS[image.target.platform],
         operand_layouts=[tuple(layout) for layout in operand_layouts],
         result_layouts=[tuple(layout) for layout in result_layouts],
+        operand_output_aliases={len(operands) - len(filled) + i: result for i, result in enumerate(filled)},
         extra_attributes=attributes,
     )
     return rule(
@@ -68,6 +72,7 @@ def lower(
         key=key,
         image=text,
         batch=np.asarray(batch, np.int64),
+        filled=np.asarray(filled, np.int64),
         words=np.asarray(words, np.int64),
         launch=np.asarray(launch, np.int64),
     )

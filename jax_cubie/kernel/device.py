@@ -28,11 +28,11 @@ class View:
 
     def load(self, index: Any) -> Any:
         """Element `index`: a Python int, or an int64 value."""
-        return self.emitter.builder.load(self._address(index))
+        return self.emitter.read(self._address(index))
 
     def store(self, index: Any, value: Any) -> None:
         """Writes element `index`: a Python int, or an int64 value."""
-        self.emitter.builder.store(value, self._address(index))
+        self.emitter.write(value, self._address(index))
 
     def _address(self, index: Any) -> Any:
         integer = LLVM_TYPES["int64"]
@@ -46,9 +46,11 @@ class View:
 
 
 class Members:
-    """The members of a struct inside an emitter's body, by attribute: slices as `View`s, the rest as llvmlite values."""
+    """The members of a struct inside an emitter's body, by attribute: slices as `View`s, structs as this, the rest as llvmlite
+    values. value: the struct itself."""
 
     def __init__(self, emitter: Emitter, value: Any, struct_type: Struct):
+        self.value = value
         for number, (name, kind) in enumerate(struct_type.members.items()):
             setattr(self, name, _argument(emitter, kind, emitter.builder.extract_value(value, number)))
 

@@ -1,17 +1,21 @@
 """Writes typed scalar operations as LLVM IR with an llvmlite ``IRBuilder``.
 
-On "cpu" operations are LLVM intrinsics and libm functions. On "cuda" they are plain instructions and libdevice
+On "cpu" operations are LLVM intrinsics, the formulas of `functions.py` and, where there are none or the processor has no
+fused multiply-add, libm functions. On "cuda" they are plain instructions and libdevice
 functions only, because below sm_100 libNVVM reads LLVM 7: no ``fneg``, no ``freeze``, no ``llvm.maximum``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import llvmlite.ir as ir
 import numpy as np
+
+from . import functions
+from .numbers import Number, tables_scope
 
 Value = Any
 """An LLVM value; llvmlite's own types are too loose to check anything."""
@@ -67,6 +71,7 @@ class Emitter:
         # Not "fast": that also promises that there are no NaN and infinities, by which a failing lane is known.
         self._flags = ("reassoc", "nsz", "arcp", "contract", "afn") if fastmath else ()
         self._functions: dict[str, ir.Function] = {}
+        self.in_loop = False  # whether the builder's place is in one of counted turns
 
     # -- constants and arithmetic -----------------------------------------------------------------------------
 
@@ -290,7 +295,37 @@ class Emitter:
         if self.platform == "cuda":
             fast = self.fastmath and dtype == "float32" and op in _FAST_FLOAT32
             return self._libdevice("fast_" + device if fast else device, dtype, *args)
+        if op in functions.OPERATIONS and self.use_fma:
+            name, part = functions.OPERATIONS[op]
+            # A loop with a call can't be vectorised, so its body holds the formula; elsewhere it stands once in the module.
+            result = self._formula(name, dtype, args) if self.in_loop else self._call_formula(name, dtype, args)
+            return result[part]
         return self.builder.call(self._declare(host + ("f" if dtype == "float32" else ""), dtype, len(args)), args)
+
+    def _formula(self, name: str, dtype: str, args: Sequence[Value]) -> list[Value]:
+        """The results of a formula, which fast math does not change."""
+        plain = Emitter(self.builder, self.platform)
+        plain.in_loop = self.in_loop
+        found = functions.FUNCTIONS[name](*[Number(plain, dtype, value) for value in args])
+        return [number.value for number in (found if isinstance(found, tuple) else (found,))]
+
+    def _call_formula(self, name: str, dtype: str, args: Sequence[Value]) -> list[Value]:
+        module, scalar, symbol = self.builder.module, LLVM_TYPES[dtype], f"jax_cubie.{name}.{dtype}"
+        count = sum(owner == name for owner, _ in functions.OPERATIONS.values())
+        function = module.globals.get(symbol)
+        if function is None:
+            kind = ir.LiteralStructType([scalar] * count)
+            function = ir.Function(module, ir.FunctionType(kind, [scalar] * len(args)), symbol)
+            function.linkage = "linkonce_odr"  # modules are linked, and one is enough
+            for attribute in ("nounwind", "readnone", "noinline"):
+                function.attributes.add(attribute)
+            builder = ir.IRBuilder(function.append_basic_block())
+            result = ir.Constant(kind, ir.Undefined)
+            for part, value in enumerate(Emitter(builder, self.platform)._formula(name, dtype, function.args)):
+                result = builder.insert_value(result, value, part)
+            builder.ret(result)
+        result = self.builder.call(function, args)
+        return [self.builder.extract_value(result, part) for part in range(count)]
 
     def _count_bits(self, op: str, dtype: str, a: Value) -> Value:
         name = f"llvm.{'ctpop' if op == 'population_count' else 'ctlz'}.i{a.type.width}"
@@ -324,13 +359,32 @@ class Emitter:
         return self.builder.gep(pointer, [ir.Constant(I64, index) if isinstance(index, int) else index])
 
     def load(self, pointer: Value, index: Value | int, dtype: str) -> Value:
-        value = self.builder.load(self._address(pointer, index))
+        value = self.read(self._address(pointer, index))
         return self.builder.trunc(value, I1) if dtype == "bool" else value
+
+    def load_several(self, pointer: Value, index: Value | int, count: int, dtype: str, aligned: bool = False) -> Value:
+        """So many numbers that follow one another, as a vector; `aligned` in memory to its size."""
+        kind = ir.PointerType(ir.VectorType(LLVM_TYPES[dtype], count), pointer.type.addrspace)
+        place = self.builder.bitcast(self._address(pointer, index), kind)
+        value = self.builder.load(place, align=(4 if dtype == "float32" else 8) * (count if aligned else 1))
+        return self._no_table(value)
 
     def store(self, pointer: Value, index: Value | int, value: Value, dtype: str) -> None:
         if dtype == "bool":
             value = self.builder.zext(value, ir.IntType(8))
-        self.builder.store(value, self._address(pointer, index))
+        self.write(value, self._address(pointer, index))
+
+    def read(self, address: Value) -> Value:
+        return self._no_table(self.builder.load(address))
+
+    def write(self, value: Value, address: Value) -> None:
+        self._no_table(self.builder.store(value, address))
+
+    def _no_table(self, access: Value) -> Value:
+        """Says that a load or store is not of a function's table."""
+        if self.platform == "cpu":
+            access.set_metadata("noalias", tables_scope(self.builder.module))
+        return access
 
     @contextmanager
     def loop(self, extent: int, copies: int | None = None) -> Iterator[Value]:
@@ -345,12 +399,26 @@ class Emitter:
         b.position_at_end(head)
         index = b.phi(I64)
         index.add_incoming(ir.Constant(I64, 0), before)
+        outside, self.in_loop = self.in_loop, True
         yield index
+        self.in_loop = outside
         following = b.add(index, ir.Constant(I64, 1))
         index.add_incoming(following, b.block)
         back = b.cbranch(b.icmp_unsigned("<", following, ir.Constant(I64, extent)), head, end)
         if copies is not None:
             back.set_metadata("llvm.loop", _unrolling(b.module, copies))
+        b.position_at_end(end)
+
+    def repeat_while(self, condition: Callable[[], Value], body: Callable[[], None]) -> None:
+        """Writes `body` in a loop that goes on as long as `condition`, written in front of it, is true."""
+        b = self.builder
+        head, inside, end = (b.append_basic_block(name) for name in ("while", "do", "end"))
+        b.branch(head)
+        b.position_at_end(head)
+        b.cbranch(condition(), inside, end)
+        b.position_at_end(inside)
+        body()
+        b.branch(head)
         b.position_at_end(end)
 
 

@@ -22,16 +22,20 @@ def compile_lanes(
     lanes: int,
     block: int,
     shared_bytes: int,
+    queued: bool = False,
     dump: Callable[[str, str], None],
+    prepare: Callable[..., None] | None = None,
 ) -> Image:
     """Compiles `run(words, lane, thread, base)` for each lane.
 
     words: how many 64-bit words a launch has; word number `lanes` is the number of lanes. thread: the lane's number in its
-    block. base: on the host the address of the block's memory (`shared_bytes` of it), on CUDA unused. All are int64.
+    block. base: on the host the address of the block's memory (`shared_bytes` of it), on CUDA unused. All are int64. queued:
+    on CUDA `run` goes from lane to lane by itself, with a `Queue`, and the lane that it is given means nothing. prepare: on
+    CUDA all threads of a block run `prepare(words, thread)` before its lanes start.
     """
     if device.target.platform == "cpu":
         return _compile_host(run, device, words, block, shared_bytes, dump)
-    return _compile_cuda(run, device, words, lanes, block, dump)
+    return _compile_cuda(run, prepare, device, words, lanes, block, queued, dump)
 
 
 def _compile_host(run: Any, device: Device, words: int, block: int, shared_bytes: int, dump: Any) -> Image:
@@ -60,15 +64,24 @@ def _compile_host(run: Any, device: Device, words: int, block: int, shared_bytes
     return device.backend.compile_entry(entry, device.target, dump=dump)
 
 
-def _compile_cuda(run: Any, device: Device, words: int, lanes: int, block: int, dump: Any) -> Image:
+def _compile_cuda(
+    run: Any, prepare: Any, device: Device, words: int, lanes: int, block: int, queued: bool, dump: Any
+) -> Image:
     from numba import cuda
 
     zero, width = np.int64(0), np.int64(block)
 
+    @device.emitted()
+    def nothing(emitter, values, thread):
+        pass
+
+    first = nothing if prepare is None else prepare
+
     def entry(values):
         thread = np.int64(cuda.threadIdx.x)
         lane = np.int64(cuda.blockIdx.x) * width + thread
-        if lane < values[lanes]:
+        first(values, thread)
+        if queued or lane < values[lanes]:
             run(values, lane, thread, zero)
 
     return device.backend.compile_entry(entry, device.target, words=words, block=block, dump=dump)

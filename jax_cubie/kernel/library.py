@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import jax
 
 # The number is the version of the calling convention: an exported computation names it.
-HOST_TARGET = "jax_cubie_host_1"
-CUDA_TARGET = "jax_cubie_cuda_1"
+HOST_TARGET = "jax_cubie_host_2"
+CUDA_TARGET = "jax_cubie_cuda_2"
 ENTRY_SYMBOL = "jax_cubie_entry"
 
 _FILE = "libjax_cubie_ffi.so"

@@ -34,20 +34,40 @@ def global_pointer(emitter: Emitter, address: Any, dtype: str) -> ir.Value:
     return emitter.builder.inttoptr(address, ir.PointerType(kind, _GLOBAL_SPACE[emitter.platform]))
 
 
-def load_global(emitter: Emitter, address: Any, dtype: str) -> ir.Value:
-    """Reads a scalar that nothing writes while the kernel runs."""
+def load_global(emitter: Emitter, address: Any, dtype: str, index: Any = None) -> ir.Value:
+    """Reads a scalar that nothing writes while the kernel runs: element `index` of those from the address on.
+
+    LLVM makes vectors of a loop over elements only where they are those of a pointer.
+    """
     builder = emitter.builder
-    value = builder.load(global_pointer(emitter, address, dtype))
+    pointer = global_pointer(emitter, address, dtype)
+    value = emitter.read(pointer if index is None else builder.gep(pointer, [index]))
     # Operands never change during a launch, so a compiler may move their loads out of the integration loop.
     value.set_metadata("invariant.load", builder.module.add_metadata([]))
     return builder.trunc(value, LLVM_TYPES["bool"]) if dtype == "bool" else value
+
+
+def load_several_global(emitter: Emitter, address: Any, index: Any, count: int, dtype: str, aligned: bool) -> ir.Value:
+    """Reads numbers that follow one another as a vector, which nothing writes while the kernel runs."""
+    value = emitter.load_several(global_pointer(emitter, address, dtype), index, count, dtype, aligned)
+    value.set_metadata("invariant.load", emitter.builder.module.add_metadata([]))
+    return value
+
+
+def barrier(emitter: Emitter) -> None:
+    """On CUDA, all threads of a block wait for one another here."""
+    module, name = emitter.builder.module, "llvm.nvvm.barrier0"
+    function = module.globals.get(name)
+    if function is None:
+        function = ir.Function(module, ir.FunctionType(ir.VoidType(), []), name)
+    emitter.builder.call(function, [])
 
 
 def store_global(emitter: Emitter, address: Any, dtype: str, value: Any) -> None:
     """Writes a scalar."""
     if dtype == "bool":
         value = emitter.builder.zext(value, _BYTE)
-    emitter.builder.store(value, global_pointer(emitter, address, dtype))
+    emitter.write(value, global_pointer(emitter, address, dtype))
 
 
 # In float32 on CUDA: one instruction of the special function unit, denormals flushed.

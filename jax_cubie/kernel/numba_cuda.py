@@ -6,6 +6,7 @@ Everything that knows numba-cuda's internals stands here, so that a successor ca
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import re
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from numba.cuda import compiler, descriptor
 from numba.cuda import target as numba_target
 from numba.cuda.cudadrv import nvvm
 
+from .code_size import register_count
 from .library import ENTRY_SYMBOL, Blob, pack_blobs
 from .llvm_text import canonical, without_names
 from .numba_types import make_intrinsic, register_models
@@ -80,7 +82,7 @@ def compile_entry(
         raise BuildError(f"the PTX for {target} calls functions that nothing defines: {unresolved}")
     cubin, log = assemble(ptx, target)
     dump("resources", log)
-    resources = read_resources(log, ptx.decode())
+    resources = dataclasses.replace(read_resources(log, ptx.decode()), registers=register_count(cubin))
     codes = (("cubin", cubin), ("ptx", ptx))
     blobs = [Blob(kind, target.architecture, code, resources.stack_bytes) for kind, code in codes]
     return Image(target, pack_blobs(blobs, parameters=words), resources)

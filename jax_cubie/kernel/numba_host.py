@@ -47,6 +47,9 @@ class _Library(codegen.JITCodeLibrary):
 class _Codegen(codegen.JITCPUCodegen):
     _library_class = _Library
 
+    def _customize_tm_features(self) -> str:
+        return host_object.tuned(super()._customize_tm_features())
+
     def _add_module(self, module) -> None:
         """The engine never sees a module, and so keeps none."""
 

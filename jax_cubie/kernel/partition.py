@@ -20,10 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.mlir import ir, lower_with_sharding_in_types
 from jax.extend.mlir.dialects import sdy, stablehlo
+from jax.interpreters import mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
 from .custom_call import lower
 from .target import Image
+
+# A queue's counter (`Queue`), as `scratch` of a launch: 64 bits, in words of 32 so that it needs no jax_enable_x64.
+QUEUE_COUNTER = ((2,), "uint32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +35,15 @@ class Batched:
     """One array of a batched call.
 
     shape and dtype are one lane's. `axes` has an entry for each level of vmap, innermost first: where that level's axis
-    stands in the whole array, None if the array does not have it; a result has every level. `layout` names the whole
-    array's dimensions from fastest to slowest.
+    stands in the whole array, None if the array does not have it; a result has every level, scratch none. `layout` names the
+    whole array's dimensions from fastest to slowest. `unwritten`: what a result holds before the launch; None: anything.
     """
 
     shape: tuple[int, ...]
     dtype: str
     axes: tuple[int | None, ...]
     layout: tuple[int, ...]
+    unwritten: Any = None
 
     @property
     def levels(self) -> list[int]:
@@ -135,36 +140,45 @@ def lower_batched(
     results: Sequence[Batched],
     words: Sequence[int],
     launch: Sequence[int],
+    scratch: Sequence[tuple[tuple[int, ...], str]] = (),
 ) -> list[Any]:
     """The custom call that runs `image` for every lane, inside a lowering rule of JAX.
 
     The entry is handed the pointers, the number of lanes, the size of each level, innermost first, and `words`. For `launch`
-    see `custom_call.lower`.
+    see `custom_call.lower`. scratch: shape and dtype of arrays that a launch has to itself, all 0 when it begins; their
+    pointers follow those of the results.
     """
     levels = len(results[0].axes)
+    results = [*results, *(Batched(*one, (None,) * levels, tuple(reversed(range(len(one[0])))), 0) for one in scratch)]
+    outputs = [*context.avals_out, *(jax.core.ShapedArray(shape, np.dtype(dtype)) for shape, dtype in scratch)]
     sources = _sources(operands, levels)
     sizes = [context.avals_in[number].shape[axis] for number, axis in sources]
+    filled = [number for number, result in enumerate(results) if result.unwritten is not None]
     devices = _devices(context)
     # Symbolic sizes are not split but gathered: an export for several devices.
     if devices == 1 or levels == 0 or not all(isinstance(size, int) for size in sizes):
+        contents = [_full(context, outputs[number], results[number].unwritten) for number in filled]
         found = lower(
-            context,
-            values,
+            context.replace(avals_in=[*context.avals_in, *(outputs[number] for number in filled)], avals_out=outputs),
+            [*values, *contents],
             image,
             batch=[0, *itertools.chain(*sources)],
             words=words,
             launch=launch,
-            operand_layouts=[operand.layout for operand in operands],
+            operand_layouts=[*(operand.layout for operand in operands), *(results[number].layout for number in filled)],
             result_layouts=[result.layout for result in results],
+            filled=filled,
         )
     else:
         taken = [_form(operand, sizes, devices) for operand in operands]
-        given = [_form(result, sizes, devices) for result in results]
+        given = [_form(result, sizes, devices, split=True) for result in results]
         arrays = [_split(*one) for one in zip(values, operands, taken, strict=True)]
         # One operand stands in front once more, for its sharding alone: the partitioner asks the first where not all are
         # sharded alike, as those without a batch axis are not.
         first = max(range(len(operands)), key=lambda number: len(operands[number].levels))
-        taken, arrays = [taken[first], *taken], [arrays[first], *arrays]
+        taken = [taken[first], *taken, *(given[number] for number in filled)]
+        contents = [_full(context, given[number].aval, results[number].unwritten) for number in filled]
+        arrays = [arrays[first], *arrays, *contents]
         found = lower(
             context.replace(avals_in=[form.aval for form in taken], avals_out=[form.aval for form in given]),
             arrays,
@@ -174,10 +188,18 @@ def lower_batched(
             launch=launch,
             operand_layouts=[form.layout for form in taken],
             result_layouts=[form.layout for form in given],
+            filled=filled,
             attributes=_attributes(taken, given, sizes),
         )
-        found = [_join(value, result) for value, result in zip(found, results, strict=True)]
-    return [lower_with_sharding_in_types(context, value, aval) for value, aval in zip(found, context.avals_out, strict=True)]
+        found = [_join(value, result) for value, result in zip(found, results, strict=True) if result.levels]
+    known = zip(found[: len(context.avals_out)], context.avals_out, strict=True)
+    return [lower_with_sharding_in_types(context, value, aval) for value, aval in known]
+
+
+def _full(context: Any, aval: Any, value: Any) -> Any:
+    """An array that holds `value` everywhere."""
+    make = mlir.lower_fun(lambda: jnp.full(aval.shape, value, aval.dtype), multiple_results=False)
+    return make(context.replace(avals_in=[], avals_out=[aval]))[0]
 
 
 def _devices(context: Any) -> int:
@@ -194,7 +216,8 @@ class _Form:
 
     In front stand a dimension of 1 and those of the levels, outermost first. An operand that lacks some levels has copies
     there, one for each device, of which each device's share keeps at least one; further ones lie behind it, where no lane
-    reads. An operand without any level is flat, and so has fewer dimensions than the batch, as the one of 1 sees to.
+    reads. An operand without any level is flat, and so has fewer dimensions than the batch, as the one of 1 sees to; scratch
+    is not, so that each device has its own.
     """
 
     aval: Any
@@ -202,8 +225,8 @@ class _Form:
     places: tuple[int, ...]  # where the dimensions of `Batched.order` stand; none of a flat one
 
 
-def _form(array: Batched, sizes: Sequence[int], devices: int) -> _Form:
-    if not array.levels:
+def _form(array: Batched, sizes: Sequence[int], devices: int, split: bool = False) -> _Form:
+    if not array.levels and not split:
         return _Form(jax.core.ShapedArray((math.prod(array.shape),), np.dtype(array.dtype)), (0,), ())
     levels = len(sizes)
     batch = [size if level in array.levels else min(size, devices) for level, size in enumerate(sizes)]
@@ -219,7 +242,8 @@ def _split(value: Any, array: Batched, form: _Form) -> Any:
     """The operand in that form. All but copies are bitcasts: the layout says where the elements lie."""
     kind = ir.RankedTensorType.get(form.aval.shape, ir.RankedTensorType(value.type).element_type)
     if not form.places:
-        return stablehlo.reshape(kind, value)
+        order = tuple(reversed(array.layout))
+        return stablehlo.reshape(kind, value if order == tuple(range(len(order))) else stablehlo.transpose(value, order))
     return stablehlo.broadcast_in_dim(kind, stablehlo.transpose(value, array.order), form.places)
 
 

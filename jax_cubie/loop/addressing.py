@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..kernel.emitter import Emitter
-from ..kernel.memory import load_global, store_global, undefined_words
+from ..kernel.memory import load_global, load_several_global, store_global, undefined_words
 from ..operands import Operand, Words
 
 
@@ -38,7 +38,8 @@ class Addressing:
             address = self._offset(emitter, builder.extract_value(words, number), offset, operand.dtype)
             bases = builder.insert_value(bases, address, number)
         for number, result in enumerate(self.words.results, start=len(operands)):
-            address = self._offset(emitter, builder.extract_value(words, number), lane, result.dtype)
+            first = lane if result.unwritten is None else builder.mul(lane, emitter.constant("int64", result.size))
+            address = self._offset(emitter, builder.extract_value(words, number), first, result.dtype)
             bases = builder.insert_value(bases, address, number)
         return bases
 
@@ -47,13 +48,29 @@ class Addressing:
         operand = self.words.operands[number]
         address = emitter.builder.extract_value(bases, number)
         stride = self._lane_stride(emitter, words, operand)
+        if not isinstance(index, int):
+            offset = index if stride is None else emitter.builder.mul(index, stride)
+            return load_global(emitter, address, operand.dtype, offset)
         return load_global(emitter, self._element(emitter, address, index, stride, operand.dtype), operand.dtype)
+
+    def load_several(
+        self, emitter: Emitter, words: Any, bases: Any, number: int, index: Any, count: int, aligned: bool
+    ) -> Any:
+        """`count` elements of an operand from `index` on, as a vector; None where a lane's elements do not follow one another.
+
+        aligned: the index is a multiple of the count.
+        """
+        operand = self.words.operands[number]
+        if operand.batched:
+            return None
+        address = emitter.builder.extract_value(bases, number)
+        return load_several_global(emitter, address, index, count, operand.dtype, aligned)
 
     def store(self, emitter: Emitter, words: Any, bases: Any, number: int, index: Any, value: Any) -> None:
         """Writes element `index` (flat; a Python int or an int64 value) of result `number`."""
         result = self.words.results[number]
         address = emitter.builder.extract_value(bases, len(self.words.operands) + number)
-        stride = emitter.builder.extract_value(words, self.words.lanes)
+        stride = emitter.builder.extract_value(words, self.words.lanes) if result.unwritten is None else None
         store_global(emitter, self._element(emitter, address, index, stride, result.dtype), result.dtype, value)
 
     def _size(self, emitter: Emitter, words: Any, level: int) -> Any:

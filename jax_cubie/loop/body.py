@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ..kernel.device import View, each
 from ..kernel.emitter import Emitter
+from ..kernel.scalar import Scalar
 from .functions import Sink, into_view
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ class Body:
     def __init__(self, lane: Lane, emitter: Emitter, members: Any):
         self.lane, self.emitter = lane, emitter
         self.words, self.bases, self.direction = members.words, members.bases, members.direction
-        self.buf, self._cells = members.buffers, members.cells
+        self.buf, self._cells = members.arrays.buffers, members.arrays.cells
         self.dtype, self.states = lane.problem.dtype, lane.problem.states
 
     def each(self, body: Callable[[Any], None], size: int | None = None) -> None:
@@ -54,15 +56,37 @@ class Body:
         """One of the lane's counters."""
         return Counter(self.emitter, self.buf.counters, self.lane.plan.counters.index(name))
 
-    def cell(self, name: str) -> Cell:
-        """A scalar that `Lane.cell` declared."""
-        return Cell(self.emitter, getattr(self._cells, name), self.lane.cells[name])
+    def get(self, name: str) -> Scalar:
+        """The present value of a cell, a scalar that `Lane.cell` declared."""
+        return Scalar(self.emitter, self.lane.cells[name], getattr(self._cells, name).load(0))
 
-    def new_cell(self, dtype: str, value: Any) -> Cell:
+    def put(self, **values: Scalar | float) -> None:
+        """Changes cells."""
+        for name, value in values.items():
+            raw = value.value if isinstance(value, Scalar) else self.emitter.constant(self.lane.cells[name], value)
+            getattr(self._cells, name).store(0, raw)
+
+    def number(self, name: str, index: Any = 0) -> Scalar:
+        """Element `index` of an operand, to compute with."""
+        return Scalar(self.emitter, self.lane.operand(name).dtype, self.op(name, index))
+
+    def scalar(self, value: Any, dtype: str | None = None) -> Scalar:
+        """An llvmlite value of the solve's dtype, or of `dtype`, to compute with; a Python number becomes a constant."""
+        dtype = dtype or self.dtype
+        raw = self.emitter.constant(dtype, value) if isinstance(value, (bool, int, float)) else value
+        return Scalar(self.emitter, dtype, raw)
+
+    def when(self, condition: Scalar) -> AbstractContextManager:
+        """What is written inside of `with` is done where the condition holds."""
+        return self.emitter.builder.if_then(condition.value)
+
+    def repeat_while(self, condition: Callable[[], Scalar], body: Callable[[], None]) -> None:
+        """`body` again and again, as long as `condition`, looked at before each turn, holds."""
+        self.emitter.repeat_while(lambda: condition().value, body)
+
+    def variable(self, value: Any, dtype: str | None = None) -> Variable:
         """A scalar of this emitter's body alone, that it changes also inside of a loop that it emits."""
-        cell = Cell(self.emitter, _Scalar(self.emitter, dtype), dtype)
-        cell.set(value)
-        return cell
+        return Variable(self.emitter, dtype or self.dtype, value)
 
     def row(self, view: View, number: int) -> View:
         """Row `number` of an array of rows as long as the state."""
@@ -78,33 +102,21 @@ class Body:
         self.call("f", t=time, y=state, out=rhs)
 
 
-class _Scalar:
-    """A local variable, with a `View`'s load and store."""
+class Variable:
+    """A local variable of an emitter's body."""
 
-    def __init__(self, emitter: Emitter, dtype: str):
+    def __init__(self, emitter: Emitter, dtype: str, value: Any):
         self._emitter, self._dtype = emitter, dtype
         self._pointer = emitter.alloca(dtype, 1)
-
-    def load(self, index: int) -> Any:
-        return self._emitter.load(self._pointer, index, self._dtype)
-
-    def store(self, index: int, value: Any) -> None:
-        self._emitter.store(self._pointer, index, value, self._dtype)
-
-
-class Cell:
-    """A scalar that can be changed."""
-
-    def __init__(self, emitter: Emitter, place: View | _Scalar, dtype: str):
-        self._emitter, self._place, self.dtype = emitter, place, dtype
+        self.set(value)
 
     def get(self) -> Any:
         """Its value."""
-        return self._place.load(0)
+        return self._emitter.load(self._pointer, 0, self._dtype)
 
     def set(self, value: Any) -> None:
         """Changes it."""
-        self._place.store(0, value)
+        self._emitter.store(self._pointer, 0, value, self._dtype)
 
 
 class Counter:

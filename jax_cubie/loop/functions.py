@@ -12,6 +12,7 @@ from ..kernel.device import View
 from ..kernel.emitter import Emitter
 from ..kernel.memory import undefined_words
 from ..translate.emit import emit_program
+from .staging import staged_pointer
 
 if TYPE_CHECKING:
     from ..operands import Function
@@ -67,9 +68,13 @@ class FunctionCode:
 
     def __init__(self, lane: Lane, function: Function, *, inline: bool):
         self.lane, self.function, self.inline = lane, function, inline
-        # What is read where it lies: each operand that no lane keeps a copy of.
+        # What is read where it lies: each operand that neither the lane nor its block keeps a copy of.
         self._in_place = sorted(
-            {lane.operand_number(name) for name in function.operands if name not in lane.plan.parameter_offsets}
+            {
+                lane.operand_number(name)
+                for name in function.operands
+                if name not in lane.plan.parameter_offsets and name not in lane.plan.staged
+            }
         )
 
     def emit(self, b: Body, given: dict[str, Any], sink: Sink) -> None:
@@ -83,20 +88,31 @@ class FunctionCode:
 
     def _write(self, emitter: Emitter, words: Any, bases: Any, inputs: list[Any], parameters: Any, store: Store) -> None:
         lane, function = self.lane, self.function
-        offsets = lane.plan.parameter_offsets
+        offsets, staged = lane.plan.parameter_offsets, lane.plan.staged
 
         def load(number: int, index: Any) -> Any:
             if number < len(inputs):
                 given = inputs[number]
                 return given.load(index) if isinstance(given, View) else given
             name = function.operands[number - len(inputs)]
+            if name in staged:
+                return emitter.load(staged_pointer(emitter, lane, name), index, lane.operand(name).dtype)
             if name not in offsets:
                 return lane.addressing.load(emitter, words, bases, lane.operand_number(name), index)
             return parameters.part(offsets[name], lane.operand(name).size).load(index)
 
+        def load_several(number: int, index: Any, count: int, aligned: bool) -> Any:
+            name = function.operands[number - len(inputs)] if number >= len(inputs) else None
+            if name is None or name in offsets:
+                return None
+            if name not in staged:
+                return lane.addressing.load_several(emitter, words, bases, lane.operand_number(name), index, count, aligned)
+            pointer = staged_pointer(emitter, lane, name)
+            return emitter.load_several(pointer, index, count, lane.operand(name).dtype, aligned)
+
         if lane.problem.fastmath:
             emitter = Emitter(emitter.builder, emitter.platform, fma=emitter.use_fma, fastmath=True)
-        emit_program(emitter, function.program, load, store)
+        emit_program(emitter, function.program, load, store, load_several)
 
     def _call(self, b: Body, inputs: list[Any], sink: Sink) -> None:
         builder, words = b.emitter.builder, self.lane.plan.words

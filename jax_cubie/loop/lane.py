@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..buffers.memory import LaneMemory
-from ..kernel.device import Device, Members, make_struct
+from ..kernel.device import Device, make_struct
+from ..kernel.emitter import LLVM_TYPES
 from ..kernel.numba_types import Slice, Struct, numba_type, types
 from ..operands import Operand
 from .addressing import Addressing
@@ -79,10 +80,13 @@ class Lane:
                 "words": types.UniTuple(types.int64, words.count),
                 "bases": types.UniTuple(types.int64, words.lanes),
                 "direction": numba_type(self.problem.dtype),
-                "buffers": self._buffers,
-                "cells": self._cells,
+                "arrays": self._arrays,
             }
         )
+
+    @functools.cached_property
+    def _arrays(self) -> Struct:
+        return Struct({"buffers": self._buffers, "cells": self._cells})
 
     @functools.cached_property
     def _buffers(self) -> Struct:
@@ -92,45 +96,42 @@ class Lane:
     def _cells(self) -> Struct:
         return Struct({name: Slice(dtype, 1) for name, dtype in self.cells.items()})
 
-    def begin(self) -> Callable:
-        """The device function `(words, lane, thread, base) -> b`: a lane with its state and parameters in place."""
-        plan, memory, device = self.plan, self.memory, self.device
-        dtype, layout = self.problem.dtype, plan.layout
+    def allocate(self) -> Callable:
+        """The device function `(thread, base) -> arrays`: the buffers and cells of whatever lane a thread is at."""
+        memory, layout = self.memory, self.plan.layout
         make_primary, make_fallback = memory.make_window(fallback=False), memory.make_window(fallback=True)
         make_persistent = memory.make_local(layout.persistent_words, "float")
         allocators = {slot.name: layout.allocator(slot.name, memory) for slot in layout.slots}
 
-        @device.emitted(lambda *_: self.struct)
-        def begin(emitter, words, lane, thread, base):
-            struct, buffers, cells = self.struct, self._buffers, self._cells
+        @self.device.emitted(lambda *_: self._arrays)
+        def allocate(emitter, thread, base):
             primary, fallback = (make.emit(emitter, base, thread) for make in (make_primary, make_fallback))
             regions = [primary, make_persistent.emit(emitter), fallback]
-            span_number, bases = self._operands["span"], self.addressing.bases(emitter, words, lane)
-            span = self.addressing.load(emitter, words, bases, span_number, 0)
-            one = emitter.constant(dtype, 1)
-            forwards = emitter.compare("ge", dtype, span, emitter.constant(dtype, 0))
-            value = make_struct(
+            buffers = {name: make.emit(emitter, *regions).pointer for name, make in allocators.items()}
+            with emitter.builder.goto_entry_block():
+                cells = {name: emitter.builder.alloca(LLVM_TYPES[dtype]) for name, dtype in self.cells.items()}
+            return make_struct(
                 emitter,
-                struct,
+                self._arrays,
                 {
-                    "words": words,
-                    "bases": bases,
-                    "direction": emitter.select(forwards, one, emitter.constant(dtype, -1)),
-                    "buffers": make_struct(
-                        emitter, buffers, {name: make.emit(emitter, *regions).pointer for name, make in allocators.items()}
-                    ),
-                    "cells": make_struct(
-                        emitter, cells, {name: emitter.alloca(dtype, 1) for name, dtype in self.cells.items()}
-                    ),
+                    "buffers": make_struct(emitter, self._buffers, buffers),
+                    "cells": make_struct(emitter, self._cells, cells),
                 },
             )
-            b = Body(self, emitter, Members(emitter, value, struct))
-            b.each(lambda index: b.buf.state.store(index, b.op("y0", index)))
-            for name, offset in plan.parameter_offsets.items():
-                for index in range(self.operand(name).size):
-                    b.buf.parameters.store(offset + index, b.op(name, index))
-            for slot in range(len(plan.counters)):
-                b.buf.counters.store(slot, b.int32(0))
-            return value
 
-        return begin
+        return allocate
+
+    def locate(self) -> Callable:
+        """The device function `(words, lane, arrays) -> b`: a lane by its number."""
+        dtype = self.problem.dtype
+
+        @self.device.emitted(lambda *_: self.struct)
+        def locate(emitter, words, lane, arrays):
+            bases = self.addressing.bases(emitter, words, lane)
+            span = self.addressing.load(emitter, words, bases, self.operand_number("span"), 0)
+            forwards = emitter.compare("ge", dtype, span, emitter.constant(dtype, 0))
+            direction = emitter.select(forwards, emitter.constant(dtype, 1), emitter.constant(dtype, -1))
+            members = {"words": words, "bases": bases, "direction": direction, "arrays": arrays.value}
+            return make_struct(emitter, self.struct, members)
+
+        return locate

@@ -1,7 +1,8 @@
 """What the loop asks of those that plug into it. It knows the places below, and nobody by name.
 
-All of the functions are device functions, made with a `Lane` for one plan; what is None is not called, and costs nothing.
-`b` is the lane's `Body`. Times are counted from t0 and signed; those of a `step` run forwards.
+All of them write code at the place of a lane, its `Body` b; a method's are compiled on their own, and may be loops that Numba
+compiles. What is None is not written, and costs nothing. Times are counted from t0; those of a `step` run forwards, those that
+a method is given are signed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ..buffers import Buffer
 from ..operands import Result
 
 if TYPE_CHECKING:
+    from ..kernel.scalar import Scalar
     from .lane import Lane
 
 
@@ -34,49 +36,57 @@ class Dimensions:
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """A method's places in the loop.
+    """A method's places in the loop, device functions made with a `Lane`.
 
     start(b, t): what has to be there before the first step. step(b, t, h) -> status: from `state` to `proposed_state`, and
-    `error` where there is an estimate; 0, or the code of what kept it from succeeding: then it is taken again with a smaller
-    size, where there is a controller. finish(b, t): what the end of an accepted step needs before anyone looks at it.
-    carry(b): the end of a step becomes the beginning of the next. fallible: whether the status can be anything but 0; if not,
-    `step` answers with nothing.
+    `error` where there is an estimate. The status, of a method that is `fallible`, is 0, or the code of what kept it from
+    succeeding: then it is taken again with a smaller size, where there is a controller. finish(b, t): what the end of an
+    accepted step needs before anyone looks at it. carry(b): the end of a step becomes the beginning of the next.
     """
 
     start: Callable
     step: Callable
     carry: Callable
     finish: Callable | None = None
-    fallible: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Control:
-    """A controller's places in the loop; all None where steps have one size.
+    """A controller's places in the loop; all None where steps have one size. Sizes and totals are `Scalar`s.
 
-    valid(b) -> bool: whether the numbers that it was handed can be used. first_step(b) -> step_size: where the user gave
-    none; 0 where none can be found. start(b, step_size) -> (step_size, settings,
-    memory): the first step within its limits, its numbers as `decide` wants them, and what it remembers, both tuples of
-    floats. error(b): the sum of the squares of the scaled error estimate. decide(total, step_size, settings, memory) ->
-    (accepted, step_size, memory, forced, failed); forced: the next step is accepted whatever its error; failed: it ends the
-    lane.
+    valid(b): whether the numbers that it was handed can be used. first_step(b): the size of the first step where the user gave
+    none; 0 where none can be found. begin(b, step_size): a new lane; the first step within the controller's limits.
+    settle(b): what has to be there before steps are decided on, again and again. error(b): the sum of the squares of the
+    scaled error estimate. decide(b, total): puts `accepted` and `next_size`; where it may be so `forced`, that the next step is
+    accepted whatever its error, and `failed`, that the lane ends.
     """
 
     valid: Callable | None = None
     first_step: Callable | None = None
-    start: Callable | None = None
+    begin: Callable | None = None
+    settle: Callable | None = None
     error: Callable | None = None
     decide: Callable | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Hooks:
-    """A part's places in the loop.
+class Step:
+    """An accepted step, in `Scalar`s. residue: what `start` has lost to rounding. last: whether it ends at t1."""
 
-    start(b) -> code: before the first step; 0, or the code that the lane ends with. accepted(b, step) -> code: behind an
-    accepted step, whose `Step` has start, residue, end, size and last. rejected(b): behind a rejected one. end(b, result)
-    -> code: behind the last step, with the code so far. stops: whether the code of `accepted` ends the lane in the middle of
-    fixed steps, too, whose loop else does not look at it.
+    start: Scalar
+    residue: Scalar
+    end: Scalar
+    size: Scalar
+    last: Scalar
+
+
+@dataclasses.dataclass(frozen=True)
+class Hooks:
+    """A part's places in the loop. Codes are int32 `Scalar`s: 0, or how the lane ends; None for 0.
+
+    start(b) -> code: before the first step. accepted(b, step) -> code: behind an accepted step. rejected(b): behind a rejected
+    one. end(b, result) -> code: behind the last step, with the code so far. stops: whether the code of `accepted` ends the
+    lane in the middle of fixed steps, too, whose loop else does not look at it.
     """
 
     start: Callable | None = None
@@ -118,7 +128,7 @@ class Part(abc.ABC):
 
     @abc.abstractmethod
     def hooks(self, lane: Lane) -> Hooks:
-        """Its device functions."""
+        """Its places in the loop."""
 
     @abc.abstractmethod
     def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:

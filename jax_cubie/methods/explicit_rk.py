@@ -32,6 +32,7 @@ class ExplicitRungeKutta(Method):
     tableau: ButcherTableau
 
     family = "explicit Runge-Kutta"
+    fallible = False
 
     @property
     def name(self) -> str:
@@ -72,6 +73,9 @@ class ExplicitRungeKutta(Method):
         if "dense" in counted:
             total = total + counted["dense"] * len(self.dense_stages)
         return total
+
+    def functions(self, field: Callable) -> dict[str, Callable]:
+        return {"f": field}
 
     def buffers(self) -> tuple[Buffer, ...]:
         return (

@@ -19,9 +19,11 @@ class Method(abc.ABC):
     """One method. A frozen dataclass: static, and part of an image's key.
 
     A family is a file with a class of this kind, which `find_method` in `catalogue.py` makes. family: what it is called.
+    fallible: whether a step may fail, and answers with a status.
     """
 
     family: ClassVar[str]
+    fallible: ClassVar[bool]
 
     @property
     @abc.abstractmethod
@@ -42,6 +44,11 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def error_rows(self) -> int:
         """Error estimates of a step, rows of the buffer `error`; 0 where there is none to adapt the step size by."""
+
+    @abc.abstractmethod
+    def functions(self, field: Callable) -> dict[str, Callable]:
+        """What it evaluates, by the names that `b.call` takes, "f" first: `field(t, y, *values)` with the flat state, and
+        functions of the same arguments that are derived of it, as `jax.jacfwd(field, argnums=1)`."""
 
     @abc.abstractmethod
     def buffers(self) -> tuple[Buffer, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 
 from ..buffers import Buffer
 from ..kernel.partition import join
@@ -65,12 +66,20 @@ class Saving(Part):
         return {"output": self.t0 + 2 * (self.points > 0) + (self.steps > 0) + self.t1}
 
     def results(self, states: int, dtype: str) -> tuple[Result, ...]:
-        """What is written a row at a time: the times where only the kernel knows them, and each array of a point."""
-        times = (Result("times", (self.rows,), dtype),) if self.steps else ()
+        """What the kernel writes a row at a time: the times where only it knows them, and each array of a point.
+
+        Rows for steps that a lane did not take hold the largest value of the dtype, infinity in a float.
+        """
+
+        def rows_of(name: str, shape: tuple[int, ...], kind: str) -> Result:
+            largest = True if kind == "bool" else float("inf") if kind.startswith("float") else int(np.iinfo(kind).max)
+            return Result(name, (self.rows, *shape), kind, largest if self.steps else None)
+
+        times = (rows_of("times", (), dtype),) if self.steps else ()
         if self.outputs is None:
-            return (*times, Result("ys", (self.rows, states), dtype))
+            return (*times, rows_of("ys", (states,), dtype))
         leaves = enumerate(self.outputs)
-        return (*times, *(Result(f"ys{number}", (self.rows, *shape), kind) for number, (shape, kind) in leaves))
+        return (*times, *(rows_of(f"ys{number}", shape, kind) for number, (shape, kind) in leaves))
 
     def hooks(self, lane: Lane) -> Hooks:
         from .save_rows import build_hooks

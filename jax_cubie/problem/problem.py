@@ -17,11 +17,12 @@ DEFAULT_MAX_STEPS = 100_000
 class Problem:
     """A solve of one lane.
 
-    functions: the user's, "f" first. parts: what looks at each step, saving first. registry: the buffers with their
-    locations; their sizes are bound by the Plan. operands: what the kernel reads. first_step_given: whether dt0 is one.
+    functions: for each platform the user's, "f" first. parts: what looks at each step, saving first. registry: the buffers
+    with their locations; their sizes are bound by the Plan. operands: what the kernel reads. first_step_given: whether dt0 is
+    one.
     """
 
-    functions: tuple[Function, ...]
+    functions: tuple[tuple[str, tuple[Function, ...]], ...] = dataclasses.field(metadata={"content": None})  # a plan has one's
     method: Method
     controller: Controller
     parts: tuple[Part, ...]
@@ -31,15 +32,15 @@ class Problem:
     operands: tuple[Operand, ...] = dataclasses.field(metadata={"content": None})  # the plan has them with their axes
     first_step_given: bool
     fastmath: bool
-    unroll: int
+    unroll: int | str = dataclasses.field(metadata={"content": None})  # the plan knows how far
     inline_f: bool | str
-    block: int | str = dataclasses.field(metadata={"content": None})  # the plan knows what it is
+    schedule: str = dataclasses.field(metadata={"content": None})  # the plan knows what comes of it
+    block: int | str = dataclasses.field(metadata={"content": None})  # likewise
     title: str = dataclasses.field(default="", compare=False, metadata={"content": None})
 
-    @property
-    def field(self) -> Function:
-        """f."""
-        return self.functions[0]
+    def on(self, platform: str) -> tuple[Function, ...]:
+        """The functions of a platform."""
+        return dict(self.functions)[platform]
 
     @property
     def adaptive(self) -> bool:

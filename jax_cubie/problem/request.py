@@ -11,15 +11,14 @@ from jaxtyping import Array, Float, PyTree
 from ..buffers import BufferRegistry
 from ..foreign_names import instead_of_saveat
 from ..methods import Method
-from ..operands import Function, Operand
+from ..operands import Operand
 from ..outputs import SaveAt, Saving
 from ..settings import Component, concrete
 from ..times import Times, check_scalar, read_times
-from ..translate import Program
 from .checks import flat_state, step_size
 from .problem import DEFAULT_MAX_STEPS, Problem
 from .state import State, read_state
-from .tracing import Arguments, trace_field, trace_output
+from .tracing import Arguments, trace_functions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,25 +92,19 @@ def make_request(
     for component in solver.components:
         values |= component.operands(state)
 
-    dynamic, unroll = Arguments(args, state.dtype), settings["unroll"]
-    leaves = {f"f{number}": leaf for number, leaf in enumerate(dynamic.arrays)}
-    program, constants = trace_field(f, state, dynamic, unroll)
-    closed_over = {f"f{number}": leaf for number, leaf in enumerate(constants, start=len(leaves))}
-    functions = [Function("f", program, ("t", "y"), (*leaves, *closed_over))]
-    values |= leaves | closed_over
-    function, output, constants = trace_output(saveat.fn, state, dynamic, unroll)
-    if function is not None:
-        closed_over = {f"fn{number}": leaf for number, leaf in enumerate(constants)}
-        functions.append(Function("output", function, ("t", "y"), (*leaves, *closed_over)))
-        values |= closed_over
+    leaves = Arguments(args, state.dtype)
+    functions, closed_over, output = trace_functions(f, saveat.fn, method, state, leaves, settings["unroll"])
+    values |= dict(zip(leaves.names, leaves.arrays, strict=True)) | closed_over
     if saveat.steps and "max_steps" not in solver.given and concrete(settings["max_steps"]) == DEFAULT_MAX_STEPS:
         raise ValueError(
             f"SaveAt(steps=...) keeps room for max_steps rows in every lane, and max_steps was left at {DEFAULT_MAX_STEPS:,}: "
             "give max_steps=, somewhat more steps than you expect"
         )
-    saving = _make_saving(saveat, settings["max_steps"], function)
+    programs = {function.name: function.program for function in functions[0][1]}  # their outputs are alike on all platforms
+    outputs = programs["output"].outputs if saveat.fn is not None else None
+    saving = _make_saving(saveat, settings["max_steps"], outputs)
     problem = Problem(
-        functions=tuple(functions),
+        functions=functions,
         method=method,
         controller=controller,
         parts=(saving,),
@@ -121,15 +114,16 @@ def make_request(
         operands=tuple(Operand(name, tuple(value.shape), str(value.dtype)) for name, value in values.items()),
         first_step_given=dt0 is not None,
         fastmath=settings["fastmath"],
-        unroll=unroll,
+        unroll=settings["unroll"],
         inline_f=settings["inline_f"],
+        schedule=settings["schedule"],
         block=settings["block"],
         title=getattr(f, "__qualname__", type(f).__name__),
     )
-    return Request(problem, tuple(values.values()), state, output, times, tuple(leaves))
+    return Request(problem, tuple(values.values()), state, output, times, leaves.names)
 
 
-def _make_saving(saveat: SaveAt, max_steps: Any, function: Program | None) -> Saving:
+def _make_saving(saveat: SaveAt, max_steps: Any, outputs: Any) -> Saving:
     most = 0
     if saveat.steps:
         known = concrete(max_steps)
@@ -139,7 +133,6 @@ def _make_saving(saveat: SaveAt, max_steps: Any, function: Program | None) -> Sa
                 f"traced ({type(max_steps).__name__}): set it outside of jit, vmap and grad"
             )
         most = int(known)
-    outputs = None if function is None else tuple(function.outputs)
     saving = Saving(saveat.t0, saveat.points, saveat.steps, saveat.t1, most, outputs)
     if saving.rows == 0:
         raise ValueError(f"SaveAt(steps={saveat.steps}) has no row with max_steps={most}: there are max_steps // steps of them")

@@ -12,7 +12,10 @@ from jax.dtypes import float0
 from jaxtyping import Array, PyTree
 
 from ..field_errors import call_field, check_signature, in_our_words
-from ..translate import Program, check_dtype, trace
+from ..methods import Method
+from ..operands import Function
+from ..translate import check_dtype, trace, translate_for_all
+from ..translate.platforms import PLATFORMS
 from ..translate.program import DTYPES as KERNEL_DTYPES
 from .state import State, name_of
 
@@ -39,6 +42,11 @@ class Arguments:
             self.arrays.append(array)
             self.avals.append(jax.ShapeDtypeStruct(array.shape, array.dtype, weak_type=weak))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the operands are called."""
+        return tuple(f"f{number}" for number in range(len(self.arrays)))
+
     def fill(self, values: Sequence[Any]) -> PyTree:
         """args with `values` in place of its arrays."""
         return eqx.combine(jax.tree.unflatten(self._structure, values), self._static)
@@ -64,8 +72,36 @@ def _time_and_state(state: State) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeS
     return jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((state.size,), dtype)
 
 
-def trace_field(f: Callable, state: State, args: Arguments, unroll: int) -> tuple[Program, list[Any]]:
-    """f's program over time, the flat state and the leaves of args, then what f closes over; and the latter."""
+def trace_functions(
+    f: Callable, fn: Callable | None, method: Method, state: State, args: Arguments, unroll: int | str
+) -> tuple[tuple[tuple[str, tuple[Function, ...]], ...], dict[str, Any], Any]:
+    """For each platform f, what the method derives of it and, where there is one, `SaveAt.fn`: functions of time, the flat
+    state, the leaves of args and what they close over. With them the latter, by its names as operands, and the structure of
+    fn's result."""
+    functions = method.functions(_flat(f, state, args))
+    check_signature(f, "f(t, y, args)")
+    closed = {name: trace(function, *_time_and_state(state), *args.avals) for name, function in functions.items()}
+    structure = None
+    if fn is not None:
+        closed["output"], structure = _trace_output(fn, state, args)
+    translated, closed_over, names = {}, {}, {}
+    for name, jaxpr in closed.items():
+        translated[name], constants = translate_for_all(jaxpr, unroll)
+        for value in constants:
+            if id(value) not in names:  # several may close over it
+                names[id(value)] = f"f{len(args.arrays) + len(closed_over)}"
+                closed_over[names[id(value)]] = value
+
+    def function(name: str, platform: str) -> Function:
+        program, constants = translated[name][platform]
+        return Function(name, program, ("t", "y"), (*args.names, *(names[id(value)] for value in constants)))
+
+    by_platform = tuple((platform, tuple(function(name, platform) for name in translated)) for platform in PLATFORMS)
+    return by_platform, closed_over, structure
+
+
+def _flat(f: Callable, state: State, args: Arguments) -> Callable[..., Array]:
+    """f as a function of time, the flat state and the leaves of args."""
 
     def field(t: Array, y: Array, *values: Array) -> Array:
         return call_field(f, "f(t, y, args)", derivative, t, state.unflatten(y), args.fill(values))
@@ -73,16 +109,11 @@ def trace_field(f: Callable, state: State, args: Arguments, unroll: int) -> tupl
     def derivative(returned: PyTree) -> Array:
         return state.flatten(returned, "what f returns")
 
-    check_signature(f, "f(t, y, args)")
-    return trace(field, *_time_and_state(state), *args.avals, unroll=unroll)
+    return field
 
 
-def trace_output(
-    fn: Callable | None, state: State, args: Arguments, unroll: int
-) -> tuple[Program | None, Any, list[Any]]:
-    """The program of `SaveAt.fn` over the same inputs, the structure of its result, and what fn closes over."""
-    if fn is None:
-        return None, None, []
+def _trace_output(fn: Callable, state: State, args: Arguments) -> tuple[Any, Any]:
+    """The jaxpr of `SaveAt.fn` over the same inputs, and the structure of its result."""
     structures = []
 
     def output(t: Array, y: Array, *values: Array) -> list[Array]:
@@ -97,7 +128,7 @@ def trace_output(
         return [jnp.asarray(leaf) for leaf in leaves]
 
     check_signature(fn, "fn(t, y, args)")
-    program, constants = trace(output, *_time_and_state(state), *args.avals, unroll=unroll)
-    if not program.outputs:
+    closed = trace(output, *_time_and_state(state), *args.avals)
+    if not closed.out_avals:
         raise ValueError(f"SaveAt(fn=...) returns no arrays (structure {structures[-1]}): there is nothing to save")
-    return program, structures[-1], constants
+    return closed, structures[-1]

@@ -3,6 +3,6 @@
 from .context import check_dtype
 from .errors import UnsupportedPrimitiveError
 from .program import Program
-from .walk import trace
+from .walk import trace, translate, translate_for_all
 
-__all__ = ["Program", "UnsupportedPrimitiveError", "check_dtype", "trace"]
+__all__ = ["Program", "UnsupportedPrimitiveError", "check_dtype", "trace", "translate", "translate_for_all"]

@@ -38,6 +38,11 @@ class Array:
         """Whether reading an element twice costs no computation twice."""
         return True
 
+    @property
+    def at_once(self) -> bool:
+        """Whether elements are computed together, and so better written than read one by one."""
+        return False
+
     def at(self, b: Builder, index: Index) -> Scalar:
         raise NotImplementedError
 
@@ -99,6 +104,10 @@ class Pieces(Array):
     @property
     def cheap(self) -> bool:
         return False
+
+    @property
+    def at_once(self) -> bool:
+        return True
 
     def write(self, b: Builder, store: Store) -> None:
         self.writer(store)
@@ -191,7 +200,7 @@ def registers(b: Builder, x: Array) -> Registers:
     """``x`` in registers, each element computed in line."""
     if isinstance(x, Registers):
         return x
-    x = readable(b, x)
+    x = in_memory(b, x) if x.at_once else x
     ids = np.empty(x.shape, dtype=np.int64)
     for position in np.ndindex(*x.shape):
         ids[position] = x.at(b, tuple(b.index(p) for p in position))

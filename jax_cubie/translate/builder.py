@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from .lifetimes import share
-from .program import DTYPES, FLOATS, PREDICATES, UNSIGNED, Instruction, Program, Region, regions_of
+from .program import DTYPES, FLOATS, PREDICATES, UNSIGNED, Instruction, Program, Region, Sums, local_reads, regions_of
 
 Scalar = int
 Memory = tuple[str, int]
@@ -83,6 +84,7 @@ class Builder:
         self._scopes: list[dict[Any, Scalar]] = [{}]
         self._constant_numbers: dict[Any, Scalar] = {}
         self._locals = 0
+        self._groups: dict[Scalar, tuple[Scalar, list[Scalar]]] = {}
 
     # -- the ground -------------------------------------------------------------------------------------------
 
@@ -142,6 +144,32 @@ class Builder:
 
     def store(self, memory: Memory, index: Scalar, value: Scalar) -> None:
         self._regions[-1].append((-1, "store", self.types[value], (index, value), memory))
+
+    def sums(self, dtype: str, args: tuple[Scalar, ...], sums: Sums) -> None:
+        """Elements of a product of a matrix and a vector."""
+        self._regions[-1].append((-1, "sums", dtype, args, sums))
+
+    def once(self, key: Any, compute: Callable[[], Any]) -> Any:
+        """What ``compute`` gives, computed once where it is in scope."""
+        for scope in self._scopes:
+            if key in scope:
+                return scope[key]
+        result = self._scopes[-1][key] = compute()
+        return result
+
+    @contextmanager
+    def group(self, begin: Scalar, indices: list[Scalar]) -> Iterator[None]:
+        """Elements that are asked for together, at indices that follow on ``begin``."""
+        before = self._groups
+        self._groups = dict.fromkeys(indices, (begin, indices))
+        try:
+            yield
+        finally:
+            self._groups = before
+
+    def group_of(self, index: Scalar) -> tuple[Scalar, list[Scalar]]:
+        """The first and all of those that are asked for together with an index."""
+        return self._groups.get(index, (index, [index]))
 
     @contextmanager
     def region(self) -> Iterator[list[Instruction]]:
@@ -377,7 +405,9 @@ def _drop_dead(region: Region) -> Region:
                 holders[id(instruction)] = holder
             if instruction[0] >= 0:
                 definitions[instruction[0]] = instruction
-            if instruction[1] == "store":
+            if instruction[1] == "sums":
+                stores.setdefault(instruction[4].out, []).append(instruction)
+            elif instruction[1] == "store":
                 if instruction[4][0] == "output":
                     work.append(instruction)
                 else:
@@ -398,9 +428,10 @@ def _drop_dead(region: Region) -> Region:
         work.extend(definitions[a] for a in instruction[3])
         if id(instruction) in holders:
             work.append(holders[id(instruction)])
-        if instruction[1] == "load" and instruction[4][0] == "local" and instruction[4][1] not in read:
-            read.add(instruction[4][1])
-            work.extend(stores[instruction[4][1]])
+        for number in local_reads(instruction):
+            if number not in read:
+                read.add(number)
+                work.extend(stores[number])
 
     def keep(inner: Region) -> Region:
         kept = []
@@ -480,6 +511,12 @@ def _renumber(region: Region, inputs: list[tuple[tuple[int, ...], str]], keep: i
         numbers[dest] = len(numbers)
         return numbers[dest]
 
+    def place(memory: Memory) -> Memory:
+        space, k = memory
+        if space == "local":
+            return space, local[k]
+        return (space, read.setdefault(k, len(read))) if space == "input" else memory
+
     def go(inner: Region) -> Region:
         out: list[Instruction] = []
         for dest, op, dtype, args, attribute in inner:
@@ -491,11 +528,10 @@ def _renumber(region: Region, inputs: list[tuple[tuple[int, ...], str]], keep: i
             elif op == "alloc":
                 attribute = (local.setdefault(attribute[0], len(local)), attribute[1])
             elif op in ("load", "store"):
-                space, k = attribute
-                if space == "local":
-                    attribute = (space, local[k])
-                elif space == "input":
-                    attribute = (space, read.setdefault(k, len(read)))
+                attribute = place(attribute)
+            elif op == "sums":
+                vector = attribute.vector and place(attribute.vector)
+                attribute = replace(attribute, out=local[attribute.out], matrix=place(attribute.matrix), vector=vector)
             args = tuple([numbers[a] for a in args])
             out.append((dest if op == "for" else number(dest), op, dtype, args, attribute))
         return tuple(out)

@@ -23,15 +23,19 @@ from .arrays import (
     cheap,
     for_each,
     in_memory,
+    indexable,
     registers,
     storer,
     strides_of,
 )
 from .builder import Builder, Scalar
 from .errors import Refusal, unsupported
+from .products import Grouped
 from .program import DTYPES, FLOATS, dtype_name
 
 _LOOPS = frozenset({"while", "scan"})
+_BAKED = 32
+"""Elements up to which integers that a function closes over are part of its code."""
 
 
 def check_dtype(name: str, aval: Any, lines: Sequence[Any] = ()) -> None:
@@ -50,17 +54,49 @@ def check_dtype(name: str, aval: Any, lines: Sequence[Any] = ()) -> None:
 class Context:
     """What the rules work with: the builder, the limit of unrolling, and the way into nested jaxprs."""
 
-    def __init__(self, unroll: int, rules: Mapping[str, Callable[..., Any]], transparent: Container[str]) -> None:
-        """`rules` by primitive; a refusal inside one of `transparent` names the equation inside."""
-        self.rules, self.transparent = rules, transparent
+    def __init__(self, unroll: int, platform: str, rules: Mapping[str, Callable[..., Any]], transparent: Container[str],
+                 elementwise: Container[str], conversions: dict[tuple[int, str], tuple[Any, Any]]) -> None:
+        """`rules` by primitive; a refusal inside one of `transparent` names the equation inside. `elementwise`: those that
+        take an array that is computed some elements at once as it is.
+
+        conversions: by id and dtype, what a function closes over, and the same in that dtype; translations of one jaxpr
+        share it.
+        """
+        self.rules, self.transparent, self.elementwise = rules, transparent, elementwise
         self.b = Builder()
-        self.unroll = max(1, unroll)
+        self._unroll, self._platform = max(1, unroll), platform
+        self.same_for = range(1, 1 << 62)
+        """The limits of unrolling that give the same program."""
+        self.same_everywhere = True
+        """Whether the platform has made no difference."""
         self.inputs: list[tuple[tuple[int, ...], str]] = []
+        self.input_memories: dict[int, tuple[Array, Memory]] = {}
         self.operands: dict[int, tuple[Any, Array]] = {}
         self.constants: list[Any] = []
         self.closed_over: dict[int, tuple[Any, Array]] = {}  # id of an operand constant's array -> the constant
         self.lines: list[Any] = []  # the source of the equations around the one at hand, and its own
-        self.conversions: dict[tuple[int, str], Any] = {}
+        self.conversions = conversions
+
+    # -- what is decided --------------------------------------------------------------------------------------
+
+    def unrolls(self, count: int, share: int = 1) -> bool:
+        """Whether ``count`` things, of ``share`` times as many as arrays have elements, stand in the code one by one."""
+        least, same = -(-count // share), self.same_for
+        if least <= self._unroll:
+            self.same_for = range(max(same.start, least), same.stop)
+            return True
+        self.same_for = range(same.start, min(same.stop, least))
+        return False
+
+    def unrolls_work(self, size: int, work: int) -> bool:
+        """Whether an array's elements, each of ``work`` statements, stand in the code one by one."""
+        return self.unrolls(size) and self.unrolls(size * work, 16)
+
+    @property
+    def platform(self) -> str:
+        """Asked for by rules whose instructions depend on it."""
+        self.same_everywhere = False
+        return self._platform
 
     # -- where values come from -------------------------------------------------------------------------------
 
@@ -69,15 +105,22 @@ class Context:
         place = ("input", len(self.inputs))
         self.inputs.append((tuple(shape), dtype))
         memory = Memory(tuple(shape), dtype, place, self.b.index(0), strides_of(tuple(shape)))
-        return self.settle(memory)
+        settled = self.settle(memory)
+        self.input_memories[id(settled)] = settled, memory
+        return settled
 
     def in_registers(self, x: Array) -> Registers:
         """``x`` in registers, each element computed in line."""
         return registers(self.b, x)
 
+    def addressable(self, x: Array) -> Array:
+        """``x`` so that its elements can be read often and by an index of run time; an input is, where it lies."""
+        found = self.input_memories.get(id(x))
+        return indexable(self.b, x) if found is None else found[1]
+
     def settle(self, x: Array) -> Array:
         """Small arrays go into registers, large ones stay as they are."""
-        return x if x.size > self.unroll else registers(self.b, x)
+        return registers(self.b, x) if self.unrolls(x.size) else x
 
     def bake(self, value: Any, dtype: str) -> Registers:
         """A concrete small array as constants."""
@@ -98,7 +141,7 @@ class Context:
         concrete = not isinstance(value, jax.core.Tracer)
         if aval.dtype == float0:
             array: Array = self.make(shape, dtype, lambda _: self.b.const(dtype, False))
-        elif concrete and dtype not in FLOATS and math.prod(shape) <= self.unroll:
+        elif concrete and dtype not in FLOATS and math.prod(shape) <= _BAKED:
             array = self.bake(value, dtype)
         else:
             array = self.new_input(shape, dtype)
@@ -115,10 +158,10 @@ class Context:
         found = self.closed_over.get(id(x))
         if found is None:
             return None
-        key = (id(x), dtype)
+        key = (id(found[0]), dtype)
         if key not in self.conversions:
-            self.conversions[key] = jax.lax.convert_element_type(found[0], np.dtype(dtype))
-        return self.outside(self.conversions[key])
+            self.conversions[key] = found[0], jax.lax.convert_element_type(found[0], np.dtype(dtype))
+        return self.outside(self.conversions[key][1])
 
     def literal(self, atom: Any) -> Array:
         """A literal of the jaxpr: scalars are constants of their aval's dtype."""
@@ -172,6 +215,8 @@ class Context:
             if name not in self.transparent:  # else the equation inside is the one to name
                 for atom in (*eqn.invars, *eqn.outvars):
                     check_dtype(name, atom.aval, self.lines)
+            if name not in self.elementwise and name not in self.transparent:
+                args = [self.settle(in_memory(self.b, x)) if isinstance(x, Grouped) else x for x in args]
             out = rule(self, eqn, *args)
         except Refusal as refusal:
             raise unsupported(name, self.lines, detail=refusal.detail, hint=refusal.hint) from None
@@ -184,19 +229,19 @@ class Context:
     def make(self, shape: tuple[int, ...], dtype: str, element: Callable[[Index], Scalar], work: int = 1) -> Array:
         """An array by its elements, of which each costs ``work`` statements: unrolled if that is little."""
         size = math.prod(shape)
-        if size <= self.unroll and size * work <= 16 * self.unroll:
+        if self.unrolls_work(size, work):
             ids = np.empty(shape, dtype=np.int64)
             for position in np.ndindex(*shape):
                 ids[position] = element(tuple(self.b.index(p) for p in position))
             return Registers(shape, dtype, ids)
         lazy = Lazy(shape, dtype, element)
-        return lazy if size > self.unroll else self.settle(in_memory(self.b, lazy))
+        return self.settle(in_memory(self.b, lazy)) if self.unrolls(size) else lazy
 
     def make_several(self, shape: tuple[int, ...], dtypes: Sequence[str],
                      element: Callable[[Index], Sequence[Scalar]], work: int) -> list[Array]:
         """Arrays of one shape whose elements are computed together, as ``make`` does it."""
         b, size = self.b, math.prod(shape)
-        if size <= self.unroll and size * work <= 16 * self.unroll:
+        if self.unrolls_work(size, work):
             ids = [np.empty(shape, dtype=np.int64) for _ in dtypes]
             for position in np.ndindex(*shape):
                 for column, value in zip(ids, element(tuple(b.index(p) for p in position)), strict=True):
@@ -213,7 +258,7 @@ class Context:
 
     def finish_pieces(self, pieces: Pieces) -> Array:
         """Large: written where it is needed; small: through memory into registers."""
-        return pieces if pieces.size > self.unroll else self.settle(in_memory(self.b, pieces))
+        return self.settle(in_memory(self.b, pieces)) if self.unrolls(pieces.size) else pieces
 
 
 def equations_of(jaxpr: Any) -> tuple[int, bool]:

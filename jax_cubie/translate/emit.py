@@ -7,20 +7,23 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..kernel.emitter import Emitter, Value
+from .emit_sums import Reads, emit_sums, index_of, together
 from .lifetimes import PRIVATE
-from .program import Program, Region, regions_of
+from .program import Program, Region, Sums, regions_of
 
 _SHORT = 8
 _SMALL_BODY = 32
 
 
 def emit_program(emitter: Emitter, program: Program, load: Callable[[int, Any], Value],
-                 store: Callable[[int, Any, Value], None]) -> None:
+                 store: Callable[[int, Any, Value], None],
+                 load_several: Callable[[int, Any, int, bool], Value | None] = lambda *_: None) -> None:
     """Write a program at the builder's place.
 
     ``load(input_number, flat_index)`` gives a scalar, ``store(output_number, flat_index, value)`` keeps one; the
     index is an int where it is known, else an i64 value, and a bool scalar is an i1. The memory that ``store``
-    writes must not overlap what ``load`` reads.
+    writes must not overlap what ``load`` reads. ``load_several(input_number, flat_index, count, aligned)`` gives so many that
+    follow one another as a vector, None where they do not lie so in memory; aligned: the index is a multiple of the count.
     """
     values: dict[int, Value] = {}
     known: dict[int, int] = {}
@@ -31,6 +34,33 @@ def emit_program(emitter: Emitter, program: Program, load: Callable[[int, Any], 
         found = known.get(number)
         return values[number] if found is None else found
 
+    def read(memory: tuple[str, int], index: Any, dtype: str) -> Value:
+        space, k = memory
+        return load(k, index) if space == "input" else emitter.load(local[k][0], index, dtype)
+
+    def reads(sums: Sums, dtype: str, args: tuple[int, ...]) -> Reads:
+        def several(index: Any, count: int, aligned: bool) -> Value | None:
+            space, k = sums.matrix
+            if space == "input":
+                return load_several(k, index, count, aligned)
+            return None if aligned else emitter.load_several(local[k][0], index, count, dtype)
+
+        def term(k: Any) -> Value:
+            if sums.vector is None:
+                return values[args[k]]
+            return read(sums.vector, index_of(emitter, place(args[0]), sums.stride, k), dtype)
+
+        def terms(k: Any, count: int) -> Value:
+            if sums.vector is not None and sums.stride == 1:
+                index, (space, number) = index_of(emitter, place(args[0]), 1, k), sums.vector
+                found = load_several(number, index, count, False) if space == "input" else emitter.load_several(
+                    local[number][0], index, count, dtype)
+                if found is not None:
+                    return found
+            return together(emitter, dtype, [term(index_of(emitter, i, 1, k)) for i in range(count)])
+
+        return Reads(lambda index: read(sums.matrix, index, dtype), several, term, terms)
+
     def go(region: Region) -> None:
         for dest, op, dtype, args, attribute in region:
             if op == "const":
@@ -39,17 +69,16 @@ def emit_program(emitter: Emitter, program: Program, load: Callable[[int, Any], 
                 value = float.fromhex(attribute) if isinstance(attribute, str) else attribute
                 values[dest] = emitter.constant(dtype, value)
             elif op == "load":
-                space, k = attribute
-                if space == "input":
-                    values[dest] = load(k, place(args[0]))
-                else:
-                    values[dest] = emitter.load(local[k][0], place(args[0]), dtype)
+                values[dest] = read(attribute, place(args[0]), dtype)
             elif op == "store":
                 space, k = attribute
                 if space == "output":
                     store(k, place(args[0]), values[args[1]])
                 else:
                     emitter.store(local[k][0], place(args[0]), values[args[1]], dtype)
+            elif op == "sums":
+                emit_sums(emitter, dtype, attribute, place(args[0]), place(args[1]), reads(attribute, dtype, args[2:]),
+                          local[attribute.out][0])
             elif op == "alloc":
                 local[attribute[0]] = (_array(emitter, dtype, *attribute), dtype)
             elif op == "cast":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from .program import Instruction, Region, regions_of
+from .program import Instruction, Region, local_reads, local_writes, regions_of
 
 PRIVATE = 8
 """Elements up to which an array is left alone: a compiler may unroll the loops over it, and keep it in registers."""
@@ -38,7 +38,7 @@ def lifetimes(region: Region) -> dict[int, tuple[int, int]]:
     """
     total: dict[int, int] = {}
     for instruction in _walk(region):
-        if (number := _local(instruction)) is not None:
+        for number in (*local_reads(instruction), *local_writes(instruction)):
             total[number] = total.get(number, 0) + 1
     place = 0
 
@@ -73,8 +73,11 @@ def lifetimes(region: Region) -> dict[int, tuple[int, int]]:
                     if life.exposed or life.accesses < total[number]:
                         life.first, life.last = begin, place
                     access(lives, number, dataclasses.replace(life, written=number in surely))
-            elif (number := _local(instruction)) is not None:
-                access(lives, number, _Life(begin, begin, exposed=op == "load", written=op == "store"))
+            else:
+                for number in local_reads(instruction):
+                    access(lives, number, _Life(begin, begin, exposed=True))
+                for number in local_writes(instruction):
+                    access(lives, number, _Life(begin, begin, written=True))
         return lives
 
     return {number: (life.first, life.last) for number, life in go(region, {}).items()}
@@ -101,26 +104,27 @@ def share(region: Region) -> Region:
 
 
 def _moved(region: Region, homes: dict[int, int]) -> Region:
+    def place(memory: tuple[str, int]) -> tuple[str, int]:
+        space, number = memory
+        return (space, homes.get(number, number)) if space == "local" else memory
+
     moved = []
     for instruction in region:
         dest, op, dtype, args, attribute = instruction
         if op == "alloc" and attribute[0] in homes:
             continue
-        if (number := _local(instruction)) is not None:
-            attribute = ("local", homes.get(number, number))
+        if op in ("load", "store"):
+            attribute = place(attribute)
+        elif op == "sums":
+            vector = attribute.vector and place(attribute.vector)
+            out = homes.get(attribute.out, attribute.out)
+            attribute = dataclasses.replace(attribute, out=out, matrix=place(attribute.matrix), vector=vector)
         elif op == "for":
             attribute = (attribute[0], _moved(attribute[1], homes))
         elif op in ("while", "if"):
             attribute = tuple(_moved(inner, homes) for inner in attribute)
         moved.append((dest, op, dtype, args, attribute))
     return tuple(moved)
-
-
-def _local(instruction: Instruction) -> int | None:
-    """The array that is read or written."""
-    if instruction[1] in ("load", "store") and instruction[4][0] == "local":
-        return instruction[4][1]
-    return None
 
 
 def _walk(region: Region) -> Iterator[Instruction]:

@@ -23,13 +23,16 @@ bitcast     value                           result dtype
 for                                         (extent, body): ``dest`` is the int64 index
 while       condition, made by the region   (condition region, body)
 if          condition                       (then, else)
+sums        first output, matrix's offset,  `Sums`
+            then the terms, or the offset
+            of the vector
 ==========  ==============================  ==================================================================
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
@@ -58,6 +61,43 @@ def dtype_name(dtype: Any) -> str:
     return "bool" if dtype == float0 else str(dtype)
 
 
+def chains(terms: int, outputs: int | None = None) -> int:
+    """How many partial sums a sum of products has: the k-th term belongs to number k modulo that, each is a chain of fused
+    products in the order of the terms, and `joined` adds them up.
+
+    So a long sum does not wait for each of its products, even where there are few of them, the `outputs` of a matrix and a
+    vector; and there is one order, whatever the platform, the limit of unrolling and the place of the operands.
+    """
+    many = 4 if outputs is None or outputs > 4 else 8 if outputs > 2 else 16
+    return many if terms >= 2 * many else 4 if terms >= 16 else 1
+
+
+def joined(add: Callable[[Any, Any], Any], partial: Sequence[Any]) -> Any:
+    """The sum of the partial sums: of neighbours, then of neighbours among these."""
+    while len(partial) > 1:
+        partial = [add(x, y) for x, y in zip(partial[::2], partial[1::2], strict=True)]
+    return partial[0]
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Elements of the product of a matrix and a vector: `count` of them from the first output on go into local array `out`.
+
+    Element (output, term) of the matrix lies at `offset + output * across + term * along`. The vector's elements are
+    arguments, or lie in the memory `vector`, `stride` apart. many: partial sums, as `chains` says.
+    """
+
+    out: int
+    count: int
+    matrix: tuple[str, int]
+    across: int
+    along: int
+    terms: int
+    many: int
+    vector: tuple[str, int] | None = None
+    stride: int = 1
+
+
 def regions_of(instruction: Instruction) -> tuple[Region, ...]:
     """The regions inside an instruction."""
     op, attribute = instruction[1], instruction[4]
@@ -66,6 +106,26 @@ def regions_of(instruction: Instruction) -> tuple[Region, ...]:
     if op in ("while", "if"):
         return attribute
     return ()
+
+
+def local_reads(instruction: Instruction) -> list[int]:
+    """The local arrays that an instruction reads."""
+    op, attribute = instruction[1], instruction[4]
+    if op == "load":
+        read = [attribute]
+    elif op == "sums":
+        read = [attribute.matrix, *([] if attribute.vector is None else [attribute.vector])]
+    else:
+        read = []
+    return [number for space, number in read if space == "local"]
+
+
+def local_writes(instruction: Instruction) -> list[int]:
+    """The local arrays that an instruction writes."""
+    op, attribute = instruction[1], instruction[4]
+    if op == "sums":
+        return [attribute.out]
+    return [attribute[1]] if op == "store" and attribute[0] == "local" else []
 
 
 @dataclass(frozen=True)
@@ -94,7 +154,20 @@ class Program:
 
     def statement_count(self) -> int:
         """How many instructions there are, each counted once however often it runs; constants are none."""
-        return sum(instruction[1] not in ("const", "alloc") for instruction, _ in self.walk())
+        return sum(_statements(instruction) for instruction, _ in self.walk())
+
+    def reads(self) -> frozenset[int]:
+        """The inputs that it reads."""
+        found = set()
+        for (_, op, _, _, attribute), _ in self.walk():
+            memories = [attribute] if op == "load" else [attribute.matrix, attribute.vector] if op == "sums" else []
+            found |= {memory[1] for memory in memories if memory is not None and memory[0] == "input"}
+        return frozenset(found)
+
+    def has_long_sums(self) -> bool:
+        """Whether it has products of a matrix and a vector that is in memory, loops each, or long: much code in each copy."""
+        sums = (attribute for (_, op, _, _, attribute), _ in self.walk() if op == "sums")
+        return any(one.vector is not None or one.terms >= 16 for one in sums)
 
     def local_bytes(self) -> int:
         """The memory of its own arrays."""
@@ -119,6 +192,14 @@ class Program:
         return "\n".join(lines)
 
 
+def _statements(instruction: Instruction) -> int:
+    """What a sum is worth where its terms stand in the code one by one: a load, and a product for each output."""
+    op, attribute = instruction[1], instruction[4]
+    if op == "sums":
+        return attribute.terms * (1 + min(attribute.count, 4)) if attribute.vector is None else 8
+    return int(op not in ("const", "alloc"))
+
+
 def _describe(region: Region, indent: str, lines: list[str]) -> None:
     for dest, op, dtype, args, attribute in region:
         names = ", ".join(f"%{a}" for a in args)
@@ -130,6 +211,14 @@ def _describe(region: Region, indent: str, lines: list[str]) -> None:
             lines.append(f"{target}{attribute[0]} {attribute[1]} [{names}]")
         elif op == "store":
             lines.append(f"{target}{attribute[0]} {attribute[1]} [%{args[0]}] = %{args[1]}")
+        elif op == "sums":
+            begin, offset, *terms = names.split(", ")
+            vector = f"({', '.join(terms)})" if attribute.vector is None else (
+                f"{attribute.vector[0]} {attribute.vector[1]} [{terms[0]} + {attribute.stride} k]")
+            lines.append(
+                f"{indent}local {attribute.out} [i < {attribute.count}] = sum over k < {attribute.terms}: "
+                f"{attribute.matrix[0]} {attribute.matrix[1]} [{offset} + {attribute.across} ({begin} + i) + "
+                f"{attribute.along} k] * {vector}")
         elif op == "alloc":
             lines.append(f"{target}local {attribute[0]} : {dtype}[{attribute[1]}]")
         elif op in ("cast", "bitcast"):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arrays import Array, Index, Pieces, Registers, Store, cheap, for_each, indexable
+from .arrays import Array, Index, Memory, Pieces, Registers, Store, cheap, for_each, in_memory, indexable
 from .builder import Scalar
-from .program import dtype_name
+from .products import Grouped, Matrix, product
+from .program import FLOATS, chains, dtype_name, joined
 from .rules_reduction import fold
 from .rules_structural import pad
 
@@ -23,12 +26,15 @@ _SUMS_AT_ONCE = 4
 
 
 def _is_unrolled(context: Context, size: int, terms: int) -> bool:
-    return size <= context.unroll and terms <= context.unroll and size * terms <= 16 * context.unroll
+    return context.unrolls(terms) and context.unrolls_work(size, terms)
 
 
 def _sum_of_products(context: Context, aval: Any, extents: Sequence[int],
-                     factors: Callable[[Index, Index], tuple[Scalar, Scalar]]) -> Array:
-    """The array whose element at ``index`` is the sum of ``factors(index, k)``'s products over all ``k``."""
+                     factors: Callable[[Index, Index], tuple[Scalar, Scalar]], many: int = 1) -> Array:
+    """The array whose element at ``index`` is the sum of ``factors(index, k)``'s products over all ``k``.
+
+    With ``many`` partial sums ``k`` is of one axis.
+    """
     b, dtype, terms = context.b, dtype_name(aval.dtype), math.prod(extents)
     shape = tuple(aval.shape)
 
@@ -37,17 +43,27 @@ def _sum_of_products(context: Context, aval: Any, extents: Sequence[int],
         return b.mul(b.cast(left, dtype), b.cast(right, dtype))
 
     def unrolled(index: Index) -> Scalar:
-        # The first product starts the sum, so that no zero has to be added.
-        total, *others = [product(index, tuple(b.index(p) for p in position)) for position in np.ndindex(*extents)]
-        for term in others:
-            total = b.add(total, term)
-        return total
+        # The first product starts a sum, so that no zero has to be added.
+        products = [product(index, tuple(b.index(p) for p in position)) for position in np.ndindex(*extents)]
+        return joined(b.add, [functools.reduce(b.add, products[chain::many]) for chain in range(many)])
 
     def looped(indices: Sequence[Index]) -> list[Scalar]:
-        return fold(b, extents, context.unroll, [dtype] * len(indices), [b.const(dtype, 0)] * len(indices),
-                    lambda k, sums: [b.add(total, product(index, k)) for total, index in zip(sums, indices, strict=True)])
+        zero = b.const(dtype, -0.0 if dtype in FLOATS else 0)  # to which a product is added exactly
+        turns = [terms // many] if many > 1 else extents
 
-    if 0 < terms <= context.unroll:
+        def turn(k: Index, sums: Sequence[Scalar]) -> list[Scalar]:
+            places = [(b.add(b.mul(k[0], b.index(many)), b.index(chain)),) for chain in range(many)] if many > 1 else [k]
+            pairs = itertools.product(places, indices)
+            return [b.add(total, product(index, place)) for total, (place, index) in zip(sums, pairs, strict=True)]
+
+        count = len(indices)
+        sums = fold(context, turns, [dtype] * (many * count), [zero] * (many * count), turn)
+        for k in range(terms // many * many, terms):
+            for number, index in enumerate(indices, start=k % many * count):
+                sums[number] = b.add(sums[number], product(index, (b.index(k),)))
+        return [joined(b.add, sums[number::count]) for number in range(count)]
+
+    if terms and context.unrolls(terms):
         return context.make(shape, dtype, unrolled, terms if _is_unrolled(context, aval.size, terms) else 1 << 30)
     if not shape or aval.size == 0 or not terms:
         return context.make(shape, dtype, lambda index: looped([index])[0], 1 << 30)
@@ -73,8 +89,31 @@ def _sum_of_products(context: Context, aval: Any, extents: Sequence[int],
     return context.finish_pieces(Pieces(shape, dtype, write))
 
 
+_FEW = 32
+"""Products of a matrix and a vector that stand in the code one by one whatever the limit of unrolling."""
+
+
+def _matrix_and_vector(context: Context, eqn: Any, x: Array, y: Array) -> Array | None:
+    """A product of a matrix in memory and a vector; None for any other."""
+    (contract_x, contract_y), (batch, _) = eqn.params["dimension_numbers"]
+    aval = eqn.outvars[0].aval
+    dtype = dtype_name(aval.dtype)
+    if sorted((len(x.shape), len(y.shape))) != [1, 2] or batch or len(contract_x) != 1:
+        return None
+    (matrix, axis), vector = ((x, contract_x[0]), y) if len(x.shape) == 2 else ((y, contract_y[0]), x)
+    _, matrix = context.input_memories.get(id(matrix), (matrix, matrix))
+    if not isinstance(matrix, Memory) or matrix.size <= _FEW or dtype not in FLOATS or {x.dtype, y.dtype} != {dtype}:
+        return None
+    weights = Matrix(matrix.place, matrix.offset, matrix.strides[1 - axis], matrix.strides[axis])
+    return product(context, dtype, matrix.shape[1 - axis], matrix.shape[axis], weights, vector)
+
+
 def _dot_general(context: Context, eqn: Any, x: Array, y: Array) -> Array:
     b = context.b
+    whole = _matrix_and_vector(context, eqn, x, y)
+    if whole is not None:
+        return whole
+    x, y = (in_memory(b, one) if isinstance(one, Grouped) else one for one in (x, y))
     (contract_x, contract_y), (batch_x, batch_y) = eqn.params["dimension_numbers"]
     aval = eqn.outvars[0].aval
     extents = [x.shape[d] for d in contract_x]
@@ -86,7 +125,7 @@ def _dot_general(context: Context, eqn: Any, x: Array, y: Array) -> Array:
         if _is_unrolled(context, aval.size, terms):
             return cheap(b, operand)
         # An array in registers may stay there where only unrolled sums index it.
-        stays = isinstance(operand, Registers) and len(contract) == len(operand.shape) and terms <= context.unroll
+        stays = isinstance(operand, Registers) and len(contract) == len(operand.shape) and context.unrolls(terms)
         return operand if stays else indexable(b, operand)
 
     x, y = placed(x, contract_x), placed(y, contract_y)
@@ -104,7 +143,8 @@ def _dot_general(context: Context, eqn: Any, x: Array, y: Array) -> Array:
         return (x.at(b, place_of(len(x.shape), (batch_x, batch), (contract_x, k), (free_x, in_x))),
                 y.at(b, place_of(len(y.shape), (batch_y, batch), (contract_y, k), (free_y, in_y))))
 
-    return _sum_of_products(context, aval, extents, factors)
+    outputs = aval.size if sorted((len(x.shape), len(y.shape))) == [1, 2] else None
+    return _sum_of_products(context, aval, extents, factors, chains(terms, outputs) if len(extents) == 1 else 1)
 
 
 def _conv(context: Context, eqn: Any, x: Array, kernel: Array) -> Array:

@@ -59,7 +59,7 @@ def _cond(context: Context, eqn: Any, which: Array, *operands: Array) -> list[Ar
     operands = tuple(cheap(b, x) for x in operands)
     avals = [var.aval for var in eqn.outvars]
     sizes = [equations_of(branch.jaxpr) for branch in branches]
-    small = all(a.size <= context.unroll for a in avals)
+    small = all(context.unrolls(a.size) for a in avals)
     if small and not any(loops for _, loops in sizes) and sum(n for n, _ in sizes) <= _SELECTED_EQUATIONS:
         results = [context.call(branch, *operands) for branch in branches]
         out = []
@@ -113,7 +113,7 @@ def _store_all(b: Builder, values: Sequence[Array], places: Sequence[Memory]) ->
 def _reread(context: Context, place: Memory) -> Array:
     """What a loop or a branch has left behind; small arrays go into registers."""
     b = context.b
-    if place.size > context.unroll:
+    if not context.unrolls(place.size):
         return place
     ids = np.empty(place.shape, dtype=np.int64)
     for position in np.ndindex(*place.shape):
@@ -178,7 +178,7 @@ def _while(context: Context, eqn: Any, *args: Array) -> list[Array]:
 def _any(context: Context, x: Array) -> Scalar:
     b = context.b
     x = readable(b, x)
-    return fold(b, x.shape, context.unroll, ["bool"], [b.const("bool", False)],
+    return fold(context, x.shape, ["bool"], [b.const("bool", False)],
                 lambda index, state: [b.logical_or(state[0], x.at(b, index))])[0]
 
 
@@ -204,8 +204,8 @@ def _scan(context: Context, eqn: Any, *args: Array) -> list[Array]:
     sequences = [cheap(b, x) for x in args[n + m:]]
     order = list(range(length))[::-1] if p["reverse"] else list(range(length))
     equations, _ = equations_of(body.jaxpr)
-    large = any(var.aval.size > context.unroll for var in body.jaxpr.outvars)
-    if length == 0 or (length <= context.unroll and not large and length * equations <= _UNROLLED_EQUATIONS):
+    large = any(not context.unrolls(var.aval.size) for var in body.jaxpr.outvars)
+    if length == 0 or (context.unrolls(length) and not large and length * equations <= _UNROLLED_EQUATIONS):
         state = list(args[n:n + m])
         rows: list[list[Array]] = [[] for _ in eqn.outvars[m:]]
         for k in order:
@@ -224,7 +224,7 @@ def _scan(context: Context, eqn: Any, *args: Array) -> list[Array]:
                 stacked.append(context.make(tuple(var.aval.shape), dtype_name(var.aval.dtype), lambda i: 0))
         return [*state, *stacked]
 
-    consts = [indexable(b, x) if x.size > context.unroll else x for x in consts]
+    consts = [x if context.unrolls(x.size) else indexable(b, x) for x in consts]
     sequences = [indexable(b, x) for x in sequences]
     carry = Carry(context, args[n:n + m])
     collected = [allocate(b, tuple(v.aval.shape), dtype_name(v.aval.dtype)) for v in eqn.outvars[m:]]

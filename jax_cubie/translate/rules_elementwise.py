@@ -6,13 +6,14 @@ Most names map to an operation of the builder or the emitter; what is composed o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .arrays import Array, Index, Registers, cheap, indexable, readable
 from .builder import Builder, Scalar, bits
+from .products import Grouped
 from .program import FLOATS, UNSIGNED, dtype_name
 from .rules_structural import broadcast_in_dim
 
@@ -32,7 +33,9 @@ def apply_elementwise(context: Context, element: Callable[..., Scalar], dtype: s
     ranked = [x.shape for x in args if x.shape]
     shape = tuple(np.broadcast_shapes(*ranked)) if ranked else ()
     size = math.prod(shape)
-    if size <= context.unroll and (size == 1 or size * work <= 16 * context.unroll):
+    if len(shape) == 1 and any(isinstance(x, Grouped) for x in args):
+        return _grouped(context, element, dtype, shape, args)
+    if size == 1 or context.unrolls_work(size, work):
         columns = []
         for x in args:
             ids = context.in_registers(x).ids
@@ -43,8 +46,19 @@ def apply_elementwise(context: Context, element: Callable[..., Scalar], dtype: s
     for x in args:
         if x.shape and x.shape != shape:
             x = broadcast_in_dim(context, x, shape, range(len(shape)))
-        operands.append(readable(b, x) if size > context.unroll else indexable(b, x))
+        operands.append(indexable(b, x) if context.unrolls(size) else readable(b, x))
     return context.make(shape, dtype, lambda index: element(*[x.at(b, index if x.shape else ()) for x in operands]), work)
+
+
+def _grouped(context: Context, element: Callable[..., Scalar], dtype: str, shape: tuple[int, ...],
+             args: Sequence[Array]) -> Array:
+    operands = []
+    for x in args:
+        if x.shape and x.shape != shape:
+            x = broadcast_in_dim(context, x, shape, range(1))
+        operands.append(x if isinstance(x, Grouped) or not x.shape else context.addressable(x))
+    b = context.b
+    return Grouped(shape, dtype, lambda index: element(*[x.at(b, index if x.shape else ()) for x in operands]))
 
 
 def _rule(scalar: ScalarRule) -> Callable[..., Array]:

@@ -112,7 +112,7 @@ def _gather(context: Context, eqn: Any, x: Array, indices: Array) -> Array:
     b, p = context.b, eqn.params
     dims, sizes, shape = p["dimension_numbers"], p["slice_sizes"], eqn.outvars[0].aval.shape
     x, indices = readable(b, x), readable(b, indices)
-    if math.prod(shape) > context.unroll:
+    if not context.unrolls(math.prod(shape)):
         x, indices = indexable(b, x), cheap(b, indices)
     batch_axes = [k for k in range(len(shape)) if k not in dims.offset_dims]
     window_axes = [d for d in range(len(x.shape))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax.extend.core as jex
 import numpy as np
 
-from .arrays import Array, Index, Pieces, Registers, Store, cheap, readable
+from .arrays import Array, Index, Lazy, Pieces, Registers, Store, allocate, cheap, flat_index, for_each, readable, storer
 from .builder import Builder, Scalar
 from .program import FLOATS, dtype_name
 
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 Combine = Callable[[Scalar, Scalar], Scalar]
 
 
-def fold(b: Builder, extents: Sequence[int], unroll: int, dtypes: Sequence[str], initial: Sequence[Scalar],
+def fold(context: Context, extents: Sequence[int], dtypes: Sequence[str], initial: Sequence[Scalar],
          turn: Callable[[Index, Sequence[Scalar]], Sequence[Scalar]]) -> list[Scalar]:
     """Carry scalars through a nest of loops; unrolled where it has few turns."""
-    if math.prod(extents) <= unroll:
+    b = context.b
+    if context.unrolls(math.prod(extents)):
         state = list(initial)
         for position in np.ndindex(*extents):
             state = list(turn(tuple(b.index(p) for p in position), state))
@@ -72,6 +73,26 @@ def neutral(kind: str, dtype: str) -> Any:
     return 0
 
 
+def _side_by_side(shape: tuple[int, ...], extents: Sequence[int], x: Array, axes: Sequence[int], start: Scalar,
+                 combine: Combine, b: Builder) -> Array:
+    """A reduction whose innermost loop is that over the results: each has its own order, so a compiler may make vectors of
+    many, but not of one."""
+    total = allocate(b, shape, x.dtype)
+    put = storer(b, total)
+    for_each(b, shape, lambda index: put(index, start))
+
+    def turn(reduced: Index) -> None:
+        def one(index: Index) -> None:
+            place = b.add(total.offset, flat_index(b, index, total.strides))
+            before = b.load(total.place, x.dtype, place, fresh=True)
+            put(index, combine(before, x.at(b, split_index(len(x.shape), axes, index, reduced))))
+
+        for_each(b, shape, one)
+
+    for_each(b, tuple(extents), turn)
+    return total
+
+
 def _reduce(kind: str) -> Callable[..., Array]:
     def rule(context: Context, eqn: Any, x: Array) -> Array:
         b, axes = context.b, eqn.params["axes"]
@@ -80,7 +101,9 @@ def _reduce(kind: str) -> Callable[..., Array]:
         extents = [x.shape[a] for a in axes]
         shape = eqn.outvars[0].aval.shape
         start = b.const(x.dtype, neutral(kind, x.dtype))
-        short = math.prod(extents) <= context.unroll
+        short = context.unrolls(math.prod(extents))
+        if isinstance(x, Lazy) and not context.unrolls(math.prod(shape)) and math.prod(extents) and context.platform == "cpu":
+            return _side_by_side(tuple(shape), extents, x, axes, start, combine, b)
 
         def element(index: Index) -> Scalar:
             if short and math.prod(extents):
@@ -91,7 +114,7 @@ def _reduce(kind: str) -> Callable[..., Array]:
                 for value in values[1:]:
                     total = combine(total, value)
                 return total
-            return fold(b, extents, context.unroll, [x.dtype], [start], lambda r, state: [
+            return fold(context, extents, [x.dtype], [start], lambda r, state: [
                 combine(state[0], x.at(b, split_index(len(x.shape), axes, index, r)))])[0]
 
         return context.make(tuple(shape), x.dtype, element, math.prod(extents) if short else 1 << 30)
@@ -122,7 +145,7 @@ def _any_reduce(context: Context, eqn: Any, *args: Array) -> list[Array]:
     dtypes = [x.dtype for x in arrays]
 
     def element(index: Index) -> Sequence[Scalar]:
-        return fold(b, extents, context.unroll, dtypes, initial, lambda r, state: combine(*state, *[
+        return fold(context, extents, dtypes, initial, lambda r, state: combine(*state, *[
             x.at(b, split_index(len(x.shape), axes, index, r)) for x in arrays]))
 
     work = math.prod(extents) * len(closed.jaxpr.eqns)
@@ -149,9 +172,9 @@ def _arg(op: str) -> Callable[..., Array]:
 
             zero = b.index(0)
             first = x.at(b, split_index(len(x.shape), (axis,), index, (zero,)))
-            return b.cast(fold(b, [n], context.unroll, [x.dtype, "int64"], [first, zero], turn)[1], dtype)
+            return b.cast(fold(context, [n], [x.dtype, "int64"], [first, zero], turn)[1], dtype)
 
-        return context.make(tuple(eqn.outvars[0].aval.shape), dtype, element, 4 * n if n <= context.unroll else 1 << 30)
+        return context.make(tuple(eqn.outvars[0].aval.shape), dtype, element, 4 * n if context.unrolls(n) else 1 << 30)
 
     return rule
 

@@ -42,7 +42,7 @@ def _sort(context: Context, eqn: Any, *operands: Array) -> list[Array]:
     n = operands[0].shape[axis]
     # A larger network takes long to compile: 4 s for 31 elements, 16 s with two keys and an index.
     exchanges = math.prod(operands[0].shape) * (n - 1) // 2 * len(operands)
-    if all(isinstance(x, Registers) for x in operands) and exchanges <= 4 * context.unroll:
+    if all(isinstance(x, Registers) for x in operands) and context.unrolls(exchanges, 4):
         return _exchange([x for x in operands if isinstance(x, Registers)], context.b, axis, keys)
     return _merge(context, operands, axis, keys)
 

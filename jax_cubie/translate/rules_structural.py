@@ -100,7 +100,7 @@ def _transpose(context: Context, eqn: Any, x: Array) -> Array:
 def broadcast_in_dim(context: Context, x: Array, shape: Sequence[int], dimensions: Sequence[int]) -> Array:
     shape, b = tuple(shape), context.b
     stretched = [n == 1 and shape[d] != 1 for n, d in zip(x.shape, dimensions, strict=True)]
-    if isinstance(x, Registers) and math.prod(shape) <= context.unroll:
+    if isinstance(x, Registers) and context.unrolls(math.prod(shape)):
         inner = [1] * len(shape)
         for n, d in zip(x.shape, dimensions, strict=True):
             inner[d] = n
@@ -199,7 +199,7 @@ def concatenate(context: Context, parts: Sequence[Array], axis: int) -> Array:
     b = context.b
     shape = list(parts[0].shape)
     shape[axis] = sum(x.shape[axis] for x in parts)
-    if math.prod(shape) <= context.unroll:
+    if context.unrolls(math.prod(shape)):
         ids = np.concatenate([context.in_registers(x).ids for x in parts], axis=axis)
         return Registers(tuple(shape), parts[0].dtype, ids)
 
@@ -227,7 +227,7 @@ def _stack(context: Context, eqn: Any, *parts: Array) -> Array:
 
 def _tile(context: Context, eqn: Any, x: Array) -> Array:
     b, shape, source = context.b, eqn.outvars[0].aval.shape, x.shape
-    if math.prod(shape) > context.unroll:
+    if not context.unrolls(math.prod(shape)):
         x = indexable(b, x)
     lead = len(shape) - len(source)
     return mapped(context, x, shape,
@@ -240,7 +240,7 @@ def pad(context: Context, x: Array, fill: Scalar, config: Sequence[tuple[int, in
     shape = tuple(low + n + max(n - 1, 0) * inner + high for n, (low, high, inner) in zip(x.shape, config, strict=True))
     if not any(any(c) for c in config):
         return x
-    if math.prod(shape) <= context.unroll and isinstance(x, Registers):
+    if context.unrolls(math.prod(shape)) and isinstance(x, Registers):
         ids = np.full(shape, fill, dtype=np.int64)
         for position, number in np.ndenumerate(x.ids):
             to = tuple(low + k * (inner + 1) for k, (low, _, inner) in zip(position, config, strict=True))

@@ -34,7 +34,7 @@ def _over_windows(context: Context, eqn: Any, arrays: Sequence[Array], initial: 
                           for i, s, w, d in zip(index, strides, offset, dilation, strict=True))
             return combine(*state, *[x.at(b, place) for x in padded])
 
-        return fold(b, window, context.unroll, dtypes, initial, turn)
+        return fold(context, window, dtypes, initial, turn)
 
     return context.make_several(tuple(eqn.outvars[0].aval.shape), dtypes, element, work * math.prod(window))
 

@@ -7,28 +7,59 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.extend.core as jex
 import numpy as np
 
 from ..kernel.cache import dump_directory
-from .arrays import Index, strides_of
+from .arrays import Index, in_memory, strides_of
 from .builder import Scalar
 from .context import Context, check_dtype
+from .platforms import PLATFORMS, unroll_on
+from .products import Grouped
 from .program import Program, dtype_name
 from .rules import RULES
 from .rules_control import CALLS
+from .rules_elementwise import SCALAR
+
+_ELEMENTWISE = frozenset({*SCALAR, "convert_element_type", "dot_general"})
 
 
-def trace(fn: Callable[..., Any], *avals: jax.ShapeDtypeStruct, unroll: int = 32) -> tuple[Program, list[Any]]:
-    """Translate ``fn``, which takes flat arrays and returns an array or a flat sequence of arrays.
-
-    Gives the program, and the operand constants: what ``fn`` closes over (inexact arrays, all tracers, and integer
-    arrays larger than ``unroll``), which are the program's inputs after those of ``avals``, in order of first use.
-    """
+def trace(fn: Callable[..., Any], *avals: jax.ShapeDtypeStruct) -> jex.ClosedJaxpr:
+    """The jaxpr of ``fn``, which takes flat arrays and returns an array or a flat sequence of arrays."""
     closed = jax.make_jaxpr(fn)(*avals)
-    context = Context(unroll, RULES, CALLS)
     for aval in (*avals, *closed.out_avals):
         check_dtype("the function", aval)
-    args = [context.new_input(tuple(a.shape), dtype_name(np.dtype(a.dtype))) for a in avals]
+    return closed
+
+
+def translate(closed: jex.ClosedJaxpr, *, unroll: int, platform: str) -> tuple[Program, list[Any]]:
+    """The program of a jaxpr for one platform.
+
+    Gives with it the operand constants: what the jaxpr closes over (inexact arrays, all tracers, and larger integer arrays),
+    which are the program's inputs after those of the jaxpr, in order of first use.
+    """
+    return _translate(closed, Context(unroll, platform, RULES, CALLS, _ELEMENTWISE, {}))
+
+
+def translate_for_all(closed: jex.ClosedJaxpr, unroll: int | str) -> tuple[dict[str, tuple[Program, list[Any]]], list[Any]]:
+    """For each platform the program of a jaxpr and its operand constants; and all of these, each once."""
+    known: list[tuple[Context, tuple[Program, list[Any]]]] = []
+    conversions: dict[tuple[int, str], tuple[Any, Any]] = {}
+    programs, constants = {}, {}
+    for platform in PLATFORMS:
+        limit = unroll_on(platform, unroll)
+        alike = [made for context, made in known if context.same_everywhere and limit in context.same_for]
+        if not alike:
+            context = Context(limit, platform, RULES, CALLS, _ELEMENTWISE, conversions)
+            alike = [_translate(closed, context)]
+            known.append((context, alike[0]))
+        programs[platform] = alike[0]
+        constants |= {id(value): value for value in alike[0][1]}
+    return programs, list(constants.values())
+
+
+def _translate(closed: jex.ClosedJaxpr, context: Context) -> tuple[Program, list[Any]]:
+    args = [context.new_input(tuple(a.shape), dtype_name(np.dtype(a.dtype))) for a in closed.in_avals]
     results = context.call(closed, *args)
     b = context.b
     for k, x in enumerate(results):
@@ -41,9 +72,11 @@ def trace(fn: Callable[..., Any], *avals: jax.ShapeDtypeStruct, unroll: int = 32
                 flat = b.add(flat, b.mul(i, b.index(s)))
             b.store(place, flat, value)
 
+        if isinstance(x, Grouped) and context.unrolls(x.size):
+            x = context.settle(in_memory(b, x))  # an output that is written by known indices may be in registers
         x.write(b, store)
     outputs = [(tuple(a.shape), dtype_name(a.dtype)) for a in closed.out_avals]
-    program, used = b.finish(context.inputs, len(avals), outputs)
+    program, used = b.finish(context.inputs, len(args), outputs)
     if dump_directory() is not None:
         program = dataclasses.replace(program, jaxpr=f"{closed.jaxpr}\n")
-    return program, [context.constants[k - len(avals)] for k in used]
+    return program, [context.constants[k - len(args)] for k in used]

@@ -19,7 +19,7 @@ import llvmlite.ir as ir
 import numpy as np
 
 from jax_cubie.kernel.emitter import Emitter
-from jax_cubie.translate import Program, trace
+from jax_cubie.translate import Program, trace, translate
 from jax_cubie.translate.emit import emit_program
 
 STATES = 30
@@ -75,8 +75,8 @@ def main() -> None:
         f = field(statements)
         # A new function each time, or JAX would not trace it again.
         tracing = seconds(lambda f=f: jax.make_jaxpr(lambda y: f(y))(aval), repeats)
-        both = seconds(lambda f=f: trace(lambda y: f(y), aval), repeats)
-        program, _ = trace(f, aval)
+        both = seconds(lambda f=f: translate(trace(lambda y: f(y), aval), unroll=32, platform="cpu"), repeats)
+        program, _ = translate(trace(f, aval), unroll=32, platform="cpu")
         for target in ("cpu", "cuda"):
             emitting = seconds(lambda program=program, target=target: emit(program, target), repeats)
             translating = both - tracing

@@ -1,5 +1,5 @@
 // Tests of what ffi/cuda.cc decides for a device, with a driver that is made up here: several architectures in one
-// machine, and local memory. Compiled and run by test_cuda_devices.py. Prints what is wrong; nothing where all is well.
+// machine, local memory, results that are filled before a launch, and the grid of a queue. Compiled and run by test_cuda_devices.py. Prints what is wrong; nothing where all is well.
 #include <cstdio>
 
 #include "cuda.cc"
@@ -14,6 +14,7 @@ std::vector<int> devices;
 std::vector<std::string> loaded_codes;
 int local_bytes = 0;
 size_t memory = 1000000000;
+size_t copied = 0;
 
 Driver FakeDriver() {
   Driver driver;
@@ -45,6 +46,12 @@ Driver FakeDriver() {
   };
   driver.KernelGetAttribute = [](int* value, int attribute, CUkernel, CUdevice) {
     *value = attribute == kFuncLocalSizeBytes ? local_bytes : attribute == kFuncSharedSizeBytes ? 0 : 1024;
+    return kSuccess;
+  };
+  driver.MemcpyDtoDAsync = [](CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
+    if (stream == nullptr) return 400;
+    std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes);
+    copied += bytes;
     return kSuccess;
   };
   return driver;
@@ -86,7 +93,8 @@ ffi::Error Prepare(const std::vector<Blob>& blobs, CUdevice device, std::string*
   loaded.name = "0123";
   LoadBlobs(driver, blobs, PresentArchitectures(driver), &loaded);
   OnDevice state;
-  ffi::Error error = PrepareOnDevice(driver, &loaded, device, Launch{{1, 1, 1}, {32, 1, 1}, 0}, &state);
+  Launch launch{{1, 1, 1}, {32, 1, 1}, 0};
+  ffi::Error error = PrepareOnDevice(driver, &loaded, device, &launch, &state);
   if (what != nullptr && state.kernel != nullptr) *what = state.kernel->what;
   return error;
 }
@@ -128,7 +136,63 @@ void LocalMemoryThatCannotBe() {
   CHECK(Has(Prepare({Make(kCubin, 90, "a")}, 0), "For 524288 bytes or less"));
 }
 
+// The second operand is the first result's contents; XLA has made one buffer of the third operand and the second result.
+void ResultsAreFilled() {
+  int32_t data[4][3] = {{1, 2, 3}, {4, 5, 6}, {7, 8, 9}, {0, 0, 0}};
+  int64_t size = 3;
+  XLA_FFI_Buffer buffers[4];
+  for (int i = 0; i < 4; ++i) buffers[i] = {sizeof(XLA_FFI_Buffer), nullptr, XLA_FFI_DataType_S32, data[i], 1, &size};
+  XLA_FFI_ArgType types[3] = {XLA_FFI_ArgType_BUFFER, XLA_FFI_ArgType_BUFFER, XLA_FFI_ArgType_BUFFER};
+  XLA_FFI_RetType kinds[2] = {XLA_FFI_RetType_BUFFER, XLA_FFI_RetType_BUFFER};
+  void* in[3] = {&buffers[0], &buffers[1], &buffers[2]};
+  void* out[2] = {&buffers[3], &buffers[2]};
+  XLA_FFI_Args arguments = {sizeof(XLA_FFI_Args), nullptr, 3, types, in};
+  XLA_FFI_Rets returns = {sizeof(XLA_FFI_Rets), nullptr, 2, kinds, out};
+  ffi::RemainingArgs operands(&arguments, 0);
+  ffi::RemainingRets results(&returns, 0);
+  const int64_t filled[2] = {0, 1};
+  auto stream = reinterpret_cast<CUstream>(8);
+  CHECK(FillOnDevice(FakeDriver(), stream, operands, results, {filled, 2}).success());
+  CHECK(copied == 12 && data[3][0] == 4 && data[3][2] == 6 && data[2][1] == 8);
+  CHECK(Has(FillOnDevice(FakeDriver(), nullptr, operands, results, {filled, 2}), "cuMemcpyDtoDAsync failed: AN_ERROR (400)"));
+  Lanes lanes;
+  std::vector<int64_t> words;
+  CHECK(CountLanes(operands, {filled, 0}, {filled, 2}, &lanes).success());
+  CHECK(GatherArguments(operands, results, lanes, {filled, 0}, &words).success());
+  CHECK(words.size() == 3 && words[0] == reinterpret_cast<intptr_t>(data[0]));
+}
+
+// Blocks of a launch with `block` threads each, for so many lanes and `resident` threads of a multiprocessor.
+int64_t Blocks(int64_t lanes, int64_t block, int64_t resident) {
+  Driver driver = FakeDriver();
+  devices = {90};
+  Loaded loaded;
+  LoadBlobs(driver, {Make(kCubin, 90, "a")}, PresentArchitectures(driver), &loaded);
+  const int64_t words[8] = {-block, 1, 1, block, 1, 1, 0, resident};
+  Launch launch;
+  OnDevice state;
+  CHECK(ParseLaunch({words, 8}, &launch).success());
+  launch.Resolve(lanes);
+  CHECK(PrepareOnDevice(driver, &loaded, 0, &launch, &state).success());
+  CHECK(launch.grid[1] == 1 && launch.grid[2] == 1);
+  return launch.grid[0];
+}
+
+// There are 100 multiprocessors, and at most 1024 blocks in a grid.
+void TheGridOfAQueue() {
+  local_bytes = 0;
+  CudaTable().limits.clear();
+  CHECK(Blocks(1000, 128, 0) == 8);
+  CHECK(Blocks(1000, 128, 1024) == 8);
+  CHECK(Blocks(102400, 128, 1024) == 800);
+  CHECK(Blocks(102400, 128, 1023) == 700);
+  CHECK(Blocks(102400, 128, 1) == 100);
+  CHECK(Blocks(int64_t{1} << 40, 256, 2048) == 800);
+}
+
 int main() {
+  TheGridOfAQueue();
+  ResultsAreFilled();
   EachDeviceGetsItsOwn();
   ALaunchIsForItsDevice();
   LocalMemoryThatCannotBe();

@@ -93,6 +93,7 @@ def call(
         "key": own_key if key is None else key,
         "image": own_text if text is None else text,
         "batch": np.zeros(0, np.int64) if batch is None else np.array(batch, np.int64),
+        "filled": np.zeros(0, np.int64),
         "words": np.array([WORD], np.int64),
         "launch": np.array(
             [x.size if count is None else count, grain] if launch is None else launch, np.int64
@@ -167,6 +168,7 @@ def test_no_words_no_operands(entry):
         "key": key,
         "image": text,
         "batch": np.zeros(0, np.int64),
+        "filled": np.zeros(0, np.int64),
         "words": np.zeros(0, np.int64),
         "launch": np.array([1, 1], np.int64),
     }
@@ -232,7 +234,8 @@ def test_lanes_are_counted_in_the_operands():
     assert seen == [(2 * 15, [15, 3, 5, WORD], True)]
     seen.clear()
     key, text = library.encode(image)
-    attributes = {"key": key, "image": text, "batch": np.array([1, 0, 0]), "words": np.zeros(0, np.int64)}
+    none = np.zeros(0, np.int64)
+    attributes = {"key": key, "image": text, "batch": np.array([1, 0, 0]), "filled": none, "words": none}
     two = jax.ffi.ffi_call(library.HOST_TARGET, jax.ShapeDtypeStruct((), jnp.float32))
     with jax.enable_x64(True):
         jax.jit(lambda x, y: two(x, y, launch=np.array([1, 8]), **attributes))(jnp.zeros(7), jnp.zeros(2))
@@ -255,16 +258,55 @@ def test_wrong_batch(entry, batch, why):
     assert why in message(call, jnp.ones(4), known(entry, b"batch"), batch=batch)
 
 
+def filled_call(image, contents, filled, aliases):
+    """The call of an entry without operands of its own, whose results are filled with `contents`."""
+    key, text = library.encode(image)
+    none = np.zeros(0, np.int64)
+    results = [jax.ShapeDtypeStruct(one.shape, one.dtype) for one in contents]
+    made = jax.ffi.ffi_call(library.HOST_TARGET, results, input_output_aliases=aliases)
+    attributes = dict(key=key, image=text, batch=none, filled=np.array(filled, np.int64), words=none, launch=np.array([1, 1]))
+    return jax.jit(lambda *contents: made(*contents, **attributes))(*contents)
+
+
+@pytest.mark.parametrize("alias", [True, False])
+def test_results_are_filled_before_the_launch(alias):
+    """The entry is handed the results alone; they hold the contents of the operands that `filled` gives them, whether XLA has
+    made one buffer of the two or has not."""
+    signature = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64))
+
+    @signature
+    def add(start, stop, arguments):
+        for number in range(2):  # the second element of each: what the first ones hold is not the kernel's business
+            ctypes.cast(arguments[number], ctypes.POINTER(ctypes.c_int32))[1] += 10 * (number + 1)
+        return 0
+
+    image = known(ctypes.cast(add, ctypes.c_void_p).value, b"filled")
+    contents = [np.array([1, 2, 3], np.int32), np.array([4, 5, 6], np.int32)]
+    first, second = filled_call(image, contents, [1, 0], {0: 1, 1: 0} if alias else {})
+    assert np.array_equal(first, [4, 15, 6]) and np.array_equal(second, [1, 22, 3])
+    first, second = filled_call(image, contents, [0, 1], {0: 0} if alias else {})
+    assert np.array_equal(first, [1, 12, 3]) and np.array_equal(second, [4, 25, 6])
+
+
+@pytest.mark.parametrize(
+    ("filled", "why"), [([0, 1, 0], "3 results are to be filled, and there are 2 operands"), ([2, 0], "out of range"),
+                        ([-1, 0], "out of range"), ([1, 0], "result 1 has 8 bytes, and what is to fill it 12")],
+)  # fmt: skip
+def test_wrong_fillings(entry, filled, why):
+    contents = [np.zeros(3, np.int32), np.zeros(2, np.int32)]
+    assert why in message(filled_call, known(entry, b"fillings"), contents, filled, {})
+
+
 def test_no_loader():
     """A process that runs an image without having imported the package is told to import it."""
     script = f"""
 import ctypes, jax, numpy as np, jax.numpy as jnp
 lib = ctypes.CDLL({library.library()._name!r})
 jax.ffi.register_ffi_target("t", jax.ffi.pycapsule(lib.jax_cubie_host_execute), platform="cpu")
-x = jnp.ones(4)
+x, none = jnp.ones(4), np.zeros(0, np.int64)
 try:
     jax.jit(lambda x: jax.ffi.ffi_call("t", jax.ShapeDtypeStruct(x.shape, x.dtype))(
-        x, key="0" * 64, image="AAAA", batch=np.zeros(0, np.int64), words=np.zeros(0, np.int64), launch=np.array([4, 1])))(x)
+        x, key="0" * 64, image="AAAA", batch=none, filled=none, words=none, launch=np.array([4, 1])))(x)
 except Exception as error:
     print(error)
 """
@@ -309,6 +351,7 @@ def test_many_in_one_computation(entry):
                 key=key,
                 image=text,
                 batch=np.zeros(0, np.int64),
+                filled=np.zeros(0, np.int64),
                 words=np.array([WORD], np.int64),
                 launch=np.array([x.size, 8], np.int64),
             )
@@ -378,7 +421,7 @@ def instantiate_target():
     return name
 
 
-CUDA_LAUNCH = [1, 1, 1, 32, 1, 1, 0]
+CUDA_LAUNCH = [1, 1, 1, 32, 1, 1, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -403,7 +446,9 @@ def test_damaged_container(instantiate_target, damage, why):
     assert "damaged" in said and why in said
 
 
-@pytest.mark.parametrize("launch", [[1], [1] * 8, [1, 1, 1, 1, 1, 1, -1], [1, 1, 1, 0, 1, 1, 0]])
+@pytest.mark.parametrize(
+    "launch", [[1], [1] * 7, [1, 1, 1, 1, 1, 1, -1, 0], [1, 1, 1, 0, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 0, -1]]
+)
 def test_wrong_cuda_launch(instantiate_target, launch):
     said = message(call, jnp.ones(4), b"", target=instantiate_target, launch=launch)
     assert "CUDA launch" in said
@@ -415,7 +460,7 @@ FAKE_DRIVER = """
 #define OK(name) int name() { return 0; }
 OK(cuInit) OK(cuCtxGetDevice) OK(cuCtxPushCurrent_v2) OK(cuCtxPopCurrent_v2) OK(cuStreamGetCtx)
 OK(cuLibraryUnload) OK(cuKernelGetFunction) OK(cuKernelGetAttribute) OK(cuKernelSetAttribute)
-OK(cuLaunchKernel) OK(cuDeviceTotalMem_v2)
+OK(cuLaunchKernel) OK(cuMemcpyDtoDAsync_v2) OK(cuDeviceTotalMem_v2)
 int cuDriverGetVersion(int* v) { *v = 13000; return 0; }
 int cuGetErrorName(int e, const char** s) {
   *s = e == 222 ? "CUDA_ERROR_UNSUPPORTED_PTX_VERSION" : "CUDA_ERROR_NO_BINARY_FOR_GPU"; return 0; }
@@ -449,7 +494,7 @@ for ptx in (b"old", b"good"):
     blobs = [library.Blob("cubin", 90, b"bad"), library.Blob("ptx", 75, ptx)]
     key, text = library.encode(library.pack_blobs(blobs, 3))
     none = np.zeros(0, np.int64)
-    settings = dict(key=key, image=text, batch=none, words=none, launch=np.array({CUDA_LAUNCH}))
+    settings = dict(key=key, image=text, batch=none, filled=none, words=none, launch=np.array({CUDA_LAUNCH}))
     call = jax.ffi.ffi_call("t", jax.ShapeDtypeStruct(x.shape, x.dtype))
     try:
         jax.jit(lambda x: call(x, **settings)).lower(x).compile()
@@ -549,7 +594,7 @@ def has_gpu() -> bool:
 @pytest.mark.parametrize("shared", [0, 1024, 64 * 1024, 200 * 1024])
 def test_cuda_launch(shared):
     image = library.pack_blobs([Blob("cubin", 90, b"no code"), Blob("ptx", 80, PTX.encode())], 3)
-    launch = [8, 1, 1, 64, 1, 1, shared]
+    launch = [8, 1, 1, 64, 1, 1, shared, 0]
     with jax.default_device(jax.devices("cuda")[0]):
         x = jnp.arange(512, dtype=jnp.float32)
         for _ in range(3):
@@ -561,13 +606,13 @@ def test_cuda_launch(shared):
 def test_cuda_in_a_graph():
     """A chain long enough for XLA to make a CUDA graph of it, run often."""
     key, text = library.encode(library.pack_blobs([Blob("ptx", 80, PTX.encode())], 3))
-    words, launch = np.array([WORD], np.int64), np.array([8, 1, 1, 64, 1, 1, 0], np.int64)
-    batch = np.zeros(0, np.int64)
+    words, launch = np.array([WORD], np.int64), np.array([8, 1, 1, 64, 1, 1, 0, 0], np.int64)
+    none = np.zeros(0, np.int64)
 
     def chain(x):
         for _ in range(10):
             call = jax.ffi.ffi_call(library.CUDA_TARGET, jax.ShapeDtypeStruct(x.shape, x.dtype))
-            x = call(x, key=key, image=text, batch=batch, words=words, launch=launch) / 2
+            x = call(x, key=key, image=text, batch=none, filled=none, words=words, launch=launch) / 2
         return x
 
     with jax.default_device(jax.devices("cuda")[0]):
@@ -581,10 +626,10 @@ def test_cuda_in_a_graph():
 @pytest.mark.parametrize(
     ("launch", "why"),
     [
-        ([1, 1, 1, 32, 1, 1, 1 << 20], "too much shared memory"),
-        ([1, 1, 1, 2048, 1, 1, 0], "block is too large in x: 2048"),
-        ([1, 1, 1, 64, 64, 1, 0], "4096 threads"),
-        ([1, 1 << 20, 1, 32, 1, 1, 0], "grid is too large in y"),
+        ([1, 1, 1, 32, 1, 1, 1 << 20, 0], "too much shared memory"),
+        ([1, 1, 1, 2048, 1, 1, 0, 0], "block is too large in x: 2048"),
+        ([1, 1, 1, 64, 64, 1, 0, 0], "4096 threads"),
+        ([1, 1 << 20, 1, 32, 1, 1, 0, 0], "grid is too large in y"),
     ],
 )
 def test_cuda_refuses(launch, why):
@@ -604,4 +649,4 @@ def test_cuda_bad_code_and_empty_grid():
         said = message(call, x, image, target=library.CUDA_TARGET, launch=CUDA_LAUNCH)
         assert "cubin for sm_90" in said and "CUDA_ERROR" in said and "PTX for sm_70" in said
         good = library.pack_blobs([Blob("ptx", 80, PTX.encode())], 3)
-        jax.block_until_ready(call(x, good, target=library.CUDA_TARGET, launch=[0, 1, 1, 64, 1, 1, 0]))
+        jax.block_until_ready(call(x, good, target=library.CUDA_TARGET, launch=[0, 1, 1, 64, 1, 1, 0, 0]))

@@ -86,7 +86,7 @@ def test_no_thread_has_so_much():
     library.register()
     library.add_host_entry(key, ctypes.cast(entry, ctypes.c_void_p).value, 1 << 60)
     none = np.zeros(0, np.int64)
-    attributes = dict(key=key, image=text, batch=none, words=none, launch=np.array([100, 1], np.int64))
+    attributes = dict(key=key, image=text, batch=none, filled=none, words=none, launch=np.array([100, 1], np.int64))
     with jax.default_device(jax.devices("cpu")[0]):
         run = jax.ffi.ffi_call(library.HOST_TARGET, jax.ShapeDtypeStruct((3,), np.float32))
         with pytest.raises(Exception, match=r"a lane takes 1152921504606846976 bytes of stack.*could not be made"):

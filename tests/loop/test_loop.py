@@ -1,7 +1,7 @@
 """The loop by itself: a method of one evaluation, a controller that follows a script, parts that write down what they see."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import pytest
 from jax_cubie import SaveAt, Solver
 from jax_cubie.buffers import Buffer, BufferRegistry
 from jax_cubie.controllers import Controller
+from jax_cubie.kernel.scalar import choose
 from jax_cubie.loop import Control, Dimensions, Hooks, Part, Steps
 from jax_cubie.loop.buffers import BUFFERS
 from jax_cubie.methods import Method
@@ -29,7 +30,10 @@ class Euler(Method):
     largest: float = np.inf
     code: int = 0
 
-    name, family, order, error_order, error_rows = "scripted", "test", 1, 1, 1
+    name, family, fallible, order, error_order, error_rows = "scripted", "test", True, 1, 1, 1
+
+    def functions(self, field: Callable) -> dict[str, Callable]:
+        return {"f": field}
 
     def buffers(self) -> tuple[Buffer, ...]:
         return (Buffer("slope", 0),)
@@ -64,7 +68,7 @@ class Euler(Method):
         def start(b, t):
             return None
 
-        return Steps(start=start, step=step, carry=carry, fallible=True)
+        return Steps(start=start, step=step, carry=carry)
 
     def start_rhs(self, b: Any) -> Any:
         return b.buf.slope
@@ -91,38 +95,21 @@ class Script(Controller):
     adaptive, coefficients = True, ()
 
     def control(self, lane: Any) -> Control:
-        dtype = lane.problem.dtype
-        real = np.dtype(dtype).type
-        zero, one, huge = real(0), real(1), real(np.inf)
+        lane.cell("attempt", "int32")
 
-        @lane.device.emitted(dtype)
-        def entry(emitter, turn):
-            value = emitter.constant(dtype, 1)
-            for number, factor in enumerate(self.script):
-                here = emitter.compare("eq", dtype, turn, emitter.constant(dtype, number))
-                value = emitter.select(here, emitter.constant(dtype, factor), value)
-            return value
+        def begin(b, step_size):
+            b.put(attempt=0)
+            return step_size
 
-        @lane.emitted("bool")
-        def valid(b):
-            return b.emitter.constant("bool", 1)
+        def decide(b, total):
+            factor = b.scalar(1.0)
+            for number, entry in enumerate(self.script):
+                factor = choose(b.get("attempt") == number, entry, factor)
+            fine = total < float("inf")
+            b.put(accepted=fine & (factor > 0.0), attempt=b.get("attempt") + 1)
+            b.put(next_size=b.get("step_size") * choose(fine, abs(factor), 0.5))
 
-        @lane.emitted(dtype)
-        def error(b):
-            return b.real(0)
-
-        @lane.function
-        def start(b, step_size):
-            return step_size, (zero,), (zero,)
-
-        @lane.function
-        def decide(total, step_size, settings, memory):
-            factor = entry(memory[0])
-            accepted = factor > zero and total < huge
-            following = step_size * (abs(factor) if total < huge else real(0.5))
-            return accepted, following, (memory[0] + one,), False, False
-
-        return Control(valid=valid, start=start, error=error, decide=decide)
+        return Control(begin=begin, error=lambda b: b.scalar(0.0), decide=decide)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,30 +147,25 @@ class Diary(Part):
         return {}
 
     def hooks(self, lane: Any) -> Hooks:
-        accepted_name, rejected_name = self.counters
-        lane.cell(f"{self.name}_reached", lane.problem.dtype)
+        reached = f"{self.name}_reached"
+        lane.cell(reached, lane.problem.dtype)
 
-        @lane.emitted("int32")
         def start(b):
-            b.cell(f"{self.name}_reached").set(b.real(-1))
-            return b.int32(0)
+            b.put(**{reached: -1.0})
 
-        @lane.emitted("int32")
         def accepted(b, step):
-            b.cell(f"{self.name}_reached").set(step.end)
-            here = b.emitter.compare("eq", "int32", b.counter(accepted_name).add(), b.int32(self.last))
-            return b.emitter.select(here, b.int32(self.code), b.int32(0))
+            b.put(**{reached: step.end})
+            count = b.scalar(b.counter(self.counters[0]).add(), "int32")
+            return choose(count == self.last, b.scalar(self.code, "int32"), 0)
 
-        @lane.emitted()
         def rejected(b):
-            b.counter(rejected_name).add()
+            b.counter(self.counters[1]).add()
 
-        @lane.emitted("int32")
         def end(b, result):
-            seen = (b.counter(accepted_name).get(), b.counter(rejected_name).get(), result, b.int32(7))
+            seen = (*(b.counter(name).get() for name in self.counters), result.value, b.int32(7))
             for index, value in enumerate(seen):
                 b.res(f"{self.name}_seen", index, value)
-            b.res(f"{self.name}_end", 0, b.cell(f"{self.name}_reached").get())
+            b.res(f"{self.name}_end", 0, b.get(reached).value)
             return result
 
         return Hooks(start=start, accepted=accepted, rejected=rejected, end=end, stops=self.last > 0)

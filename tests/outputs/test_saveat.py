@@ -2,12 +2,14 @@
 
 import diffrax
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from solve_helpers import all_are, arrays, assert_same_bits, code
 
 from jax_cubie import SaveAt, Solver, solve
+from jax_cubie.kernel import library
 from jax_cubie.solution import CODES
 
 Y0 = np.array([1.0, 0.3], np.float32)
@@ -103,6 +105,33 @@ def test_lanes_of_their_own(platform):
         single = one(t1s[lane], rates[lane], ts[lane])
         assert_same_bits(jax.tree.map(lambda leaf, lane=lane: leaf[lane], (batch.ts, batch.ys, batch.stats)),
                          (single.ts, single.ys, single.stats))  # fmt: skip
+
+
+def test_rows_of_steps_under_transformations(platform):
+    """Nested vmap over any axes, scan and an export of any batch: each lane's rows are those of its single solve."""
+
+    def one(rate, y0):
+        solution = solve(turn, 0.0, 1.0, y0, rate, saveat=SaveAt(steps=True), max_steps=MAX_STEPS)
+        return solution.ts, solution.ys
+
+    rates = np.array([1.0, 3.0, 9.0], np.float32)
+    starts = np.stack([Y0, -2 * Y0], axis=1)
+    wanted = [[one(rate, start) for rate in rates] for start in starts.T]
+    nest = jax.jit(jax.vmap(jax.vmap(one, (0, None)), (None, 1), out_axes=2))
+    assert "output_to_operand_aliasing" in nest.lower(rates, starts).compile().as_text()  # filled in place
+    ts, ys = nest(rates, starts)
+    assert ts.shape == (3, MAX_STEPS, 2) and ys.shape == (3, MAX_STEPS, 2, 2)
+    for i, j in np.ndindex(2, 3):
+        assert_same_bits((ts[j, :, i], ys[j, :, i]), wanted[i][j])
+    batch = jax.vmap(one, (0, None))
+    turns = jax.jit(lambda: jax.lax.scan(lambda start, _: (-2 * start, batch(rates, start)), Y0, length=2)[1])()
+    assert_same_bits(turns, jax.tree.map(lambda *rows: np.stack(rows).reshape(2, 3, *rows[0].shape), *sum(wanted, [])))
+    pytest.importorskip("flatbuffers")
+    (lanes,) = jax.export.symbolic_shape("lanes")
+    shapes = jax.ShapeDtypeStruct((lanes,), np.float32), jax.ShapeDtypeStruct((2,), np.float32)
+    checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in (library.HOST_TARGET, library.CUDA_TARGET)]
+    exported = jax.export.export(jax.jit(batch), platforms=[platform], disabled_checks=checks)(*shapes)
+    assert_same_bits(exported.call(rates, Y0), jax.tree.map(lambda rows: rows[0], turns))
 
 
 def test_a_lane_that_fails(platform):

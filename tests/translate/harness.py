@@ -13,11 +13,17 @@ import llvmlite.ir as ir
 import numpy as np
 
 from jax_cubie.kernel.emitter import Emitter, memory_type
-from jax_cubie.translate import Program, trace
+from jax_cubie.kernel.host_object import tuned
+from jax_cubie.translate import Program, trace, translate
 from jax_cubie.translate.emit import emit_program
 
 llvm.initialize_native_target()
 llvm.initialize_native_asmprinter()
+
+
+def program_of(fn: Callable[..., Any], *avals: Any, unroll: int = 32, platform: str = "cpu") -> tuple[Program, list[Any]]:
+    """The program of a function for one platform, and what it closes over."""
+    return translate(trace(fn, *avals), unroll=unroll, platform=platform)
 
 
 def function_of(module: ir.Module, name: str, program: Program, platform: str, **options: Any) -> ir.Function:
@@ -35,7 +41,10 @@ def function_of(module: ir.Module, name: str, program: Program, platform: str, *
     def store(k: int, index: Any, value: ir.Value) -> None:
         emitter.store(function.args[count + k], index, value, program.outputs[k][1])
 
-    emit_program(emitter, program, load, store)
+    def several(k: int, index: Any, count: int, aligned: bool) -> ir.Value | None:
+        return None if aligned else emitter.load_several(function.args[k], index, count, program.inputs[k][1])
+
+    emit_program(emitter, program, load, store, several)
     builder.ret_void()
     return function
 
@@ -52,7 +61,7 @@ class Compiled:
         parsed = llvm.parse_assembly(self.text)
         parsed.verify()
         machine = llvm.Target.from_triple(module.triple).create_target_machine(
-            cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=2, jit=True)
+            cpu=llvm.get_host_cpu_name(), features=tuned(llvm.get_host_cpu_features().flatten()), opt=2, jit=True)
         passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
         passes.getModulePassManager().run(parsed, passes)
         self.optimised = str(parsed)
@@ -88,5 +97,5 @@ def image_for(platform: str, programs: Sequence[Program]) -> Callable[..., list[
 def run(fn: Callable[..., Any], *arrays: Any, unroll: int = 32, **options: Any) -> list[np.ndarray]:
     """Trace, compile and call ``fn`` on arrays."""
     avals = [jax.ShapeDtypeStruct(np.shape(a), np.asarray(a).dtype) for a in arrays]
-    program, constants = trace(fn, *avals, unroll=unroll)
+    program, constants = program_of(fn, *avals, unroll=unroll)
     return Compiled([program], **options)(0, *arrays, *constants)

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from cases import avals, flat
 from cases_elementwise import ELEMENTWISE_CASES
-from harness import function_of
+from harness import function_of, program_of
 from harness_cuda import CudaImage, new_module, ptx_of
 
 from jax_cubie.kernel.emitter import LLVM_TYPES, OPERATIONS, Emitter
-from jax_cubie.translate import trace
 from jax_cubie.translate.program import DTYPES, FLOATS, PREDICATES
 
 pytest.importorskip("numba.cuda.cudadrv.nvvm")
@@ -74,7 +73,7 @@ def test_every_operation_links(architecture: int) -> None:
 def test_every_elementwise_rule_is_assembled(dtype: str) -> None:
     with jax.enable_x64(True):
         cases = [c for c in ELEMENTWISE_CASES if dtype in c.dtypes]
-        programs = [trace(flat(c.fn), *avals(c.args(dtype)))[0] for c in cases]
+        programs = [program_of(flat(c.fn), *avals(c.args(dtype)), platform="cuda")[0] for c in cases]
         image = CudaImage(programs, 90)
         assert image.cubin.startswith(b"\x7fELF")
         assert image.ptx.count(".entry") == len(cases)
@@ -100,7 +99,7 @@ def test_programs_link_and_float32_stays_float32(architecture: int) -> None:
     functions = []
     for name, fn, shapes in (("lorenz", lorenz, [(3,), (3,)]), ("stencil", stencil, [(100,)]),
                              ("network", network, [(64,)]), ("loops", loops, [(3,)])):
-        program, _ = trace(fn, *[jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes])
+        program, _ = program_of(fn, *[jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes], platform="cuda")
         functions.append(function_of(module, name, program, "cuda"))
     ptx = ptx_of(module, functions, architecture)
     assert ".f64" not in ptx

@@ -12,9 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import FLOATS, assert_close, avals, flat
-from harness import Compiled
-
-from jax_cubie.translate import trace
+from harness import Compiled, program_of
 
 LINE = np.array([0.3, -1.2, 2.5, -0.7, 0.1, 0.9], np.float32)
 IMAGE = np.stack([LINE, LINE[::-1] ** 2])
@@ -92,7 +90,7 @@ def test_layers(dtype: str) -> None:
                 return layer(*jax.tree.unflatten(structure, given[:count]))
 
             for fn, operands in ((closed, leaves), (opened, [*leaves, *weights])):
-                program, constants = trace(flat(fn), *avals(operands))
+                program, constants = program_of(flat(fn), *avals(operands))
                 programs.append(program)
                 inputs.append([*operands, *constants])
         image = Compiled(programs)

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from harness import program_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jax_cubie import Solver
-from jax_cubie.translate import Program, trace
+from jax_cubie.translate import Program
 from jax_cubie.translate.lifetimes import lifetimes, share
 from jax_cubie.translate.program import Region
 
@@ -240,11 +241,11 @@ def branches(y: Any) -> Any:
 )
 def test_as_few_arrays_as_are_live(function: Any, most: int) -> None:
     y = jax.ShapeDtypeStruct((N,), jnp.float32)
-    program, _ = trace(function, y)
+    program, _ = program_of(function, y)
     assert 2 <= local_arrays(program) <= most
     small = sum(i[4][1] for i, _ in program.walk() if i[1] == "alloc" and i[4][1] < N)
     assert program.local_bytes() <= 4 * N * most + 8 * small
-    assert program == trace(function, y)[0]
+    assert program == program_of(function, y)[0]
 
 
 def test_places() -> None:
@@ -283,6 +284,6 @@ def test_machine_code_takes_as_much(target: str, inline: bool) -> None:
     y0 = jax.ShapeDtypeStruct((n,), "float32")
     found = Solver("rk4", inline_f=inline).inspect(f, 0.0, 1.0, y0, dt0=np.float32(0.1), target=target)
     buffers = 4 * sum(words for _, words in found.buffers.values())
-    arrays = trace(lambda y: f(0, y, None), y0)[0].local_bytes()
+    arrays = program_of(lambda y: f(0, y, None), y0)[0].local_bytes()
     assert arrays < 4 * 4 * n
     assert buffers < found.stack_bytes < buffers + arrays + 2000

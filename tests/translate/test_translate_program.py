@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import llvmlite.ir as ir
 import numpy as np
 import pytest
-from harness import Compiled, function_of, run
+from harness import Compiled, function_of, program_of, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from jax_cubie.translate import Program, UnsupportedPrimitiveError, trace
+from jax_cubie.translate import Program, UnsupportedPrimitiveError
 
 F3 = jax.ShapeDtypeStruct((3,), jnp.float32)
 
@@ -40,50 +40,51 @@ def make(scale: Any = 2.0, index: Any = None) -> Any:
 
 
 def test_equal_functions_give_equal_programs() -> None:
-    a, _ = trace(make(), F3)
-    b, _ = trace(make(), F3)
+    a, _ = program_of(make(), F3)
+    b, _ = program_of(make(), F3)
     assert a == b
     assert hash(a) == hash(b)
     assert a.digest == b.digest
-    assert a != trace(make(3.0), F3)[0]
-    assert a != trace(make(index=jnp.array([1, 2])), F3)[0]
-    assert a != trace(make(), jax.ShapeDtypeStruct((4,), jnp.float32))[0]
+    assert a != program_of(make(3.0), F3)[0]
+    assert a != program_of(make(index=jnp.array([1, 2])), F3)[0]
+    assert a != program_of(make(), jax.ShapeDtypeStruct((4,), jnp.float32))[0]
 
 
 def test_large_programs_are_canonical_too() -> None:
     large = jax.ShapeDtypeStruct((100,), jnp.float32)
     weights = np.ones((100, 100), np.float32)
-    a, (w,) = trace(lambda y: jnp.asarray(weights) @ jnp.roll(y, 1), large)
-    b, _ = trace(lambda y: jnp.asarray(2 * weights) @ jnp.roll(y, 1), large)
+    a, (w,) = program_of(lambda y: jnp.asarray(weights) @ jnp.roll(y, 1), large)
+    b, _ = program_of(lambda y: jnp.asarray(2 * weights) @ jnp.roll(y, 1), large)
     assert a == b
     np.testing.assert_array_equal(w, weights)
 
 
 def test_zero_and_its_negative_are_two_constants() -> None:
-    a, _ = trace(lambda y: jnp.where(y > 1, 0.0, y), F3)
-    b, _ = trace(lambda y: jnp.where(y > 1, -0.0, y), F3)
+    a, _ = program_of(lambda y: jnp.where(y > 1, 0.0, y), F3)
+    b, _ = program_of(lambda y: jnp.where(y > 1, -0.0, y), F3)
     assert a != b
-    nan, _ = trace(lambda y: jnp.where(y > 1, jnp.nan, y), F3)
-    assert nan == trace(lambda y: jnp.where(y > 1, jnp.nan, y), F3)[0]
+    nan, _ = program_of(lambda y: jnp.where(y > 1, jnp.nan, y), F3)
+    assert nan == program_of(lambda y: jnp.where(y > 1, jnp.nan, y), F3)[0]
 
 
 def test_the_digest_is_the_same_in_another_process() -> None:
-    code = ("import jax, jax.numpy as jnp; from jax_cubie.translate import trace; "
-            "print(trace(lambda y: jnp.tanh(2.0 * y), jax.ShapeDtypeStruct((3,), jnp.float32))[0].digest)")
+    code = ("import jax, jax.numpy as jnp; from jax_cubie.translate import trace, translate; "
+            "traced = trace(lambda y: jnp.tanh(2.0 * y), jax.ShapeDtypeStruct((3,), jnp.float32)); "
+            "print(translate(traced, unroll=32, platform='cpu')[0].digest)")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == trace(lambda y: jnp.tanh(2.0 * y), F3)[0].digest
+    assert out.stdout.strip() == program_of(lambda y: jnp.tanh(2.0 * y), F3)[0].digest
 
 
 def test_tracing_imports_neither_numba_nor_llvmlite() -> None:
-    code = ("import sys, jax, jax.numpy as jnp; from jax_cubie.translate import trace; "
-            "trace(lambda y: jnp.tanh(2.0 * y), jax.ShapeDtypeStruct((3,), jnp.float32)); "
+    code = ("import sys, jax, jax.numpy as jnp; from jax_cubie.translate import trace, translate_for_all; "
+            "translate_for_all(trace(lambda y: jnp.tanh(2.0 * y), jax.ShapeDtypeStruct((3,), jnp.float32)), 'auto'); "
             "print([m for m in ('numba', 'llvmlite') if m in sys.modules])")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 
 
 def test_describe_has_a_line_for_each_instruction() -> None:
-    program, _ = trace(lambda y: jax.lax.fori_loop(0, 100, lambda k, s: s * y[k % 3], y), F3)
+    program, _ = program_of(lambda y: jax.lax.fori_loop(0, 100, lambda k, s: s * y[k % 3], y), F3)
     lines = program.describe().splitlines()
     assert len(lines) >= len(program.inputs) + len(program.outputs) + sum(1 for _ in program.walk())
     assert "for %" in program.describe()
@@ -93,7 +94,7 @@ def test_describe_has_a_line_for_each_instruction() -> None:
 
 def test_static_indexing_costs_nothing() -> None:
     index = jnp.array([2, 0, 1])
-    program, constants = trace(lambda y: jnp.stack([*y[index][::-1], y[-1]]).reshape(2, 2).T, F3)
+    program, constants = program_of(lambda y: jnp.stack([*y[index][::-1], y[-1]]).reshape(2, 2).T, F3)
     assert arithmetic(program) == []
     assert not constants
 
@@ -103,7 +104,7 @@ def test_equal_subexpressions_are_computed_once_and_dead_ones_never() -> None:
         jnp.exp(y)
         return jnp.sin(y[0]) * y[1] - jnp.sin(y[0])
 
-    program, _ = trace(f, F3)
+    program, _ = program_of(f, F3)
     assert sorted(arithmetic(program)) == ["mul", "sin", "sub"] or sorted(arithmetic(program)) == ["fma", "neg", "sin"]
     assert ops(program).count("sin") == 1
     assert ops(program).count("exp") == 0
@@ -119,11 +120,11 @@ def test_equal_subexpressions_are_computed_once_and_dead_ones_never() -> None:
     (lambda y: y[0] * 1 + y[1] / 1 - 0 * 1.0, ["add"]),
 ])
 def test_contraction(fn: Any, expected: list[str]) -> None:
-    assert arithmetic(trace(fn, F3)[0]) == expected
+    assert arithmetic(program_of(fn, F3)[0]) == expected
 
 
 def test_without_fma_a_product_and_a_sum_are_written() -> None:
-    program, _ = trace(lambda y: y[0] * y[1] + y[2], F3)
+    program, _ = program_of(lambda y: y[0] * y[1] + y[2], F3)
     with_fma, without = Compiled([program]), Compiled([program], fma=False)
     y = np.array([1 + 2.0**-12, 1 + 2.0**-12, -1 - 2.0**-11], np.float32)
     assert with_fma(0, y)[0] == 2.0**-24
@@ -133,7 +134,7 @@ def test_without_fma_a_product_and_a_sum_are_written() -> None:
 
 def test_every_constant_has_its_type() -> None:
     with jax.enable_x64(True):
-        program, _ = trace(
+        program, _ = program_of(
             lambda y: jnp.sin(2.0 * y) ** 2.5 + jnp.log1p(jnp.pi) * jax.scipy.special.digamma(y), F3)
     assert "float64" not in {i[2] for i, _ in program.walk()}
 
@@ -164,7 +165,7 @@ def test_closed_over_arrays_become_operands_in_order_of_use() -> None:
         unused + 1
         return jnp.where(mask, y * second[:3], first) + table[7]
 
-    program, constants = trace(f, F3, jax.ShapeDtypeStruct((2,), jnp.float32))
+    program, constants = program_of(f, F3, jax.ShapeDtypeStruct((2,), jnp.float32))
     assert program.inputs[:2] == (((3,), "float32"), ((2,), "float32"))
     assert {c.shape for c in constants} == {(3,), (50,), (40,)}
     assert len(program.inputs) == 2 + len(constants)
@@ -177,7 +178,7 @@ def test_tracers_are_operands() -> None:
     seen = []
 
     def outer(p: Any, n: Any) -> Any:
-        program, constants = trace(lambda y: y * p + n, F3)
+        program, constants = program_of(lambda y: y * p + n, F3)
         seen.append(program)
         assert all(isinstance(c, jax.core.Tracer) for c in constants)
         assert len(constants) == 2
@@ -209,7 +210,7 @@ def test_tracers_are_operands() -> None:
 ])
 def test_refusals_name_the_operation_and_the_line(fn: Any, words: list[str]) -> None:
     with pytest.raises(UnsupportedPrimitiveError) as error:
-        trace(fn, F3)
+        program_of(fn, F3)
     for word in words:
         assert word in str(error.value)
     assert isinstance(error.value, NotImplementedError)
@@ -220,7 +221,7 @@ def test_python_branches_on_traced_values_are_jaxs_error() -> None:
         return y if y[0] > 0 else -y
 
     with pytest.raises(jax.errors.TracerBoolConversionError, match="test_translate_program.py"):
-        trace(f, F3)
+        program_of(f, F3)
 
 
 # -- whole functions ------------------------------------------------------------------------------------------
@@ -250,7 +251,7 @@ def test_a_wide_network_is_small() -> None:
     def f(y: Any, a: Any, p: Any, b: Any, q: Any, c: Any, r: Any) -> Any:
         return c @ jnp.tanh(b @ jnp.tanh(a @ y + p) + q) + r
 
-    program, _ = trace(f, *avals)
+    program, _ = program_of(f, *avals)
     assert program.statement_count() < 200
     random = np.random.default_rng(0)
     check(f, *[random.normal(size=a.shape).astype(np.float32) / 8 for a in avals])
@@ -262,7 +263,7 @@ def test_a_stencil_system() -> None:
         ends = jnp.sin(t)[None]
         return jnp.concatenate([ends, inner, -ends]) + jnp.roll(y, 3) * (jnp.arange(100) % 2 == 0)
 
-    program, _ = trace(f, jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((100,), jnp.float32))
+    program, _ = program_of(f, jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((100,), jnp.float32))
     assert program.statement_count() < 200
     check(f, np.float32(0.3), np.linspace(-1, 1, 100, dtype=np.float32))
 
@@ -277,7 +278,7 @@ def test_six_thousand_statements_take_no_time() -> None:
     aval = jax.ShapeDtypeStruct((30,), jnp.float32)
     jax.make_jaxpr(f)(aval)
     begin = time.perf_counter()
-    program, _ = trace(f, aval)
+    program, _ = program_of(f, aval)
     traced = time.perf_counter() - begin
     assert program.statement_count() >= 6000
     begin = time.perf_counter()

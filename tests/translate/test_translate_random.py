@@ -17,12 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from cases import FLOATS, INF, NAN, avals
-from harness import Compiled, on_the_cpu
+from harness import Compiled, on_the_cpu, program_of
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from jax import lax
-
-from jax_cubie.translate import trace
 
 _ON_DEMAND = os.environ.get("JAX_CUBIE_EXAMPLES")
 _SHAPES = ((), (1,), (3,), (7,), (40,), (2, 3), (5, 8), (8, 5), (3, 1, 4), (4, 3, 5))
@@ -178,7 +176,7 @@ _programs = st.builds(
 def test_random_programs(programs: list[RandomProgram]) -> None:
     with jax.enable_x64(True), on_the_cpu():
         inputs = [program.inputs() for program in programs]
-        traced = [trace(program, *avals(arrays), unroll=program.unroll) for program, arrays in zip(
+        traced = [program_of(program, *avals(arrays), unroll=program.unroll) for program, arrays in zip(
             programs, inputs, strict=True)]
         image = Compiled([program for program, _ in traced])
         values = [[*arrays, *image(k, *arrays, *traced[k][1])] for k, arrays in enumerate(inputs)]

@@ -19,9 +19,9 @@ from cases_control import CONTROL_CASES
 from cases_elementwise import ELEMENTWISE_CASES
 from cases_numpy import NUMPY_CASES
 from cases_reductions import REDUCTION_CASES
-from harness import Compiled, image_for, on_the_cpu
+from harness import Compiled, image_for, on_the_cpu, program_of
 
-from jax_cubie.translate import Program, trace, walk
+from jax_cubie.translate import Program, walk
 from jax_cubie.translate.errors import HINTS
 from jax_cubie.translate.rules import RULES
 
@@ -45,7 +45,7 @@ class Traced:
         self.programs: list[Program] = []
         self.constants: list[list[Any]] = []
         for case, args in zip(cases, self.args, strict=True):
-            program, constants = trace(flat(case.fn), *avals(args))
+            program, constants = program_of(flat(case.fn), *avals(args))
             self.programs.append(program)
             self.constants.append(constants)
 
@@ -128,7 +128,7 @@ def test_every_rule_has_a_case_that_uses_it(monkeypatch: pytest.MonkeyPatch) -> 
     with jax.enable_x64(True):
         for case in first_of_each(CASES):
             recording.asked.clear()
-            trace(flat(case.fn), *avals(case.args(case.dtypes[0])))
+            program_of(flat(case.fn), *avals(case.args(case.dtypes[0])))
             if case.name in _primitives() and jax.__version_info__ >= NOT_BOUND_BEFORE.get(case.name, ()):
                 assert case.name in recording.asked, f"the case for {case.name} does not use its rule"
             used.add(case.name)
@@ -148,7 +148,8 @@ def test_closed_over_arguments_give_the_same() -> None:
     cases = [c for c in CASES if c.name in names and "float32" in c.dtypes]
     with jax.enable_x64(True):
         arguments = [[jax.numpy.asarray(x) for x in c.args("float32")] for c in cases]
-        traced = [trace(lambda args=args, case=case: flat(case.fn)(*args)) for case, args in zip(cases, arguments, strict=True)]
+        traced = [program_of(lambda args=args, case=case: flat(case.fn)(*args))
+                  for case, args in zip(cases, arguments, strict=True)]
         image = Compiled([program for program, _ in traced])
         for k, (case, want) in enumerate(zip(cases, together(cases)(arguments), strict=True)):
             for got, expected in zip(image(k, *traced[k][1]), want, strict=True):

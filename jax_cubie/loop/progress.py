@@ -1,0 +1,325 @@
+"""How a lane goes on: what the loop does around the steps of its method.
+
+A lane's progress is kept in cells, scalars that end up in registers:
+
+- start, residue: the time that is reached, and what it has lost to rounding (Dekker's fast sum); end, floor: see `clock`
+- step_size, next_size; turn, repeat: which of how many steps of that size is next, one where they are chosen; first, until: the
+  turns that are taken without a look in between
+- total: the sum of the squares of the scaled error; status: of the method's step, 0 or a code
+- result: a code; limit: the steps in all at which the loop pauses
+- begun, accepted, forced, failed, stuck, last, finished: whether it can be integrated, the step was accepted, the next step is
+  accepted whatever its error, the controller gave up, no smaller step helps, the step ends at t1, and it did
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..kernel.queue import pause
+from ..kernel.scalar import Scalar, choose
+from ..solution import CODES
+from .clock import end_of, floor_of, whole_steps
+from .part import Step
+
+if TYPE_CHECKING:
+    from .body import Body
+    from .lane import Lane
+
+_FLOATS = ("start", "residue", "end", "floor", "step_size", "next_size", "total")
+_INTEGERS = ("turn", "repeat", "first", "until", "status", "result", "limit")
+_FLAGS = ("begun", "accepted", "forced", "failed", "stuck", "last", "finished")
+# How much smaller than a unit in the last place of the time since t0 a step may become: their sum is compensated.
+_RESOLUTION = 4096.0
+_SUCCESSFUL = CODES["successful"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """The device functions of a lane b, but for those that take or give what is said.
+
+    begin: of a new lane. begun -> whether it can be integrated; first_step: chooses it, once the method has started. look:
+    at the beginning, and after each pause. going -> whether there are steps to take. turn_up, turns_left, next_turn: the loop
+    over steps of one size. time, size -> the method's next step. judge(b, status): whether it is accepted. accepted; end_time
+    -> its end. tell_parts: of it. landed -> whether that was at t1; land: it was. advance: the time, and the next step's size.
+    halted -> whether no step follows now. done -> whether the lane is; conclude: it. steps_taken -> int32.
+    """
+
+    begin: Callable
+    begun: Callable
+    first_step: Callable
+    look: Callable
+    going: Callable
+    turn_up: Callable
+    turns_left: Callable
+    next_turn: Callable
+    time: Callable
+    size: Callable
+    judge: Callable
+    accepted: Callable
+    end_time: Callable
+    tell_parts: Callable
+    landed: Callable
+    land: Callable
+    advance: Callable
+    halted: Callable
+    done: Callable
+    conclude: Callable
+    steps_taken: Callable
+
+
+def build_progress(lane: Lane) -> Progress:
+    """Those of one plan."""
+    kinds = {**dict.fromkeys(_FLOATS, lane.problem.dtype), **dict.fromkeys(_INTEGERS, "int32"), **dict.fromkeys(_FLAGS, "bool")}
+    for name, dtype in kinds.items():
+        lane.cell(name, dtype)
+    writer, dtype = _Writer(lane), lane.problem.dtype
+    results = dict.fromkeys(("begun", "going", "turns_left", "accepted", "landed", "halted", "done"), "bool")
+    results |= dict(time=dtype, size=dtype, end_time=dtype, steps_taken="int32")
+    names = [field.name for field in dataclasses.fields(Progress)]
+    return Progress(**{name: lane.emitted(results.get(name, "void"))(_raw(getattr(writer, name))) for name in names})
+
+
+def _raw(write: Callable) -> Callable:
+    """What `write` answers with as an llvmlite value."""
+
+    def body(b: Body, *arguments: Any) -> Any:
+        answer = write(b, *arguments)
+        return answer.value if isinstance(answer, Scalar) else answer
+
+    body.__name__ = write.__name__
+    return body
+
+
+class _Writer:
+    """Writes them, at the place of a lane."""
+
+    def __init__(self, lane: Lane):
+        problem = lane.problem
+        self._adaptive, self._dt0_given = problem.adaptive, problem.first_step_given
+        self._control = problem.controller.control(lane)
+        self._parts = [part.hooks(lane) for part in problem.parts]
+        self._stops = any(part.stops for part in self._parts)
+        self._fallible = problem.method.fallible
+        self._queued = lane.plan.queued
+        self._outcome = lane.plan.method_counters
+
+    # --- The beginning
+
+    def begin(self, b: Body) -> None:
+        b.each(lambda index: b.buf.state.store(index, b.op("y0", index)))
+        for name, offset in b.lane.plan.parameter_offsets.items():
+            for index in range(b.lane.operand(name).size):
+                b.buf.parameters.store(offset + index, b.op(name, index))
+        for slot in range(len(b.lane.plan.counters)):
+            b.buf.counters.store(slot, b.int32(0))
+        b.put(start=0, residue=0, step_size=0, turn=0, repeat=1, forced=False, last=False)
+        end = end_of(b)
+        valid = b.number("t0").is_finite & (end < float("inf")) & (b.number("max_steps") >= 1)
+        if self._control.valid is not None:
+            valid = valid & self._control.valid(b)
+        b.put(result=_code(b, valid))
+        self._ask(b, "start")
+        b.put(begun=(b.get("result") == _SUCCESSFUL) & (b.scalar(0.0) < end))
+        if self._dt0_given:
+            size = b.scalar(b.direction) * b.number("dt0")
+            wrong = b.get("begun") & ~((size > 0.0) & (size < float("inf")))
+            b.put(step_size=size, result=choose(wrong, CODES["invalid_input"], b.get("result")))
+
+    def begun(self, b: Body) -> Scalar:
+        return b.get("begun") & (b.get("result") == _SUCCESSFUL)
+
+    def first_step(self, b: Body) -> None:
+        end, floor = end_of(b), floor_of(b)
+        if not self._dt0_given:
+            size = self._control.first_step(b)
+            b.put(step_size=size, result=choose(size > 0.0, b.get("result"), CODES["not_finite"]))
+        if self._adaptive:
+            size = self._control.begin(b, b.get("step_size"))
+            last = size > floor
+            b.put(step_size=choose(last, end, size), last=last)
+        else:
+            # All steps but the last have one size; how many those are is known, so nothing is decided in between.
+            b.put(repeat=whole_steps(b, b.get("step_size"), floor))
+
+    # --- Steps
+
+    def look(self, b: Body) -> None:
+        b.put(end=end_of(b), floor=floor_of(b), limit=self._pause(b), next_size=b.get("step_size"), total=0, status=0)
+        if self._control.settle is not None:
+            self._control.settle(b)
+        # What is wrong with the step that the loop ended on is found out behind it: inside, it costs every step.
+        b.put(finished=False, accepted=True, failed=False, stuck=False)
+
+    def _pause(self, b: Body) -> Scalar:
+        steps, most = self.steps_taken(b), b.number("max_steps")
+        return b.scalar(pause(b.emitter, steps.value, most.value), "int32") if self._queued else most
+
+    def going(self, b: Body) -> Scalar:
+        return b.get("begun") & (b.get("result") == _SUCCESSFUL)
+
+    def turn_up(self, b: Body) -> None:
+        if self._adaptive:
+            b.put(turn=0, first=0, until=1)
+            return
+        until = b.get("repeat")
+        if self._queued:
+            pause = b.get("turn") + (b.get("limit") - self.steps_taken(b))
+            until = choose(pause < until, pause, until)
+        b.put(first=b.get("turn"), until=until)
+
+    def turns_left(self, b: Body) -> Scalar:
+        left = b.get("turn") < b.get("until")
+        if self._stops:
+            left = left & (b.get("result") == _SUCCESSFUL)
+        if self._fallible:
+            left = left & ((b.get("turn") == 0) | b.get("accepted"))
+        return left
+
+    def next_turn(self, b: Body) -> None:
+        b.put(turn=b.get("turn") + 1)
+
+    def _now(self, b: Body) -> Scalar:
+        return b.get("start") if self._adaptive else b.get("turn").to(b.dtype).fused(b.get("step_size"), b.get("start"))
+
+    def time(self, b: Body) -> Scalar:
+        return b.scalar(b.direction) * self._now(b)
+
+    def size(self, b: Body) -> Scalar:
+        return b.scalar(b.direction) * b.get("step_size")
+
+    def judge(self, b: Body, status: Any) -> None:
+        if self._fallible:
+            b.put(status=b.scalar(status, "int32"), accepted=b.scalar(status, "int32") == 0)
+        if not self._adaptive:
+            return
+        total = self._control.error(b)
+        if self._fallible:
+            total = choose(b.get("status") == 0, total, float("inf"))
+        b.put(total=total)
+        self._control.decide(b, total)
+        if self._fallible:
+            b.put(accepted=b.get("accepted") & (b.get("status") == 0))
+
+    def accepted(self, b: Body) -> Scalar:
+        return b.get("accepted")
+
+    def _reached(self, b: Body) -> Scalar:
+        return choose(b.get("last"), b.get("end"), self._now(b) + b.get("step_size"))
+
+    def end_time(self, b: Body) -> Scalar:
+        return b.scalar(b.direction) * self._reached(b)
+
+    def tell_parts(self, b: Body) -> None:
+        step = Step(self._now(b), b.get("residue"), self._reached(b), b.get("step_size"), b.get("last"))
+        self._ask(b, "accepted", step)
+
+    def _ask(self, b: Body, place: str, *arguments: Any) -> None:
+        """The parts: the first code that is not 0 is the lane's, unless it has one."""
+        for part in self._parts:
+            hook = getattr(part, place)
+            code = None if hook is None else hook(b, *arguments)
+            if code is not None:
+                b.put(result=choose(b.get("result") == _SUCCESSFUL, code, b.get("result")))
+
+    def landed(self, b: Body) -> Scalar:
+        b.counter("steps").add((b.get("turn") - b.get("first")).value)
+        if self._adaptive:
+            b.counter("rejected").add((~b.get("accepted")).to("int32").value)
+        finished = b.get("accepted") & b.get("last")
+        if not self._adaptive:
+            finished = finished & (b.get("turn") == b.get("repeat"))
+        return finished
+
+    def land(self, b: Body) -> None:
+        b.put(finished=True)
+
+    def advance(self, b: Body) -> None:
+        if self._adaptive:
+            self._advance_adaptive(b)
+        else:
+            self._advance_fixed(b)
+
+    def halted(self, b: Body) -> Scalar:
+        return b.get("failed") | b.get("stuck") | (self.steps_taken(b) >= b.get("limit"))
+
+    def _advance_adaptive(self, b: Body) -> None:
+        accepted, size, following = b.get("accepted"), b.get("step_size"), b.get("next_size")
+        with b.emitter.builder.if_else(accepted.value) as (then, otherwise):
+            with then:
+                # `start + residue` is the time, to almost twice the precision of its dtype; it is exact once the time is larger
+                # than the step.
+                added = size + b.get("residue")
+                moved = b.get("start") + added
+                b.put(residue=added - (moved - b.get("start")), start=moved)
+            with otherwise:
+                for part in self._parts:
+                    if part.rejected is not None:
+                        part.rejected(b)
+                # It would be rejected for ever where it is no smaller, or where all its stages are at one time.
+                smaller = b.get("forced") | (following < size)
+                later = following.fused(b.scalar(_RESOLUTION), b.get("start")) > b.get("start")
+                b.put(stuck=~(smaller & later))
+        b.put(step_size=following, last=False)
+        with b.when(b.get("start") + following > b.get("floor")):
+            rest = b.get("end") - b.get("start") - b.get("residue")
+            with b.emitter.builder.if_else(accepted.value) as (then, otherwise):
+                with then:
+                    b.put(step_size=rest, last=True)
+                with otherwise:  # half of what is left, but always less than the step that was rejected
+                    b.put(step_size=0.5 * choose(following < rest, following, rest))
+
+    def _advance_fixed(self, b: Body) -> None:
+        whole = b.get("turn") == b.get("repeat")
+        if self._fallible:
+            b.put(stuck=~b.get("accepted"))
+            whole = whole & b.get("accepted")
+        with b.when(whole):
+            start = b.get("repeat").to(b.dtype).fused(b.get("step_size"), b.get("start"))
+            b.put(start=start, step_size=b.get("end") - start, turn=0, repeat=1, last=True)
+
+    # --- The end
+
+    def done(self, b: Body) -> Scalar:
+        over = b.get("finished") | b.get("failed") | b.get("stuck") | (b.get("result") != _SUCCESSFUL) | ~b.get("begun")
+        return over | (self.steps_taken(b) >= b.number("max_steps"))
+
+    def conclude(self, b: Body) -> None:
+        with b.when(b.get("begun") & (b.get("result") == _SUCCESSFUL) & ~b.get("finished")):
+            total = b.get("total")
+            smooth = (total == total) & self._is_finite(b, "proposed_state")
+            stuck = choose(smooth, b.scalar(CODES["step_size_underflow"], "int32"), CODES["not_finite"])
+            if self._fallible:
+                stuck = choose(b.get("status") == 0, stuck, b.get("status"))
+            result = choose(b.get("stuck"), stuck, CODES["max_steps_reached"])
+            b.put(result=choose(b.get("failed"), CODES["dt_min_reached"], result))
+        with b.when((b.get("result") == _SUCCESSFUL) & ~self._is_finite(b, "state")):
+            b.put(result=CODES["not_finite"])
+        for part in self._parts:
+            if part.end is not None:
+                b.put(result=part.end(b, b.get("result")))
+        steps, rejected = b.counter("steps").get(), b.counter("rejected").get()
+        b.res("accepted", 0, b.emitter.sub("int32", steps, rejected))
+        b.res("rejected", 0, rejected)
+        b.res("result", 0, b.get("result").value)
+        for name in self._outcome:
+            b.res(name, 0, b.counter(name).get())
+
+    def steps_taken(self, b: Body) -> Scalar:
+        return b.scalar(b.counter("steps").get(), "int32")
+
+    @staticmethod
+    def _is_finite(b: Body, name: str) -> Scalar:
+        """Whether each component of a state is."""
+        state, held = getattr(b.buf, name), b.variable(b.emitter.constant("bool", 1), "bool")
+
+        def body(index: Any) -> None:
+            held.set(b.emitter.logical_and(held.get(), b.emitter.is_finite(b.dtype, state.load(index))))
+
+        b.each(body)
+        return b.scalar(held.get(), "bool")
+
+
+def _code(b: Body, valid: Scalar) -> Scalar:
+    return choose(valid, b.scalar(_SUCCESSFUL, "int32"), CODES["invalid_input"])
