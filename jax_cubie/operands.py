@@ -125,10 +125,11 @@ class Function:
     """A function of the user's as a kernel evaluates it.
 
     inputs: the names of what the caller gives it, as "t" and "y"; operands: those of the operands that it reads besides. In
-    the order of the program's inputs.
+    the order of the program's inputs. unroll: arrays of up to so many elements are unrolled in it.
     """
 
     name: str
     program: Program = dataclasses.field(metadata={"content": lambda program: program.digest})
     inputs: tuple[str, ...]
     operands: tuple[str, ...]
+    unroll: int

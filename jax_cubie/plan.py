@@ -15,7 +15,6 @@ from .loop import buffers as loop_buffers
 from .loop.weights import arranged, stage
 from .operands import Function, Operand, Words
 from .problem import Problem
-from .translate.platforms import unroll_on
 
 # Shared memory that a block may opt in to, in KiB (CUDA C++ Programming Guide, table of technical specifications).
 _SHARED_KIB = {75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 110: 227, 120: 99, 121: 99}
@@ -72,8 +71,8 @@ class Plan:
 
     @property
     def unroll(self) -> int:
-        """Arrays of up to so many elements are unrolled into registers."""
-        return unroll_on(self.target.platform, self.problem.unroll)
+        """Arrays of up to so many elements are unrolled into registers, as in f."""
+        return self.field.unroll
 
     @functools.cached_property
     def staged(self) -> dict[str, int]:
@@ -192,7 +191,7 @@ class Plan:
             from .kernel.host_object import processor
 
             host = processor()
-        functions = (self.functions, self.unroll, self.parameter_offsets, self.staged)
+        functions = (self.functions, self.parameter_offsets, self.staged)
         launched = (self.words, self.layout, self.block)
         return content_key(self.target, host, content((self.problem, functions, launched)))
 

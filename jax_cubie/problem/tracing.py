@@ -93,8 +93,8 @@ def trace_functions(
                 closed_over[names[id(value)]] = value
 
     def function(name: str, platform: str) -> Function:
-        program, constants = translated[name][platform]
-        return Function(name, program, ("t", "y"), (*args.names, *(names[id(value)] for value in constants)))
+        program, constants, limit = translated[name][platform]
+        return Function(name, program, ("t", "y"), (*args.names, *(names[id(value)] for value in constants)), limit)
 
     by_platform = tuple((platform, tuple(function(name, platform) for name in translated)) for platform in PLATFORMS)
     return by_platform, closed_over, structure

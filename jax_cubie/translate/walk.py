@@ -14,7 +14,7 @@ from ..kernel.cache import dump_directory
 from .arrays import Index, in_memory, strides_of
 from .builder import Scalar
 from .context import Context, check_dtype
-from .platforms import PLATFORMS, unroll_on
+from .platforms import ELEMENTARY, FEW_ELEMENTS, PLATFORMS, unroll_on
 from .products import Grouped
 from .program import Program, dtype_name
 from .rules import RULES
@@ -41,21 +41,39 @@ def translate(closed: jex.ClosedJaxpr, *, unroll: int, platform: str) -> tuple[P
     return _translate(closed, Context(unroll, platform, RULES, CALLS, _ELEMENTWISE, {}))
 
 
-def translate_for_all(closed: jex.ClosedJaxpr, unroll: int | str) -> tuple[dict[str, tuple[Program, list[Any]]], list[Any]]:
-    """For each platform the program of a jaxpr and its operand constants; and all of these, each once."""
+def translate_for_all(
+    closed: jex.ClosedJaxpr, unroll: int | str
+) -> tuple[dict[str, tuple[Program, list[Any], int]], list[Any]]:
+    """For each platform the program of a jaxpr, its operand constants and how far it is unrolled; and all constants, each
+    once."""
     known: list[tuple[Context, tuple[Program, list[Any]]]] = []
     conversions: dict[tuple[int, str], tuple[Any, Any]] = {}
     programs, constants = {}, {}
+
+    def program_for(platform: str, limit: int) -> tuple[Program, list[Any]]:
+        for context, made in known:
+            if context.same_everywhere and limit in context.same_for:
+                return made
+        context = Context(limit, platform, RULES, CALLS, _ELEMENTWISE, conversions)
+        known.append((context, _translate(closed, context)))
+        return known[-1][1]
+
     for platform in PLATFORMS:
         limit = unroll_on(platform, unroll)
-        alike = [made for context, made in known if context.same_everywhere and limit in context.same_for]
-        if not alike:
-            context = Context(limit, platform, RULES, CALLS, _ELEMENTWISE, conversions)
-            alike = [_translate(closed, context)]
-            known.append((context, alike[0]))
-        programs[platform] = alike[0]
-        constants |= {id(value): value for value in alike[0][1]}
+        made = program_for(platform, limit)
+        if platform == "cpu" and unroll == "auto" and _wants_vectors(made[0]):
+            limit = FEW_ELEMENTS
+            made = program_for(platform, limit)
+        programs[platform] = (*made, limit)
+        constants |= {id(value): value for value in made[1]}
     return programs, list(constants.values())
+
+
+def _wants_vectors(program: Program) -> bool:
+    """Whether it computes many elementary functions, or many sums of products at once, in code without loops."""
+    functions = sum(op in ELEMENTARY for _, op, *_ in program.instructions)
+    sums = (attribute.count for _, op, _, _, attribute in program.instructions if op == "sums")
+    return functions > FEW_ELEMENTS or any(count > FEW_ELEMENTS for count in sums)
 
 
 def _translate(closed: jex.ClosedJaxpr, context: Context) -> tuple[Program, list[Any]]:

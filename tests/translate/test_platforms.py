@@ -80,3 +80,21 @@ def test_an_array_that_is_closed_over_twice_is_one_operand() -> None:
     request = requested(f, saveat=SaveAt(t1=True, fn=lambda t, y, args: weights @ y))
     shaped: list[Operand] = [operand for operand in request.problem.operands if operand.shape == (30, 30)]
     assert len(shaped) == 1
+
+
+def test_many_elementary_functions_are_loops_on_a_cpu():
+    """From 9 elements on, where a vector of them pays; unless the user says how far to unroll."""
+    from jax_cubie.kernel.functions import OPERATIONS
+    from jax_cubie.translate.platforms import ELEMENTARY
+
+    assert ELEMENTARY == frozenset(OPERATIONS)
+
+    def loops(f, size, unroll):
+        programs, _ = translate_for_all(trace(f, jax.ShapeDtypeStruct((size,), jnp.float32)), unroll)
+        return any(op == "for" for _, op, *_ in programs["cpu"][0].instructions)
+
+    assert [loops(jnp.tanh, size, "auto") for size in (8, 9, 16, 20, 21)] == [False, True, True, True, True]
+    assert [loops(lambda y: y * y, size, "auto") for size in (8, 9, 16, 20, 21)] == [False] * 4 + [True]
+    assert [loops(jnp.tanh, size, 16) for size in (8, 9, 16, 20)] == [False] * 3 + [True]
+    matrix = jnp.ones((20, 20), jnp.float32)
+    assert [loops(lambda y: matrix[: y.size, : y.size] @ y - y, size, "auto") for size in (8, 9, 20)] == [False, True, True]
