@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernel.emitter import Emitter
 from ..kernel.memory import quick
-from ..kernel.scalar import Scalar, choose
+from ..kernel.scalar import Scalar, where
 from .norms import largest, root_mean_square, scaled
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _first_step_of_large(b: Body) -> Scalar:
     rhs_norm = b.scalar(largest(b, scaled(b, b.lane.problem.method.start_rhs(b).load)))
     state_norm = largest(b, scaled(b, b.buf.state.load))
     guess = b.scalar(emit_explicit_guess(b.emitter, b.dtype, state_norm, rhs_norm.value))
-    return choose(rhs_norm.is_finite & (guess < float("inf")), guess, 0.0)
+    return where(rhs_norm.is_finite & (guess < float("inf")), guess, 0.0)
 
 
 def emit_explicit_guess(emitter: Emitter, dtype: str, state_norm: Any, rhs_norm: Any) -> Any:

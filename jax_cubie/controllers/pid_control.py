@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..kernel.memory import quick
-from ..kernel.scalar import Scalar, choose, least, most
+from ..kernel.scalar import Scalar, least, most, where
 from ..loop.part import Control
 from ..settings import Range
 from .first_step import first_step
@@ -66,27 +66,27 @@ def _decide(b: Body, control: PIDControl, total: Scalar) -> None:
     if control.has_history:
         exponent = exponent + (b.get("beta2") * b.get("last_log") + b.get("beta3") * b.get("before_log"))
     factor = b.scalar(quick(b.emitter, "exp2", b.dtype, exponent.value))
-    low = choose(accepted, b.scalar(1.0), b.number("factormin"))
-    high = choose(accepted, b.number("factormax"), b.number("safety"))
+    low = where(accepted, b.scalar(1.0), b.number("factormin"))
+    high = where(accepted, b.number("factormax"), b.number("safety"))
     # `low` where it is NaN, as it is where the error is.
     factor = b.scalar(quick(b.emitter, "max", b.dtype, factor.value, low.value))
-    factor = choose(factor < high, factor, high)
+    factor = where(factor < high, factor, high)
     step_size = b.get("step_size") * factor
     if control.has_limits:
         dtmin = b.number("dtmin")
         step_size = least(b.number("dtmax"), step_size)
         if not control.force_dtmin:
             b.put(failed=step_size < dtmin)
-        step_size = choose(b.get("at_dtmin") & (factor == 1.0), dtmin, step_size)
+        step_size = where(b.get("at_dtmin") & factor.equals(1.0), dtmin, step_size)
         at_dtmin = step_size <= dtmin
         step_size = most(dtmin, step_size)
         b.put(at_dtmin=at_dtmin, forced=at_dtmin)
     if control.has_history:
         # After an exact or a hopeless step the history says nothing.
         current = b.scalar(-0.5).fused(logarithm, b.scalar(0.5 * math.log2(b.states)))
-        current = choose(abs(current) < float("inf"), current, 0.0)
-        b.put(before_log=choose(accepted, b.get("last_log"), b.get("before_log")))
-        b.put(last_log=choose(accepted, current, b.get("last_log")))
+        current = where(abs(current) < float("inf"), current, 0.0)
+        b.put(before_log=where(accepted, b.get("last_log"), b.get("before_log")))
+        b.put(last_log=where(accepted, current, b.get("last_log")))
     b.put(accepted=accepted, next_size=step_size)
 
 

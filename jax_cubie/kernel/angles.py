@@ -12,7 +12,6 @@ from fractions import Fraction
 
 from .function_tables import BITS_OF_TWO_OVER_PI, TWO_OVER_PI
 from .numbers import (
-    Number,
     constant,
     copysign,
     fma,
@@ -23,8 +22,8 @@ from .numbers import (
     table,
     two_product,
     two_sum,
-    where,
 )
+from .scalar import Scalar, where
 
 INF, NAN = float("inf"), float("nan")
 
@@ -50,7 +49,7 @@ def _reduction_table(digits: int, most: int) -> tuple[tuple[float, ...], ...]:
     return tuple(rows)
 
 
-def _chunks(x: Number, digits: int, most: int) -> list[Number]:
+def _chunks(x: Scalar, digits: int, most: int) -> list[Scalar]:
     """x without the power of two that its entry of the table has, and that entry. x may be anything; it is in float64."""
     first = 1023 + digits - 1
     exponent = (x.bits >> 52) & 0x7FF
@@ -61,7 +60,7 @@ def _chunks(x: Number, digits: int, most: int) -> list[Number]:
     return [(x.bits - (g << 56)).float("float64"), *entry]
 
 
-def _without_turns(x: Number) -> Number:
+def _without_turns(x: Scalar) -> Scalar:
     """x less the nearest multiple of 4, exactly."""
     return fma(rint(0.25 * x), -4, x)
 
@@ -70,7 +69,7 @@ _NEAR = {"float32": 2.0**17, "float64": 2.0**20}
 """Angles below have a remainder to all digits from pi / 2 in three numbers."""
 
 
-def _remainder(x: Number) -> tuple[Number, Number]:
+def _remainder(x: Scalar) -> tuple[Scalar, Scalar]:
     """x less the nearest multiple of pi / 2, for x of at least 0 that are near; and integer bits that end in the multiple's."""
     shifted = fma(x, constant("2/pi", x)[0], x.format.magic)
     n = x.format.magic - shifted
@@ -79,12 +78,12 @@ def _remainder(x: Number) -> tuple[Number, Number]:
     return x, shifted.bits
 
 
-def _far_remainder(x: Number) -> tuple[Number, Number]:
+def _far_remainder(x: Scalar) -> tuple[Scalar, Scalar]:
     """The same for any x of at least 0."""
     return _far_remainder_32(x) if x.dtype == "float32" else _far_remainder_64(x)
 
 
-def _far_remainder_64(x: Number) -> tuple[Number, Number]:
+def _far_remainder_64(x: Scalar) -> tuple[Scalar, Scalar]:
     magic, (first, second, _) = x.format.magic, constant("pi/2", x)
     scaled, c1, c2, c3, c4 = _chunks(x, 53, 1023)
     p1, l1 = two_product(scaled, c1)
@@ -102,8 +101,8 @@ def _far_remainder_64(x: Number) -> tuple[Number, Number]:
     return where(x < INF, high + (low + fma(f, second, f_low * first)), NAN), k.bits
 
 
-def _far_remainder_32(x: Number) -> tuple[Number, Number]:
-    wide = x.as_type("float64")
+def _far_remainder_32(x: Scalar) -> tuple[Scalar, Scalar]:
+    wide = x.to("float64")
     magic = wide.format.magic
     scaled, c1, c2, *_ = _chunks(wide, 24, 127)
     p1, l1 = two_product(scaled, c1)
@@ -111,43 +110,43 @@ def _far_remainder_32(x: Number) -> tuple[Number, Number]:
     k = a + magic
     a = (a - (k - magic)) + fma(scaled, c2, l1)
     r = where(wide < INF, a * constant("pi/2", wide)[0], NAN)
-    return r.as_type("float32"), k.bits.as_type("uint32")
+    return r.to("float32"), k.bits.to("uint32")
 
 
-def _sign(x: Number) -> Number:
+def _sign(x: Scalar) -> Scalar:
     return x.bits & x.format.sign
 
 
-def _sine(r: Number) -> Number:
+def _sine(r: Scalar) -> Scalar:
     z = r * r
     return fma(z * r, table("sin", z), r)
 
 
-def _cosine(r: Number) -> Number:
+def _cosine(r: Scalar) -> Scalar:
     z = r * r
     return fma(z * z, table("cos", z), fma(z, -0.5, 1))
 
 
-def _sine_after(r: Number, n: Number) -> Number:
+def _sine_after(r: Scalar, n: Scalar) -> Scalar:
     """The sine of r + n pi / 2."""
     found = where((n & 1).equals(0), _sine(r), _cosine(r))
     return (found.bits ^ ((n << r.format.sign.bit_length() - 2) & r.format.sign)).float(r.dtype)
 
 
-def _sin_of(x: Number, r: Number, n: Number) -> Number:
+def _sin_of(x: Scalar, r: Scalar, n: Scalar) -> Scalar:
     return (_sine_after(r, n).bits ^ _sign(x)).float(x.dtype)
 
 
-def _cos_of(_: Number, r: Number, n: Number) -> Number:
+def _cos_of(_: Scalar, r: Scalar, n: Scalar) -> Scalar:
     return _sine_after(r, n + 1)
 
 
-def _tan_of(x: Number, r: Number, n: Number) -> Number:
+def _tan_of(x: Scalar, r: Scalar, n: Scalar) -> Scalar:
     sine, cosine, even = _sine(r), _cosine(r), (n & 1).equals(0)
     return ((where(even, sine, -cosine) / where(even, cosine, sine)).bits ^ _sign(x)).float(x.dtype)
 
 
-def _of_angle(x: Number, **functions: Callable[[Number, Number, Number], Number]) -> tuple[Number, ...]:
+def _of_angle(x: Scalar, **functions: Callable[[Scalar, Scalar, Scalar], Scalar]) -> tuple[Scalar, ...]:
     """Each function(x, r, n), with the remainder of |x|."""
     a = abs(x)
     r, n = _remainder(a)
@@ -155,15 +154,15 @@ def _of_angle(x: Number, **functions: Callable[[Number, Number, Number], Number]
                  for name, function in functions.items())
 
 
-def sin_and_cos(x: Number) -> tuple[Number, ...]:
+def sin_and_cos(x: Scalar) -> tuple[Scalar, ...]:
     return _of_angle(x, sin=_sin_of, cos=_cos_of)
 
 
-def tan(x: Number) -> Number:
+def tan(x: Scalar) -> Scalar:
     return _of_angle(x, tan=_tan_of)[0]
 
 
-def _arctangent(v: Number, u: Number) -> Number:
+def _arctangent(v: Scalar, u: Scalar) -> Scalar:
     """The angle of (u, v), both at least 0: of v / u, (v - u) / (v + u) or -u / v, which is at most tan(pi / 8)."""
     (low,), (high,) = constant("sqrt(2)-1", v), constant("sqrt(2)+1", v)
     right, quarter = constant("pi/2", v), constant("pi/4", v)
@@ -176,11 +175,11 @@ def _arctangent(v: Number, u: Number) -> Number:
     return base + (t + fma(t * z, table("atan", z), base_low))
 
 
-def atan(x: Number) -> Number:
+def atan(x: Scalar) -> Scalar:
     return copysign(_arctangent(abs(x), x.like(1)), x)
 
 
-def atan2(y: Number, x: Number) -> Number:
+def atan2(y: Scalar, x: Scalar) -> Scalar:
     v, u = abs(y), abs(x)
     both = v.equals(INF) & u.equals(INF)
     v, u = where(both, 1, v), where(both, 1, u)
@@ -193,7 +192,7 @@ def atan2(y: Number, x: Number) -> Number:
     return copysign(angle, y)
 
 
-def _arcsine(x: Number) -> tuple[Number, Number, Number, Number]:
+def _arcsine(x: Scalar) -> tuple[Scalar, Scalar, Scalar, Scalar]:
     """|x|; whether it is beyond 1/2; and t and t^3 p with asin(t) = t + t^3 p, t = |x| or sqrt((1 - |x|) / 2) there."""
     a = abs(x)
     beyond = a > 0.5
@@ -202,13 +201,13 @@ def _arcsine(x: Number) -> tuple[Number, Number, Number, Number]:
     return a, beyond, t, t * (z * table("asin", z))
 
 
-def asin(x: Number) -> Number:
+def asin(x: Scalar) -> Scalar:
     _, beyond, t, rest = _arcsine(x)
     right, right_low = constant("pi/2", x)[:2]
     return copysign(where(beyond, right - (2 * (t + rest) - right_low), t + rest), x)
 
 
-def acos(x: Number) -> Number:
+def acos(x: Scalar) -> Scalar:
     _, beyond, t, rest = _arcsine(x)
     right, right_low = constant("pi/2", x)[:2]
     negative = x < 0

@@ -15,7 +15,8 @@ import llvmlite.ir as ir
 import numpy as np
 
 from . import functions
-from .numbers import Number, tables_scope
+from .numbers import kept, tables_scope
+from .scalar import Scalar
 
 Value = Any
 """An LLVM value; llvmlite's own types are too loose to check anything."""
@@ -62,8 +63,8 @@ def memory_type(dtype: str) -> Any:
 class Emitter:
     """Typed scalar operations. The dtype that a method asks for is the one the operation works in."""
 
-    def __init__(self, builder: ir.IRBuilder, platform: str, *, fma: bool = True,
-                 fastmath: bool = False) -> None:
+    def __init__(self, builder: ir.IRBuilder, platform: str, *, fma: bool = True, fastmath: bool = False,
+                 keeps_numbers: bool = False) -> None:
         self.builder: Any = builder
         self.platform = platform
         self.use_fma = fma
@@ -72,6 +73,7 @@ class Emitter:
         self._flags = ("reassoc", "nsz", "arcp", "contract", "afn") if fastmath else ()
         self._functions: dict[str, ir.Function] = {}
         self.in_loop = False  # whether the builder's place is in one of counted turns
+        self.keeps_numbers = keeps_numbers  # whether the constants of `Scalar`s stand in an array of the function's
 
     # -- constants and arithmetic -----------------------------------------------------------------------------
 
@@ -80,6 +82,12 @@ class Emitter:
         if dtype in FLOATS:
             return ir.Constant(LLVM_TYPES[dtype], float(np.float32(value) if dtype == "float32" else value))
         return ir.Constant(LLVM_TYPES[dtype], int(value))
+
+    def number(self, dtype: str, value: Any) -> Value:
+        """A constant of a `Scalar`'s."""
+        constant = self.constant(dtype, value)
+        apart = self.keeps_numbers and not self.in_loop and dtype in FLOATS and value != 0
+        return kept(self, constant, dtype) if apart else constant
 
     def add(self, dtype: str, a: Value, b: Value) -> Value:
         if dtype in FLOATS:
@@ -305,8 +313,8 @@ class Emitter:
     def _formula(self, name: str, dtype: str, args: Sequence[Value]) -> list[Value]:
         """The results of a formula, which fast math does not change."""
         plain = Emitter(self.builder, self.platform)
-        plain.in_loop = self.in_loop
-        found = functions.FUNCTIONS[name](*[Number(plain, dtype, value) for value in args])
+        plain.in_loop, plain.keeps_numbers = self.in_loop, self.keeps_numbers
+        found = functions.FUNCTIONS[name](*[Scalar(plain, dtype, value) for value in args])
         return [number.value for number in (found if isinstance(found, tuple) else (found,))]
 
     def _call_formula(self, name: str, dtype: str, args: Sequence[Value]) -> list[Value]:
@@ -321,7 +329,8 @@ class Emitter:
                 function.attributes.add(attribute)
             builder = ir.IRBuilder(function.append_basic_block())
             result = ir.Constant(kind, ir.Undefined)
-            for part, value in enumerate(Emitter(builder, self.platform)._formula(name, dtype, function.args)):
+            own = Emitter(builder, self.platform, keeps_numbers=True)
+            for part, value in enumerate(own._formula(name, dtype, function.args)):
                 result = builder.insert_value(result, value, part)
             builder.ret(result)
         result = self.builder.call(function, args)

@@ -20,8 +20,6 @@ from typing import Any
 from .angles import acos, asin, atan, atan2, sin_and_cos, tan
 from .function_tables import POLYNOMIALS
 from .numbers import (
-    FORMATS,
-    Number,
     constant,
     copysign,
     either,
@@ -35,8 +33,8 @@ from .numbers import (
     table,
     two_product,
     two_sum,
-    where,
 )
+from .scalar import FORMATS, Scalar, where
 
 INF, NAN = float("inf"), float("nan")
 
@@ -44,12 +42,12 @@ INF, NAN = float("inf"), float("nan")
 # -- exponential functions ------------------------------------------------------------------------------------------------
 
 
-def _clamped(x: Number, low: float, high: float) -> Number:
+def _clamped(x: Scalar, low: float, high: float) -> Scalar:
     """A NaN stays."""
     return where(x < low, low, where(x > high, high, x))
 
 
-def _exponent_and_rest(x: Number, less: Any = None) -> tuple[Number, Number]:
+def _exponent_and_rest(x: Scalar, less: Any = None) -> tuple[Scalar, Scalar]:
     """exp(x - less) = 2^n (1 + q): integer bits that end in n, and q. `less` is small."""
     log2e, (high, low) = constant("1/ln(2)", x)[0], constant("ln(2)", x)
     shifted = fma(x, log2e, x.format.magic)
@@ -58,17 +56,17 @@ def _exponent_and_rest(x: Number, less: Any = None) -> tuple[Number, Number]:
     return shifted.bits, _exp_less_1(r if less is None else r - less)
 
 
-def _exp_less_1(r: Number) -> Number:
+def _exp_less_1(r: Scalar) -> Scalar:
     return fma(r * r, table("exp", r), r)
 
 
-def _power_of_two(n: Number, dtype: str) -> Number:
+def _power_of_two(n: Scalar, dtype: str) -> Scalar:
     """2^n where that is a normal number."""
     kind = FORMATS[dtype]
     return ((n + kind.bias) << kind.mantissa).float(dtype)
 
 
-def _scaled(x: Number, n: Number) -> Number:
+def _scaled(x: Scalar, n: Scalar) -> Scalar:
     """x 2^n, by two powers, so that it may be subnormal, or 2^n too large. n are integer bits."""
     kind = x.format
     half = (n + (2 * kind.bias + 2)) >> 1  # bias + 1 + floor(n / 2)
@@ -77,38 +75,38 @@ def _scaled(x: Number, n: Number) -> Number:
     return x * first * second
 
 
-def _times_power(n: Number, q: Number) -> Number:
+def _times_power(n: Scalar, q: Scalar) -> Scalar:
     """(1 + q) 2^n where 2^n is a normal number."""
     power = _power_of_two(n, q.dtype)
     return fma(q, power, power)
 
 
-def _extreme_power(x: Number, n: Number, q: Number) -> Number:
+def _extreme_power(x: Scalar, n: Scalar, q: Scalar) -> Scalar:
     """(1 + q) 2^n, where x is n without its rounding, and decides over zero and infinity."""
     beyond = float(x.format.bias + x.format.mantissa + 2)
     return where(x > beyond, INF, where(x < -beyond, 0, _scaled(1 + q, n)))
 
 
-def exp(x: Number) -> Number:
-    def extreme(x: Number) -> Number:
+def exp(x: Scalar) -> Scalar:
+    def extreme(x: Scalar) -> Scalar:
         return _extreme_power(x * constant("1/ln(2)", x)[0], *_exponent_and_rest(x))
 
     return guarded("exp", abs(x), 0.69 * (x.format.bias - 3), _times_power(*_exponent_and_rest(x)), extreme, x)
 
 
-def _binary_exponent_and_rest(x: Number) -> tuple[Number, Number]:
+def _binary_exponent_and_rest(x: Scalar) -> tuple[Scalar, Scalar]:
     n = x + x.format.magic
     return n.bits, _exp_less_1((x - (n - x.format.magic)) * constant("ln(2)", x)[0])
 
 
-def exp2(x: Number) -> Number:
-    def extreme(x: Number) -> Number:
+def exp2(x: Scalar) -> Scalar:
+    def extreme(x: Scalar) -> Scalar:
         return _extreme_power(x, *_binary_exponent_and_rest(x))
 
     return guarded("exp2", abs(x), x.format.bias - 3.0, _times_power(*_binary_exponent_and_rest(x)), extreme, x)
 
 
-def expm1(x: Number) -> Number:
+def expm1(x: Scalar) -> Scalar:
     low, high = (-20.0, 89.0) if x.dtype == "float32" else (-40.0, 710.0)
     n, q = _exponent_and_rest(_clamped(x, low, high))
     half = _power_of_two(n - 1, x.dtype)
@@ -117,7 +115,7 @@ def expm1(x: Number) -> Number:
     return where(x.equals(0), x, result)
 
 
-def tanh(x: Number) -> Number:
+def tanh(x: Scalar) -> Scalar:
     """By exp(-2 |x|) = 2^n (1 + r + r^2 q), less 1 and more 1. The chain of operations is short: layers wait for it."""
     a = -2 * abs(x)
     a = where(a < -50, -50, a)
@@ -128,13 +126,13 @@ def tanh(x: Number) -> Number:
     return copysign(fma(times, q, fma(r, power, power - 1)) / fma(times, q, fma(r, power, power + 1)), x)
 
 
-def _half_exp(a: Number) -> tuple[Number, Number, Number]:
+def _half_exp(a: Scalar) -> tuple[Scalar, Scalar, Scalar]:
     """exp(a) / 2 for a of at least 0, and n and q."""
     n, q = _exponent_and_rest(where(a > 712, 712, a) if a.dtype == "float64" else where(a > 91, 91, a))
     return _scaled(1 + q, n - 1), n, q
 
 
-def sinh(x: Number) -> Number:
+def sinh(x: Scalar) -> Scalar:
     a = abs(x)
     half, n, q = _half_exp(a)
     power = _power_of_two(n, x.dtype)
@@ -142,7 +140,7 @@ def sinh(x: Number) -> Number:
     return copysign(where(a < 1, 0.5 * (less + less / (less + 1)), half - 0.25 / half), x)
 
 
-def cosh(x: Number) -> Number:
+def cosh(x: Scalar) -> Scalar:
     half, _, _ = _half_exp(abs(x))
     return half + 0.25 / half
 
@@ -150,7 +148,7 @@ def cosh(x: Number) -> Number:
 # -- logarithms -----------------------------------------------------------------------------------------------------------
 
 
-def _split(x: Number, first: int) -> tuple[Number, Number, Number]:
+def _split(x: Scalar, first: int) -> tuple[Scalar, Scalar, Scalar]:
     """A normal x > 0 as 2^k m, with m from the number on whose bits are `first` to its double: k, m, m's bits above `first`."""
     kind, high = x.format, 2.0**x.format.mantissa
     t = x.bits + (kind.one - first)
@@ -159,7 +157,7 @@ def _split(x: Number, first: int) -> tuple[Number, Number, Number]:
     return k, (above + first).float(x.dtype), above
 
 
-def _split_at_root(x: Number) -> tuple[Number, Number]:
+def _split_at_root(x: Scalar) -> tuple[Scalar, Scalar]:
     """(k, m) with m between sqrt(1/2) and sqrt(2)."""
     return _split(x, x.format.root_half)[:2]
 
@@ -201,22 +199,22 @@ def _binary_logarithms() -> tuple[tuple[float, ...], ...]:
     return tuple(rows)
 
 
-def _near_1(x: Number, name: str, rows: tuple[tuple[float, ...], ...]) -> tuple[Number, ...]:
+def _near_1(x: Scalar, name: str, rows: tuple[tuple[float, ...], ...]) -> tuple[Scalar, ...]:
     """A normal x > 0 as 2^k c (1 + r): k, r, and what the table says of c."""
     k, m, above = _split(x, FORMATS[x.dtype].table_start)
     inverse, *others = lookup(f"{name}.{x.dtype}", x.dtype, rows, above >> (x.format.mantissa - 7))
     return k, fma(m, inverse, -1), *others
 
 
-def _above_tiny(x: Number) -> tuple[Number, int]:
+def _above_tiny(x: Scalar) -> tuple[Scalar, int]:
     """An integer that is below another one for normal x > 0 alone, and that one."""
     tiny = 1 << x.format.mantissa
     return x.bits - tiny, 2 * x.format.bias * tiny
 
 
-def _with_log_limits(name: str, formula: Callable[[Number, float], Number], x: Number) -> Number:
+def _with_log_limits(name: str, formula: Callable[[Scalar, float], Scalar], x: Scalar) -> Scalar:
     """formula(x, less) is the logarithm of a normal x > 0, divided by 2^less."""
-    def special(x: Number) -> Number:
+    def special(x: Scalar) -> Scalar:
         digits = x.format.mantissa + 1
         finite = where(x < INF, formula(x * 2.0**digits, digits), x)
         return where(x.equals(0), -INF, where(x < 0, NAN, finite))
@@ -224,8 +222,8 @@ def _with_log_limits(name: str, formula: Callable[[Number, float], Number], x: N
     return guarded(name, *_above_tiny(x), formula(x, 0), special, x)
 
 
-def log(x: Number) -> Number:
-    def formula(x: Number, less: float) -> Number:
+def log(x: Scalar) -> Scalar:
+    def formula(x: Scalar, less: float) -> Scalar:
         k, r, log_c = _near_1(x, "log", _logarithms())
         k = k - less if less else k
         high, low = constant("ln(2)", x)
@@ -235,7 +233,7 @@ def log(x: Number) -> Number:
     return _with_log_limits("log", formula, x)
 
 
-def _log2_in_two(x: Number, less: float = 0) -> tuple[Number, Number]:
+def _log2_in_two(x: Scalar, less: float = 0) -> tuple[Scalar, Scalar]:
     """log2(x) - less, x > 0 and normal, in two numbers, to some 64 bits. x is in float64."""
     k, r, log_c, log_c_low = _near_1(x, "log2", _binary_logarithms())
     k = k - less if less else k
@@ -250,7 +248,7 @@ def _log2_in_two(x: Number, less: float = 0) -> tuple[Number, Number]:
     return quick_two_sum(total, (p_left + v_left) + (low + log_c_low))
 
 
-def _log2_short(x: Number, less: float = 0, dtype: str = "float32") -> Number:
+def _log2_short(x: Scalar, less: float = 0, dtype: str = "float32") -> Scalar:
     """log2(x) - less, x > 0 and normal, in float64 for results in `dtype`: near 1 to as many digits as elsewhere."""
     k, r, log_c, log_c_low = _near_1(x, "log2", _binary_logarithms())
     k = k - less if less else k
@@ -262,14 +260,14 @@ def _log2_short(x: Number, less: float = 0, dtype: str = "float32") -> Number:
     return (k + log_c) + fma(rest, log2e, log_c_low)
 
 
-def log2(x: Number) -> Number:
-    def formula(x: Number, less: float) -> Number:
-        return _log2_short(x.as_type("float64"), less, x.dtype).as_type(x.dtype)
+def log2(x: Scalar) -> Scalar:
+    def formula(x: Scalar, less: float) -> Scalar:
+        return _log2_short(x.to("float64"), less, x.dtype).to(x.dtype)
 
     return _with_log_limits("log2", formula, x)
 
 
-def _log_rest(f: Number) -> tuple[Number, Number]:
+def _log_rest(f: Scalar) -> tuple[Scalar, Scalar]:
     """log(1 + f) = f - (h - r) with h = f^2 / 2: (h, r), for 1 + f between sqrt(1/2) and sqrt(2)."""
     s = f / (f + 2)
     z = s * s
@@ -277,7 +275,7 @@ def _log_rest(f: Number) -> tuple[Number, Number]:
     return h, s * fma(z, table("log", z), h)
 
 
-def log1p(x: Number) -> Number:
+def log1p(x: Scalar) -> Scalar:
     u, error = two_sum(x.like(1), x)
     k, m = _split_at_root(u)
     near = k.equals(0)
@@ -288,30 +286,30 @@ def log1p(x: Number) -> Number:
     lost = where(near, 0, error / u)
     result = fma(k, high, f - (h - (fma(k, low, lost) + r)))
 
-    def special() -> tuple[Number, ...]:
+    def special() -> tuple[Scalar, ...]:
         return (where(x.equals(-1), -INF, where(x < -1, NAN, x)),)
 
     return either(~((x > -1) & (x < INF)) | x.equals(0), (result,), special)[0]
 
 
-def _log1p_of_root(a: Number, moderate: Number) -> Number:
+def _log1p_of_root(a: Scalar, moderate: Scalar) -> Scalar:
     """log1p(moderate), or log(2 a) for a beyond 2^60, where `moderate` may have overflown."""
     large = a > 2.0**60
     return log1p(where(large, a, moderate)) + where(large, a.like(constant("ln(2)", a)[0]), 0)
 
 
-def asinh(x: Number) -> Number:
+def asinh(x: Scalar) -> Scalar:
     a = abs(x)
     square = a * a
     return copysign(_log1p_of_root(a, a + square / (1 + sqrt(square + 1))), x)
 
 
-def acosh(x: Number) -> Number:
+def acosh(x: Scalar) -> Scalar:
     t = x - 1
     return where(x < 1, NAN, _log1p_of_root(x, t + sqrt(t * (t + 2))))
 
 
-def atanh(x: Number) -> Number:
+def atanh(x: Scalar) -> Scalar:
     a = abs(x)
     return copysign(0.5 * log1p(2 * a / (1 - a)), x)
 
@@ -319,7 +317,7 @@ def atanh(x: Number) -> Number:
 # -- powers ---------------------------------------------------------------------------------------------------------------
 
 
-def _power(x: Number, y: Number, dtype: str, less: float = 0) -> tuple[Number, Number, Number]:
+def _power(x: Scalar, y: Scalar, dtype: str, less: float = 0) -> tuple[Scalar, Scalar, Scalar]:
     """y log2(x 2^-less) = e = n + rest, and 2^rest - 1: e, bits that end in n, q. x > 0 is normal; in float64 for `dtype`."""
     high, low = (_log2_short(x), None) if dtype == "float32" else _log2_in_two(x, less)
     e = y * high
@@ -331,8 +329,8 @@ def _power(x: Number, y: Number, dtype: str, less: float = 0) -> tuple[Number, N
     return e, shifted.bits, fma(r * r, polynomial(r, POLYNOMIALS["exp"][dtype]), r)
 
 
-def _special_pow(given_x: Number, given_y: Number) -> Number:
-    dtype, x, y = given_x.dtype, given_x.as_type("float64"), given_y.as_type("float64")
+def _special_pow(given_x: Scalar, given_y: Scalar) -> Scalar:
+    dtype, x, y = given_x.dtype, given_x.to("float64"), given_y.to("float64")
     a = abs(x)
     result = _extreme_power(*_power(a, y, dtype))
     if dtype == "float64":
@@ -346,16 +344,16 @@ def _special_pow(given_x: Number, given_y: Number) -> Number:
     result = where(negative & odd, -result, result)
     result = where((x < 0) & ~whole & ~infinite, NAN, result)
     result = where(x.equals(x) & y.equals(y), result, x + y)
-    return where(given_y.equals(0) | given_x.equals(1), 1, result).as_type(dtype)
+    return where(given_y.equals(0) | given_x.equals(1), 1, result).to(dtype)
 
 
-def pow(x: Number, y: Number) -> Number:
-    e, n, q = _power(x.as_type("float64"), y.as_type("float64"), x.dtype)
+def pow(x: Scalar, y: Scalar) -> Scalar:
+    e, n, q = _power(x.to("float64"), y.to("float64"), x.dtype)
     above, limit = _above_tiny(x)
-    return guarded("pow", where(above < limit, abs(e), INF), 1000.0, _times_power(n, q).as_type(x.dtype), _special_pow, x, y)
+    return guarded("pow", where(above < limit, abs(e), INF), 1000.0, _times_power(n, q).to(x.dtype), _special_pow, x, y)
 
 
-def cbrt(x: Number) -> Number:
+def cbrt(x: Scalar) -> Scalar:
     third_of_lift = -(-(x.format.mantissa + 1) // 3)
     small = abs(x) < x.format.tiny
     a = abs(x) * where(small, x.like(8.0**third_of_lift), 1)
@@ -376,11 +374,11 @@ def cbrt(x: Number) -> Number:
 # -- the error function ---------------------------------------------------------------------------------------------------
 
 
-def _erfc_tail(a: Number) -> Number:
+def _erfc_tail(a: Scalar) -> Scalar:
     """erfc(a) for a of at least 1/2; in float64."""
     dtype = a.dtype
     zero = 10.5 if dtype == "float32" else 27.5  # from here on
-    a = where(a > zero, zero, a).as_type("float64")
+    a = where(a > zero, zero, a).to("float64")
     square, low = two_product(a, a)
     n, q = _exponent_and_rest(-square, low)
     inverse = 1 / (a + 2.5)
@@ -392,25 +390,25 @@ def _erfc_tail(a: Number) -> Number:
     g = fma(t, rest, first)
     factor, factor_low = two_product(g, inverse)
     factor_low = fma(fma(t, rest, first - g), inverse, factor_low)
-    return _scaled(factor + fma(factor, q, factor_low), n).as_type(dtype)
+    return _scaled(factor + fma(factor, q, factor_low), n).to(dtype)
 
 
-def erf(x: Number) -> Number:
+def erf(x: Scalar) -> Scalar:
     a, near = abs(x), fma(x, table("erf", x * x), x)
     return either(a > 0.5, (near,), lambda: (copysign(1 - _erfc_tail(a), x),))[0]
 
 
-def erfc(x: Number) -> Number:
+def erfc(x: Scalar) -> Scalar:
     a, near = abs(x), fma(x, table("erf", x * x), x)
 
-    def far() -> tuple[Number, ...]:
+    def far() -> tuple[Scalar, ...]:
         tail = _erfc_tail(a)
         return (where(x < 0, 2 - tail, tail),)
 
     return either(a > 0.5, (1 - near,), far)[0]
 
 
-FUNCTIONS: dict[str, Callable[..., Number | tuple[Number, ...]]] = {
+FUNCTIONS: dict[str, Callable[..., Scalar | tuple[Scalar, ...]]] = {
     function.__name__: function
     for function in (
         exp, exp2, expm1, log, log1p, log2, sin_and_cos, tan, asin, acos, atan, atan2,

@@ -1,4 +1,4 @@
-"""Scalars of an emitter with Python's operators, so that a formula reads as one; and sums and products with their errors."""
+"""What formulas of elementary functions are made of: polynomials, tables, sums and products with their errors, rare cases."""
 
 from __future__ import annotations
 
@@ -8,130 +8,15 @@ from typing import TYPE_CHECKING, Any
 import llvmlite.ir as ir
 
 from .function_tables import CONSTANTS, POLYNOMIALS
+from .scalar import Scalar
 
 if TYPE_CHECKING:
     from .emitter import Emitter
 
 
-class Format:
-    """A float dtype's layout."""
-
-    def __init__(self, integer: str, mantissa: int, bias: int, root_half: int, table_start: int):
-        self.integer, self.mantissa, self.bias = integer, mantissa, bias
-        self.sign = 1 << (31 if integer == "uint32" else 63)
-        self.tiny = 2.0 ** (1 - bias)
-        self.one = bias << mantissa
-        self.root_half = root_half  # the bits of sqrt(1/2)
-        self.table_start = table_start  # and of 0.6875
-        self.magic = 1.5 * 2.0**mantissa  # a number plus this has its nearest integer in the lowest bits
-
-
-FORMATS = {
-    "float32": Format("uint32", 23, 127, 0x3F3504F3, 0x3F300000),
-    "float64": Format("uint64", 52, 1023, 0x3FE6A09E667F3BCD, 0x3FE6000000000000),
-}
-
-
-class Number:
-    """A scalar with Python's operators, each of which writes one instruction. Python's numbers become constants."""
-
-    __slots__ = ("dtype", "e", "value")
-
-    def __init__(self, e: Emitter, dtype: str, value: Any):
-        self.e, self.dtype, self.value = e, dtype, value
-
-    def like(self, number: Any) -> Number:
-        if isinstance(number, Number):
-            return number
-        return Number(self.e, self.dtype, _constant(self.e, self.dtype, float(number) if self.dtype in FORMATS else number))
-
-    def _apply(self, op: str, *others: Any) -> Number:
-        values = [self.like(x).value for x in others]
-        return Number(self.e, self.dtype, self.e.apply(op, self.dtype, self.value, *values))
-
-    def __add__(self, y: Any) -> Number:
-        return self._apply("add", y)
-
-    def __sub__(self, y: Any) -> Number:
-        return self._apply("sub", y)
-
-    def __rsub__(self, y: Any) -> Number:
-        return self.like(y) - self
-
-    def __mul__(self, y: Any) -> Number:
-        return self._apply("mul", y)
-
-    def __truediv__(self, y: Any) -> Number:
-        return self._apply("div", y)
-
-    def __rtruediv__(self, y: Any) -> Number:
-        return self.like(y) / self
-
-    __radd__, __rmul__ = __add__, __mul__
-
-    def __neg__(self) -> Number:
-        return self._apply("neg")
-
-    def __abs__(self) -> Number:
-        return self._apply("abs")
-
-    def __and__(self, y: Any) -> Number:
-        return self._apply("and", y)
-
-    def __or__(self, y: Any) -> Number:
-        return self._apply("or", y)
-
-    def __xor__(self, y: Any) -> Number:
-        return self._apply("xor", y)
-
-    def __invert__(self) -> Number:
-        return self._apply("not")
-
-    def __lshift__(self, count: int) -> Number:
-        return Number(self.e, self.dtype, self.e.builder.shl(self.value, self.like(count).value))
-
-    def __rshift__(self, count: int) -> Number:
-        return Number(self.e, self.dtype, self.e.builder.lshr(self.value, self.like(count).value))
-
-    def _compare(self, op: str, y: Any) -> Number:
-        return Number(self.e, "bool", self.e.compare(op, self.dtype, self.value, self.like(y).value))
-
-    def __lt__(self, y: Any) -> Number:
-        return self._compare("lt", y)
-
-    def __le__(self, y: Any) -> Number:
-        return self._compare("le", y)
-
-    def __gt__(self, y: Any) -> Number:
-        return self._compare("gt", y)
-
-    def equals(self, y: Any) -> Number:
-        return self._compare("eq", y)
-
-    def as_type(self, dtype: str) -> Number:
-        return Number(self.e, dtype, self.e.cast(self.value, self.dtype, dtype))
-
-    @property
-    def format(self) -> Format:
-        return FORMATS[self.dtype]
-
-    @property
-    def bits(self) -> Number:
-        return Number(self.e, self.format.integer, self.e.bitcast(self.value, self.format.integer))
-
-    def float(self, dtype: str) -> Number:
-        """The number whose bits these are."""
-        return Number(self.e, dtype, self.e.bitcast(self.value, dtype))
-
-
-def where(condition: Number, x: Any, y: Any) -> Number:
-    x = y.like(x) if isinstance(y, Number) else x
-    return Number(x.e, x.dtype, x.e.select(condition.value, x.value, x.like(y).value))
-
-
-def either(condition: Number, usual: Sequence[Number], rare: Callable[[], Sequence[Number]]) -> list[Number]:
+def either(condition: Scalar, usual: Sequence[Scalar], rare: Callable[[], Sequence[Scalar]]) -> list[Scalar]:
     """`rare()` where the condition holds. Alone it is computed there only; in a vector loop always, and selected."""
-    e, builder = condition.e, condition.e.builder
+    e, builder = condition.emitter, condition.emitter.builder
     before = builder.block
     # In a loop, what is unlikely would seem cheaper one by one than in a vector.
     with builder.if_then(condition.value, likely=None if e.in_loop else False):
@@ -140,11 +25,11 @@ def either(condition: Number, usual: Sequence[Number], rare: Callable[[], Sequen
     return [_joined(x, before, y, inside) for x, y in zip(usual, found, strict=True)]
 
 
-def _joined(x: Number, before: Any, y: Number, inside: Any) -> Number:
-    phi = x.e.builder.phi(x.value.type)
+def _joined(x: Scalar, before: Any, y: Scalar, inside: Any) -> Scalar:
+    phi = x.emitter.builder.phi(x.value.type)
     phi.add_incoming(x.value, before)
     phi.add_incoming(y.value, inside)
-    return Number(x.e, x.dtype, phi)
+    return Scalar(x.emitter, x.dtype, phi)
 
 
 _LANES = (2, 4, 8, 16)
@@ -160,21 +45,21 @@ def _beyond(builder: Any, key: Any, limit: Any) -> Any:
     return builder.fcmp_unordered(">=", key, limit)
 
 
-def guarded(name: str, key: Number, limit: float, usual: Number, rare: Callable[..., Number], *arguments: Number) -> Number:
+def guarded(name: str, key: Scalar, limit: float, usual: Scalar, rare: Callable[..., Scalar], *arguments: Scalar) -> Scalar:
     """`usual` where key < limit (as an integer it has no sign), otherwise `rare(*arguments)`, which stands once in the module.
 
     In a loop it is a call, which LLVM replaces by that of a function of vectors: what is rare costs a vector without it
     one branch.
     """
-    e, builder, given = usual.e, usual.e.builder, [x.value for x in arguments]
+    e, builder, given = usual.emitter, usual.emitter.builder, [x.value for x in arguments]
     if e.in_loop:
         chosen = _chosen(e, f"jax_cubie.guarded.{name}.{usual.dtype}", key.dtype, limit, usual.dtype, rare, arguments)
-        return Number(e, usual.dtype, builder.call(chosen, [usual.value, key.value, *given]))
+        return Scalar(e, usual.dtype, builder.call(chosen, [usual.value, key.value, *given]))
     before = builder.block
     with builder.if_then(_beyond(builder, key.value, limit), likely=False):
         found = builder.call(_rare(e, f"jax_cubie.guarded.{name}.{usual.dtype}", usual.dtype, rare, arguments), given)
         inside = builder.block
-    return _joined(usual, before, Number(e, usual.dtype, found), inside)
+    return _joined(usual, before, Scalar(e, usual.dtype, found), inside)
 
 
 def _function(module: ir.Module, symbol: str, result: ir.Type, kinds: Sequence[ir.Type]) -> tuple[ir.Function, ir.IRBuilder]:
@@ -191,19 +76,19 @@ def _attribute(function: ir.Function, text: str) -> None:
     set.add(function.attributes, text)
 
 
-def _rare(e: Emitter, symbol: str, dtype: str, rare: Callable[..., Number], arguments: Sequence[Number]) -> ir.Function:
+def _rare(e: Emitter, symbol: str, dtype: str, rare: Callable[..., Scalar], arguments: Sequence[Scalar]) -> ir.Function:
     found = e.builder.module.globals.get(f"{symbol}.rare")
     if found is not None:
         return found
     kinds = [x.value.type for x in arguments]
     function, builder = _function(e.builder.module, f"{symbol}.rare", e.constant(dtype, 0).type, kinds)
-    own = type(e)(builder, e.platform)
-    builder.ret(rare(*[Number(own, x.dtype, value) for x, value in zip(arguments, function.args, strict=True)]).value)
+    own = type(e)(builder, e.platform, keeps_numbers=True)
+    builder.ret(rare(*[Scalar(own, x.dtype, value) for x, value in zip(arguments, function.args, strict=True)]).value)
     return function
 
 
-def _chosen(e: Emitter, symbol: str, key_dtype: str, limit: float, dtype: str, rare: Callable[..., Number],
-            arguments: Sequence[Number]) -> ir.Function:
+def _chosen(e: Emitter, symbol: str, key_dtype: str, limit: float, dtype: str, rare: Callable[..., Scalar],
+            arguments: Sequence[Scalar]) -> ir.Function:
     """A function of what is usual, the key and the arguments; and those of vectors beside it."""
     module = e.builder.module
     found = module.globals.get(symbol)
@@ -262,14 +147,12 @@ def _vector_variant(function: ir.Function, far: ir.Function, lanes: int, limit: 
 _ROOM = 128
 
 
-def _constant(e: Emitter, dtype: str, number: Any) -> Any:
-    """A constant; in a function of its own a formula has its numbers in one array, so that one address serves them all.
+def kept(e: Emitter, value: Any, dtype: str) -> Any:
+    """A constant float from an array in which the function that is written has all of its own, so that one address serves them.
 
-    Elsewhere in far-reaching code each would have an address of eight bytes among the instructions.
+    In far-reaching code each would have an address of eight bytes among the instructions.
     """
-    value, function = e.constant(dtype, number), e.builder.function
-    if dtype not in FORMATS or e.in_loop or number == 0 or function.linkage != "linkonce_odr":
-        return value
+    function = e.builder.function
     module, symbol = e.builder.module, f"{function.name}.constants.{dtype}"
     array = module.globals.get(symbol)
     if array is None:
@@ -293,40 +176,40 @@ def tables_scope(module: ir.Module) -> Any:
     return module.add_metadata([module.add_metadata([ir.MetaDataString(module, "tables"), domain])])
 
 
-def lookup(name: str, dtype: str, rows: Sequence[Sequence[float]], index: Number) -> list[Number]:
+def lookup(name: str, dtype: str, rows: Sequence[Sequence[float]], index: Scalar) -> list[Scalar]:
     """Row `index` of a table, which stands once in the module."""
-    e, builder, columns = index.e, index.e.builder, len(rows[0])
+    e, builder, columns = index.emitter, index.emitter.builder, len(rows[0])
     table = builder.module.globals.get(f"jax_cubie.table.{name}")
     if table is None:
         numbers = [e.constant(dtype, number) for row in rows for number in row]
         table = ir.GlobalVariable(builder.module, ir.ArrayType(numbers[0].type, len(numbers)), f"jax_cubie.table.{name}")
         table.linkage, table.global_constant = "linkonce_odr", True
         table.initializer = ir.Constant(table.value_type, numbers)
-    zero, begin = ir.Constant(ir.IntType(64), 0), index.as_type("uint64") * columns
+    zero, begin = ir.Constant(ir.IntType(64), 0), index.to("uint64") * columns
     places = [builder.gep(table, [zero, (begin + k).value], inbounds=True) for k in range(columns)]
     values = [builder.load(place) for place in places]
     for value in values:
         value.set_metadata("alias.scope", tables_scope(builder.module))
-    return [Number(e, dtype, value) for value in values]
+    return [Scalar(e, dtype, value) for value in values]
 
 
-def fma(x: Number, y: Any, z: Any) -> Number:
-    return Number(x.e, x.dtype, x.e.fma(x.dtype, x.value, x.like(y).value, x.like(z).value))
+def fma(x: Scalar, y: Any, z: Any) -> Scalar:
+    return Scalar(x.emitter, x.dtype, x.emitter.fma(x.dtype, x.value, x.like(y).value, x.like(z).value))
 
 
-def sqrt(x: Number) -> Number:
+def sqrt(x: Scalar) -> Scalar:
     return x._apply("sqrt")
 
 
-def rint(x: Number) -> Number:
+def rint(x: Scalar) -> Scalar:
     return x._apply("rint")
 
 
-def copysign(x: Number, sign: Number) -> Number:
+def copysign(x: Scalar, sign: Scalar) -> Scalar:
     return x._apply("copysign", sign)
 
 
-def polynomial(x: Number, coefficients: Sequence[Any]) -> Number:
+def polynomial(x: Scalar, coefficients: Sequence[Any]) -> Scalar:
     """Estrin's scheme: pairs, then pairs of pairs."""
     terms = list(coefficients)
     while len(terms) > 1:
@@ -336,28 +219,28 @@ def polynomial(x: Number, coefficients: Sequence[Any]) -> Number:
     return terms[0]
 
 
-def table(name: str, x: Number) -> Number:
+def table(name: str, x: Scalar) -> Scalar:
     """A polynomial of the tables at x."""
     return polynomial(x, POLYNOMIALS[name][x.dtype])
 
 
-def constant(name: str, x: Number) -> tuple[float, ...]:
+def constant(name: str, x: Scalar) -> tuple[float, ...]:
     return CONSTANTS[name][x.dtype]
 
 
-def two_sum(x: Number, y: Number) -> tuple[Number, Number]:
+def two_sum(x: Scalar, y: Scalar) -> tuple[Scalar, Scalar]:
     """x + y, and what rounding took (D. E. Knuth, The art of computer programming 2, 4.2.2)."""
     total = x + y
     part = total - x
     return total, (x - (total - part)) + (y - part)
 
 
-def quick_two_sum(x: Number, y: Number) -> tuple[Number, Number]:
+def quick_two_sum(x: Scalar, y: Scalar) -> tuple[Scalar, Scalar]:
     """The same where x is 0 or not the smaller one (T. J. Dekker, Numer. Math. 18, 1971)."""
     total = x + y
     return total, (x - total) + y
 
 
-def two_product(x: Number, y: Any) -> tuple[Number, Number]:
+def two_product(x: Scalar, y: Any) -> tuple[Scalar, Scalar]:
     product = x * y
     return product, fma(x, y, -product)

@@ -1,119 +1,164 @@
-"""Scalars inside an emitter's body that are written as one writes numbers."""
+"""Scalars inside an emitter's body that are written as one writes numbers, so that a formula reads as one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from .emitter import FLOATS, Emitter, Value
+if TYPE_CHECKING:
+    from .emitter import Emitter
+
+
+class Format:
+    """A float dtype's layout."""
+
+    def __init__(self, integer: str, mantissa: int, bias: int, root_half: int, table_start: int):
+        self.integer, self.mantissa, self.bias = integer, mantissa, bias
+        self.sign = 1 << (31 if integer == "uint32" else 63)
+        self.tiny = 2.0 ** (1 - bias)
+        self.one = bias << mantissa
+        self.root_half = root_half  # the bits of sqrt(1/2)
+        self.table_start = table_start  # and of 0.6875
+        self.magic = 1.5 * 2.0**mantissa  # a number plus this has its nearest integer in the lowest bits
+
+
+FORMATS = {
+    "float32": Format("uint32", 23, 127, 0x3F3504F3, 0x3F300000),
+    "float64": Format("uint64", 52, 1023, 0x3FE6A09E667F3BCD, 0x3FE6000000000000),
+}
 
 
 class Scalar:
-    """A typed LLVM value with operators: each is one operation of the emitter's, and rounds once.
+    """A scalar with Python's operators, each of which writes one operation of the emitter's.
 
-    A Python number beside it becomes a constant of its dtype. Comparisons are bools, for which & | ~ are "and", "or", "not".
+    Python's numbers become constants of its dtype. Comparisons are bools, for which & | ~ are "and", "or", "not".
     """
 
     __slots__ = ("dtype", "emitter", "value")
-    __hash__ = None  # pyright: ignore[reportAssignmentType] - equality is an instruction
 
-    def __init__(self, emitter: Emitter, dtype: str, value: Value):
+    def __init__(self, emitter: Emitter, dtype: str, value: Any):
         self.emitter, self.dtype, self.value = emitter, dtype, value
 
-    def _constant(self, other: Scalar | float) -> Value:
-        return other.value if isinstance(other, Scalar) else self.emitter.constant(self.dtype, other)
+    def like(self, number: Any) -> Scalar:
+        """A number of Python's as a constant of this dtype; a scalar as it is."""
+        if isinstance(number, Scalar):
+            return number
+        return Scalar(self.emitter, self.dtype, self.emitter.number(self.dtype, number))
 
-    def _make(self, value: Value) -> Scalar:
-        return Scalar(self.emitter, self.dtype, value)
+    def _apply(self, op: str, *others: Any) -> Scalar:
+        values = [self.like(x).value for x in others]
+        return Scalar(self.emitter, self.dtype, self.emitter.apply(op, self.dtype, self.value, *values))
 
-    def _binary(self, write: Callable[..., Value], other: Scalar | float) -> Scalar:
-        return self._make(write(self.dtype, self.value, self._constant(other)))
+    def __add__(self, y: Any) -> Scalar:
+        return self._apply("add", y)
 
-    def _reflected(self, write: Callable[..., Value], other: float) -> Scalar:
-        return self._make(write(self.dtype, self._constant(other), self.value))
+    def __sub__(self, y: Any) -> Scalar:
+        return self._apply("sub", y)
 
-    def __add__(self, other: Scalar | float) -> Scalar:
-        return self._binary(self.emitter.add, other)
+    def __rsub__(self, y: Any) -> Scalar:
+        return self.like(y) - self
 
-    def __sub__(self, other: Scalar | float) -> Scalar:
-        return self._binary(self.emitter.sub, other)
+    def __mul__(self, y: Any) -> Scalar:
+        return self._apply("mul", y)
 
-    def __rsub__(self, other: float) -> Scalar:
-        return self._reflected(self.emitter.sub, other)
+    def __truediv__(self, y: Any) -> Scalar:
+        return self._apply("div", y)
 
-    def __mul__(self, other: Scalar | float) -> Scalar:
-        return self._binary(self.emitter.mul, other)
-
-    def __truediv__(self, other: Scalar | float) -> Scalar:
-        return self._binary(self.emitter.div, other)
+    def __rtruediv__(self, y: Any) -> Scalar:
+        return self.like(y) / self
 
     __radd__, __rmul__ = __add__, __mul__
 
     def __neg__(self) -> Scalar:
-        return self._make(self.emitter.neg(self.dtype, self.value))
+        return self._apply("neg")
 
     def __abs__(self) -> Scalar:
-        return self._make(self.emitter.abs(self.dtype, self.value))
+        return self._apply("abs")
 
-    def fused(self, factor: Scalar, term: Scalar) -> Scalar:
+    def __and__(self, y: Any) -> Scalar:
+        return self._apply("and", y)
+
+    def __or__(self, y: Any) -> Scalar:
+        return self._apply("or", y)
+
+    def __xor__(self, y: Any) -> Scalar:
+        return self._apply("xor", y)
+
+    def __invert__(self) -> Scalar:
+        return self._apply("not")
+
+    def __lshift__(self, count: int) -> Scalar:
+        return Scalar(self.emitter, self.dtype, self.emitter.builder.shl(self.value, self.like(count).value))
+
+    def __rshift__(self, count: int) -> Scalar:
+        return Scalar(self.emitter, self.dtype, self.emitter.builder.lshr(self.value, self.like(count).value))
+
+    def _compare(self, op: str, y: Any) -> Scalar:
+        return Scalar(self.emitter, "bool", self.emitter.compare(op, self.dtype, self.value, self.like(y).value))
+
+    def __lt__(self, y: Any) -> Scalar:
+        return self._compare("lt", y)
+
+    def __le__(self, y: Any) -> Scalar:
+        return self._compare("le", y)
+
+    def __gt__(self, y: Any) -> Scalar:
+        return self._compare("gt", y)
+
+    def __ge__(self, y: Any) -> Scalar:
+        return self._compare("ge", y)
+
+    def equals(self, y: Any) -> Scalar:
+        """Whether both are equal, as a bool of the lane's."""
+        return self._compare("eq", y)
+
+    def __eq__(self, y: object) -> bool:
+        raise TypeError("whether two scalars are equal is not known where their code is written: use equals()")
+
+    __hash__ = object.__hash__
+
+    def __bool__(self) -> bool:
+        raise TypeError("what a lane computes is not known where its code is written: use where() or `with b.when(...)`")
+
+    def fused(self, factor: Any, term: Any) -> Scalar:
         """self * factor + term, rounded once where the target can."""
-        return self._make(self.emitter.fma(self.dtype, self.value, factor.value, term.value))
+        value = self.emitter.fma(self.dtype, self.value, self.like(factor).value, self.like(term).value)
+        return Scalar(self.emitter, self.dtype, value)
+
+    @property
+    def is_finite(self) -> Scalar:
+        """Neither infinite nor NaN."""
+        return Scalar(self.emitter, "bool", self.emitter.is_finite(self.dtype, self.value))
 
     def to(self, dtype: str) -> Scalar:
         """Converted."""
         return Scalar(self.emitter, dtype, self.emitter.cast(self.value, self.dtype, dtype))
 
-    def _compare(self, op: str, other: Scalar | float) -> Scalar:
-        return Scalar(self.emitter, "bool", self.emitter.compare(op, self.dtype, self.value, self._constant(other)))
-
-    def __lt__(self, other: Scalar | float) -> Scalar:
-        return self._compare("lt", other)
-
-    def __le__(self, other: Scalar | float) -> Scalar:
-        return self._compare("le", other)
-
-    def __gt__(self, other: Scalar | float) -> Scalar:
-        return self._compare("gt", other)
-
-    def __ge__(self, other: Scalar | float) -> Scalar:
-        return self._compare("ge", other)
-
-    def __eq__(self, other: Scalar | float) -> Scalar:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self._compare("eq", other)
-
-    def __ne__(self, other: Scalar | float) -> Scalar:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self._compare("ne", other)
-
-    def __and__(self, other: Scalar) -> Scalar:
-        return self._make(self.emitter.logical_and(self.value, other.value))
-
-    def __or__(self, other: Scalar) -> Scalar:
-        return self._make(self.emitter.logical_or(self.value, other.value))
-
-    def __invert__(self) -> Scalar:
-        return self._make(self.emitter.logical_not(self.value))
-
-    def __bool__(self) -> bool:
-        raise TypeError("what a lane computes is not known where its code is written: use choose() or `with b.when(...)`")
+    @property
+    def format(self) -> Format:
+        """The layout of its dtype."""
+        return FORMATS[self.dtype]
 
     @property
-    def is_finite(self) -> Scalar:
-        """Neither infinite nor NaN."""
-        assert self.dtype in FLOATS
-        return Scalar(self.emitter, "bool", self.emitter.is_finite(self.dtype, self.value))
+    def bits(self) -> Scalar:
+        """The same bits, as an unsigned integer."""
+        return Scalar(self.emitter, self.format.integer, self.emitter.bitcast(self.value, self.format.integer))
+
+    def float(self, dtype: str) -> Scalar:
+        """The number whose bits these are."""
+        return Scalar(self.emitter, dtype, self.emitter.bitcast(self.value, dtype))
 
 
-def choose(condition: Scalar, if_true: Scalar | float, if_false: Scalar | float) -> Scalar:
-    """One of two; at least one of them is a Scalar."""
-    like = if_true if isinstance(if_true, Scalar) else if_false
-    assert isinstance(like, Scalar)
-    return like._make(like.emitter.select(condition.value, like._constant(if_true), like._constant(if_false)))
+def where(condition: Scalar, x: Any, y: Any) -> Scalar:
+    """One of two, of which one at least is a Scalar."""
+    x = y.like(x) if isinstance(y, Scalar) else x
+    return Scalar(x.emitter, x.dtype, x.emitter.select(condition.value, x.value, x.like(y).value))
 
 
 def least(one: Scalar, other: Scalar) -> Scalar:
     """The smaller; `other` where one of them is NaN."""
-    return choose(one < other, one, other)
+    return where(one < other, one, other)
 
 
 def most(one: Scalar, other: Scalar) -> Scalar:
     """The larger; `other` where one of them is NaN."""
-    return choose(one > other, one, other)
+    return where(one > other, one, other)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..kernel.memory import opaque
-from ..kernel.scalar import Scalar, choose
+from ..kernel.scalar import Scalar, where
 
 if TYPE_CHECKING:
     from .body import Body
@@ -31,7 +31,7 @@ def floor_of(b: Body) -> Scalar:
     def less(time: Scalar) -> Scalar:
         """A time that is not negative, less those units."""
         bits = b.scalar(b.emitter.bitcast(time.value, integer), integer)
-        lower = choose(bits > _CLIP_ULPS[adaptive], bits - _CLIP_ULPS[adaptive], bits)
+        lower = where(bits > _CLIP_ULPS[adaptive], bits - _CLIP_ULPS[adaptive], bits)
         return b.scalar(b.emitter.bitcast(lower.value, b.dtype))
 
     floor = less(end)
@@ -41,7 +41,7 @@ def floor_of(b: Body) -> Scalar:
         # diffrax counts in units of t1, and so do those who have t1 as t0 + n * dt0. In float32 these may be seconds.
         time = abs(b.number("t0") + b.number("span"))
         lower = end - (time - less(time))
-        floor = choose(lower < floor, lower, floor)
+        floor = where(lower < floor, lower, floor)
     # Inside of the loop it would be computed again in every step.
     return b.scalar(opaque(b.emitter, b.dtype, floor.value))
 
@@ -54,10 +54,10 @@ def whole_steps(b: Body, step_size: Scalar, floor: Scalar) -> Scalar:
 
     # The quotient is rounded, so it may be one off either way.
     count = b.scalar(b.emitter.apply("floor", b.dtype, (floor / step_size).value))
-    count = choose(end_in_time(count), count, count - 1.0)
+    count = where(end_in_time(count), count, count - 1.0)
     more = count + 1.0
-    count = choose(end_in_time(more), more, count)
+    count = where(end_in_time(more), more, count)
     # As integers, of which a float does not hold all.
     whole, limit = count.to("int64"), b.number("max_steps").to("int64")
-    whole = choose(whole > 0, whole, 0)
-    return choose(whole < limit, whole, limit).to("int32")
+    whole = where(whole > 0, whole, 0)
+    return where(whole < limit, whole, limit).to("int32")

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..kernel.queue import pause
-from ..kernel.scalar import Scalar, choose
+from ..kernel.scalar import Scalar, where
 from ..solution import CODES
 from .clock import end_of, floor_of, whole_steps
 from .part import Step
@@ -121,24 +121,24 @@ class _Writer:
             valid = valid & self._control.valid(b)
         b.put(result=_code(b, valid))
         self._ask(b, "start")
-        b.put(begun=(b.get("result") == _SUCCESSFUL) & (b.scalar(0.0) < end))
+        b.put(begun=b.get("result").equals(_SUCCESSFUL) & (b.scalar(0.0) < end))
         if self._dt0_given:
             size = b.scalar(b.direction) * b.number("dt0")
             wrong = b.get("begun") & ~((size > 0.0) & (size < float("inf")))
-            b.put(step_size=size, result=choose(wrong, CODES["invalid_input"], b.get("result")))
+            b.put(step_size=size, result=where(wrong, CODES["invalid_input"], b.get("result")))
 
     def begun(self, b: Body) -> Scalar:
-        return b.get("begun") & (b.get("result") == _SUCCESSFUL)
+        return b.get("begun") & b.get("result").equals(_SUCCESSFUL)
 
     def first_step(self, b: Body) -> None:
         end, floor = end_of(b), floor_of(b)
         if not self._dt0_given:
             size = self._control.first_step(b)
-            b.put(step_size=size, result=choose(size > 0.0, b.get("result"), CODES["not_finite"]))
+            b.put(step_size=size, result=where(size > 0.0, b.get("result"), CODES["not_finite"]))
         if self._adaptive:
             size = self._control.begin(b, b.get("step_size"))
             last = size > floor
-            b.put(step_size=choose(last, end, size), last=last)
+            b.put(step_size=where(last, end, size), last=last)
         else:
             # All steps but the last have one size; how many those are is known, so nothing is decided in between.
             b.put(repeat=whole_steps(b, b.get("step_size"), floor))
@@ -157,7 +157,7 @@ class _Writer:
         return b.scalar(pause(b.emitter, steps.value, most.value), "int32") if self._queued else most
 
     def going(self, b: Body) -> Scalar:
-        return b.get("begun") & (b.get("result") == _SUCCESSFUL)
+        return b.get("begun") & b.get("result").equals(_SUCCESSFUL)
 
     def turn_up(self, b: Body) -> None:
         if self._adaptive:
@@ -166,15 +166,15 @@ class _Writer:
         until = b.get("repeat")
         if self._queued:
             pause = b.get("turn") + (b.get("limit") - self.steps_taken(b))
-            until = choose(pause < until, pause, until)
+            until = where(pause < until, pause, until)
         b.put(first=b.get("turn"), until=until)
 
     def turns_left(self, b: Body) -> Scalar:
         left = b.get("turn") < b.get("until")
         if self._stops:
-            left = left & (b.get("result") == _SUCCESSFUL)
+            left = left & b.get("result").equals(_SUCCESSFUL)
         if self._fallible:
-            left = left & ((b.get("turn") == 0) | b.get("accepted"))
+            left = left & (b.get("turn").equals(0) | b.get("accepted"))
         return left
 
     def next_turn(self, b: Body) -> None:
@@ -191,22 +191,22 @@ class _Writer:
 
     def judge(self, b: Body, status: Any) -> None:
         if self._fallible:
-            b.put(status=b.scalar(status, "int32"), accepted=b.scalar(status, "int32") == 0)
+            b.put(status=b.scalar(status, "int32"), accepted=b.scalar(status, "int32").equals(0))
         if not self._adaptive:
             return
         total = self._control.error(b)
         if self._fallible:
-            total = choose(b.get("status") == 0, total, float("inf"))
+            total = where(b.get("status").equals(0), total, float("inf"))
         b.put(total=total)
         self._control.decide(b, total)
         if self._fallible:
-            b.put(accepted=b.get("accepted") & (b.get("status") == 0))
+            b.put(accepted=b.get("accepted") & b.get("status").equals(0))
 
     def accepted(self, b: Body) -> Scalar:
         return b.get("accepted")
 
     def _reached(self, b: Body) -> Scalar:
-        return choose(b.get("last"), b.get("end"), self._now(b) + b.get("step_size"))
+        return where(b.get("last"), b.get("end"), self._now(b) + b.get("step_size"))
 
     def end_time(self, b: Body) -> Scalar:
         return b.scalar(b.direction) * self._reached(b)
@@ -221,7 +221,7 @@ class _Writer:
             hook = getattr(part, place)
             code = None if hook is None else hook(b, *arguments)
             if code is not None:
-                b.put(result=choose(b.get("result") == _SUCCESSFUL, code, b.get("result")))
+                b.put(result=where(b.get("result").equals(_SUCCESSFUL), code, b.get("result")))
 
     def landed(self, b: Body) -> Scalar:
         b.counter("steps").add((b.get("turn") - b.get("first")).value)
@@ -229,7 +229,7 @@ class _Writer:
             b.counter("rejected").add((~b.get("accepted")).to("int32").value)
         finished = b.get("accepted") & b.get("last")
         if not self._adaptive:
-            finished = finished & (b.get("turn") == b.get("repeat"))
+            finished = finished & b.get("turn").equals(b.get("repeat"))
         return finished
 
     def land(self, b: Body) -> None:
@@ -268,10 +268,10 @@ class _Writer:
                 with then:
                     b.put(step_size=rest, last=True)
                 with otherwise:  # half of what is left, but always less than the step that was rejected
-                    b.put(step_size=0.5 * choose(following < rest, following, rest))
+                    b.put(step_size=0.5 * where(following < rest, following, rest))
 
     def _advance_fixed(self, b: Body) -> None:
-        whole = b.get("turn") == b.get("repeat")
+        whole = b.get("turn").equals(b.get("repeat"))
         if self._fallible:
             b.put(stuck=~b.get("accepted"))
             whole = whole & b.get("accepted")
@@ -282,19 +282,19 @@ class _Writer:
     # --- The end
 
     def done(self, b: Body) -> Scalar:
-        over = b.get("finished") | b.get("failed") | b.get("stuck") | (b.get("result") != _SUCCESSFUL) | ~b.get("begun")
+        over = b.get("finished") | b.get("failed") | b.get("stuck") | ~b.get("result").equals(_SUCCESSFUL) | ~b.get("begun")
         return over | (self.steps_taken(b) >= b.number("max_steps"))
 
     def conclude(self, b: Body) -> None:
-        with b.when(b.get("begun") & (b.get("result") == _SUCCESSFUL) & ~b.get("finished")):
+        with b.when(b.get("begun") & b.get("result").equals(_SUCCESSFUL) & ~b.get("finished")):
             total = b.get("total")
-            smooth = (total == total) & self._is_finite(b, "proposed_state")
-            stuck = choose(smooth, b.scalar(CODES["step_size_underflow"], "int32"), CODES["not_finite"])
+            smooth = total.equals(total) & self._is_finite(b, "proposed_state")
+            stuck = where(smooth, b.scalar(CODES["step_size_underflow"], "int32"), CODES["not_finite"])
             if self._fallible:
-                stuck = choose(b.get("status") == 0, stuck, b.get("status"))
-            result = choose(b.get("stuck"), stuck, CODES["max_steps_reached"])
-            b.put(result=choose(b.get("failed"), CODES["dt_min_reached"], result))
-        with b.when((b.get("result") == _SUCCESSFUL) & ~self._is_finite(b, "state")):
+                stuck = where(b.get("status").equals(0), stuck, b.get("status"))
+            result = where(b.get("stuck"), stuck, CODES["max_steps_reached"])
+            b.put(result=where(b.get("failed"), CODES["dt_min_reached"], result))
+        with b.when(b.get("result").equals(_SUCCESSFUL) & ~self._is_finite(b, "state")):
             b.put(result=CODES["not_finite"])
         for part in self._parts:
             if part.end is not None:
@@ -322,4 +322,4 @@ class _Writer:
 
 
 def _code(b: Body, valid: Scalar) -> Scalar:
-    return choose(valid, b.scalar(_SUCCESSFUL, "int32"), CODES["invalid_input"])
+    return where(valid, b.scalar(_SUCCESSFUL, "int32"), CODES["invalid_input"])

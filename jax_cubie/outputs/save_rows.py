@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..kernel.scalar import Scalar, choose
+from ..kernel.scalar import Scalar, where
 from ..loop import Hooks, Step
 from ..loop.functions import into_row
 from ..solution import CODES
@@ -78,9 +78,9 @@ class _Rows:
             b.repeat_while(lambda: b.get(_POINT) <= step.end, save)
         if self._saving.steps:
             b.put(saving_until=b.get(_UNTIL) - 1)
-            with b.when(b.get(_UNTIL) == 0):
+            with b.when(b.get(_UNTIL).equals(0)):
                 reached = b.number("t0") + b.scalar(b.direction) * step.end
-                self._save(b, choose(step.last, b.number("t1"), reached).value, b.buf.proposed_state)
+                self._save(b, where(step.last, b.number("t1"), reached).value, b.buf.proposed_state)
                 b.put(saving_until=self._saving.steps)
         return _invalid_unless(b, ordered) if self._saving.points else None
 
@@ -89,7 +89,7 @@ class _Rows:
         saving, successful = self._saving, CODES["successful"]
         if saving.points:
             missing = self._points_behind(b) < saving.points
-            result = choose((result == successful) & missing, CODES["invalid_input"], result)
+            result = where(result.equals(successful) & missing, CODES["invalid_input"], result)
 
             def save_missing() -> None:
                 point = self._point(b, self._points_behind(b).value)
@@ -99,10 +99,10 @@ class _Rows:
             b.repeat_while(lambda: self._points_behind(b) < saving.points, save_missing)
         if saving.t1:
             time = b.op("t1" if saving.keeps_times else "span")  # the latter where nobody asks
-            reached = result == successful
+            reached = result.equals(successful)
             if saving.steps:
                 # A step that was saved may have ended there; and a lane that failed may have used up its rows.
-                with b.when(reached & ((b.get(_UNTIL) != saving.steps) | (b.number("span") == 0.0))):
+                with b.when(reached & (~b.get(_UNTIL).equals(saving.steps) | b.number("span").equals(0.0))):
                     self._save(b, time, b.buf.state)
             else:
                 with b.emitter.builder.if_else(reached.value) as (then, otherwise):
@@ -118,8 +118,8 @@ class _Rows:
         """Save time number `index` (int32), counted from t0 and running forwards; infinity beyond the last, never reached."""
         number = b.scalar(index, "int32")
         inside = number < self._saving.points
-        time = b.number("offsets", choose(inside, number, 0).to("int64").value)
-        return choose(inside, b.scalar(b.direction) * time, float("inf"))
+        time = b.number("offsets", where(inside, number, 0).to("int64").value)
+        return where(inside, b.scalar(b.direction) * time, float("inf"))
 
     def _points_behind(self, b: Body) -> Scalar:
         """How many save times lie behind. Without steps between them, the row tells."""
@@ -192,4 +192,4 @@ class _Rows:
 
 
 def _invalid_unless(b: Body, ordered: Any) -> Scalar:
-    return choose(b.scalar(ordered.get(), "bool"), b.scalar(CODES["successful"], "int32"), CODES["invalid_input"])
+    return where(b.scalar(ordered.get(), "bool"), b.scalar(CODES["successful"], "int32"), CODES["invalid_input"])

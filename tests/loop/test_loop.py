@@ -12,7 +12,7 @@ import pytest
 from jax_cubie import SaveAt, Solver
 from jax_cubie.buffers import Buffer, BufferRegistry
 from jax_cubie.controllers import Controller
-from jax_cubie.kernel.scalar import choose
+from jax_cubie.kernel.scalar import where
 from jax_cubie.loop import Control, Dimensions, Hooks, Part, Steps
 from jax_cubie.loop.buffers import BUFFERS
 from jax_cubie.methods import Method
@@ -104,10 +104,10 @@ class Script(Controller):
         def decide(b, total):
             factor = b.scalar(1.0)
             for number, entry in enumerate(self.script):
-                factor = choose(b.get("attempt") == number, entry, factor)
+                factor = where(b.get("attempt").equals(number), entry, factor)
             fine = total < float("inf")
             b.put(accepted=fine & (factor > 0.0), attempt=b.get("attempt") + 1)
-            b.put(next_size=b.get("step_size") * choose(fine, abs(factor), 0.5))
+            b.put(next_size=b.get("step_size") * where(fine, abs(factor), 0.5))
 
         return Control(begin=begin, error=lambda b: b.scalar(0.0), decide=decide)
 
@@ -156,7 +156,7 @@ class Diary(Part):
         def accepted(b, step):
             b.put(**{reached: step.end})
             count = b.scalar(b.counter(self.counters[0]).add(), "int32")
-            return choose(count == self.last, b.scalar(self.code, "int32"), 0)
+            return where(count.equals(self.last), b.scalar(self.code, "int32"), 0)
 
         def rejected(b):
             b.counter(self.counters[1]).add()
