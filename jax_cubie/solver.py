@@ -38,9 +38,9 @@ class Solver(eqx.Module):
     - `max_steps`: the most steps, accepted and rejected together.
     - `{buffer}_location`: "local" or "shared", for each buffer in `solver.buffers`.
     - `fastmath`: whether f may be computed with approximate division and functions.
-    - `unroll`: arrays of up to so many elements are unrolled into registers; larger ones stay in memory. `"auto"`: 20 on a CPU,
-      128 on a GPU. Sums of products have one order whatever it is; whether `x * y + z` elsewhere is rounded once may depend on
-      it, and so the last bits.
+    - `unroll`: arrays of up to so many elements are unrolled into registers; larger ones stay in memory. `"auto"`: 20 on a CPU
+      (8 where f has many elementary functions or products, which a loop makes vectors of), 128 on a GPU. Sums of products
+      have one order whatever it is; whether `x * y + z` elsewhere is rounded once may depend on it, and so the last bits.
     - `inline_f`: True, False or "auto": whether f is copied to each stage or called.
     - `schedule`: which lane a GPU's thread takes: "static", one alone; "queue", the next whenever its lane is done; "auto", the
       latter where step sizes are chosen. The results are the same, bit for bit. The host's threads take lanes in small
