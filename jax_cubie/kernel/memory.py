@@ -20,14 +20,6 @@ def undefined_words(count: int) -> ir.Value:
     return ir.Constant(ir.ArrayType(LLVM_TYPES["int64"], count), ir.Undefined)
 
 
-def make_tuple(dtype: str, values: list[Any], emitter: Emitter) -> ir.Value:
-    """A tuple of scalars of one dtype."""
-    result = ir.Constant(ir.ArrayType(LLVM_TYPES[dtype], len(values)), ir.Undefined)
-    for number, value in enumerate(values):
-        result = emitter.builder.insert_value(result, value, number)
-    return result
-
-
 def global_pointer(emitter: Emitter, address: Any, dtype: str) -> ir.Value:
     """A pointer to global memory from an address; a bool is a byte there."""
     kind = _BYTE if dtype == "bool" else LLVM_TYPES[dtype]
