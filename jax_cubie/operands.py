@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -78,6 +79,16 @@ class Result:
         return math.prod(self.shape)
 
     @property
+    def differentiable(self) -> bool:
+        """Whether it has a derivative: a float, but no times, which are what the controller chose."""
+        return self.dtype.startswith("float") and self.name != "times"
+
+    def tangent(self, order: int) -> Result:
+        """Its tangent of an order."""
+        unwritten = None if self.unwritten is None else 0
+        return dataclasses.replace(self, name=tangent_name(self.name, order), unwritten=unwritten)
+
+    @property
     def batch_axis(self) -> int:
         """Where the outermost level's axis stands."""
         return len(self.shape) if self.unwritten is None else 0
@@ -89,6 +100,29 @@ class Result:
     def layout(self, levels: int) -> tuple[int, ...]:
         """Its dimensions from fastest to slowest."""
         return tuple(reversed(range(len(self.shape) + levels)))
+
+
+def tangent_name(name: str, order: int) -> str:
+    """What the tangent of an operand, result or input is called; order: which differentiations, as a bit mask."""
+    return f"{name}.{order}" if order else name
+
+
+def cotangent_name(name: str) -> str:
+    """What the cotangent of an operand or a result is called."""
+    return f"{name}*"
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """Components of the state that lie together: first the primal ones, then their tangents.
+
+    order: which differentiations they belong to, as a bit mask; 0: the primal ones. initial: the operand that they begin with;
+    None: zeros.
+    """
+
+    order: int
+    size: int
+    initial: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +152,15 @@ class Words:
     def index(self, name: str) -> int:
         """The number of the operand called `name`."""
         return next(number for number, operand in enumerate(self.operands) if operand.name == name)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Traced:
+    """A function of the user's as JAX has it: of the time, the flat state and the operands of those names, which gives a list of
+    arrays. It holds no tracer."""
+
+    call: Callable[..., list[Any]]
+    operands: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)

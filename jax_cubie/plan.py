@@ -12,6 +12,7 @@ from .kernel.cache import content_key
 from .kernel.target import Target
 from .loop import Dimensions
 from .loop import buffers as loop_buffers
+from .loop.checkpoints import WINDOW, WINDOWS, record_of
 from .loop.weights import arranged, stage
 from .operands import Function, Operand, Words
 from .problem import Problem
@@ -51,7 +52,7 @@ class Plan:
     @property
     def queued(self) -> bool:
         """Whether threads take lanes from a queue. By itself where step sizes are chosen: then lanes end at different times."""
-        if self.target.platform == "cpu":  # whose threads take chunks of lanes in any case
+        if self.target.platform == "cpu" or self.problem.adjoint is not None:  # whose threads take chunks of lanes in any case
             return False
         return self.problem.adaptive if self.problem.schedule == "auto" else self.problem.schedule == "queue"
 
@@ -116,7 +117,11 @@ class Plan:
     def layout(self) -> Layout:
         """Where every buffer lies."""
         problem, dimensions = self.problem, self.dimensions
-        sizes = loop_buffers.sizes(dimensions, errors=problem.method.error_rows, counters=len(self.counters))
+        backward: dict[str, int] = {}
+        if problem.adjoint is not None:
+            window = WINDOWS * WINDOW * sum(record_of(problem).words)
+            backward = dict(operands=problem.adjoint.words(problem), times=len(problem.adjoint.orders), window=window)
+        sizes = loop_buffers.sizes(dimensions, errors=problem.method.error_rows, counters=len(self.counters), **backward)
         for owner in (*problem.parts, problem.method):
             sizes |= owner.sizes(dimensions)
         if unsized := [buffer.name for buffer in problem.registry if buffer.name not in sizes]:

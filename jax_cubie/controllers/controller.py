@@ -24,6 +24,12 @@ class Controller(abc.ABC):
     def coefficients(self) -> tuple[str, ...]:
         """The numbers that the kernel is handed, by the names of their settings."""
 
+    @property
+    @abc.abstractmethod
+    def remembered(self) -> tuple[tuple[str, str], ...]:
+        """The cells that outlive a step, with their dtypes ("float": the solve's): with what they hold at the beginning of an
+        attempt, it is decided on alike again."""
+
     @abc.abstractmethod
     def control(self, lane: Lane) -> Control:
         """Its device functions."""

@@ -37,5 +37,9 @@ class FixedControl(Controller):
     def coefficients(self) -> tuple[str, ...]:
         return ()
 
+    @property
+    def remembered(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
     def control(self, lane: Lane) -> Control:
         return Control()

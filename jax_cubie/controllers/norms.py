@@ -24,7 +24,7 @@ def sum_of_squares(b: Body, value_at: Callable[[Any], Any]) -> Any:
         value = value_at(index)
         total.set(b.emitter.fma(b.dtype, value, value, total.get()))
 
-    b.each(add)
+    b.each(add, b.primal)
     return total.get()
 
 
@@ -35,13 +35,13 @@ def largest(b: Body, value_at: Callable[[Any], Any]) -> Any:
     def body(index: Any) -> None:
         found.set(b.emitter.max(b.dtype, found.get(), b.emitter.abs(b.dtype, value_at(index))))
 
-    b.each(body)
+    b.each(body, b.primal)
     return found.get()
 
 
 def root_mean_square(b: Body, value_at: Callable[[Any], Any]) -> Any:
     """Over the components."""
-    mean = b.emitter.mul(b.dtype, sum_of_squares(b, value_at), b.real(1 / b.states))
+    mean = b.emitter.mul(b.dtype, sum_of_squares(b, value_at), b.real(1 / b.primal))
     return quick(b.emitter, "sqrt", b.dtype, mean)
 
 
@@ -63,7 +63,7 @@ def scaled_error(b: Body) -> Any:
     emitter, dtype, state, proposed = b.emitter, b.dtype, b.buf.state, b.buf.proposed_state
 
     def square(number: int) -> Any:
-        estimate = b.row(b.buf.error, number)
+        estimate = b.buf.error.part(number * b.primal, b.primal)
 
         def body(index: Any) -> Any:
             old, new = emitter.abs(dtype, state.load(index)), emitter.abs(dtype, proposed.load(index))
@@ -72,7 +72,7 @@ def scaled_error(b: Body) -> Any:
 
         return sum_of_squares(b, body)
 
-    squares = [square(number) for number in range(b.buf.error.size // b.states)]
+    squares = [square(number) for number in range(b.buf.error.size // b.primal)]
     return squares[0] if len(squares) == 1 else _damped(b, *squares)
 
 

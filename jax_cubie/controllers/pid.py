@@ -108,6 +108,11 @@ class PIDControl(Controller):
         history = ("pcoeff", "dcoeff") if self.has_history else ()
         return ("icoeff", "safety", "factormin", "factormax", *history, *(("dtmin", "dtmax") if self.has_limits else ()))
 
+    @property
+    def remembered(self) -> tuple[tuple[str, str], ...]:
+        history = (("last_log", "float"), ("before_log", "float")) if self.has_history else ()
+        return (*history, *((("at_dtmin", "bool"),) if self.has_limits and self.force_dtmin else ()))
+
     def control(self, lane: Lane) -> Control:
         from .pid_control import build_control
 

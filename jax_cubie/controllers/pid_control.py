@@ -49,7 +49,7 @@ def _begin(b: Body, control: PIDControl, step_size: Scalar) -> Scalar:
 
 def _settle(b: Body, control: PIDControl) -> None:
     """The exponents: what the coefficients come to for this method."""
-    emitter, states, by_order = b.emitter, b.states, 1 / b.lane.problem.method.error_order
+    emitter, states, by_order = b.emitter, b.primal, 1 / b.lane.problem.method.error_order
     pcoeff, dcoeff = (b.number(name) if control.has_history else b.scalar(0.0) for name in ("pcoeff", "dcoeff"))
     beta1 = (pcoeff + b.number("icoeff") + dcoeff) * by_order
     safety = b.scalar(quick(emitter, "log2", b.dtype, b.op("safety")))
@@ -58,7 +58,7 @@ def _settle(b: Body, control: PIDControl) -> None:
 
 
 def _decide(b: Body, control: PIDControl, total: Scalar) -> None:
-    accepted = total < float(b.states)
+    accepted = total < float(b.primal)
     if control.has_limits and control.force_dtmin:
         accepted = accepted | b.get("at_dtmin")
     logarithm = b.scalar(quick(b.emitter, "log2", b.dtype, total.value))
@@ -83,7 +83,7 @@ def _decide(b: Body, control: PIDControl, total: Scalar) -> None:
         b.put(at_dtmin=at_dtmin, forced=at_dtmin)
     if control.has_history:
         # After an exact or a hopeless step the history says nothing.
-        current = b.scalar(-0.5).fused(logarithm, b.scalar(0.5 * math.log2(b.states)))
+        current = b.scalar(-0.5).fused(logarithm, b.scalar(0.5 * math.log2(b.primal)))
         current = where(abs(current) < float("inf"), current, 0.0)
         b.put(before_log=where(accepted, b.get("last_log"), b.get("before_log")))
         b.put(last_log=where(accepted, current, b.get("last_log")))

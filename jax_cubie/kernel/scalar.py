@@ -86,10 +86,10 @@ class Scalar:
     def __invert__(self) -> Scalar:
         return self._apply("not")
 
-    def __lshift__(self, count: int) -> Scalar:
+    def __lshift__(self, count: Any) -> Scalar:
         return Scalar(self.emitter, self.dtype, self.emitter.builder.shl(self.value, self.like(count).value))
 
-    def __rshift__(self, count: int) -> Scalar:
+    def __rshift__(self, count: Any) -> Scalar:
         return Scalar(self.emitter, self.dtype, self.emitter.builder.lshr(self.value, self.like(count).value))
 
     def _compare(self, op: str, y: Any) -> Scalar:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from ..kernel.device import View, each
 from ..kernel.emitter import Emitter
 from ..kernel.scalar import Scalar
+from ..operands import tangent_name
 from .functions import Sink, into_view
 
 if TYPE_CHECKING:
@@ -19,7 +21,8 @@ class Body:
     """One lane: its operands and results, its buffers, its counters, and the user's functions.
 
     members: those of `Lane.struct`. emitter: writes at the place where the body is used. buf: the buffers as attributes, each
-    a `View`. direction: 1, or -1 where t1 < t0. dtype: the solve's. states: components of the state.
+    a `View`. direction: 1, or -1 where t1 < t0. dtype: the solve's. states: components of the state; the first `primal` of them
+    are those that norms look at, all others are tangents.
     """
 
     def __init__(self, lane: Lane, emitter: Emitter, members: Any):
@@ -27,6 +30,7 @@ class Body:
         self.words, self.bases, self.direction = members.words, members.bases, members.direction
         self.buf, self._cells = members.arrays.buffers, members.arrays.cells
         self.dtype, self.states = lane.problem.dtype, lane.problem.states
+        self.primal = lane.problem.primal_states
 
     def each(self, body: Callable[[Any], None], size: int | None = None) -> None:
         """`body(index)` for every component of the state, or for every index below `size`."""
@@ -92,14 +96,44 @@ class Body:
         """Row `number` of an array of rows as long as the state."""
         return view.part(number * self.states, self.states)
 
-    def call(self, name: str, *, t: Any, y: View, out: View | Sink) -> None:
-        """Writes one evaluation of a function of the user's at the time t (counted from 0) and the state y."""
-        self.lane.functions[name].emit(self, {"t": t, "y": y}, into_view(out) if isinstance(out, View) else out)
+    @property
+    def moving(self) -> tuple[int, ...]:
+        """The orders of the tangents that times have."""
+        return self.lane.problem.moving
 
-    def evaluate(self, since_t0: Any, state: View, rhs: View) -> None:
-        """rhs = f(t0 + since_t0, state)."""
-        time = self.emitter.add(self.dtype, self.op("t0"), since_t0)
-        self.call("f", t=time, y=state, out=rhs)
+    def orders_with(self, moved: int) -> list[int]:
+        """The orders of those tangents of the state on which one of times, of the order `moved`, has an effect."""
+        return [piece.order for piece in self.lane.problem.pieces if piece.order & moved == moved]
+
+    def piece(self, view: View, order: int) -> View:
+        """The components of one order of an array that is as long as the state."""
+        first = 0
+        for piece in self.lane.problem.pieces:
+            if piece.order == order:
+                return view.part(first, piece.size)
+            first += piece.size
+        raise KeyError(order)
+
+    def tangent(self, name: str, order: int, index: Any = 0) -> Scalar:
+        """The tangent of an operand, 0 where it has none of that order."""
+        name = tangent_name(name, order)
+        return self.number(name, index) if self.lane.has_operand(name) else self.scalar(0.0)
+
+    def call(self, name: str, *, out: View | Sink, **given: Any) -> None:
+        """Writes one evaluation of a function of the user's, at what it is given: the time t (counted from 0), the state y."""
+        self.lane.functions[name].emit(self, given, into_view(out) if isinstance(out, View) else out)
+
+    def evaluate(self, since_t0: Any, state: View, rhs: View, into: Fraction | int = 0) -> None:
+        """rhs = f(t0 + since_t0, state), the fraction `into` of a step."""
+        self.call("f", y=state, out=rhs, **self.instant(since_t0, into))
+
+    def instant(self, since_t0: Any, into: Fraction | int = 0) -> dict[str, Any]:
+        """The time and its tangents as functions of the user's take them."""
+        given = {"t": self.emitter.add(self.dtype, self.op("t0"), since_t0)}
+        for order in self.moving:
+            moved = self.get(f"start_{order}") + self.tangent("t0", order)
+            given[tangent_name("t", order)] = self.get(f"size_{order}").fused(float(into), moved).value
+        return given
 
 
 class Variable:
@@ -128,6 +162,10 @@ class Counter:
     def get(self) -> Any:
         """How many so far, int32."""
         return self._counters.load(self._slot)
+
+    def set(self, value: Any) -> None:
+        """Changes it to an int32 value."""
+        self._counters.store(self._slot, value)
 
     def add(self, more: Any = 1) -> Any:
         """Counts `more` (a Python int or an int32 value); answers with the new number."""

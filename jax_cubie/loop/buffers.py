@@ -14,16 +14,27 @@ BUFFERS = (
     Buffer("parameters", 0),
     Buffer("error", 0, live=frozenset({"step/error", "step/accept"})),
     Buffer("counters", 0, dtype="int32"),
+    Buffer("adjoint", 0),
+    Buffer("operand_adjoint", 0),
+    Buffer("time_adjoint", 0),
+    Buffer("checkpoint_window", 0),
 )
 
 
-def sizes(dimensions: Dimensions, *, errors: int, counters: int) -> dict[str, int]:
-    """Words of each of the loop's buffers. errors: the error estimates of a step."""
+def sizes(
+    dimensions: Dimensions, *, errors: int, counters: int, operands: int = 0, times: int = 0, window: int = 0
+) -> dict[str, int]:
+    """Words of each of the loop's buffers. errors: the error estimates of a step. operands, times: of which a backward pass
+    gives cotangents. window: words of all checkpoints between slots."""
     states = dimensions.states
     return {
         "state": states,
         "proposed_state": states,
         "parameters": dimensions.parameters,
-        "error": states * errors if dimensions.adaptive else 0,
+        "error": dimensions.primal * errors if dimensions.adaptive else 0,
         "counters": counters,
+        "adjoint": states if dimensions.backward else 0,
+        "operand_adjoint": operands,
+        "time_adjoint": times,
+        "checkpoint_window": window,
     }

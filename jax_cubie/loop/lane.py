@@ -41,6 +41,10 @@ class Lane:
         """Where an operand stands among the launch's words."""
         return self._operands[name]
 
+    def has_operand(self, name: str) -> bool:
+        """Whether the plan has such an operand."""
+        return name in self._operands
+
     def operand(self, name: str) -> Operand:
         """One of the plan's operands."""
         return self.plan.words.operands[self._operands[name]]

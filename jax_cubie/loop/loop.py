@@ -14,6 +14,7 @@ import numpy as np
 from ..kernel.lanes import compile_lanes
 from ..kernel.queue import Queue
 from ..kernel.target import Image
+from .backward import build_backward_lanes
 from .lane import Lane
 from .progress import build_progress
 from .staging import build_staging
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 def build_image(plan: Plan, dump: Callable[[str, str], None]) -> Image:
     """Compiles the plan's kernel."""
     lane = Lane(plan)
+    lanes = build_lanes(lane) if plan.problem.adjoint is None else build_backward_lanes(lane)
     return compile_lanes(
-        build_lanes(lane),
+        lanes,
         lane.device,
         words=plan.words.count,
         lanes=plan.words.lanes,

@@ -24,14 +24,20 @@ if TYPE_CHECKING:
 class Dimensions:
     """What the sizes of buffers depend on.
 
-    states: components of the state. parameters: words of the batched operands that are kept in a buffer. adaptive: whether a
-    controller asks for error estimates. inside: whether values inside of steps are asked for.
+    states: components of the state, tangents among them; primal: those without. parameters: words of the batched operands that are kept in a buffer. adaptive: whether a
+    controller asks for error estimates. inside: whether values inside of steps are asked for. orders: of how
+    many orders the pieces of the state are. moving: whether times have tangents. backward: whether steps are gone
+    through from the last to the first, for their cotangents.
     """
 
     states: int
+    primal: int
     parameters: int
     adaptive: bool
     inside: bool
+    orders: int = 1
+    moving: bool = False
+    backward: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +102,23 @@ class Hooks:
     stops: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class AdjointHooks:
+    """A part's places in the backward loop, which goes through the steps from the last to the first.
+
+    Cotangents are added to the buffer `adjoint`, that of the state which is at hand. begin(b): of the state at t1. repeated(b,
+    step): an accepted step is taken again, of which the part keeps count, but writes nothing. restored(b): the lane is as it was
+    at the beginning of a step. step(b, step): of the state at the end of that step, and of what lies inside of it by the method's
+    `between_adjoint`. end(b): of the state at t0.
+    """
+
+    begin: Callable
+    repeated: Callable
+    restored: Callable
+    step: Callable
+    end: Callable
+
+
 class Part(abc.ABC):
     """Something that looks at each step, and adds to the solution. A frozen dataclass: static, and part of an image's key."""
 
@@ -129,6 +152,20 @@ class Part(abc.ABC):
     @abc.abstractmethod
     def hooks(self, lane: Lane) -> Hooks:
         """Its places in the loop."""
+
+    @property
+    @abc.abstractmethod
+    def remembered(self) -> tuple[tuple[str, str], ...]:
+        """The cells that outlive a step, with their dtypes."""
+
+    @property
+    @abc.abstractmethod
+    def remembered_counters(self) -> tuple[str, ...]:
+        """Those of its counters that it needs to know where it is at the beginning of a step."""
+
+    @abc.abstractmethod
+    def adjoint(self, lane: Lane) -> AdjointHooks:
+        """Its places in the backward loop."""
 
     @abc.abstractmethod
     def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:

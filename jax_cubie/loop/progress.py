@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 from ..kernel.queue import pause
 from ..kernel.scalar import Scalar, where
 from ..solution import CODES
+from .checkpoints import Recording
 from .clock import end_of, floor_of, whole_steps
 from .part import Step
 
 if TYPE_CHECKING:
+    from ..kernel.device import View
     from .body import Body
     from .lane import Lane
 
@@ -74,11 +76,28 @@ def build_progress(lane: Lane) -> Progress:
     kinds = {**dict.fromkeys(_FLOATS, lane.problem.dtype), **dict.fromkeys(_INTEGERS, "int32"), **dict.fromkeys(_FLAGS, "bool")}
     for name, dtype in kinds.items():
         lane.cell(name, dtype)
+    for order in lane.problem.moving:
+        lane.cell(f"start_{order}", lane.problem.dtype)
+        lane.cell(f"size_{order}", lane.problem.dtype)
+    if _counts_whole(lane):
+        lane.cell("whole", "int32")
+    if lane.problem.checkpoints is not None or lane.problem.adjoint is not None:
+        for name, kind in lane.problem.controller.remembered:
+            lane.cell(f"{name}_before", lane.problem.dtype if kind == "float" else kind)
+    if lane.problem.checkpoints is not None:
+        lane.cell("recorded", "int32")
+        lane.cell("thinned", "int32")
     writer, dtype = _Writer(lane), lane.problem.dtype
     results = dict.fromkeys(("begun", "going", "turns_left", "accepted", "landed", "halted", "done"), "bool")
     results |= dict(time=dtype, size=dtype, end_time=dtype, steps_taken="int32")
     names = [field.name for field in dataclasses.fields(Progress)]
     return Progress(**{name: lane.emitted(results.get(name, "void"))(_raw(getattr(writer, name))) for name in names})
+
+
+def _counts_whole(lane: Lane) -> bool:
+    """Whether it is told how many steps of one size lie behind."""
+    problem = lane.problem
+    return not problem.adaptive and bool(problem.moving or problem.checkpoints is not None or problem.adjoint is not None)
 
 
 def _raw(write: Callable) -> Callable:
@@ -104,11 +123,15 @@ class _Writer:
         self._fallible = problem.method.fallible
         self._queued = lane.plan.queued
         self._outcome = lane.plan.method_counters
+        self._counts_whole = _counts_whole(lane)
+        recorded = problem.checkpoints is not None
+        self._recording = Recording(problem, problem.checkpoints) if problem.checkpoints is not None else None
+        self._before = [name for name, _ in problem.controller.remembered] if recorded or problem.adjoint is not None else []
 
     # --- The beginning
 
     def begin(self, b: Body) -> None:
-        b.each(lambda index: b.buf.state.store(index, b.op("y0", index)))
+        self._initial(b)
         for name, offset in b.lane.plan.parameter_offsets.items():
             for index in range(b.lane.operand(name).size):
                 b.buf.parameters.store(offset + index, b.op(name, index))
@@ -126,6 +149,21 @@ class _Writer:
             size = b.scalar(b.direction) * b.number("dt0")
             wrong = b.get("begun") & ~((size > 0.0) & (size < float("inf")))
             b.put(step_size=size, result=where(wrong, CODES["invalid_input"], b.get("result")))
+
+    def _initial(self, b: Body) -> None:
+        for piece in b.lane.problem.pieces:
+            state, name = b.piece(b.buf.state, piece.order), piece.initial
+
+            def store(index: Any, state: View = state, name: str | None = name) -> None:
+                state.store(index, b.real(0) if name is None else b.op(name, index))
+
+            b.each(store, piece.size)
+        for order in b.moving:
+            b.put(**{f"start_{order}": 0, f"size_{order}": 0})
+        if self._counts_whole:
+            b.put(whole=0)
+        if self._recording is not None:
+            self._recording.begin(b)
 
     def begun(self, b: Body) -> Scalar:
         return b.get("begun") & b.get("result").equals(_SUCCESSFUL)
@@ -187,7 +225,21 @@ class _Writer:
         return b.scalar(b.direction) * self._now(b)
 
     def size(self, b: Body) -> Scalar:
+        self._move(b)
+        for name in self._before:
+            b.put(**{f"{name}_before": b.get(name)})
         return b.scalar(b.direction) * b.get("step_size")
+
+    def _move(self, b: Body) -> None:
+        """The tangents of the step's start and size. Sizes that are chosen do not move, but the last step ends at t1."""
+        for order in b.moving:
+            span = b.tangent("span", order)
+            if self._adaptive:
+                b.put(**{f"size_{order}": where(b.get("last"), span, 0.0)})
+                continue
+            size = b.tangent("dt0", order)
+            start = (b.get("whole") + b.get("turn")).to(b.dtype) * size
+            b.put(**{f"start_{order}": start, f"size_{order}": where(b.get("last"), span - start, size)})
 
     def judge(self, b: Body, status: Any) -> None:
         if self._fallible:
@@ -212,6 +264,8 @@ class _Writer:
         return b.scalar(b.direction) * self._reached(b)
 
     def tell_parts(self, b: Body) -> None:
+        if self._recording is not None:
+            self._recording.accepted(b)
         step = Step(self._now(b), b.get("residue"), self._reached(b), b.get("step_size"), b.get("last"))
         self._ask(b, "accepted", step)
 
@@ -277,6 +331,8 @@ class _Writer:
             whole = whole & b.get("accepted")
         with b.when(whole):
             start = b.get("repeat").to(b.dtype).fused(b.get("step_size"), b.get("start"))
+            if self._counts_whole:
+                b.put(whole=b.get("whole") + b.get("repeat"))
             b.put(start=start, step_size=b.get("end") - start, turn=0, repeat=1, last=True)
 
     # --- The end
@@ -299,6 +355,8 @@ class _Writer:
         for part in self._parts:
             if part.end is not None:
                 b.put(result=part.end(b, b.get("result")))
+        if self._recording is not None:
+            self._recording.end(b)
         steps, rejected = b.counter("steps").get(), b.counter("rejected").get()
         b.res("accepted", 0, b.emitter.sub("int32", steps, rejected))
         b.res("rejected", 0, rejected)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..buffers import Buffer
@@ -11,7 +11,9 @@ from ..loop import Dimensions, Steps
 
 if TYPE_CHECKING:
     from ..kernel.device import View
+    from ..kernel.scalar import Scalar
     from ..loop.body import Body
+    from ..loop.jets import Jet
     from ..loop.lane import Lane
 
 
@@ -73,6 +75,33 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def steps(self, lane: Lane) -> Steps:
         """Its device functions."""
+
+    @property
+    @abc.abstractmethod
+    def carried_rows(self) -> int:
+        """How many arrays as long as the state outlive a step, besides the state."""
+
+    @abc.abstractmethod
+    def carried(self, b: Body) -> Sequence[View]:
+        """Those."""
+
+    @abc.abstractmethod
+    def adjoint(self, lane: Lane) -> Callable:
+        """A device function (b, t, h), called once the step from t on has been taken again: makes of `adjoint`, the cotangent of
+        the step's end, that of its beginning, and adds to those of operands and times."""
+
+    @abc.abstractmethod
+    def between_weights(self, b: Body, theta: Jet, size: Jet) -> list[tuple[View, Jet]]:
+        """What the values of `between` are sums of: arrays as long as the state, with the weight of each."""
+
+    @abc.abstractmethod
+    def clear_between(self, b: Body) -> None:
+        """At the beginning of a step that is gone back over: nothing inside of it has a cotangent yet."""
+
+    @abc.abstractmethod
+    def between_adjoint(self, b: Body, theta: Jet, size: Jet, cotangent: View) -> tuple[dict[int, Scalar], dict[int, Scalar]]:
+        """Adds the cotangent of the values at the fraction `theta` of a step of that size to those of what they are made of.
+        Gives those of theta and of the size, by their orders."""
 
     @abc.abstractmethod
     def start_rhs(self, b: Body) -> View:

@@ -5,6 +5,8 @@ Both begin with a mean of the two ends of the step, so that they give these exac
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..kernel.device import View
     from ..kernel.emitter import Emitter
+    from ..loop.jets import Jet
 
 
 def emit_dense_weights(
@@ -38,6 +41,26 @@ def emit_dense_weights(
                 constant = emitter.constant(dtype, float(coefficient))
                 total = mul(dtype, constant, value) if total is None else emitter.fma(dtype, constant, value, total)
         weights.append(total)
+    return powers[-1], weights
+
+
+def dense_shares(terms: Sequence[Sequence[Fraction]]) -> list[bool]:
+    """Whether each stage has a share in values between, other than in the step itself."""
+    return [any(row[:-1]) for row in terms]
+
+
+def dense_weights(theta: Jet, size: Jet, terms: Sequence[Sequence[Fraction]]) -> tuple[Jet, list[Jet | None]]:
+    """As `emit_dense_weights`, with the tangents of both."""
+    rest, degree = 1.0 - theta, len(terms[0])
+    powers, rests = [theta], [rest]
+    for _ in range(degree - 1):
+        powers.append(powers[-1] * theta)
+        rests.append(rests[-1] * rest)
+    basis = [size * (powers[k] * rests[degree - 2 - k]) for k in range(degree - 1)]
+    weights: list[Jet | None] = []
+    for row in terms:
+        used = [float(coefficient) * value for coefficient, value in zip(row[:-1], basis, strict=True) if coefficient]
+        weights.append(functools.reduce(operator.add, used) if used else None)
     return powers[-1], weights
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from ..kernel.scalar import Scalar, where
 from ..loop import Hooks, Step
 from ..loop.functions import into_row
+from ..loop.jets import fraction_of, size_of
+from ..operands import tangent_name
 from ..solution import CODES
 
 if TYPE_CHECKING:
@@ -35,9 +38,11 @@ class _Rows:
 
     def __init__(self, lane: Lane, saving: Saving):
         self._lane, self._saving = lane, saving
-        # What a row consists of, as (name, elements of a row, dtype).
+        # What a row consists of, as (name, elements of a row, dtype); of a state that is saved itself, with where it begins there.
         results = [result for result in lane.plan.words.results if result.name.startswith("ys")]
         self._pieces = [(result.name, result.size // saving.rows, result.dtype) for result in results]
+        sizes = [piece.size for piece in lane.problem.pieces]
+        self._begins = list(itertools.accumulate(sizes, initial=0))[:-1]
 
     # --- The places in the loop
 
@@ -45,7 +50,7 @@ class _Rows:
         """What is saved of the state at t0."""
         saving = self._saving
         if saving.t0:
-            self._save(b, b.op("t0"), b.buf.state)
+            self._save(b, b.op("t0"), b.buf.state, lambda order: b.tangent("t0", order))
         b.put(saving_until=saving.steps)
         if not saving.points:
             return None
@@ -54,7 +59,7 @@ class _Rows:
         b.put(saving_point=first)
 
         def save() -> None:
-            self._save(b, self._time_of_point(b, b.number("t0")), b.buf.state)
+            self._save(b, self._time_of_point(b, b.number("t0")), b.buf.state, self._moved_point(b))
             self._go_on(b, ordered)
 
         b.repeat_while(lambda: b.get(_POINT) <= 0.0, save)
@@ -72,7 +77,7 @@ class _Rows:
                 point = b.get(_POINT)
                 theta = (point - step.start - step.residue) / step.size
                 time = self._time_of_point(b, b.number("t0") + b.scalar(b.direction) * point)
-                self._save_values(b, time, method.between(b, theta.value, signed.value))
+                self._save_values(b, time, between(b, theta, signed, self._points_behind(b)))
                 self._go_on(b, ordered)
 
             b.repeat_while(lambda: b.get(_POINT) <= step.end, save)
@@ -80,7 +85,8 @@ class _Rows:
             b.put(saving_until=b.get(_UNTIL) - 1)
             with b.when(b.get(_UNTIL).equals(0)):
                 reached = b.number("t0") + b.scalar(b.direction) * step.end
-                self._save(b, where(step.last, b.number("t1"), reached).value, b.buf.proposed_state)
+                time = where(step.last, b.number("t1"), reached)
+                self._save(b, time.value, b.buf.proposed_state, lambda order: _moved_end(b, step, order))
                 b.put(saving_until=self._saving.steps)
         return _invalid_unless(b, ordered) if self._saving.points else None
 
@@ -103,11 +109,11 @@ class _Rows:
             if saving.steps:
                 # A step that was saved may have ended there; and a lane that failed may have used up its rows.
                 with b.when(reached & (~b.get(_UNTIL).equals(saving.steps) | b.number("span").equals(0.0))):
-                    self._save(b, time, b.buf.state)
+                    self._save(b, time, b.buf.state, lambda order: b.tangent("t1", order))
             else:
                 with b.emitter.builder.if_else(reached.value) as (then, otherwise):
                     with then:
-                        self._save(b, time, b.buf.state)
+                        self._save(b, time, b.buf.state, lambda order: b.tangent("t1", order))
                     with otherwise:
                         self._save_missing(b, time)
         return result
@@ -145,22 +151,38 @@ class _Rows:
 
     # --- Rows
 
-    def _save(self, b: Body, time: Any, state: Any) -> None:
-        """The next row, of a state that lies in memory."""
+    def _moved_point(self, b: Body) -> Callable[[int], Scalar]:
+        """The tangents of the next save time."""
+        return lambda order: b.tangent("ts", order, self._points_behind(b).to("int64").value)
+
+    def _save(self, b: Body, time: Any, state: Any, moved: Callable[[int], Scalar]) -> None:
+        """The next row, of a state that lies in memory; moved: the tangents of the time, by their order."""
+        tangents = {order: moved(order).value for order in b.lane.problem.moving} if self._saving.outputs is not None else {}
         row = self._take_row(b, time)
         if self._saving.outputs is None:
-            self._write(b, row, *self._pieces[0][:2], state.load)
+            self._write_state(b, row, state.load)
         else:
             sink = into_row(self._lane, [name for name, _, _ in self._pieces], [size for _, size, _ in self._pieces], row)
-            b.call("output", t=time, y=state, out=sink)
+            given = {tangent_name("t", order): value for order, value in tangents.items()}
+            b.call("output", out=sink, t=time, y=state, **given)
+
+    def _write_state(self, b: Body, row: Any, value_at: Callable[[Any], Any]) -> None:
+        for (name, size, _), begin in zip(self._pieces, self._begins, strict=True):
+
+            def shifted(index: Any, begin: int = begin) -> Any:
+                if isinstance(index, int) or not begin:
+                    return value_at(index + begin if begin else index)
+                return value_at(b.emitter.add("int64", index, b.emitter.constant("int64", begin)))
+
+            self._write(b, row, name, size, shifted)
 
     def _save_values(self, b: Body, time: Any, value_at: Callable[[Any], Any]) -> None:
         """The next row, of a state by its components."""
         if self._saving.outputs is None:
-            self._write(b, self._take_row(b, time), *self._pieces[0][:2], value_at)
+            self._write_state(b, self._take_row(b, time), value_at)
         else:
             b.each(lambda index: b.buf.output_state.store(index, value_at(index)))
-            self._save(b, time, b.buf.output_state)
+            self._save(b, time, b.buf.output_state, self._moved_point(b))
 
     def _save_missing(self, b: Body, time: Any) -> None:
         """The row of a time that was not reached: NaN, in integers the lowest of their range."""
@@ -189,6 +211,40 @@ class _Rows:
             b.res(name, emitter.add("int64", begin, offset), value_at(index))
 
         b.each(body, size)
+
+
+def between(b: Body, theta: Scalar, signed: Scalar, number: Scalar) -> Callable[[Any], Any]:
+    """The values at save time `number`, a fraction of the step at hand, by component; where times move, in `output_state`."""
+    method, pieces = b.lane.problem.method, b.lane.problem.pieces
+    value_at = method.between(b, theta.value, signed.value)
+    if not b.moving:
+        return value_at
+    size = size_of(b, signed)
+    weights = method.between_weights(b, fraction_of(b, theta, size, number), size)
+    b.each(lambda index: b.buf.output_state.store(index, value_at(index)))
+    for piece in pieces:
+        target = b.piece(b.buf.output_state, piece.order)
+        shares = [
+            (value, b.piece(row, piece.order & ~order))
+            for row, weight in weights
+            for order, value in weight.terms.items()
+            if order and piece.order & order == order
+        ]
+
+        def add(index: Any, target: Any = target, shares: Any = shares) -> None:
+            total = target.load(index)
+            for value, row in shares:
+                total = b.emitter.fma(b.dtype, value.value, row.load(index), total)
+            target.store(index, total)
+
+        if shares:
+            b.each(add, piece.size)
+    return b.buf.output_state.load
+
+
+def _moved_end(b: Body, step: Step, order: int) -> Scalar:
+    """The tangent of the end of a step."""
+    return where(step.last, b.tangent("t1", order), b.tangent("t0", order) + b.get(f"start_{order}") + b.get(f"size_{order}"))
 
 
 def _invalid_unless(b: Body, ordered: Any) -> Scalar:

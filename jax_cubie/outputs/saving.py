@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from ..buffers import Buffer
 from ..kernel.partition import join
-from ..loop import Dimensions, Hooks, Part
+from ..loop import AdjointHooks, Dimensions, Hooks, Part
 from ..operands import Result
 
 if TYPE_CHECKING:
@@ -56,14 +57,25 @@ class Saving(Part):
 
     @staticmethod
     def buffers() -> tuple[Buffer, ...]:
-        return (Buffer("output_state", 0, aliases="error", live=frozenset({"step/output"})),)
+        return (
+            Buffer("output_state", 0, aliases="error", live=frozenset({"step/output"})),
+            Buffer("output_adjoint", 0),
+            Buffer("output_cotangent", 0),
+        )
 
     def sizes(self, dimensions: Dimensions) -> dict[str, int]:
-        return {"output_state": dimensions.states if self.points and self.outputs is not None else 0}
+        held = self.points and (self.outputs is not None or dimensions.moving)
+        outputs = sum(math.prod(shape) for shape, kind in self.outputs or () if kind.startswith("float"))
+        return {
+            "output_state": dimensions.states if held else 0,
+            "output_adjoint": dimensions.states if dimensions.backward and self.points else 0,
+            "output_cotangent": outputs * dimensions.orders if dimensions.backward else 0,
+        }
 
     def copies(self) -> dict[str, int]:
         """t0 and times equal to it, inside of steps, the ends of steps, t1."""
-        return {"output": self.t0 + 2 * (self.points > 0) + (self.steps > 0) + self.t1}
+        count = self.t0 + 2 * (self.points > 0) + (self.steps > 0) + self.t1
+        return {"output": count, "output_vjp": count + self.t1}
 
     def results(self, states: int, dtype: str) -> tuple[Result, ...]:
         """What the kernel writes a row at a time: the times where only it knows them, and each array of a point.
@@ -85,6 +97,19 @@ class Saving(Part):
         from .save_rows import build_hooks
 
         return build_hooks(lane, self)
+
+    @property
+    def remembered(self) -> tuple[tuple[str, str], ...]:
+        return (("saving_until", "int32"),) if self.steps else ()
+
+    @property
+    def remembered_counters(self) -> tuple[str, ...]:
+        return (("row", "points") if self.steps else ("row",)) if self.points or self.steps else ()
+
+    def adjoint(self, lane: Lane) -> AdjointHooks:
+        from .save_adjoints import build_adjoint
+
+        return build_adjoint(lane, self)
 
     def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
         times = request.times

@@ -7,8 +7,10 @@ import dataclasses
 from ..buffers import BufferRegistry
 from ..controllers import Controller
 from ..loop import Dimensions, Part
+from ..loop.adjoints import Adjoint
+from ..loop.checkpoints import Checkpoints, checkpoint_results
 from ..methods import Method
-from ..operands import Function, Operand, Result
+from ..operands import Function, Operand, Piece, Result, Traced, cotangent_name
 
 DEFAULT_MAX_STEPS = 100_000
 
@@ -17,8 +19,10 @@ DEFAULT_MAX_STEPS = 100_000
 class Problem:
     """A solve of one lane.
 
-    functions: for each platform the user's, "f" first. parts: what looks at each step, saving first. registry: the buffers
+    functions: for each platform the user's, "f" first. traced: the same as JAX has them, by name, for their derivatives. pieces:
+    what the state consists of. moving: the orders of the tangents that times have. parts: what looks at each step, saving first. registry: the buffers
     with their locations; their sizes are bound by the Plan. operands: what the kernel reads. first_step_given: whether dt0 is
+    one. slots: of checkpoints, where there are any; checkpoints: which the kernel keeps. adjoint: which backward pass it is, if it is
     one.
     """
 
@@ -27,7 +31,7 @@ class Problem:
     controller: Controller
     parts: tuple[Part, ...]
     registry: BufferRegistry = dataclasses.field(metadata={"content": None})  # the plan's layout tells what comes of it
-    states: int
+    pieces: tuple[Piece, ...]
     dtype: str
     operands: tuple[Operand, ...] = dataclasses.field(metadata={"content": None})  # the plan has them with their axes
     first_step_given: bool
@@ -36,11 +40,26 @@ class Problem:
     inline_f: bool | str
     schedule: str = dataclasses.field(metadata={"content": None})  # the plan knows what comes of it
     block: int | str = dataclasses.field(metadata={"content": None})  # likewise
+    traced: tuple[tuple[str, Traced], ...] = dataclasses.field(default=(), compare=False, metadata={"content": None})
+    moving: tuple[int, ...] = ()
+    slots: int = dataclasses.field(default=32, metadata={"content": None})  # `checkpoints` knows it
+    checkpoints: Checkpoints | None = None
+    adjoint: Adjoint | None = None
     title: str = dataclasses.field(default="", compare=False, metadata={"content": None})
 
     def on(self, platform: str) -> tuple[Function, ...]:
         """The functions of a platform."""
         return dict(self.functions)[platform]
+
+    @property
+    def states(self) -> int:
+        """Components of the state, tangents among them."""
+        return sum(piece.size for piece in self.pieces)
+
+    @property
+    def primal_states(self) -> int:
+        """Those that are no tangents."""
+        return self.pieces[0].size
 
     @property
     def adaptive(self) -> bool:
@@ -49,11 +68,35 @@ class Problem:
 
     def dimensions(self, parameters: int = 0) -> Dimensions:
         """What the sizes of buffers depend on; `parameters`: words of the buffer of that name."""
-        return Dimensions(self.states, parameters, self.adaptive, any(part.inside for part in self.parts))
+        return Dimensions(
+            self.states,
+            self.primal_states,
+            parameters,
+            self.adaptive,
+            any(part.inside for part in self.parts),
+            len(self.pieces),
+            bool(self.moving),
+            self.adjoint is not None,
+        )
+
+    @property
+    def depth(self) -> int:
+        """How many differentiations its state has been through."""
+        return (len(self.pieces) - 1).bit_length()
 
     @property
     def results(self) -> tuple[Result, ...]:
-        """What the kernel writes: what parts ask for, then the counts and the code."""
-        own = [result for part in self.parts for result in part.results(self.states, self.dtype)]
+        """What the kernel writes."""
+        if self.adjoint is not None:
+            named = {operand.name: operand for operand in self.operands}
+            return tuple(Result(cotangent_name(name), named[name].shape, named[name].dtype) for name in self.adjoint.wrt)
+        kept = () if self.checkpoints is None else checkpoint_results(self, self.checkpoints)
+        return (*self.forward_results, *kept)
+
+    @property
+    def forward_results(self) -> tuple[Result, ...]:
+        """What a solve gives: what parts ask for, the counts and the code, and the tangents of the first."""
+        own = [result for part in self.parts for result in part.results(self.primal_states, self.dtype)]
         counts = ("accepted", "rejected", "result", *self.method.counters(self.dimensions()))
-        return (*own, *(Result(name, (), "int32") for name in counts))
+        tangents = [result.tangent(piece.order) for piece in self.pieces[1:] for result in own if result.differentiable]
+        return (*own, *(Result(name, (), "int32") for name in counts), *tangents)

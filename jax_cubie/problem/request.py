@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from ..buffers import BufferRegistry
 from ..foreign_names import instead_of_saveat
 from ..methods import Method
-from ..operands import Operand
+from ..operands import Operand, Piece
 from ..outputs import SaveAt, Saving
 from ..settings import Component, concrete
 from ..times import Times, check_scalar, read_times
@@ -93,7 +93,7 @@ def make_request(
         values |= component.operands(state)
 
     leaves = Arguments(args, state.dtype)
-    functions, closed_over, output = trace_functions(f, saveat.fn, method, state, leaves, settings["unroll"])
+    functions, traced, closed_over, output = trace_functions(f, saveat.fn, method, state, leaves, settings["unroll"])
     values |= dict(zip(leaves.names, leaves.arrays, strict=True)) | closed_over
     if saveat.steps and "max_steps" not in solver.given and concrete(settings["max_steps"]) == DEFAULT_MAX_STEPS:
         raise ValueError(
@@ -109,7 +109,7 @@ def make_request(
         controller=controller,
         parts=(saving,),
         registry=solver.buffers,
-        states=state.size,
+        pieces=(Piece(0, state.size, "y0"),),
         dtype=state.dtype,
         operands=tuple(Operand(name, tuple(value.shape), str(value.dtype)) for name, value in values.items()),
         first_step_given=dt0 is not None,
@@ -118,6 +118,7 @@ def make_request(
         inline_f=settings["inline_f"],
         schedule=settings["schedule"],
         block=settings["block"],
+        traced=traced,
         title=getattr(f, "__qualname__", type(f).__name__),
     )
     return Request(problem, tuple(values.values()), state, output, times, leaves.names)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
+import jax.extend.core as jex
 import jax.numpy as jnp
+import numpy as np
 from jax.dtypes import float0
 from jaxtyping import Array, PyTree
 
 from ..field_errors import call_field, check_signature, in_our_words
 from ..methods import Method
-from ..operands import Function
+from ..operands import Function, Traced
 from ..translate import check_dtype, trace, translate_for_all
 from ..translate.platforms import PLATFORMS
 from ..translate.program import DTYPES as KERNEL_DTYPES
@@ -74,10 +77,10 @@ def _time_and_state(state: State) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeS
 
 def trace_functions(
     f: Callable, fn: Callable | None, method: Method, state: State, args: Arguments, unroll: int | str
-) -> tuple[tuple[tuple[str, tuple[Function, ...]], ...], dict[str, Any], Any]:
+) -> tuple[tuple[tuple[str, tuple[Function, ...]], ...], tuple[tuple[str, Traced], ...], dict[str, Any], Any]:
     """For each platform f, what the method derives of it and, where there is one, `SaveAt.fn`: functions of time, the flat
-    state, the leaves of args and what they close over. With them the latter, by its names as operands, and the structure of
-    fn's result."""
+    state, the leaves of args and what they close over. With them f and `SaveAt.fn` as JAX has them; what they close over, by its
+    names as operands; and the structure of fn's result."""
     functions = method.functions(_flat(f, state, args))
     check_signature(f, "f(t, y, args)")
     closed = {name: trace(function, *_time_and_state(state), *args.avals) for name, function in functions.items()}
@@ -85,8 +88,9 @@ def trace_functions(
     if fn is not None:
         closed["output"], structure = _trace_output(fn, state, args)
     translated, closed_over, names = {}, {}, {}
+    conversions: dict[tuple[int, str], tuple[Any, Any]] = {}
     for name, jaxpr in closed.items():
-        translated[name], constants = translate_for_all(jaxpr, unroll)
+        translated[name], constants = translate_for_all(jaxpr, unroll, conversions)
         for value in constants:
             if id(value) not in names:  # several may close over it
                 names[id(value)] = f"f{len(args.arrays) + len(closed_over)}"
@@ -97,7 +101,31 @@ def trace_functions(
         return Function(name, program, ("t", "y"), (*args.names, *(names[id(value)] for value in constants)), limit)
 
     by_platform = tuple((platform, tuple(function(name, platform) for name in translated)) for platform in PLATFORMS)
-    return by_platform, closed_over, structure
+    converted = {id(after): before for before, after in conversions.values()}
+    given = {id(converted.get(id(value), value)): name for name, value in reversed(closed_over.items())}
+    given |= {id(value): name for name, value in closed_over.items()}  # as it is, rather than converted
+    traced = tuple((name, _traced(closed[name], args.names, given)) for name in ("f", "output") if name in closed)
+    return by_platform, traced, closed_over, structure
+
+
+def _traced(closed: jex.ClosedJaxpr, names: Sequence[str], given: Mapping[int, str]) -> Traced:
+    """The jaxpr of a function of time, state and the leaves of args, `names`, as one that is handed what it closes over, too.
+
+    given: the operand that each constant is, by its id. Those that are none stay what they are, or are not needed.
+    """
+    operands = [*names, *dict.fromkeys(given[id(value)] for value in closed.consts if id(value) in given)]
+    kept = []
+    for value in closed.consts:
+        aval = jax.typeof(value)
+        number = operands.index(given[id(value)]) if id(value) in given else None
+        unread = isinstance(value, jax.core.Tracer) and number is None
+        kept.append((number, aval.dtype, np.zeros(aval.shape, aval.dtype) if unread else None if number is not None else value))
+
+    def call(t: Any, y: Any, *values: Any) -> list[Any]:
+        consts = [value if number is None else values[number].astype(dtype) for number, dtype, value in kept]
+        return jex.jaxpr_as_fun(jex.ClosedJaxpr(closed.jaxpr, consts))(t, y, *values[: len(names)])
+
+    return Traced(call, tuple(operands))
 
 
 def _flat(f: Callable, state: State, args: Arguments) -> Callable[..., Array]:

@@ -42,12 +42,15 @@ def translate(closed: jex.ClosedJaxpr, *, unroll: int, platform: str) -> tuple[P
 
 
 def translate_for_all(
-    closed: jex.ClosedJaxpr, unroll: int | str
+    closed: jex.ClosedJaxpr, unroll: int | str, conversions: dict[tuple[int, str], tuple[Any, Any]] | None = None
 ) -> tuple[dict[str, tuple[Program, list[Any], int]], list[Any]]:
     """For each platform the program of a jaxpr, its operand constants and how far it is unrolled; and all constants, each
-    once."""
+    once.
+
+    conversions: by id and dtype, constants with what they became in that dtype; is added to.
+    """
     known: list[tuple[Context, tuple[Program, list[Any]]]] = []
-    conversions: dict[tuple[int, str], tuple[Any, Any]] = {}
+    conversions = {} if conversions is None else conversions
     programs, constants = {}, {}
 
     def program_for(platform: str, limit: int) -> tuple[Program, list[Any]]:

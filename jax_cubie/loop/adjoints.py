@@ -1,0 +1,143 @@
+"""What a backward pass is asked for, and where cotangents gather in it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..kernel.device import View
+from ..operands import cotangent_name
+from .functions import Sink, Store
+
+if TYPE_CHECKING:
+    from ..kernel.emitter import Emitter
+    from .body import Body
+    from .lane import Lane
+
+# Operands whose cotangents gather in cells, one for each order.
+TIMES = ("t0", "span", "dt0", "t1")
+
+
+def cell_of(name: str, order: int) -> str:
+    """The cell in which the cotangent of a time gathers."""
+    return f"{name}_bar_{order}"
+
+
+def declare_cells(lane: Lane) -> None:
+    """The cells of the times' cotangents."""
+    for order in lane.problem.adjoint.orders:
+        for name in (*TIMES, "size", "start"):
+            lane.cell(cell_of(name, order), lane.problem.dtype)
+
+
+def clear(b: Body) -> None:
+    """All cotangents are 0."""
+    for buffer in (b.buf.adjoint, b.buf.operand_adjoint):
+        b.each(lambda index, buffer=buffer: buffer.store(index, b.real(0)), buffer.size)
+    for order in b.lane.problem.adjoint.orders:
+        b.put(**{cell_of(name, order): 0 for name in (*TIMES, "size", "start")})
+
+
+def gather(b: Body, **more: Any) -> None:
+    """Adds to cotangents of times, `name_order=value`."""
+    for name, value in more.items():
+        root, _, order = name.rpartition("_")
+        cell = cell_of(root, int(order))
+        b.put(**{cell: b.get(cell) + value})
+
+
+def into_adjoints(b: Body, function: str, state: View, *, add: bool = False) -> Sink:
+    """The outputs of the transposed function of that name: the cotangent of the state into an array, or added to it; those of the time, by
+    order, into `time_adjoint`; those of operands are added to `operand_adjoint`."""
+    adjoint = b.lane.problem.adjoint
+    views = (state, b.buf.time_adjoint, b.buf.operand_adjoint)
+    read = b.lane.functions[function].function.operands
+    offsets = [one for one in adjoint.offsets(b.lane.problem) if one[0] in read]
+    times = len(adjoint.orders)
+
+    def store(emitter: Emitter, words: Any, bases: Any, values: Sequence[Any]) -> Store:
+        into, time, operand = (View(emitter, value, view.type) for value, view in zip(values, views, strict=True))
+
+        def keep(output: int, index: Any, value: Any) -> None:
+            if output == 0:
+                value = emitter.add(into.dtype, into.load(index), value) if add else value
+                into.store(index, value)
+            elif output <= times:
+                time.store(output - 1, value)
+            else:
+                name, begin, dtype = offsets[output - 1 - times]
+                place = index + begin if isinstance(index, int) else emitter.add("int64", index, emitter.constant("int64", begin))
+                value = emitter.cast(value, dtype, operand.dtype)
+                operand.store(place, emitter.add(operand.dtype, operand.load(place), value))
+
+        return keep
+
+    kinds = "_".join(f"{view.type.stride}_{view.type.space}" for view in views)
+    return Sink(f"adjoints_{kinds}_{add}", tuple(view.pointer for view in views), (), store)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adjoint:
+    """A backward pass.
+
+    wrt: the operands whose cotangents it gives. cotangents: the results whose cotangents it is handed. slots: of its checkpoints.
+    """
+
+    wrt: tuple[str, ...]
+    cotangents: tuple[str, ...]
+    slots: int
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """Of which orders times have cotangents."""
+        names = [name.partition(".") for name in self.wrt]
+        return tuple(sorted({int(order or 0) for root, _, order in names if root in (*TIMES, "offsets", "ts")}))
+
+    def offsets(self, problem: Any) -> list[tuple[str, int, str]]:
+        """Each operand of the user's functions in `wrt`, with where in `operand_adjoint` it begins, and its dtype."""
+        named = {operand.name: operand for operand in problem.operands}
+        found, begin = [], 0
+        for name in self.wrt:
+            if is_of_functions(name):
+                found.append((name, begin, named[name].dtype))
+                begin += named[name].size
+        return found
+
+    def words(self, problem: Any) -> int:
+        """Of `operand_adjoint`."""
+        named = {operand.name: operand for operand in problem.operands}
+        return sum(named[name].size for name in self.wrt if is_of_functions(name))
+
+
+def is_of_functions(name: str) -> bool:
+    """Whether an operand is one of the user's functions: "f0", "f1", ..."""
+    root = name.partition(".")[0]
+    return root[:1] == "f" and root[1:].isdigit()
+
+
+def conclude(b: Body, worth: Any, fine: Any) -> None:
+    """Writes the cotangents of operands: 0 where there was nothing to do, NaN where the lane had failed."""
+    problem, adjoint = b.lane.problem, b.lane.problem.adjoint
+    offsets = {name: begin for name, begin, _ in adjoint.offsets(problem)}
+    initial = {piece.initial: piece.order for piece in problem.pieces}
+
+    def write(name: str, size: int, value_at: Callable[[Any], Any]) -> None:
+        dtype = b.lane.operand(name).dtype
+
+        def body(index: Any) -> None:
+            value = b.emitter.select(fine.value, value_at(index), b.real(float("nan")))
+            value = b.emitter.select(worth.value, value, b.real(0))
+            b.res(cotangent_name(name), index, b.emitter.cast(value, b.dtype, dtype))
+
+        b.each(body, size)
+
+    for name in adjoint.wrt:
+        size = b.lane.operand(name).size
+        root, _, order = name.partition(".")
+        if name in initial:
+            write(name, size, b.piece(b.buf.adjoint, initial[name]).load)
+        elif name in offsets:
+            write(name, size, b.buf.operand_adjoint.part(offsets[name], size).load)
+        else:
+            write(name, size, lambda _, cell=cell_of(root, int(order or 0)): b.get(cell).value)

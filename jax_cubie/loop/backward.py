@@ -1,0 +1,307 @@
+"""The backward loop: it takes a lane from t1 to t0, over the very steps that it took, and with it the cotangents of its results.
+
+Compiled by Numba for one plan, as the loop forwards is. A step is gone back over in three parts: the lane is made what it was at
+the step's beginning, from a checkpoint; the step is taken once more, for its stages; and its transpose is applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..kernel.scalar import Scalar, where
+from ..operands import cotangent_name
+from .adjoints import cell_of, clear, conclude, declare_cells, gather
+from .checkpoints import WINDOW, WINDOW_BITS, WINDOWS, checkpoint_name, from_word, plus, power, record_of, slot_of, to_word
+from .clock import end_of, floor_of
+from .part import Step
+from .progress import build_progress
+
+if TYPE_CHECKING:
+    from .body import Body
+    from .lane import Lane
+
+
+def build_backward_lanes(lane: Lane) -> Callable[..., None]:
+    """The device function `(words, lane, thread, base)` that gives one lane's cotangents."""
+    problem = lane.problem
+    steps, progress, backward = problem.method.steps(lane), build_progress(lane), _Backward(lane)
+    step, finish, carry = steps.step, steps.finish, steps.carry
+    adjoint_step = problem.method.adjoint(lane)
+    allocate, locate = lane.allocate(), lane.locate()
+    time, size, judge, accepted = progress.time, progress.size, progress.judge, progress.accepted
+    end_time, next_turn, advance = progress.end_time, progress.next_turn, progress.advance
+    begin, worth, outer = (lane.emitted(kind)(_raw(body)) for kind, body in backward.beginning())
+    above, replaying, keep, deeper = (lane.emitted(kind)(_raw(body)) for kind, body in backward.replay())
+    left, restore, cotangents, moved, back = (lane.emitted(kind)(_raw(body)) for kind, body in backward.stepping())
+    end = lane.emitted()(_raw(backward.end))
+    fallible, adaptive = problem.method.fallible, problem.adaptive
+    status = np.int32(0)
+
+    @lane.function
+    def go_back(words, lane, thread, base):
+        arrays = allocate(thread, base)
+        b = locate(words, lane, arrays)
+        begin(b)
+        if worth(b):
+            outer(b)
+            while left(b):
+                while above(b):
+                    restore(b)
+                    while replaying(b):
+                        if fallible:
+                            judge(b, step(b, time(b), size(b)))
+                        else:
+                            step(b, time(b), size(b))
+                            judge(b, status)
+                        if accepted(b):
+                            if finish is not None:
+                                finish(b, end_time(b))
+                            keep(b)
+                            carry(b)
+                        next_turn(b)
+                        advance(b)
+                    deeper(b)
+                restore(b)
+                step(b, time(b), size(b))
+                if finish is not None:
+                    finish(b, end_time(b))
+                cotangents(b)
+                adjoint_step(b, time(b), size(b))
+                moved(b)
+                back(b)
+        end(b)
+
+    return go_back
+
+
+def _raw(write: Callable) -> Callable:
+    def body(b: Body, *arguments: Any) -> Any:
+        answer = write(b, *arguments)
+        return answer.value if isinstance(answer, Scalar) else answer
+
+    body.__name__ = write.__name__
+    return body
+
+
+class _Backward:
+    """Writes what happens around the steps.
+
+    Cells: at, the accepted step at hand; behind, the next step to go back over; stride, the shift of the slots; depth, the window
+    that has what lies around it, 0 for the slots; worth, fine: whether there are cotangents, and whether the lane succeeded.
+    """
+
+    def __init__(self, lane: Lane):
+        self._lane, problem = lane, lane.problem
+        self._problem, self._adjoint, self._record = problem, problem.adjoint, record_of(problem)
+        self._parts = [part.adjoint(lane) for part in problem.parts]
+        declare_cells(lane)
+        for name in ("at", "behind", "stride", "depth", "taken"):
+            lane.cell(name, "int32")
+        for name in ("worth", "fine"):
+            lane.cell(name, "bool")
+
+    # --- The beginning
+
+    def beginning(self) -> list[tuple[str, Callable]]:
+        return [("void", self.begin), ("bool", self.worth), ("void", self.outer)]
+
+    def begin(self, b: Body) -> None:
+        for name, offset in b.lane.plan.parameter_offsets.items():
+            for index in range(b.lane.operand(name).size):
+                b.buf.parameters.store(offset + index, b.op(name, index))
+        for slot in range(len(b.lane.plan.counters)):
+            b.buf.counters.store(slot, b.int32(0))
+        clear(b)
+        behind = self._adjoint.slots * self._record.words[0]
+        taken, code = (self._header(b, behind + offset) for offset in (0, 1))
+        b.put(taken=taken, fine=code.equals(0), worth=self._any_cotangent(b))
+
+    def _header(self, b: Body, index: int) -> Scalar:
+        return b.scalar(from_word(b, b.op(checkpoint_name(0), index), "int32"), "int32")
+
+    def _any_cotangent(self, b: Body) -> Scalar:
+        """Whether one of the results' cotangents is other than 0."""
+        found = b.variable(b.emitter.constant("bool", 0), "bool")
+        for name in map(cotangent_name, self._adjoint.cotangents):
+            operand = b.lane.operand(name)
+
+            def look(index: Any, name: str = name, dtype: str = operand.dtype) -> None:
+                other = b.emitter.compare("ne", dtype, b.op(name, index), b.emitter.constant(dtype, 0))
+                found.set(b.emitter.logical_or(found.get(), other))
+
+            b.each(look, operand.size)
+        return b.scalar(found.get(), "bool")
+
+    def worth(self, b: Body) -> Scalar:
+        return b.get("worth") & b.get("fine")
+
+    def outer(self, b: Body) -> None:
+        """The cotangent of the state at t1; and how far apart the slots are."""
+        b.put(end=end_of(b), floor=floor_of(b), next_size=0, total=0, status=0, result=0, accepted=True, forced=False)
+        b.put(failed=False, stuck=False, finished=False, begun=True, start=0, residue=0, step_size=0, last=False, turn=0, repeat=1)
+        control = self._problem.controller.control(b.lane)
+        if control.settle is not None:
+            control.settle(b)
+        b.put(behind=b.get("taken") - 1, depth=0, stride=0, at=0)
+        for piece in self._problem.pieces:  # that of t0, if there is no step
+            state, name = b.piece(b.buf.state, piece.order), piece.initial
+            b.each(lambda i, state=state, name=name: state.store(i, b.real(0) if name is None else b.op(name, i)), piece.size)
+        if not self._problem.adaptive:
+            b.put(whole=0)
+        for order in b.moving:
+            b.put(**{f"start_{order}": 0, f"size_{order}": 0})
+
+        def more() -> Scalar:
+            return (b.scalar(self._adjoint.slots, "int32") << b.get("stride")) < b.get("taken")
+
+        b.repeat_while(more, lambda: b.put(stride=b.get("stride") + 1))
+        for part in self._parts:
+            part.begin(b)
+
+    # --- Steps that are taken again
+
+    def replay(self) -> list[tuple[str, Callable]]:
+        return [("bool", self.above), ("bool", self.replaying), ("void", self.keep), ("void", self.deeper)]
+
+    def _shift(self, b: Body, depth: Scalar) -> Scalar:
+        """Entries of a window are beginnings of every 2^shift-th step; in the last of each."""
+        shift = b.get("stride") - depth * WINDOW_BITS
+        return where(depth.equals(WINDOWS) | (shift < 0), 0, shift)
+
+    def _span(self, b: Body, depth: Scalar) -> Scalar:
+        """A window has steps of one multiple of 2^span to the next."""
+        span = self._shift(b, depth - 1)
+        return where(depth.equals(WINDOWS) & (span > WINDOW_BITS), WINDOW_BITS, span)
+
+    def above(self, b: Body) -> Scalar:
+        """Whether the next window has to be filled, which has more of the steps around the one at hand."""
+        return self._shift(b, b.get("depth")) > 0
+
+    def replaying(self, b: Body) -> Scalar:
+        """Whether not all is there that the next window is to have."""
+        finer = power(b, self._shift(b, b.get("depth") + 1)) - 1
+        return b.get("at") <= (b.get("behind") & ~finer)
+
+    def keep(self, b: Body) -> None:
+        """An accepted step that was taken again: its beginning into the next window, if it is one of those."""
+        at, depth = b.get("at"), b.get("depth") + 1
+        shift, span = self._shift(b, depth), self._span(b, depth)
+        first = b.get("behind") & ~(power(b, span) - 1)
+        with b.when((at & (power(b, shift) - 1)).equals(0) & (at >= first)):
+            place = self._place(b, depth, at, shift, span)
+
+            def write(part: int, index: Any, word: Any) -> None:
+                value = b.emitter.bitcast(word, b.dtype)
+                b.buf.checkpoint_window.store(self._element(b, place, part, index), value)
+
+            self._record.save(b, write)
+        reached = b.get("start") + b.get("step_size") if self._problem.adaptive else self._end(b)
+        step = Step(self._start(b), b.get("residue"), where(b.get("last"), b.get("end"), reached), b.get("step_size"), b.get("last"))
+        for part in self._parts:
+            part.repeated(b, step)
+        b.put(at=at + 1)
+
+    def _start(self, b: Body) -> Scalar:
+        if self._problem.adaptive:
+            return b.get("start")
+        return b.get("turn").to(b.dtype).fused(b.get("step_size"), b.get("start"))
+
+    def _end(self, b: Body) -> Scalar:
+        return self._start(b) + b.get("step_size")
+
+    def _place(self, b: Body, depth: Scalar, at: Scalar, shift: Scalar, span: Scalar) -> Scalar:
+        """The first word of an entry."""
+        entry = (at & (power(b, span) - 1)) >> shift
+        return ((depth - 1) * WINDOW + entry) * sum(self._record.words)
+
+    def _element(self, b: Body, place: Scalar, part: int, index: Any) -> Any:
+        begin = b.emitter.cast(place.value, "int32", "int64")
+        offset = plus(b, index, sum(self._record.words[:part]))
+        offset = b.emitter.constant("int64", offset) if isinstance(offset, int) else offset
+        return b.emitter.add("int64", begin, offset)
+
+    def deeper(self, b: Body) -> None:
+        b.put(depth=b.get("depth") + 1)
+
+    # --- Steps that are gone back over
+
+    def stepping(self) -> list[tuple[str, Callable]]:
+        return [
+            ("bool", self.left), ("void", self.restore), ("void", self.cotangents), ("void", self.moved), ("void", self.back),
+        ]
+
+    def left(self, b: Body) -> Scalar:
+        return b.get("behind") >= 0
+
+    def restore(self, b: Body) -> None:
+        """The lane as it was at the beginning of the last step that is kept, before or at the one to go back over."""
+        depth, behind = b.get("depth"), b.get("behind")
+        shift = self._shift(b, depth)
+        at = behind & ~(power(b, shift) - 1)
+        b.put(at=at)
+        with b.emitter.builder.if_else(depth.equals(0).value) as (slots, window):
+            with slots:
+                slot = slot_of(b, at >> shift, shift, self._adjoint.slots).to("int64")
+
+                def read_slot(part: int, index: Any) -> Any:
+                    begin = b.emitter.mul("int64", slot.value, b.emitter.constant("int64", self._record.words[part]))
+                    index = b.emitter.constant("int64", index) if isinstance(index, int) else index
+                    return b.op(checkpoint_name(part), b.emitter.add("int64", begin, index))
+
+                self._record.restore(b, read_slot)
+            with window:
+                place = self._place(b, depth, at, shift, self._span(b, depth))
+
+                def read(part: int, index: Any) -> Any:
+                    value = b.buf.checkpoint_window.load(self._element(b, place, part, index))
+                    return to_word(b, value, b.dtype)
+
+                self._record.restore(b, read)
+        for part in self._parts:
+            part.restored(b)
+
+    def cotangents(self, b: Body) -> None:
+        """Those of what was saved in the step at hand."""
+        for order in self._adjoint.orders:
+            b.put(**{cell_of("size", order): 0, cell_of("start", order): 0})
+        end = where(b.get("last"), b.get("end"), self._end(b))
+        step = Step(self._start(b), b.get("residue"), end, b.get("step_size"), b.get("last"))
+        for part in self._parts:
+            part.step(b, step)
+
+    def moved(self, b: Body) -> None:
+        """The cotangents of the step's start and size, as those of t0, t1 and dt0."""
+        last = b.get("last")
+        for order in self._adjoint.orders:
+            size, start = b.get(cell_of("size", order)), b.get(cell_of("start", order))
+            if self._problem.adaptive:
+                gather(b, **{f"span_{order}": where(last, size, 0.0)})
+                continue
+            whole = (b.get("whole") + b.get("turn")).to(b.dtype)
+            gather(b, **{f"span_{order}": where(last, size, 0.0)})
+            gather(b, **{f"dt0_{order}": where(last, -1.0 * whole * size, size) + whole * start})
+
+    def back(self, b: Body) -> None:
+        """To the step before; windows that end there are left."""
+        behind = b.get("behind")
+        b.put(behind=behind - 1)
+
+        def over() -> Scalar:
+            depth = b.get("depth")
+            inside = where(depth > 0, depth, 1)
+            return (depth > 0) & (behind & (power(b, self._span(b, inside)) - 1)).equals(0)
+
+        b.repeat_while(over, lambda: b.put(depth=b.get("depth") - 1))
+
+    # --- The end
+
+    def end(self, b: Body) -> None:
+        with b.when(self.worth(b)):
+            for part in self._parts:
+                part.end(b)
+        conclude(b, b.get("worth"), b.get("fine"))
+
+

@@ -1,0 +1,210 @@
+"""Checkpoints: what a lane was like at the beginning of an accepted step, so that it can take that step again, and those after it.
+
+A forward kernel keeps the beginning of every 2^k-th accepted step in a fixed number of slots; when they run out, every other one
+is given up, and k is one more. So no bound on steps is needed. A backward kernel goes through the steps from the last one on: from
+the slot before a step it takes the steps again, and keeps some of their beginnings in a window of its own, from these again in
+the next window, until it has each.
+
+A checkpoint is words of unsigned integers: of depth 0 what a solve without tangents has, of depth k what is added by the tangents
+of differentiation number k.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..kernel.scalar import Scalar, where
+from ..operands import Result
+
+if TYPE_CHECKING:
+    from ..problem import Problem
+    from .body import Body
+
+# Entries of each window, and how many windows there are, one within another: 32 slots and three windows are 2^20 steps, each
+# of them taken again three times at most.
+WINDOW, WINDOWS = 32, 3
+WINDOW_BITS = WINDOW.bit_length() - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """What a kernel keeps. slots: a power of two. depth: of how many differentiations the tangents are kept, too."""
+
+    slots: int
+    depth: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What a checkpoint of a problem consists of.
+
+    cells, with their dtypes, and counters: one word each. rows: the arrays as long as the state that outlive a step, the state
+    itself among them.
+    """
+
+    cells: tuple[tuple[str, str], ...]
+    before: frozenset[str]
+    counters: tuple[str, ...]
+    sizes: tuple[int, ...]
+    rows: int
+
+    @property
+    def words(self) -> tuple[int, ...]:
+        """Words of each depth."""
+        first, *rest = [self.rows * size for size in self.sizes]
+        return (len(self.cells) + len(self.counters) + first, *rest)
+
+    def save(self, b: Body, write: Callable[[int, Any, Any], None]) -> None:
+        """Hands over `write(depth, index, word)` each word of the lane as it is at the beginning of the step at hand."""
+        index = 0
+        for name, dtype in self.cells:
+            value = b.get(f"{name}_before" if name in self.before else name)
+            write(0, index, to_word(b, value.value, dtype))
+            index += 1
+        for name in self.counters:
+            write(0, index, to_word(b, b.counter(name).get(), "int32"))
+            index += 1
+
+        def save(depth: int, index: Any, view: Any, element: Any) -> None:
+            write(depth, index, to_word(b, view.load(element), b.dtype))
+
+        self._each(b, index, save)
+
+    def restore(self, b: Body, read: Callable[[int, Any], Any]) -> None:
+        """The lane as it was, from its words `read(depth, index)`."""
+        index = 0
+        for name, dtype in self.cells:
+            b.put(**{name: b.scalar(from_word(b, read(0, index), dtype), dtype)})
+            index += 1
+        for name in self.counters:
+            b.counter(name).set(from_word(b, read(0, index), "int32"))
+            index += 1
+
+        def restore(depth: int, index: Any, view: Any, element: Any) -> None:
+            view.store(element, from_word(b, read(depth, index), b.dtype))
+
+        self._each(b, index, restore)
+
+    def _each(self, b: Body, first: int, visit: Callable[[int, Any, Any, Any], None]) -> None:
+        """`visit(depth, index, view, element)` for each element of the rows."""
+        begin = 0
+        for depth, size in enumerate(self.sizes):
+            offset = 0 if depth else first
+            for row in (b.buf.state, *b.lane.problem.method.carried(b)):
+                view = row.part(begin, size)
+
+                def body(element: Any, depth: int = depth, offset: int = offset, view: Any = view) -> None:
+                    visit(depth, plus(b, element, offset), view, element)
+
+                b.each(body, size)
+                offset += size
+            begin += size
+
+
+def record_of(problem: Problem) -> Record:
+    """What a checkpoint of a problem has in it."""
+    dtype = problem.dtype
+    cells = [("start", dtype), ("step_size", dtype), ("last", "bool")]
+    if problem.adaptive:
+        cells += [("residue", dtype)]
+    else:
+        cells += [("turn", "int32"), ("repeat", "int32"), ("whole", "int32")]
+    before = [(name, dtype if kind == "float" else kind) for name, kind in problem.controller.remembered]
+    counters = [name for part in problem.parts for name in part.remembered_counters]
+    cells += [(name, kind) for part in problem.parts for name, kind in part.remembered]
+    depth = (len(problem.pieces) - 1).bit_length()
+    sizes = [sum(piece.size for piece in problem.pieces if piece.order.bit_length() == one) for one in range(depth + 1)]
+    return Record(
+        tuple(cells + before), frozenset(name for name, _ in before), tuple(counters), tuple(sizes), 1 + problem.method.carried_rows
+    )
+
+
+def checkpoint_results(problem: Problem, checkpoints: Checkpoints) -> tuple[Result, ...]:
+    """The arrays that checkpoints are kept in. Behind the slots of depth 0 stand the number of accepted steps, and the code."""
+    dtype = word_dtype(problem.dtype)
+    words = record_of(problem).words[: checkpoints.depth + 1]
+    sizes = [checkpoints.slots * count + (2 if depth == 0 else 0) for depth, count in enumerate(words)]
+    return tuple(Result(checkpoint_name(depth), (size,), dtype) for depth, size in enumerate(sizes))
+
+
+def checkpoint_name(depth: int) -> str:
+    """The result that checkpoints of one depth are in."""
+    return f"checkpoints.{depth}"
+
+
+def word_dtype(dtype: str) -> str:
+    """The words of a checkpoint."""
+    return "uint32" if dtype == "float32" else "uint64"
+
+
+def to_word(b: Body, value: Any, dtype: str) -> Any:
+    """A scalar as a word."""
+    word = word_dtype(b.dtype)
+    return b.emitter.bitcast(value, word) if dtype == b.dtype else b.emitter.cast(value, dtype, word)
+
+
+def from_word(b: Body, word: Any, dtype: str) -> Any:
+    """A word as a scalar."""
+    return b.emitter.bitcast(word, dtype) if dtype == b.dtype else b.emitter.cast(word, word_dtype(b.dtype), dtype)
+
+
+def plus(b: Body, index: Any, offset: int) -> Any:
+    """index + offset, of a Python int or an int64 value."""
+    if isinstance(index, int) or not offset:
+        return index + offset if isinstance(index, int) else index
+    return b.emitter.add("int64", index, b.emitter.constant("int64", offset))
+
+
+def slot_of(b: Body, number: Scalar, shift: Scalar, slots: int) -> Scalar:
+    """The slot of entry `number` (int32), the beginning of step number * 2^shift.
+
+    When slots run out, those of odd numbers are given to the second half of all: so a number is turned to the left by a bit
+    each time.
+    """
+    bits = slots.bit_length() - 1
+    if bits == 0:
+        return b.scalar(0, "int32")
+    turn = b.scalar(b.emitter.apply("rem", "int32", shift.value, b.int32(bits)), "int32")
+    return ((number << turn) | (number >> (bits - turn))) & (slots - 1)
+
+
+class Recording:
+    """Writes checkpoints into results of the launch. Cells: recorded, accepted steps so far; thinned, the k of above."""
+
+    def __init__(self, problem: Problem, checkpoints: Checkpoints):
+        self._record, self._checkpoints = record_of(problem), checkpoints
+
+    def begin(self, b: Body) -> None:
+        b.put(recorded=0, thinned=0)
+
+    def accepted(self, b: Body) -> None:
+        """At the end of an accepted step, before anything of it is forgotten."""
+        slots, step, shift = self._checkpoints.slots, b.get("recorded"), b.get("thinned")
+        due = (step & (power(b, shift) - 1)).equals(0)
+        with b.when(due):
+            number = step >> shift
+            full = number.equals(slots)
+            b.put(thinned=where(full, shift + 1, shift))
+            number = where(full, slots // 2, number)
+            slot = slot_of(b, number, b.get("thinned"), slots).to("int64")
+
+            def write(depth: int, index: Any, word: Any) -> None:
+                if depth <= self._checkpoints.depth:
+                    begin = b.emitter.mul("int64", slot.value, b.emitter.constant("int64", self._record.words[depth]))
+                    index = b.emitter.constant("int64", index) if isinstance(index, int) else index
+                    b.res(checkpoint_name(depth), b.emitter.add("int64", begin, index), word)
+
+            self._record.save(b, write)
+        b.put(recorded=step + 1)
+
+    def end(self, b: Body) -> None:
+        behind = self._checkpoints.slots * self._record.words[0]
+        for offset, name in enumerate(("recorded", "result")):
+            b.res(checkpoint_name(0), behind + offset, to_word(b, b.get(name).value, "int32"))
+
+
+def power(b: Body, exponent: Scalar) -> Scalar:
+    """2^exponent, int32."""
+    return b.scalar(1, "int32") << exponent
