@@ -15,7 +15,7 @@ from ..problem import Problem
 from .functions import Inputs, compiled, field_of, output_of, transposed
 
 # What the time that functions of the user's are given depends on.
-_TIMES = ("t0", "span", "dt0", "t1", "ts")
+_TIMES = ("t0", "span", "dt0", "t1", "ts", "offsets")
 
 
 @functools.lru_cache(maxsize=256)

@@ -139,5 +139,8 @@ def conclude(b: Body, worth: Any, fine: Any) -> None:
             write(name, size, b.piece(b.buf.adjoint, initial[name]).load)
         elif name in offsets:
             write(name, size, b.buf.operand_adjoint.part(offsets[name], size).load)
+        elif root in ("offsets", "ts"):  # written as they are come to
+            with b.when(~(worth & fine)):
+                write(name, size, lambda _: b.real(0))
         else:
             write(name, size, lambda _, cell=cell_of(root, int(order or 0)): b.get(cell).value)

@@ -37,7 +37,7 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
     above, replaying, keep, deeper = (lane.emitted(kind)(_raw(body)) for kind, body in backward.replay())
     left, restore, cotangents, moved, back = (lane.emitted(kind)(_raw(body)) for kind, body in backward.stepping())
     end = lane.emitted()(_raw(backward.end))
-    fallible, adaptive = problem.method.fallible, problem.adaptive
+    fallible, inside = problem.method.fallible, problem.dimensions().inside
     status = np.int32(0)
 
     @lane.function
@@ -66,7 +66,7 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
                     deeper(b)
                 restore(b)
                 step(b, time(b), size(b))
-                if finish is not None:
+                if finish is not None and inside:
                     finish(b, end_time(b))
                 cotangents(b)
                 adjoint_step(b, time(b), size(b))

@@ -57,8 +57,8 @@ class ExplicitRungeKutta(Method):
 
     def rhs_rows(self, dimensions: Dimensions) -> int:
         """Rows of `stage_rhs`: one a stage, and never less than the two ends of a step. Its own dense output wants every
-        stage, and the end's row is one more."""
-        own = dimensions.inside and self.tableau.dense is not None and not self.tableau.fsal
+        stage, as a transposed step does, and the end's row is one more."""
+        own = dimensions.inside and (self.tableau.dense is not None or dimensions.backward) and not self.tableau.fsal
         return self.tableau.stages + 1 if own else max(self.tableau.stages, 2)
 
     @property
