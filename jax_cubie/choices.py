@@ -42,6 +42,7 @@ class Code(Component):
     inline_f: bool | str = eqx.field(static=True, default="auto")
     schedule: str = eqx.field(static=True, default="auto")
     block: int | str = eqx.field(static=True, default="auto")
+    checkpoints: int = eqx.field(static=True, default=32)
 
     def __check_init__(self) -> None:
         check_choice("fastmath", self.fastmath, (True, False))
@@ -55,6 +56,10 @@ class Code(Component):
             check_choice("block", self.block, ("auto",))
         elif check_count("block", self.block, 1) > 1024:
             raise ValueError(f"block={self.block}: expected at most 1024, the most threads of a CUDA block")
+
+        slots = check_count("checkpoints", self.checkpoints, 2)
+        if slots & (slots - 1) or slots > 2**20:
+            raise ValueError(f"checkpoints={slots}: expected a power of two, at most 2**20: they are thinned by halves")
 
     def operands(self, state: Any) -> dict[str, Any]:
         return {}

@@ -119,6 +119,7 @@ def make_request(
         schedule=settings["schedule"],
         block=settings["block"],
         traced=traced,
+        slots=settings["checkpoints"],
         title=getattr(f, "__qualname__", type(f).__name__),
     )
     return Request(problem, tuple(values.values()), state, output, times, leaves.names)

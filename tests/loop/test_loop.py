@@ -70,6 +70,16 @@ class Euler(Method):
 
         return Steps(start=start, step=step, carry=carry)
 
+    carried_rows = 0
+
+    def carried(self, b: Any) -> Any:
+        return ()
+
+    def adjoint(self, lane: Any) -> Any:
+        raise NotImplementedError
+
+    between_weights = between_adjoint = clear_between = adjoint
+
     def start_rhs(self, b: Any) -> Any:
         return b.buf.slope
 
@@ -92,7 +102,7 @@ class Script(Controller):
     """Attempt n is accepted where `script[n]` is positive; the next step is the last one times its magnitude."""
 
     script: tuple[float, ...]
-    adaptive, coefficients = True, ()
+    adaptive, coefficients, remembered = True, (), (("attempt", "int32"),)
 
     def control(self, lane: Any) -> Control:
         lane.cell("attempt", "int32")
@@ -114,7 +124,7 @@ class Script(Controller):
 
 @dataclasses.dataclass(frozen=True)
 class Fixed(Controller):
-    adaptive, coefficients = False, ()
+    adaptive, coefficients, remembered = False, (), ()
 
     def control(self, lane: Any) -> Control:
         return Control()
@@ -127,7 +137,10 @@ class Diary(Part):
     name: str = "diary"
     last: int = 0
     code: int = CODES["invalid_input"]
-    inside = False
+    inside, remembered, remembered_counters = False, (), ()
+
+    def adjoint(self, lane: Any) -> Any:
+        raise NotImplementedError
 
     @property
     def counters(self) -> tuple[str, ...]:
