@@ -13,7 +13,7 @@ from ..operands import Function, Operand, Result
 DEFAULT_MAX_STEPS = 100_000
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Problem:
     """A solve of one lane.
 
@@ -38,6 +38,9 @@ class Problem:
     block: int | str = dataclasses.field(metadata={"content": None})  # likewise
     title: str = dataclasses.field(default="", compare=False, metadata={"content": None})
 
+    def __repr__(self) -> str:  # it stands in every equation of a solve
+        return f"{self.title} ({self.states} states, {self.dtype}, {self.method.name})"
+
     def on(self, platform: str) -> tuple[Function, ...]:
         """The functions of a platform."""
         return dict(self.functions)[platform]
@@ -57,3 +60,16 @@ class Problem:
         own = [result for part in self.parts for result in part.results(self.states, self.dtype)]
         counts = ("accepted", "rejected", "result", *self.method.counters(self.dimensions()))
         return (*own, *(Result(name, (), "int32") for name in counts))
+
+    @property
+    def depth(self) -> int:
+        """How often it is differentiated: see `derivatives/chain.py`, for the orders, too."""
+        return 0
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        return (0,) * len(self.operands)
+
+    @property
+    def result_orders(self) -> tuple[int, ...]:
+        return (0,) * len(self.results)
