@@ -16,7 +16,7 @@ from .levels import Axes, result_axes
 
 @dataclasses.dataclass(frozen=True)
 class SolveCall:
-    """A solve. axes: of each operand. record: which checkpoints come behind the results, those of J's up to so many; None: none.
+    """A solve. axes: of each operand. record: behind the results come the checkpoints of depths up to it; None: of none.
 
     Its result of order S has a level where an operand of an order within S has it.
     """
@@ -62,7 +62,9 @@ class SolveCall:
         return _avals(avals, self.problem.operands, self.axes, self.results, self.out_axes)
 
 
-def _avals(avals: Any, operands: Sequence[Operand | Result], axes: Any, results: Sequence[Operand | Result], out_axes: Any) -> list[Any]:
+def _avals(
+    avals: Any, operands: Sequence[Operand | Result], axes: Any, results: Sequence[Operand | Result], out_axes: Any
+) -> list[Any]:
     taken = [Batched(one.shape, one.dtype, own, ()) for one, own in zip(operands, axes, strict=True)]
     given = [Batched(one.shape, one.dtype, own, ()) for one, own in zip(results, out_axes, strict=True)]
     return result_avals(avals, taken, given) if given else []
@@ -120,8 +122,8 @@ class LinearCall:
     def split(self, inputs: Sequence[Any]) -> tuple[list[Any], ...]:
         """Operands, checkpoints, seeds, tangents, tangents of seeds: of arrays, axes, or whatever there is one of for each."""
         roles, parts, rest = self.roles, [], list(inputs)
-        counts = (len(self.problem.operands), self.problem.depth + 1, *map(len, (roles.seeds, roles.tangents, roles.seed_tangents)))
-        for count in counts:
+        linear = (len(roles.seeds), len(roles.tangents), len(roles.seed_tangents))
+        for count in (len(self.problem.operands), self.problem.depth + 1, *linear):
             parts.append(rest[:count])
             rest = rest[count:]
         return tuple(parts)

@@ -35,9 +35,12 @@ def result_axes(result: Result, has: Sequence[bool]) -> Axes:
 
 def level_sizes(shapes: Sequence[Sequence[Any]], axes: Sequence[Axes]) -> list[Any]:
     """The size of each level; None where no array has it."""
-    levels = len(axes[0]) if axes else 0
-    found = [[shape[own[level]] for shape, own in zip(shapes, axes, strict=True) if own[level] is not None] for level in range(levels)]
-    return [one[0] if one else None for one in found]
+    sizes: list[Any] = [None] * len(axes[0])
+    for shape, own in zip(shapes, axes, strict=True):
+        for level, axis in enumerate(own):
+            if axis is not None:
+                sizes[level] = shape[axis]
+    return sizes
 
 
 def used_levels(axes: Sequence[Axes]) -> list[int]:
@@ -64,22 +67,20 @@ def lay_out(array: Any, have: Axes, want: Axes, depends: Sequence[bool], sizes: 
     broadcast to `sizes`.
     """
     levels = range(len(have))
-    surplus = [level for level in levels if have[level] is not None and want[level] is None]
-    repeated = [level for level in surplus if not depends[level]]
-    for axis in sorted(pick(have, repeated), key=lambda axis: -(axis or 0)):
-        array = lax.index_in_dim(array, 0, axis or 0, keepdims=False)
-    kept = [level for level in levels if level not in repeated]
-    now = dict(zip(kept, squeeze(have, kept), strict=True))
-    if summed := tuple(now[level] for level in surplus if level in now):
-        array = jnp.sum(array, summed)
+    surplus = {level: axis for level, axis in enumerate(have) if axis is not None and want[level] is None}
+    summed = tuple(axis for level, axis in surplus.items() if depends[level])
+    if summed:
+        array = jnp.sum(array, summed, keepdims=True)
+    for axis in sorted(surplus.values(), reverse=True):
+        array = lax.index_in_dim(array, 0, axis, keepdims=False)
     kept = [level for level in levels if level not in surplus]
     now = dict(zip(kept, squeeze(have, kept), strict=True))
 
-    wanted = {axis: level for level, axis in enumerate(want) if axis is not None}
-    missing = {axis: sizes[level] for axis, level in wanted.items() if now[level] is None}
+    there = {axis: now[level] for level, axis in enumerate(want) if axis is not None and now[level] is not None}
+    missing = {axis: sizes[level] for level, axis in enumerate(want) if axis is not None and now[level] is None}
     lane = (axis for axis in range(array.ndim) if axis not in now.values())
     places = [axis for axis in range(array.ndim + len(missing)) if axis not in missing]
-    order = [now[wanted[axis]] if axis in wanted else next(lane) for axis in places]
+    order: list[Any] = [there[axis] if axis in there else next(lane) for axis in places]
     if order != list(range(array.ndim)):
         array = jnp.transpose(array, order)
     for axis in sorted(missing):

@@ -43,8 +43,8 @@ def _launch(
     empty = _empty_levels(sizes, depends)
     arrays = [_padded(array, [own[level] for level in empty]) for array, own in zip(arrays, axes, strict=True)]
     operands = [dataclasses.replace(one, axes=own) for one, own in zip(kernel.operands, axes, strict=True)]
-    outputs = []
-    for array, result, want, own in zip(launch(kernel, arrays, operands, levels), kernel.results, out_axes, depends, strict=True):
+    found, outputs = launch(kernel, arrays, operands, levels), []
+    for array, result, want, own in zip(found, kernel.results, out_axes, depends, strict=True):
         have = result.axes(levels)
         for level in empty:
             if own[level]:

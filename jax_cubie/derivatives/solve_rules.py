@@ -79,7 +79,7 @@ class _Halves:
         self.tangents = len(call.problem.results) - self.results
         recorded = call.record is None or call.record <= base.depth
         self.apart = any(unknown) and not any(unknown[: self.operands]) and recorded
-        self.base = base
+        self.base, self.wrt = base, call.problem.wrt
 
     @property
     def known(self) -> SolveCall:
@@ -93,7 +93,7 @@ class _Halves:
         recording = SolveCall(base, axes[: self.operands], base.depth)
         checkpoints = recording.out_axes[self.results :]
         out_axes = dataclasses.replace(self.call, record=None).out_axes[self.results :]
-        roles = Roles(tangents=self.call.problem.wrt, result_tangents=with_tangent(base))
+        roles = Roles(tangents=self.wrt, result_tangents=with_tangent(base))
         return LinearCall(base, roles, (*axes[: self.operands], *checkpoints, *axes[self.operands :]), tuple(out_axes))
 
 

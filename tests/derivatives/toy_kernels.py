@@ -128,7 +128,8 @@ class Toy:
         shape = jax.eval_shape(lambda ops: self._lifted(problem, self._start)(None, ops), list(ops))
         rows = [lax.bitcast_convert_type(one, root(problem).dtype) for one in checkpoints]
         states = [_state(problem, [row[number] for row in rows], shape) for number in range(STEPS + 1)]
-        outputs, pull = jax.vjp(lambda state, own: _flat(problem, self._lifted(problem, self._outputs)(state, full(own))), states[-1], own)
+        outputs_of = self._lifted(problem, self._outputs)
+        outputs, pull = jax.vjp(lambda state, own: _flat(problem, outputs_of(state, full(own))), states[-1], own)
         places = _float_places(problem)
         given = {places.index(number): value for number, value in zip(seeds, values, strict=True)}
         state_bar, total = pull([given.get(number, jnp.zeros_like(one)) for number, one in enumerate(outputs)])
@@ -203,7 +204,7 @@ def _words(array):
 
 def launch(kernel, arrays, operands, levels):
     """As `jax_cubie.launch.launch`."""
-    assert [(one.name, one.shape, one.dtype) for one in operands] == [(one.name, one.shape, one.dtype) for one in kernel.operands]
+    assert [dataclasses.replace(one, axes=()) for one in operands] == list(kernel.operands)
     fronted, has = [], [[axis is not None for axis in one.axes] for one in operands]
     for array, operand in zip(arrays, operands, strict=True):
         axes = [axis for axis in reversed(operand.axes) if axis is not None]
@@ -222,14 +223,14 @@ def launch(kernel, arrays, operands, levels):
     ]
 
 
-@pytest.fixture
-def toy(monkeypatch):
-    """Its kernels take the place of the real ones during the test."""
+@pytest.fixture(scope="module")
+def toy():
+    """Its kernels take the place of the real ones during a module's tests."""
     toy = Toy()
-    for name in ("forward_kernel", "backward_kernel", "checkpoint_results"):
-        monkeypatch.setattr(kernels, name, getattr(toy, name))
-    monkeypatch.setattr(lowering, "launch", launch)
     jax.clear_caches()
-    with jax.enable_x64(True):
+    with pytest.MonkeyPatch.context() as patch, jax.enable_x64(True):
+        for name in ("forward_kernel", "backward_kernel", "checkpoint_results"):
+            patch.setattr(kernels, name, getattr(toy, name))
+        patch.setattr(lowering, "launch", launch)
         yield toy
     jax.clear_caches()
