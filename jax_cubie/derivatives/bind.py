@@ -13,7 +13,7 @@ from jax.interpreters import ad
 
 from ..kernel.partition import vary_alike
 from .calls import LinearCall, SolveCall
-from .chain import Chain
+from .chain import Chain, differentiable
 from .levels import Axes, first_of, lay_out, pick, squeeze, used_levels
 
 
@@ -97,6 +97,12 @@ def _bind(primitive: Primitive, arrays: Sequence[Any], call: LinearCall, sizes: 
 def is_zero(tangent: Any) -> bool:
     """Whether it is known to be zero: JAX gives integers such tangents, and what nobody differentiates by."""
     return type(tangent) is ad.Zero or getattr(tangent, "dtype", None) == jax.dtypes.float0
+
+
+def moved_operands(problem: Chain, tangents: Sequence[Any]) -> list[int]:
+    """The operands that a derivative is taken by, by number; that by tolerances and the like is zero."""
+    can = differentiable(problem)
+    return [number for number, one in enumerate(tangents) if can[number] and not is_zero(one)]
 
 
 def zero_tangent(array: Any) -> ad.Zero:

@@ -59,13 +59,11 @@ class SolveCall:
 
     def avals(self, avals: Sequence[Any]) -> list[Any]:
         """Those of the results."""
-        return _avals(avals, self.problem.operands, self.axes, self.results, self.out_axes)
+        return _avals(avals, self.axes, self.results, self.out_axes)
 
 
-def _avals(
-    avals: Any, operands: Sequence[Operand | Result], axes: Any, results: Sequence[Operand | Result], out_axes: Any
-) -> list[Any]:
-    taken = [Batched(one.shape, one.dtype, own, ()) for one, own in zip(operands, axes, strict=True)]
+def _avals(avals: Sequence[Any], axes: Sequence[Axes], results: Sequence[Operand | Result], out_axes: Any) -> list[Any]:
+    taken = [Batched((), str(aval.dtype), own, ()) for aval, own in zip(avals, axes, strict=True)]
     given = [Batched(one.shape, one.dtype, own, ()) for one, own in zip(results, out_axes, strict=True)]
     return result_avals(avals, taken, given) if given else []
 
@@ -180,14 +178,7 @@ class LinearCall:
 
     def avals(self, avals: Sequence[Any]) -> list[Any]:
         """Those of the outputs."""
-        problem, roles = self.problem, self.roles
-        results = [problem.results[number] for number in roles.seeds]
-        results += [problem.results[number] for number in roles.seed_tangents]
-        checkpoints = kernels.checkpoint_results(problem, problem.depth)
-        tangents = [problem.operands[number] for number in roles.tangents]
-        seeds, seed_tangents = results[: len(roles.seeds)], results[len(roles.seeds) :]
-        taken = [*problem.operands, *checkpoints, *seeds, *tangents, *seed_tangents]
-        return _avals(avals, taken, self.axes, self.arrays, self.out_axes)
+        return _avals(avals, self.axes, self.arrays, self.out_axes)
 
     def counted_once(self) -> list[frozenset[tuple[int, int]]]:
         """For each output, which (input, level) is to be counted once: the output is a sum over a level along which this linear
@@ -230,12 +221,3 @@ def _depends(output: tuple[str, int], read: tuple[str, int]) -> bool:
     if name in ("operand", "tangent"):
         return apart(one, order) and (name == "operand" or kind == "gradient tangent")
     return within(order, one) and (name == "seed" or kind == "gradient tangent")
-
-
-def holds_checkpoint(output: tuple[str, int], depth: int) -> bool:
-    """Whether the checkpoints of this depth, those of states that J number `depth` - 1 has made, say something of an output."""
-    kind, order = output
-    if depth == 0:
-        return True
-    made = within(1 << (depth - 1), order)
-    return made if kind == "result tangent" else not made

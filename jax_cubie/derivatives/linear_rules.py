@@ -17,12 +17,13 @@ from .bind import (
     bind_linear,
     bind_solve,
     is_zero,
+    moved_operands,
     second_p,
     shapes_of,
     tangent_p,
     zero_cotangent,
 )
-from .calls import LinearCall, Roles, holds_checkpoint
+from .calls import LinearCall, Roles
 from .chain import tangent_numbers, tangent_of, within
 from .levels import lay_out, level_sizes, under_vmap
 from .lowering import launch_adjoint, lower_as
@@ -36,13 +37,6 @@ def _batch(primitive: Primitive, arrays: Sequence[Any], dims: Sequence[int | Non
     call = LinearCall(**params)
     axes = tuple(under_vmap(own, dim) for own, dim in zip(call.axes, dims, strict=True))
     has = [own[-1] for own in dataclasses.replace(call, axes=axes).depends]
-    # A tangent is not computed from checkpoints. Those that a `cond` has chosen lane by lane, of operands that do not differ,
-    # are of use in its transpose in some lanes only: so its outputs have the level.
-    checkpoints = [depth for depth, one in enumerate(call.split(dims)[1]) if one is not None]
-    has = [
-        own or any(holds_checkpoint(output, depth) for depth in checkpoints)
-        for own, output in zip(has, call.outputs, strict=True)
-    ]
     out_axes = tuple(under_vmap(own, 0 if one else None) for own, one in zip(call.out_axes, has, strict=True))
     found = primitive.bind(*arrays, **LinearCall(call.problem, call.roles, axes, out_axes).params)
     return found, [0 if one else None for one in has]
@@ -101,7 +95,7 @@ def _adjoint_jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any)
     sizes = level_sizes(shapes_of(primals), call.axes)
     given, _, seeds, _, _ = call.split(tangents)
     given_axes, _, seed_axes, _, _ = call.split(call.axes)
-    wrt = tuple(number for number, one in enumerate(given) if not is_zero(one))
+    wrt = tuple(moved_operands(problem, given))
     moved = [number for number, one in enumerate(seeds) if not is_zero(one)]
     dots, dot_axes = [seeds[number] for number in moved], [seed_axes[number] for number in moved]
     moved = tuple(roles.seeds[number] for number in moved)
@@ -163,7 +157,7 @@ lower_as(tangent_p, lambda *arrays, **params: tangent_by_solve(arrays, LinearCal
 def _tangent_jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
     call = LinearCall(**params)
     fixed = call.fixed
-    if not all(is_zero(one) for one in call.split(tangents)[0]):
+    if moved_operands(call.problem, call.split(tangents)[0]):
         return jvp_of(lambda arrays: tangent_by_solve(arrays, call), primals, tangents)
     live = [number for number in range(fixed, len(primals)) if not is_zero(tangents[number])]
     own = dataclasses.replace(call.roles, tangents=tuple(call.roles.tangents[number - fixed] for number in live))

@@ -145,7 +145,8 @@ def _partial_of_equation(saveable: Any, unknown: Sequence[bool], instantiated: S
     kept = needed(eqn.invars, instantiated)
     if not saves(saveable, adjoint_p, inputs, known.params):
         return first, eqn, late, [True] * len(late), kept
-    return first, eqn.replace(outvars=eqn.outvars[count:], params=halves.late.params), late, late, kept
+    staged = eqn.replace(outvars=eqn.outvars[count:], params=halves.late.params) if any(late) else None
+    return first, staged, late, late, kept if any(late) else []
 
 
 pe.partial_eval_jaxpr_custom_rules[second_p] = _partial_of_equation

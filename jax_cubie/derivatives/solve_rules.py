@@ -10,9 +10,9 @@ from jax.extend.core import Var
 from jax.interpreters import ad, batching
 from jax.interpreters import partial_eval as pe
 
-from .bind import bind_solve, is_zero, solve_p, tangent_p, which_are_known, zero_tangent
+from .bind import bind_solve, moved_operands, solve_p, tangent_p, which_are_known, zero_tangent
 from .calls import LinearCall, Roles, SolveCall
-from .chain import Tangent, differentiable, tangent_of, with_tangent
+from .chain import Tangent, tangent_of, with_tangent
 from .levels import pick, under_vmap, used_levels
 from .lowering import launch_solve, lower_as
 from .staging import equation_as_a_whole, needed, saves
@@ -38,8 +38,7 @@ batching.primitive_batchers[solve_p] = _batch
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
     """One solve of the problem with its tangents."""
     call = SolveCall(**params)
-    can = differentiable(call.problem)
-    wrt = [number for number, one in enumerate(tangents) if can[number] and not is_zero(one)]
+    wrt = moved_operands(call.problem, tangents)
     if not wrt:
         found = solve_p.bind(*primals, **params)
         return found, [zero_tangent(one) for one in found]

@@ -315,6 +315,9 @@ def test_what_has_no_derivative(toy):  # noqa: F811
     seeds = [np.zeros(one.shape, float0) if one.dtype == float0 else jnp.ones(one.shape) for one in dots]
     gradients = pull(seeds)
     assert gradients[1] == 0 and gradients[2].dtype == float0 and gradients[3] != 0 and jnp.all(gradients[0] != 0)
+    curvature = jax.hessian(lambda *a: total(ends(a[0], a[1], COUNT, a[2])[:2]), ALL)(ONE[0], 1e-6, 1.5)
+    assert not any(np.any(curvature[one][other]) for one, other in ((0, 1), (1, 0), (1, 1), (1, 2), (2, 1)))
+    assert np.all(curvature[0][2] != 0) and curvature[2][2] != 0
 
 
 def test_times(toy):  # noqa: F811

@@ -1,5 +1,6 @@
 """Kernels in plain JAX for a solve of two Euler steps: what the rules of the primitives are held against."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from jax_cubie import SaveAt, Solver
 from jax_cubie.derivatives import Tangent, kernels, lowering, root
-from jax_cubie.derivatives.chain import with_tangent
+from jax_cubie.derivatives.chain import differentiable, with_tangent
 from jax_cubie.operands import Operand, Result
 from jax_cubie.primitive import run
 from jax_cubie.problem import make_request
@@ -151,6 +152,10 @@ class Toy:
 
     def forward_kernel(self, problem, record):
         recorded = () if record is None else self.checkpoint_results(problem, record)
+        inner = problem
+        while isinstance(inner, Tangent):
+            assert all(differentiable(inner.base)[number] for number in inner.wrt)
+            inner = inner.base
 
         def lane(ops):
             results, checkpoints = self.forward(problem, ops)
@@ -223,9 +228,9 @@ def launch(kernel, arrays, operands, levels):
     ]
 
 
-@pytest.fixture(scope="module")
-def toy():
-    """Its kernels take the place of the real ones during a module's tests."""
+@contextlib.contextmanager
+def toy_kernels():
+    """Its kernels take the place of the real ones."""
     toy = Toy()
     jax.clear_caches()
     with pytest.MonkeyPatch.context() as patch, jax.enable_x64(True):
@@ -234,3 +239,10 @@ def toy():
         patch.setattr(lowering, "launch", launch)
         yield toy
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """They do so during the tests of a module."""
+    with toy_kernels() as toy:
+        yield toy
