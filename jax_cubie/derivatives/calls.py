@@ -11,7 +11,7 @@ from ..kernel.partition import Batched, result_avals
 from ..operands import Operand, Result
 from . import kernels
 from .chain import Chain, apart, within
-from .levels import Axes, result_axes
+from .levels import Axes, AxesOfAll, result_axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class SolveCall:
     @property
     def params(self) -> dict[str, Any]:
         """As an equation has them."""
-        return {"problem": self.problem, "axes": self.axes, "record": self.record}
+        return {"problem": self.problem, "axes": AxesOfAll(self.axes), "record": self.record}
 
     @property
     def levels(self) -> int:
@@ -111,7 +111,8 @@ class LinearCall:
     @property
     def params(self) -> dict[str, Any]:
         """As an equation has them."""
-        return {"problem": self.problem, "roles": self.roles, "axes": self.axes, "out_axes": self.out_axes}
+        axes = {"axes": AxesOfAll(self.axes), "out_axes": AxesOfAll(self.out_axes)}
+        return {"problem": self.problem, "roles": self.roles, **axes}
 
     @property
     def levels(self) -> int:

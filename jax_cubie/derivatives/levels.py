@@ -17,6 +17,14 @@ from ..operands import Result
 Axes: TypeAlias = tuple[int | None, ...]
 
 
+class AxesOfAll(tuple[Axes, ...]):
+    """The axes of several arrays, as an equation prints them: of those that have any, by number."""
+
+    def __repr__(self) -> str:
+        having = {number: axes for number, axes in enumerate(self) if any(axis is not None for axis in axes)}
+        return repr(having)
+
+
 def under_vmap(axes: Axes, axis: int | None) -> Axes:
     """Under one more vmap, which gave the array an axis at `axis` (None: none)."""
     moved = tuple(a if a is None or axis is None or a < axis else a + 1 for a in axes)

@@ -296,7 +296,7 @@ def test_directions_are_not_lanes(toy):  # noqa: F811
     whole = jax.make_jaxpr(gradient(lanes(scalar(toy.solve))))(*MANY).jaxpr
     (adjoint,) = equations(whole, "jax_cubie_adjoint")
     assert {one.aval.shape for one in adjoint.outvars} == {(3, 2), (2, 2)}
-    assert len(str(adjoint.params["problem"])) < 80 and len(str(adjoint.params["roles"])) < 80
+    assert all(len(str(value)) < 80 for value in adjoint.params.values())
 
 
 def test_what_has_no_derivative(toy):  # noqa: F811
