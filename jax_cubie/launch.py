@@ -1,4 +1,4 @@
-"""One launch of a kernel, as a JAX primitive that is bound while another is lowered."""
+"""The launch of a kernel over all lanes, as an inner primitive: bound while a solve, or one of its derivatives, is lowered."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
@@ -13,21 +14,17 @@ from .build import plan_and_image
 from .kernel.partition import QUEUE_COUNTER, Batched, lower_batched, result_avals, vary_alike
 from .kernel.target import default_targets
 from .operands import Operand
-from .problem import Problem
 
 launch_p = Primitive("jax_cubie_launch")
 launch_p.multiple_results = True
 
 
-def launch(kernel: Problem, arrays: Sequence[Any], operands: tuple[Operand, ...], levels: int) -> list[Any]:
-    """The results of the kernel's lanes, in the order of `kernel.results`, each with every level of vmap.
-
-    operands: what the arrays are, with their axes.
-    """
-    return launch_p.bind(*vary_alike(arrays), kernel=kernel, operands=operands, levels=levels)
+def launch(kernel: Any, arrays: Sequence[Any], operands: Sequence[Operand], levels: int) -> list[jax.Array]:
+    """What the kernel gives, in the order of `kernel.results`: each with every level, at `Result.axes(levels)`."""
+    return launch_p.bind(*vary_alike(arrays), kernel=kernel, operands=tuple(operands), levels=levels)
 
 
-def _arrays(kernel: Problem, operands: tuple[Operand, ...], levels: int) -> tuple[list[Batched], list[Batched]]:
+def _arrays(kernel: Any, operands: tuple[Operand, ...], levels: int) -> tuple[list[Batched], list[Batched]]:
     """How the lanes lie in the operands and in the results."""
     taken = [Batched(operand.shape, operand.dtype, operand.axes, operand.layout()) for operand in operands]
     given = [Batched(one.shape, one.dtype, one.axes(levels), one.layout(levels), one.unwritten) for one in kernel.results]
@@ -35,11 +32,11 @@ def _arrays(kernel: Problem, operands: tuple[Operand, ...], levels: int) -> tupl
 
 
 @launch_p.def_abstract_eval
-def _abstract(*avals: Any, kernel: Problem, operands: tuple[Operand, ...], levels: int) -> list[Any]:
+def _abstract(*avals: Any, kernel: Any, operands: tuple[Operand, ...], levels: int) -> list[Any]:
     return result_avals(avals, *_arrays(kernel, operands, levels))
 
 
-def _lower(context: Any, *values: Any, kernel: Problem, operands: tuple[Operand, ...], levels: int, platform: str) -> Any:
+def _lower(context: Any, *values: Any, kernel: Any, operands: tuple[Operand, ...], levels: int, platform: str) -> Any:
     plan, image = plan_and_image(kernel, operands, levels, default_targets(platform))
     taken, given = _arrays(kernel, plan.words.operands, levels)
     return lower_batched(

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from derivatives.test_rules import FAST, gradient, lanes, scalar
+from derivatives.toy_kernels import toy_kernels
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from kernel.sample_kernels import saxpy
@@ -364,3 +366,20 @@ def test_kernel_call(kind):
     if kind == AxisType.Auto or jax.__version_info__ >= (0, 10):
         ends = split(jax.vmap(saxpy, (1, 0), 1), put(one, x.T, None, "x"), put(one, x, "x"))
         assert lies(ends, one, None, "x")
+
+
+@each_kind
+def test_the_rules_of_derivatives(kind):
+    """With kernels in plain JAX: gradients by what devices share, of a sharded batch, and inside of shard_map."""
+    rng, mesh = np.random.default_rng(1), mesh_of(kind)
+    arrays = [rng.uniform(0.2, 1.0, shape) for shape in ((LANES, 2), (2, 2), (LANES, 2))]
+    with toy_kernels() as toy, jax.set_mesh(mesh):
+        lie = [put(mesh, one, *spec) for one, spec in zip(arrays, (("x",), (), ("x",)), strict=True)]
+        inside = jax.shard_map(lanes(scalar(toy.solve)), mesh=mesh, in_specs=(P("x"), P(), P("x")), out_specs=P("x"))
+        expected = jax.jit(gradient(lanes(scalar(toy.reference))), compiler_options=FAST)(*arrays)
+        for function in (gradient(lanes(scalar(toy.solve))), gradient(inside)):
+            for one, other in zip(jax.jit(function, compiler_options=FAST)(*lie), expected, strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11)
+        twice = jax.jit(gradient(gradient(lanes(scalar(toy.reference)), 1), 1), compiler_options=FAST)(*arrays)
+        found = jax.jit(gradient(gradient(inside, 1), 1), compiler_options=FAST)(*lie)
+        np.testing.assert_allclose(found, twice, rtol=1e-9, atol=1e-11)

@@ -188,7 +188,7 @@ def test_derivatives_are_refused_by_name(platform):
     def end(y, rho, rtol):
         return solve(lorenz, 0.0, 0.1, y, rho, rtol=rtol).ys.sum()
 
-    for wrt in (0, 1, 2):
+    for wrt in (0, 1):
         with pytest.raises(NotImplementedError, match="jax_cubie.solve has no derivatives yet"):
             jax.grad(end, wrt)(Y0, 28.0, 1e-6)
     with pytest.raises(NotImplementedError, match="jvp"):

@@ -23,6 +23,8 @@ ROOMS = (
     "choices",
     "inspection",
     "primitive",
+    "derivatives",
+    "launch",
     "build",
     "plan",
     "problem",

@@ -15,7 +15,7 @@ from ..operands import Function, Operand, Piece, Result, Traced, cotangent_name
 DEFAULT_MAX_STEPS = 100_000
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Problem:
     """A solve of one lane.
 
@@ -46,6 +46,9 @@ class Problem:
     checkpoints: Checkpoints | None = None
     adjoint: Adjoint | None = None
     title: str = dataclasses.field(default="", compare=False, metadata={"content": None})
+
+    def __repr__(self) -> str:  # it stands in every equation of a solve
+        return f"{self.title} ({self.states} states, {self.dtype}, {self.method.name})"
 
     def on(self, platform: str) -> tuple[Function, ...]:
         """The functions of a platform."""
@@ -100,3 +103,11 @@ class Problem:
         counts = ("accepted", "rejected", "result", *self.method.counters(self.dimensions()))
         tangents = [result.tangent(piece.order) for piece in self.pieces[1:] for result in own if result.differentiable]
         return (*own, *(Result(name, (), "int32") for name in counts), *tangents)
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        return (0,) * len(self.operands)
+
+    @property
+    def result_orders(self) -> tuple[int, ...]:
+        return (0,) * len(self.results)
