@@ -156,8 +156,8 @@ class Words:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Traced:
-    """A function of the user's as JAX has it: of the time, the flat state and the operands of those names, which gives a list of
-    arrays. It holds no tracer."""
+    """A function of the user's as JAX has it: of the time, the flat state and the operands of those names, which gives a list
+    of arrays. It holds no tracer."""
 
     call: Callable[..., list[Any]]
     operands: tuple[str, ...]

@@ -25,7 +25,7 @@ def lift(function: Callable[[Mapping[str, Terms]], dict[int, list[Any]]], bit: i
 
     def lifted(values: Mapping[str, Terms]) -> dict[int, list[Any]]:
         below = {name: {order: x for order, x in terms.items() if not order & bit} for name, terms in values.items()}
-        active = [(name, order) for name, terms in values.items() for order in terms if not order & bit and order | bit in terms]
+        active = [(name, order) for name, terms in values.items() for order in below[name] if order | bit in terms]
 
         def of_active(*arrays: Any) -> dict[int, list[Any]]:
             changed = {name: dict(terms) for name, terms in below.items()}
@@ -60,7 +60,9 @@ class Inputs:
     moving: orders of the tangents that the time has. operands: of the kernel, by name.
     """
 
-    def __init__(self, traced: Traced, pieces: Sequence[Piece], moving: Sequence[int], operands: Mapping[str, Operand], dtype: str):
+    def __init__(
+        self, traced: Traced, pieces: Sequence[Piece], moving: Sequence[int], operands: Mapping[str, Operand], dtype: str
+    ):
         self._traced, self._pieces = traced, pieces
         self.times = tuple(tangent_name("t", order) for order in (0, *moving))
         self.orders = (0, *moving)
@@ -126,8 +128,8 @@ def output_of(traced: Traced, inputs: Inputs, pieces: Sequence[Piece]) -> Callab
 def transposed(
     function: Callable[..., list[Any]], inputs: Inputs, wrt: Sequence[str], orders: Sequence[int], floats: Sequence[int]
 ) -> Callable[..., list[Any]]:
-    """A function's transpose: of its inputs up to the state, the cotangents of its outputs `floats`, and its operands. It gives the
-    cotangents of the state, of the time in `orders`, and of those operands in `wrt` that it reads."""
+    """A function's transpose: of its inputs up to the state, the cotangents of its outputs `floats`, and its operands. It gives
+    the cotangents of the state, of the time in `orders`, and of those operands in `wrt` that it reads."""
     leading, count = len(inputs.names), len(floats)
     numbers = [leading - 1, *(inputs.orders.index(order) for order in orders)]
     numbers += [leading + inputs.operands.index(name) for name in wrt if name in inputs.operands]

@@ -26,7 +26,7 @@ def cell_of(name: str, order: int) -> str:
 
 def declare_cells(lane: Lane) -> None:
     """The cells of the times' cotangents."""
-    for order in lane.problem.adjoint.orders:
+    for order in lane.adjoint.orders:
         for name in (*TIMES, "size", "start"):
             lane.cell(cell_of(name, order), lane.problem.dtype)
 
@@ -35,7 +35,7 @@ def clear(b: Body) -> None:
     """All cotangents are 0."""
     for buffer in (b.buf.adjoint, b.buf.operand_adjoint):
         b.each(lambda index, buffer=buffer: buffer.store(index, b.real(0)), buffer.size)
-    for order in b.lane.problem.adjoint.orders:
+    for order in b.lane.adjoint.orders:
         b.put(**{cell_of(name, order): 0 for name in (*TIMES, "size", "start")})
 
 
@@ -48,9 +48,9 @@ def gather(b: Body, **more: Any) -> None:
 
 
 def into_adjoints(b: Body, function: str, state: View, *, add: bool = False) -> Sink:
-    """The outputs of the transposed function of that name: the cotangent of the state into an array, or added to it; those of the time, by
-    order, into `time_adjoint`; those of operands are added to `operand_adjoint`."""
-    adjoint = b.lane.problem.adjoint
+    """The outputs of the transposed function of that name: the cotangent of the state into an array, or added to it; those of
+    the time, by order, into `time_adjoint`; those of operands are added to `operand_adjoint`."""
+    adjoint = b.lane.adjoint
     views = (state, b.buf.time_adjoint, b.buf.operand_adjoint)
     read = b.lane.functions[function].function.operands
     offsets = [one for one in adjoint.offsets(b.lane.problem) if one[0] in read]
@@ -67,7 +67,8 @@ def into_adjoints(b: Body, function: str, state: View, *, add: bool = False) -> 
                 time.store(output - 1, value)
             else:
                 name, begin, dtype = offsets[output - 1 - times]
-                place = index + begin if isinstance(index, int) else emitter.add("int64", index, emitter.constant("int64", begin))
+                known = isinstance(index, int)
+                place = index + begin if known else emitter.add("int64", index, emitter.constant("int64", begin))
                 value = emitter.cast(value, dtype, operand.dtype)
                 operand.store(place, emitter.add(operand.dtype, operand.load(place), value))
 
@@ -81,7 +82,8 @@ def into_adjoints(b: Body, function: str, state: View, *, add: bool = False) -> 
 class Adjoint:
     """A backward pass.
 
-    wrt: the operands whose cotangents it gives. cotangents: the results whose cotangents it is handed. slots: of its checkpoints.
+    wrt: the operands whose cotangents it gives. cotangents: the results whose cotangents it is handed. slots: of its
+    checkpoints.
     """
 
     wrt: tuple[str, ...]
@@ -118,7 +120,7 @@ def is_of_functions(name: str) -> bool:
 
 def conclude(b: Body, worth: Any, fine: Any) -> None:
     """Writes the cotangents of operands: 0 where there was nothing to do, NaN where the lane had failed."""
-    problem, adjoint = b.lane.problem, b.lane.problem.adjoint
+    problem, adjoint = b.lane.problem, b.lane.adjoint
     offsets = {name: begin for name, begin, _ in adjoint.offsets(problem)}
     initial = {piece.initial: piece.order for piece in problem.pieces}
 
@@ -143,4 +145,5 @@ def conclude(b: Body, worth: Any, fine: Any) -> None:
             with b.when(~(worth & fine)):
                 write(name, size, lambda _: b.real(0))
         else:
-            write(name, size, lambda _, cell=cell_of(root, int(order or 0)): b.get(cell).value)
+            cell = cell_of(root, int(order or 0))
+            write(name, size, lambda _, cell=cell: b.get(cell).value)

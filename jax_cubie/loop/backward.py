@@ -1,7 +1,7 @@
-"""The backward loop: it takes a lane from t1 to t0, over the very steps that it took, and with it the cotangents of its results.
+"""The backward loop: it takes a lane from t1 to t0, over the very steps that it took, and with it its results' cotangents.
 
-Compiled by Numba for one plan, as the loop forwards is. A step is gone back over in three parts: the lane is made what it was at
-the step's beginning, from a checkpoint; the step is taken once more, for its stages; and its transpose is applied.
+Compiled by Numba for one plan, as the loop forwards is. A step is gone back over in three parts: the lane is made what it was
+at the step's beginning, from a checkpoint; the step is taken once more, for its stages; and its transpose is applied.
 """
 
 from __future__ import annotations
@@ -89,13 +89,14 @@ def _raw(write: Callable) -> Callable:
 class _Backward:
     """Writes what happens around the steps.
 
-    Cells: at, the accepted step at hand; behind, the next step to go back over; stride, the shift of the slots; depth, the window
-    that has what lies around it, 0 for the slots; worth, fine: whether there are cotangents, and whether the lane succeeded.
+    Cells: at, the accepted step at hand; behind, the next step to go back over; stride, the shift of the slots; depth, the
+    window that has what lies around it, 0 for the slots; taken, the accepted steps; worth, fine: whether there are cotangents,
+    and whether the lane succeeded.
     """
 
     def __init__(self, lane: Lane):
         self._lane, problem = lane, lane.problem
-        self._problem, self._adjoint, self._record = problem, problem.adjoint, record_of(problem)
+        self._problem, self._adjoint, self._record = problem, lane.adjoint, record_of(problem)
         self._parts = [part.adjoint(lane) for part in problem.parts]
         declare_cells(lane)
         for name in ("at", "behind", "stride", "depth", "taken"):
@@ -141,7 +142,8 @@ class _Backward:
     def outer(self, b: Body) -> None:
         """The cotangent of the state at t1; and how far apart the slots are."""
         b.put(end=end_of(b), floor=floor_of(b), next_size=0, total=0, status=0, result=0, accepted=True, forced=False)
-        b.put(failed=False, stuck=False, finished=False, begun=True, start=0, residue=0, step_size=0, last=False, turn=0, repeat=1)
+        b.put(failed=False, stuck=False, finished=False, begun=True, last=False)
+        b.put(start=0, residue=0, step_size=0, turn=0, repeat=1)
         control = self._problem.controller.control(b.lane)
         if control.settle is not None:
             control.settle(b)
@@ -198,19 +200,20 @@ class _Backward:
                 b.buf.checkpoint_window.store(self._element(b, place, part, index), value)
 
             self._record.save(b, write)
-        reached = b.get("start") + b.get("step_size") if self._problem.adaptive else self._end(b)
-        step = Step(self._start(b), b.get("residue"), where(b.get("last"), b.get("end"), reached), b.get("step_size"), b.get("last"))
+        step = self._step(b)
         for part in self._parts:
             part.repeated(b, step)
         b.put(at=at + 1)
+
+    def _step(self, b: Body) -> Step:
+        """The step at hand."""
+        end = where(b.get("last"), b.get("end"), self._start(b) + b.get("step_size"))
+        return Step(self._start(b), b.get("residue"), end, b.get("step_size"), b.get("last"))
 
     def _start(self, b: Body) -> Scalar:
         if self._problem.adaptive:
             return b.get("start")
         return b.get("turn").to(b.dtype).fused(b.get("step_size"), b.get("start"))
-
-    def _end(self, b: Body) -> Scalar:
-        return self._start(b) + b.get("step_size")
 
     def _place(self, b: Body, depth: Scalar, at: Scalar, shift: Scalar, span: Scalar) -> Scalar:
         """The first word of an entry."""
@@ -267,8 +270,7 @@ class _Backward:
         """Those of what was saved in the step at hand."""
         for order in self._adjoint.orders:
             b.put(**{cell_of("size", order): 0, cell_of("start", order): 0})
-        end = where(b.get("last"), b.get("end"), self._end(b))
-        step = Step(self._start(b), b.get("residue"), end, b.get("step_size"), b.get("last"))
+        step = self._step(b)
         for part in self._parts:
             part.step(b, step)
 

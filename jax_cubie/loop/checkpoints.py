@@ -1,12 +1,12 @@
-"""Checkpoints: what a lane was like at the beginning of an accepted step, so that it can take that step again, and those after it.
+"""Checkpoints: what a lane was like at the beginning of an accepted step, so that it can take that step again.
 
-A forward kernel keeps the beginning of every 2^k-th accepted step in a fixed number of slots; when they run out, every other one
-is given up, and k is one more. So no bound on steps is needed. A backward kernel goes through the steps from the last one on: from
-the slot before a step it takes the steps again, and keeps some of their beginnings in a window of its own, from these again in
-the next window, until it has each.
+A forward kernel keeps the beginning of every 2^k-th accepted step in a fixed number of slots; when they run out, every other
+one is given up, and k is one more. So no bound on steps is needed. A backward kernel goes through the steps from the last one
+on: from the slot before a step it takes the steps again, and keeps some of their beginnings in a window of its own, from these
+again in the next window, until it has each.
 
-A checkpoint is words of unsigned integers: of depth 0 what a solve without tangents has, of depth k what is added by the tangents
-of differentiation number k.
+A checkpoint is words of unsigned integers: of depth 0 what a solve without tangents has, of depth k what is added by the
+tangents of differentiation number k.
 """
 
 from __future__ import annotations
@@ -116,9 +116,8 @@ def record_of(problem: Problem) -> Record:
     cells += [(name, kind) for part in problem.parts for name, kind in part.remembered]
     depth = (len(problem.pieces) - 1).bit_length()
     sizes = [sum(piece.size for piece in problem.pieces if piece.order.bit_length() == one) for one in range(depth + 1)]
-    return Record(
-        tuple(cells + before), frozenset(name for name, _ in before), tuple(counters), tuple(sizes), 1 + problem.method.carried_rows
-    )
+    rows = 1 + problem.method.carried_rows
+    return Record(tuple(cells + before), frozenset(name for name, _ in before), tuple(counters), tuple(sizes), rows)
 
 
 def checkpoint_results(problem: Problem, checkpoints: Checkpoints) -> tuple[Result, ...]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Jet:
-    """A number and its tangents, by their order: a bit mask of differentiations, 0 the number itself. What is not there is 0."""
+    """A number and its tangents, by their order, a bit mask of differentiations; 0 is the number. What is not there is 0."""
 
     terms: Mapping[int, Scalar]
 

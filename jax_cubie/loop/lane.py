@@ -17,6 +17,7 @@ from .functions import FunctionCode
 
 if TYPE_CHECKING:
     from ..plan import Plan
+    from .adjoints import Adjoint
 
 
 class Lane:
@@ -36,6 +37,12 @@ class Lane:
         self.functions = {
             function.name: FunctionCode(self, function, inline=plan.inlines(function)) for function in plan.functions
         }
+
+    @property
+    def adjoint(self) -> Adjoint:
+        """The backward pass that the plan is."""
+        assert self.problem.adjoint is not None
+        return self.problem.adjoint
 
     def operand_number(self, name: str) -> int:
         """Where an operand stands among the launch's words."""

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 class Dimensions:
     """What the sizes of buffers depend on.
 
-    states: components of the state, tangents among them; primal: those without. parameters: words of the batched operands that are kept in a buffer. adaptive: whether a
-    controller asks for error estimates. inside: whether values inside of steps are asked for. orders: of how
-    many orders the pieces of the state are. moving: whether times have tangents. backward: whether steps are gone
-    through from the last to the first, for their cotangents.
+    states: components of the state, tangents among them; primal: those without. parameters: words of the batched operands that
+    are kept in a buffer. adaptive: whether a controller asks for error estimates. inside: whether values inside of steps are
+    asked for. orders: of how many orders the pieces of the state are. moving: whether times have tangents. backward: whether
+    steps are gone through from the last to the first, for their cotangents.
     """
 
     states: int
@@ -107,9 +107,9 @@ class AdjointHooks:
     """A part's places in the backward loop, which goes through the steps from the last to the first.
 
     Cotangents are added to the buffer `adjoint`, that of the state which is at hand. begin(b): of the state at t1. repeated(b,
-    step): an accepted step is taken again, of which the part keeps count, but writes nothing. restored(b): the lane is as it was
-    at the beginning of a step. step(b, step): of the state at the end of that step, and of what lies inside of it by the method's
-    `between_adjoint`. end(b): of the state at t0.
+    step): an accepted step is taken again, of which the part keeps count, but writes nothing. restored(b): the lane is as it
+    was at the beginning of a step. step(b, step): of the state at the end of that step, and of what lies inside of it by the
+    method's `between_adjoint`. end(b): of the state at t0.
     """
 
     begin: Callable

@@ -217,7 +217,7 @@ class ExplicitRungeKutta(Method):
                         target.store(index, b.emitter.fma(b.dtype, value.value, source.load(index), target.load(index)))
 
                     b.each(add, b.primal)
-        if not b.lane.problem.adjoint.orders:
+        if not b.lane.adjoint.orders:
             return {}, {}
         return tuple(self._moved(b, cotangent, number, theta, size) for number in (0, 1))  # pyright: ignore
 
@@ -288,7 +288,7 @@ class ExplicitRungeKutta(Method):
                 combine(b, b.buf.stage_cotangent, base, h, weights, [end, *pulled.values()], transposed=True)
                 self._pull(b, t, h, tableau.a[stage - 1] if stage else (), tableau.c[stage], rows, adjoints[stage])
                 pulled[stage] = adjoints[stage]
-            for order in b.lane.problem.adjoint.orders:
+            for order in b.lane.adjoint.orders:
                 self._gather_size(b, order, end, tableau.b, rows)
             sources = [*pulled.values(), *([b.buf.start_adjoint] if inside else [])]
 
@@ -312,13 +312,13 @@ class ExplicitRungeKutta(Method):
             state = b.buf.stage_accumulator
             combine(b, state, b.buf.state, step_size, weights, rows)
         self._pull_at(b, _stage_time(b, fraction, step_size, time), state, fraction, into)
-        for order in b.lane.problem.adjoint.orders:
+        for order in b.lane.adjoint.orders:
             self._gather_size(b, order, into, weights, rows)
 
     def _pull_at(self, b: Body, since_t0: Any, state: View, fraction: Fraction | int, into: View) -> None:
         given = {**b.instant(since_t0, fraction), "y": state, "f*": b.buf.stage_cotangent}
         b.call("f_vjp", out=into_adjoints(b, "f_vjp", into), **given)
-        for number, order in enumerate(b.lane.problem.adjoint.orders):
+        for number, order in enumerate(b.lane.adjoint.orders):
             value = b.scalar(b.buf.time_adjoint.load(number))
             gather(b, **{f"t0_{order}": value, f"start_{order}": value, f"size_{order}": float(fraction) * value})
 

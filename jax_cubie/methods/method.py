@@ -87,8 +87,8 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def adjoint(self, lane: Lane) -> Callable:
-        """A device function (b, t, h), called once the step from t on has been taken again: makes of `adjoint`, the cotangent of
-        the step's end, that of its beginning, and adds to those of operands and times."""
+        """A device function (b, t, h), called once the step from t on has been taken again: makes of `adjoint`, the cotangent
+        of the step's end, that of its beginning, and adds to those of operands and times."""
 
     @abc.abstractmethod
     def between_weights(self, b: Body, theta: Jet, size: Jet) -> list[tuple[View, Jet]]:

@@ -55,7 +55,7 @@ class _Rows:
 
     def __init__(self, lane: Lane, saving: Saving):
         self._lane, self._saving, problem = lane, saving, lane.problem
-        given = problem.adjoint.cotangents
+        given = lane.adjoint.cotangents
         results = [result for result in problem.forward_results if result.name.startswith("ys") and result.differentiable]
         # The results that a row consists of, with the elements of a row, and whether there is a cotangent.
         self._pieces = [(result.name, result.size // saving.rows, result.name in given) for result in results]
@@ -152,7 +152,7 @@ class _Rows:
             self._cotangent(b, ratio, signed, moment)
             of_theta, of_size = method.between_adjoint(b, theta, size, b.buf.output_adjoint)
             of_time, also_of_size = pull_fraction(b, of_theta, theta, size)
-            for order in self._lane.problem.adjoint.orders:
+            for order in self._lane.adjoint.orders:
                 time = of_time.get(order, b.scalar(0.0))
                 self._write_point(b, "offsets", order, time)
                 gather(b, **{f"start_{order}": -time})
@@ -201,7 +201,7 @@ class _Rows:
 
         def add() -> None:
             self._add(b, b.get(_ROW), self._moment_of_point(b), b.buf.state)
-            for order in self._lane.problem.adjoint.orders:
+            for order in self._lane.adjoint.orders:
                 self._write_point(b, "offsets", order, b.scalar(0.0))
             b.put(**{_BEHIND: b.get(_BEHIND) - 1, _ROW: b.get(_ROW) - 1})
 
@@ -263,5 +263,5 @@ class _Rows:
             given[cotangent_name(name)] = part
             begin += size
         b.call("output_vjp", out=into_adjoints(b, "output_vjp", into, add=add), **given)
-        orders = self._lane.problem.adjoint.orders
+        orders = self._lane.adjoint.orders
         moment.give({order: b.scalar(b.buf.time_adjoint.load(number)) for number, order in enumerate(orders)})

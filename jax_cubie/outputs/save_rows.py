@@ -38,7 +38,7 @@ class _Rows:
 
     def __init__(self, lane: Lane, saving: Saving):
         self._lane, self._saving = lane, saving
-        # What a row consists of, as (name, elements of a row, dtype); of a state that is saved itself, with where it begins there.
+        # What a row consists of, as (name, elements of a row, dtype); and where each begins in a state that is saved itself.
         results = [result for result in lane.plan.words.results if result.name.startswith("ys")]
         self._pieces = [(result.name, result.size // saving.rows, result.dtype) for result in results]
         sizes = [piece.size for piece in lane.problem.pieces]

@@ -19,11 +19,11 @@ DEFAULT_MAX_STEPS = 100_000
 class Problem:
     """A solve of one lane.
 
-    functions: for each platform the user's, "f" first. traced: the same as JAX has them, by name, for their derivatives. pieces:
-    what the state consists of. moving: the orders of the tangents that times have. parts: what looks at each step, saving first. registry: the buffers
-    with their locations; their sizes are bound by the Plan. operands: what the kernel reads. first_step_given: whether dt0 is
-    one. slots: of checkpoints, where there are any; checkpoints: which the kernel keeps. adjoint: which backward pass it is, if it is
-    one.
+    functions: for each platform the user's, "f" first. traced: the same as JAX has them, by name, for their derivatives.
+    pieces: what the state consists of. moving: the orders of the tangents that times have. parts: what looks at each step,
+    saving first. registry: the buffers with their locations; their sizes are bound by the Plan. operands: what the kernel
+    reads. first_step_given: whether dt0 is one. slots: of checkpoints, where there are any; checkpoints: which of them the
+    kernel keeps. adjoint: which backward pass it is, if it is one.
     """
 
     functions: tuple[tuple[str, tuple[Function, ...]], ...] = dataclasses.field(metadata={"content": None})  # a plan has one's

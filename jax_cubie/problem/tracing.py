@@ -79,8 +79,8 @@ def trace_functions(
     f: Callable, fn: Callable | None, method: Method, state: State, args: Arguments, unroll: int | str
 ) -> tuple[tuple[tuple[str, tuple[Function, ...]], ...], tuple[tuple[str, Traced], ...], dict[str, Any], Any]:
     """For each platform f, what the method derives of it and, where there is one, `SaveAt.fn`: functions of time, the flat
-    state, the leaves of args and what they close over. With them f and `SaveAt.fn` as JAX has them; what they close over, by its
-    names as operands; and the structure of fn's result."""
+    state, the leaves of args and what they close over. With them f and `SaveAt.fn` as JAX has them; what they close over, by
+    its names as operands; and the structure of fn's result."""
     functions = method.functions(_flat(f, state, args))
     check_signature(f, "f(t, y, args)")
     closed = {name: trace(function, *_time_and_state(state), *args.avals) for name, function in functions.items()}
