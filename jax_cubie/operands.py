@@ -21,7 +21,7 @@ class Operand:
 
     shape and dtype are one lane's; `axes` has an entry for each level of vmap, innermost first: where that level's axis
     stands in the whole array, None if the array does not have it. order: a lane's own dimensions from slowest to fastest in
-    memory, None as they are; XLA puts them so, once.
+    memory, None as they are; XLA puts them so, once. directed: whether the first of them is one of directions.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Operand:
         default=(), metadata={"content": lambda axes: tuple(axis is not None for axis in axes)}  # not where they stand
     )
     order: tuple[int, ...] | None = None
+    directed: bool = False
 
     @property
     def size(self) -> int:
@@ -83,10 +84,12 @@ class Result:
         """Whether it has a derivative: a float, but no times, which are what the controller chose."""
         return self.dtype.startswith("float") and self.name != "times"
 
-    def tangent(self, order: int) -> Result:
-        """Its tangent of an order."""
+    def tangent(self, piece: Piece) -> Result:
+        """Its tangents of the order of a piece of the state: behind the axis of rows, one of directions where that has several."""
         unwritten = None if self.unwritten is None else 0
-        return dataclasses.replace(self, name=tangent_name(self.name, order), unwritten=unwritten)
+        rows, *shape = self.shape
+        shape = (rows, piece.directions, *shape) if piece.directed else self.shape
+        return dataclasses.replace(self, name=tangent_name(self.name, piece.order), shape=shape, unwritten=unwritten)
 
     @property
     def batch_axis(self) -> int:
@@ -117,12 +120,17 @@ class Piece:
     """Components of the state that lie together: first the primal ones, then their tangents.
 
     order: which differentiations they belong to, as a bit mask; 0: the primal ones. initial: the operand that they begin with;
-    None: zeros.
+    None: zeros. directions: of how many directions they are, one behind the other; 0: they are the same for all.
     """
 
     order: int
     size: int
     initial: str | None
+    directions: int = 0
+
+    @property
+    def directed(self) -> bool:
+        return self.directions > 0
 
 
 @dataclasses.dataclass(frozen=True)

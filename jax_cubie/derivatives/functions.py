@@ -42,6 +42,23 @@ def lift(function: Callable[[Mapping[str, Terms]], dict[int, list[Any]]], bit: i
     return lifted
 
 
+def along(function: Callable[..., dict[int, list[Any]]], directed: Callable[[str, int], bool]) -> Callable[..., Any]:
+    """`function`, of several directions at once: of terms that have an axis for them in front where `directed(name, order)`."""
+
+    def several(values: Mapping[str, Terms]) -> dict[int, list[Any]]:
+        places = {name: {order: 0 if directed(name, order) else None for order in terms} for name, terms in values.items()}
+        orders = function_orders(values)
+        out = {order: 0 if directed("y", order) else None for order in orders}
+        return jax.vmap(function, in_axes=(places,), out_axes=out)(dict(values))
+
+    return several
+
+
+def function_orders(values: Mapping[str, Terms]) -> list[int]:
+    """The orders of what a function gives, once it is differentiated as often as the state."""
+    return sorted(values["y"])
+
+
 def terms_of(traced: Traced, depth: int) -> Callable[[Mapping[str, Terms]], dict[int, list[Any]]]:
     """A function of the user's, of terms by the names "t", "y" and those of its operands, `depth` times differentiated."""
 
@@ -63,7 +80,7 @@ class Inputs:
     def __init__(
         self, traced: Traced, pieces: Sequence[Piece], moving: Sequence[int], operands: Mapping[str, Operand], dtype: str
     ):
-        self._traced, self._pieces = traced, pieces
+        self._traced, self._pieces, self._operands = traced, pieces, operands
         self.times = tuple(tangent_name("t", order) for order in (0, *moving))
         self.orders = (0, *moving)
         self.operands = tuple(
@@ -88,12 +105,24 @@ class Inputs:
         found: dict[str, Terms] = {"t": dict(zip(self.orders, times, strict=True)), "y": {}}
         begin = 0
         for piece in self._pieces:
-            found["y"][piece.order] = state[begin : begin + piece.size]
+            rows = state[begin : begin + piece.size]
+            found["y"][piece.order] = rows.reshape(piece.directions, -1) if piece.directed else rows
             begin += piece.size
         for name, array in zip(self.operands, arrays, strict=True):
             root, _, order = name.partition(".")
             found.setdefault(root, {})[int(order or 0)] = array
         return found
+
+    def directed(self, name: str, order: int) -> bool:
+        """Whether a term has an axis of directions in front."""
+        if name == "y":
+            return any(piece.order == order and piece.directed for piece in self._pieces)
+        return name != "t" and self._operands[tangent_name(name, order)].directed
+
+    def differentiated(self) -> Callable[[Mapping[str, Terms]], dict[int, list[Any]]]:
+        """The function, of terms."""
+        function = terms_of(self._traced, depth_of(self._pieces))
+        return along(function, self.directed) if any(piece.directed for piece in self._pieces) else function
 
 
 def depth_of(pieces: Sequence[Piece]) -> int:
@@ -101,20 +130,20 @@ def depth_of(pieces: Sequence[Piece]) -> int:
     return (len(pieces) - 1).bit_length()
 
 
-def field_of(traced: Traced, inputs: Inputs, pieces: Sequence[Piece]) -> Callable[..., list[Any]]:
+def field_of(inputs: Inputs, pieces: Sequence[Piece]) -> Callable[..., list[Any]]:
     """f of the whole state."""
-    function = terms_of(traced, depth_of(pieces))
+    function = inputs.differentiated()
 
     def field(*values: Any) -> list[Any]:
         found = function(inputs.terms(values))
-        return [jnp.concatenate([found[piece.order][0] for piece in pieces])]
+        return [jnp.concatenate([found[piece.order][0].reshape(-1) for piece in pieces])]
 
     return field
 
 
-def output_of(traced: Traced, inputs: Inputs, pieces: Sequence[Piece]) -> Callable[..., list[Any]]:
+def output_of(inputs: Inputs, pieces: Sequence[Piece]) -> Callable[..., list[Any]]:
     """`SaveAt.fn` of the whole state: its outputs, then the tangents of those that are floats, order by order."""
-    function = terms_of(traced, depth_of(pieces))
+    function = inputs.differentiated()
 
     def output(*values: Any) -> list[Any]:
         found = function(inputs.terms(values))

@@ -19,12 +19,15 @@ _TIMES = ("t0", "span", "dt0", "t1", "ts", "offsets")
 
 
 @functools.lru_cache(maxsize=256)
-def forward_kernel(chain: Any, record: int | None) -> Problem:
+def forward_kernel(
+    chain: Any, record: int | None, directions: int = 0, directed: tuple[bool, ...] = ()
+) -> Problem:
     """The problem of one launch that solves `chain`: a problem, or its differentiations.
 
-    record: up to which of these the launch keeps checkpoints, arrays behind its results; None: none at all.
+    record: up to which of these the launch keeps checkpoints, arrays behind its results; None: none at all. directions: in so
+    many at once, for which those operands have an axis in front that are `directed`; their results have it behind that of rows.
     """
-    problem = _with_tangents(chain)
+    problem = _with_tangents(chain, directions, directed or (False,) * len(chain.operands))
     if record is None:
         return problem
     return dataclasses.replace(problem, checkpoints=Checkpoints(problem.slots, record))
@@ -40,7 +43,7 @@ def checkpoint_results(chain: Any, record: int) -> tuple[Result, ...]:
 def backward_kernel(chain: Any, cotangents: tuple[int, ...], wrt: tuple[int, ...]) -> Problem:
     """The problem of one launch that goes back over a solve of `chain`, from the cotangents of those results to those of those
     operands. It reads the operands of the solve, the checkpoints of each depth, and the cotangents."""
-    problem = _with_tangents(chain)
+    problem = _with_tangents(chain, 0, (False,) * len(chain.operands))
     results = [problem.forward_results[number] for number in cotangents]
     adjoint = Adjoint(
         tuple(chain.operands[number].name for number in wrt), tuple(result.name for result in results), problem.slots
@@ -52,7 +55,7 @@ def backward_kernel(chain: Any, cotangents: tuple[int, ...], wrt: tuple[int, ...
     for name, traced in problem.traced:
         inputs = Inputs(traced, problem.pieces, problem.moving, operands, problem.dtype)
         make = field_of if name == "f" else output_of
-        function = make(traced, inputs, problem.pieces)
+        function = make(inputs, problem.pieces)
         if name == "f":
             functions[name] = (function, inputs.avals, inputs.names, inputs.operands)
             outs, floats = ["f"], [0]
@@ -78,6 +81,11 @@ def backward_kernel(chain: Any, cotangents: tuple[int, ...], wrt: tuple[int, ...
     )
 
 
+def is_time(name: str) -> bool:
+    """Whether the time that functions of the user's are given depends on an operand, a tangent of one among them."""
+    return name.partition(".")[0] in _TIMES
+
+
 def root_of(chain: Any) -> Problem:
     """The problem that was differentiated."""
     while not isinstance(chain, Problem):
@@ -85,16 +93,21 @@ def root_of(chain: Any) -> Problem:
     return chain
 
 
-def _with_tangents(chain: Any) -> Problem:
+def _with_tangents(chain: Any, directions: int, directed: tuple[bool, ...]) -> Problem:
     problem = root_of(chain)
     if chain is problem:
         return problem
-    operands = {operand.name: operand for operand in chain.operands}
-    depth, primal = chain.depth, problem.pieces[0]
+    several = {
+        operand.name: dataclasses.replace(operand, shape=(directions, *operand.shape), directed=True) if one else operand
+        for operand, one in zip(chain.operands, directed, strict=True)
+    }
+    operands, depth, primal = several, chain.depth, problem.pieces[0]
+    along = [order for order, one in zip(chain.orders, directed, strict=True) if one]
 
     def piece(order: int) -> Piece:
         name = tangent_name("y0", order)
-        return Piece(order, primal.size, name if name in operands else None)
+        count = directions if any(one & order == one for one in along) else 0
+        return Piece(order, primal.size * max(count, 1), name if name in operands else None, count)
 
     pieces = tuple(map(piece, range(1 << depth)))
     moving = tuple(order for order in range(1, 1 << depth) if any(tangent_name(name, order) in operands for name in _TIMES))
@@ -102,7 +115,7 @@ def _with_tangents(chain: Any) -> Problem:
     for name, traced in problem.traced:
         inputs = Inputs(traced, pieces, moving, operands, problem.dtype)
         make = field_of if name == "f" else output_of
-        functions[name] = (make(traced, inputs, pieces), inputs.avals, inputs.names, inputs.operands)
+        functions[name] = (make(inputs, pieces), inputs.avals, inputs.names, inputs.operands)
     return dataclasses.replace(
-        problem, functions=compiled(functions, problem.unroll), pieces=pieces, moving=moving, operands=tuple(chain.operands)
+        problem, functions=compiled(functions, problem.unroll), pieces=pieces, moving=moving, operands=tuple(operands.values())
     )

@@ -14,7 +14,8 @@ from jax.interpreters import mlir
 from ..launch import launch
 from . import kernels
 from .calls import LinearCall, SolveCall
-from .levels import Axes, lay_out, level_sizes
+from .chain import root
+from .levels import Axes, lay_out, level_sizes, pick, result_axes
 
 
 def lower_as(primitive: Primitive, function: Any) -> None:
@@ -25,8 +26,75 @@ def lower_as(primitive: Primitive, function: Any) -> None:
 
 def launch_solve(*arrays: Any, **params: Any) -> list[Any]:
     call = SolveCall(**params)
+    level = _level_of_directions(call, [array.shape for array in arrays])
+    if level is not None:
+        return _launch_directions(call, arrays, level)
     kernel = kernels.forward_kernel(call.problem, call.record)
     return _launch(kernel, arrays, call.axes, call.out_axes, call.depends)
+
+
+def _level_of_directions(call: SolveCall, shapes: Sequence[Sequence[Any]]) -> int | None:
+    """The level whose indices one lane can take at once: the largest that no operand of the problem itself has. Not where times
+    have tangents, or tangents have checkpoints."""
+    sizes, problem = level_sizes(shapes, call.axes), call.problem
+    own = list(zip(problem.operands, problem.orders, call.axes, strict=True))
+    if call.record or any(order and kernels.is_time(operand.name) for operand, order, _ in own):
+        return None
+    free = [level for level in range(call.levels) if all(order or axes[level] is None for _, order, axes in own)]
+    known = [level for level in free if isinstance(sizes[level], int) and sizes[level] > 1]
+    return max(known, key=lambda level: sizes[level], default=None)
+
+
+def _launch_directions(call: SolveCall, arrays: Sequence[Any], level: int) -> list[Any]:
+    """Several directions in a lane; what is left of their level is one of groups, each of which solves the problem again."""
+    size = level_sizes([array.shape for array in arrays], call.axes)[level]
+    groups = -(-size // root(call.problem).directions)
+    count = -(-size // groups)
+    directed = tuple(own[level] is not None for own in call.axes)
+    grouped = [_grouped(array, own, level, groups, count) for array, own in zip(arrays, call.axes, strict=True)]
+    kernel = kernels.forward_kernel(call.problem, call.record, count, directed)
+    kept = [other for other in range(call.levels) if groups > 1 or other != level]  # one group is no level
+    depends = [[own[other] for other in kept] for own in call.depends]
+    out_axes = [result_axes(result, own) for result, own in zip(kernel.results, depends, strict=True)]
+    launched = _launch(kernel, [array for array, _ in grouped], [pick(own, kept) for _, own in grouped], out_axes, depends)
+    found = []
+    for array, result, own, has, want in zip(launched, kernel.results, out_axes, call.depends, call.out_axes, strict=True):
+        places = dict(zip(kept, own, strict=True))
+        have = [places.get(other) for other in range(call.levels)]
+        if has[level]:
+            # The directions stand behind the rows, which stand first or behind the lanes.
+            directions = 1 if result.unwritten is None else 1 + sum(axis is not None for axis in own)
+            array, have = _ungrouped(array, have, level, directions, size)
+        found.append(lay_out(array, tuple(have), want, [True] * call.levels, [None] * call.levels))
+    return found
+
+
+def _grouped(array: Any, axes: Axes, level: int, groups: int, count: int) -> tuple[Any, Axes]:
+    """The array with its directions, zeros where there are not enough of them, in an axis of the lane, in front of all others,
+    and one of groups in front of that if there are several."""
+    place = axes[level]
+    if place is None:
+        return array, axes
+    array = jnp.moveaxis(array, place, 0)
+    missing = groups * count - array.shape[0]
+    array = jnp.pad(array, [(0, missing), *[(0, 0)] * (array.ndim - 1)]) if missing else array
+    moved = [axis if axis is None else axis + (axis < place) for axis in axes]
+    if groups == 1:
+        return array, (*moved[:level], None, *moved[level + 1 :])
+    array = array.reshape(groups, count, *array.shape[1:])
+    moved = [axis if axis is None else axis + 1 for axis in moved]
+    return array, (*moved[:level], 0, *moved[level + 1 :])
+
+
+def _ungrouped(array: Any, axes: Sequence[int | None], level: int, directions: int, size: int) -> tuple[Any, list[int | None]]:
+    """The array with its level in front again, once it is out of groups."""
+    array = jnp.moveaxis(array, directions, 0)
+    axes = [axis if axis is None else axis + (axis < directions) for axis in axes]
+    if (place := axes[level]) is not None:
+        array = jnp.moveaxis(array, place, 0)
+        axes = [axis if axis is None else axis - (axis > place) for axis in axes]
+        array = array.reshape(-1, *array.shape[2:])[:size]
+    return array, [*axes[:level], 0, *axes[level + 1 :]]
 
 
 def launch_adjoint(*arrays: Any, **params: Any) -> list[Any]:

@@ -149,8 +149,7 @@ class _Backward:
             control.settle(b)
         b.put(behind=b.get("taken") - 1, depth=0, stride=0, at=0)
         for piece in self._problem.pieces:  # that of t0, if there is no step
-            state, name = b.piece(b.buf.state, piece.order), piece.initial
-            b.each(lambda i, state=state, name=name: state.store(i, b.real(0) if name is None else b.op(name, i)), piece.size)
+            b.begin_piece(piece)
         if not self._problem.adaptive:
             b.put(whole=0)
         for order in b.moving:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..kernel.device import View, each
 from ..kernel.emitter import Emitter
 from ..kernel.scalar import Scalar
-from ..operands import tangent_name
+from ..operands import Piece, tangent_name
 from .functions import Sink, into_view
 
 if TYPE_CHECKING:
@@ -113,6 +113,14 @@ class Body:
                 return view.part(first, piece.size)
             first += piece.size
         raise KeyError(order)
+
+    def begin_piece(self, piece: Piece) -> None:
+        """Makes a piece of the state what it is at t0; an operand that is the same for all directions has one of them."""
+        name, state = piece.initial, self.piece(self.buf.state, piece.order)
+        size = piece.size if name is None else self.lane.operand(name).size
+        for begin in range(0, piece.size, size):
+            part = state.part(begin, size)
+            self.each(lambda i, part=part: part.store(i, self.real(0) if name is None else self.op(name, i)), size)
 
     def tangent(self, name: str, order: int, index: Any = 0) -> Scalar:
         """The tangent of an operand, 0 where it has none of that order."""

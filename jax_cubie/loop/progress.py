@@ -25,7 +25,6 @@ from .clock import end_of, floor_of, whole_steps
 from .part import Step
 
 if TYPE_CHECKING:
-    from ..kernel.device import View
     from .body import Body
     from .lane import Lane
 
@@ -152,12 +151,7 @@ class _Writer:
 
     def _initial(self, b: Body) -> None:
         for piece in b.lane.problem.pieces:
-            state, name = b.piece(b.buf.state, piece.order), piece.initial
-
-            def store(index: Any, state: View = state, name: str | None = name) -> None:
-                state.store(index, b.real(0) if name is None else b.op(name, index))
-
-            b.each(store, piece.size)
+            b.begin_piece(piece)
         for order in b.moving:
             b.put(**{f"start_{order}": 0, f"size_{order}": 0})
         if self._counts_whole:

@@ -22,7 +22,7 @@ class Problem:
     functions: for each platform the user's, "f" first. traced: the same as JAX has them, by name, for their derivatives.
     pieces: what the state consists of. moving: the orders of the tangents that times have. parts: what looks at each step,
     saving first. registry: the buffers with their locations; their sizes are bound by the Plan. operands: what the kernel
-    reads. first_step_given: whether dt0 is one. slots: of checkpoints, where there are any; checkpoints: which of them the
+    reads. directions: how many tangents a lane takes at once, at most. first_step_given: whether dt0 is one. slots: of checkpoints, where there are any; checkpoints: which of them the
     kernel keeps. adjoint: which backward pass it is, if it is one.
     """
 
@@ -43,6 +43,7 @@ class Problem:
     traced: tuple[tuple[str, Traced], ...] = dataclasses.field(default=(), compare=False, metadata={"content": None})
     moving: tuple[int, ...] = ()
     slots: int = dataclasses.field(default=32, metadata={"content": None})  # `checkpoints` knows it
+    directions: int = dataclasses.field(default=8, metadata={"content": None})  # the pieces tell how many
     checkpoints: Checkpoints | None = None
     adjoint: Adjoint | None = None
     title: str = dataclasses.field(default="", compare=False, metadata={"content": None})
@@ -101,7 +102,7 @@ class Problem:
         """What a solve gives: what parts ask for, the counts and the code, and the tangents of the first."""
         own = [result for part in self.parts for result in part.results(self.primal_states, self.dtype)]
         counts = ("accepted", "rejected", "result", *self.method.counters(self.dimensions()))
-        tangents = [result.tangent(piece.order) for piece in self.pieces[1:] for result in own if result.differentiable]
+        tangents = [result.tangent(piece) for piece in self.pieces[1:] for result in own if result.differentiable]
         return (*own, *(Result(name, (), "int32") for name in counts), *tangents)
 
     @property
