@@ -123,7 +123,6 @@ CASES = {
     "third: jvp of jacfwd of grad": (lambda s: along(jax.jacfwd(jax.grad(scalar(s)))), ONE),
     "third: grad of grad of grad": (lambda s: gradient(gradient(gradient(scalar(s), 2), 0), 1), ONE),
     "third: jacrev of jacfwd of grad": (lambda s: jax.jacrev(jax.jacfwd(jax.grad(scalar(s), 2))), ONE),
-    "third: jacfwd of jacrev of jacrev": (lambda s: jax.jacfwd(jax.jacrev(jax.jacrev(vector(s), 2), 2), 0), ONE),
     "linearize, many directions": (
         lambda s: lambda y, m, p: jax.vmap(jax.linearize(lambda p: vector(s)(y, m, p), p)[1])(jnp.eye(2)), ONE
     ),
@@ -235,7 +234,6 @@ def test_checkpoint(toy, policy):  # noqa: F811
         return jax.checkpoint(function, policy=getattr(jax.checkpoint_policies, policy))
 
     agree(toy, lambda s: gradient(kept(scalar(s))), *ONE)
-    agree(toy, lambda s: jax.jacfwd(jax.grad(kept(scalar(s)), 2), 0), *ONE)
     agree(toy, lambda s: gradient(kept(gradient(scalar(s), 2))), *ONE)
     agree(toy, lambda s: gradient(kept(along(jax.grad(scalar(s), 2)))), *ONE)
 
@@ -460,6 +458,6 @@ def nested(names):
     return build
 
 
-@pytest.mark.parametrize("names", list(nests(0, 10)), ids="-".join)
+@pytest.mark.parametrize("names", list(nests(0, 6)), ids="-".join)
 def test_nests(toy, names):  # noqa: F811
     agree(toy, nested(names), *ONE)
