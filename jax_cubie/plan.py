@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
 
 from .buffers import Layout, fit_block
 from .content import content
@@ -217,8 +216,3 @@ class Plan:
     def _lane_bytes(self) -> int:
         """Shared memory of a lane."""
         return self.layout.window_words * self.word_bytes
-
-
-def batch_operands(operands: tuple[Operand, ...], axes: tuple[Any, ...]) -> tuple[Operand, ...]:
-    """The operands under one more vmap."""
-    return tuple(operand.batch(axis) for operand, axis in zip(operands, axes, strict=True))

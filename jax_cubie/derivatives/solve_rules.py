@@ -38,7 +38,7 @@ batching.primitive_batchers[solve_p] = _batch
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
     """One solve of the problem with its tangents."""
     call = SolveCall(**params)
-    wrt = moved_operands(call.problem, tangents)
+    wrt = moved_operands(call.problem, tangents) if with_tangent(call.problem) else []
     if not wrt:
         found = solve_p.bind(*primals, **params)
         return found, [zero_tangent(one) for one in found]

@@ -123,7 +123,6 @@ CASES = {
     "third: jvp of jacfwd of grad": (lambda s: along(jax.jacfwd(jax.grad(scalar(s)))), ONE),
     "third: grad of grad of grad": (lambda s: gradient(gradient(gradient(scalar(s), 2), 0), 1), ONE),
     "third: jacrev of jacfwd of grad": (lambda s: jax.jacrev(jax.jacfwd(jax.grad(scalar(s), 2))), ONE),
-    "third: jacfwd of jacrev of jacrev": (lambda s: jax.jacfwd(jax.jacrev(jax.jacrev(vector(s), 2), 2), 0), ONE),
     "linearize, many directions": (
         lambda s: lambda y, m, p: jax.vmap(jax.linearize(lambda p: vector(s)(y, m, p), p)[1])(jnp.eye(2)), ONE
     ),
@@ -229,13 +228,12 @@ def test_control_flow(toy, name):  # noqa: F811
     agree(toy, *CONTROL[name][:1], *CONTROL[name][1])
 
 
-@pytest.mark.parametrize("policy", ["nothing_saveable", "everything_saveable", "dots_saveable"])
+@pytest.mark.parametrize("policy", ["nothing_saveable", "everything_saveable"])
 def test_checkpoint(toy, policy):  # noqa: F811
     def kept(function):
         return jax.checkpoint(function, policy=getattr(jax.checkpoint_policies, policy))
 
     agree(toy, lambda s: gradient(kept(scalar(s))), *ONE)
-    agree(toy, lambda s: jax.jacfwd(jax.grad(kept(scalar(s)), 2), 0), *ONE)
     agree(toy, lambda s: gradient(kept(gradient(scalar(s), 2))), *ONE)
     agree(toy, lambda s: gradient(kept(along(jax.grad(scalar(s), 2)))), *ONE)
 
@@ -261,22 +259,27 @@ def test_how_many_launches(toy):  # noqa: F811
     assert launches(toy, vector, *ONE) == ([forward], [None])
     assert launches(toy, lambda s: jax.jacfwd(vector(s), ALL), *ONE) == ([("forward", 1)], [None])
     assert launches(toy, lambda s: jax.jacfwd(jax.jacfwd(vector(s))), *ONE) == ([("forward", 2)], [None])
-    matrix = toy.request(field, 0.25, 1.5, ONE[0], (*ONE[1:], COUNT), SaveAt(t1=True, fn=observed)).problem.operands
-    wrt = tuple(number for number, one in enumerate(matrix) if one.name == "f0")
+    operands = toy.request(field, 0.25, 1.5, ONE[0], (*ONE[1:], COUNT), SaveAt(t1=True, fn=observed)).problem.operands
+    wrt = tuple(number for number, one in enumerate(operands) if one.name == "f0")
     assert launches(toy, lambda s: jax.grad(scalar(s), 1), *ONE) == ([forward, backward], [0, wrt])
     assert launches(toy, lambda s: jax.jacrev(vector(s), ALL), *ONE)[0] == [forward, backward]
     assert launches(toy, lambda s: gradient(lanes(scalar(s))), *MANY)[0] == [forward, backward]
     assert launches(toy, lambda s: gradient(along(vector(s))), *ONE)[0] == [("forward", 1), ("backward", 1)]
-    found, records = launches(toy, lambda s: jax.hessian(scalar(s)), *ONE)
-    assert sorted(found) == [("backward", 1), ("forward", 0), ("forward", 1)] or found.count(("backward", 1)) == 1, found
+    assert launches(toy, lambda s: jax.hessian(scalar(s)), *ONE)[0] == [("forward", 1), ("forward", 1), ("backward", 1)]
     kept = jax.checkpoint_policies.everything_saveable
     assert launches(toy, lambda s: jax.grad(jax.checkpoint(scalar(s), policy=kept)), *ONE)[0] == [forward, backward]
     assert launches(toy, lambda s: jax.value_and_grad(jax.checkpoint(scalar(s))), *ONE)[0] == [forward, forward, backward]
     # Nobody looks at the tangents; nobody at the gradient.
     assert launches(toy, lambda s: lambda *a: jax.jvp(vector(s), a, a)[0], *ONE) == ([forward], [None])
     assert launches(toy, lambda s: lambda *a: jax.value_and_grad(scalar(s))(*a)[0], *ONE) == ([forward], [None])
-    # Step counts have no derivative, and so need no backward step.
+    # Integers have no derivative.
     assert launches(toy, lambda s: jax.grad(lambda *a: outputs(s, *a)[3].astype(float)), *ONE)[0] == []
+    integers = SaveAt(t1=True, fn=lambda t, y, args: y > 0)
+
+    def signs(solve):
+        return lambda y: jax.jvp(lambda y: solve(field, 0.0, 1.0, y, (*ONE[1:], COUNT), integers), (y,), (y,))
+
+    assert launches(toy, signs, ONE[0]) == ([forward], [None])
 
 
 def equations(jaxpr, name):
@@ -455,6 +458,6 @@ def nested(names):
     return build
 
 
-@pytest.mark.parametrize("names", list(nests(0, 10)), ids="-".join)
+@pytest.mark.parametrize("names", list(nests(0, 6)), ids="-".join)
 def test_nests(toy, names):  # noqa: F811
     agree(toy, nested(names), *ONE)
