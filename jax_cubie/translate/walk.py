@@ -15,8 +15,8 @@ from ..kernel.cache import dump_directory
 from .arrays import Array, Index, flat_index, in_memory, strides_of
 from .builder import Builder, Scalar
 from .context import Context, Conversions, check_dtype
-from .platforms import ELEMENTARY, FEW_ELEMENTS, PLATFORMS, unroll_on
 from .equivalence import equivalent
+from .platforms import ELEMENTARY, FEW_ELEMENTS, PLATFORMS, unroll_on
 from .products import Grouped
 from .program import Program, dtype_name
 from .rules import RULES
