@@ -60,7 +60,7 @@ _UNDERIVED: tuple[tuple[str, str, str], ...] = (
     ("with respect to a and b not supported", "betainc has no derivative by its first two arguments",
      "wrap them into jax.lax.stop_gradient where they are constants"),
     ("scatter_apply", "x.at[i].apply(g) has no derivative", "write x.at[i].set(g(x[i]))"),
-    ("for composite not implemented", "a jax.lax.composite has no derivative", "call the function itself, or use jax.custom_jvp"),
+    ("for composite not implemented", "a jax.lax.composite has no derivative", "call the function itself"),
 )
 
 

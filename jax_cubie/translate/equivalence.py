@@ -8,9 +8,12 @@ went into an array before it is added to something is so told apart from one tha
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from .builder import Memory
 from .program import Instruction, Region, Sums, local_writes, regions_of
@@ -121,7 +124,14 @@ class _Form:
     def element(self, nest: _Nest, index: int) -> int:
         """What a nest has written at an index."""
         known: dict[int, int] = {}
-        self.match(nest, nest.place, index, known)
+        if self.keys[index][0] == "const" and len(nest.indices) > 1:
+            place = self.keys[index][3]
+            turns = dict(zip(nest.indices, map(int, np.unravel_index(place, nest.extents)), strict=True))
+            if self.flat(nest, nest.place, turns) != place:
+                raise _Unlike
+            known = {k: self.number("const", "int64", (), turn) for k, turn in turns.items()}
+        else:
+            self.match(nest, nest.place, index, known)
         return self.within(nest, nest.value, known)
 
     def match(self, nest: _Nest, scalar: int, index: int, known: dict[int, int]) -> None:
@@ -140,6 +150,17 @@ class _Form:
             raise _Unlike
         for arg, part in zip(args, key[2], strict=True):
             self.match(nest, arg, part, known)
+
+    def flat(self, nest: _Nest, scalar: int, turns: dict[int, int]) -> int:
+        """An index in these turns of the loops."""
+        if scalar in turns:
+            return turns[scalar]
+        op, _, args, attribute = nest.inside[scalar][1:] if scalar in nest.inside else self.keys[self.values[scalar]]
+        if op == "const":
+            return attribute
+        if op not in ("add", "mul") or scalar not in nest.inside:
+            raise _Unlike
+        return (operator.add if op == "add" else operator.mul)(*[self.flat(nest, a, turns) for a in args])
 
     def within(self, nest: _Nest, scalar: int, known: dict[int, int]) -> int:
         if scalar in known:

@@ -97,8 +97,9 @@ def _ordered(y: Any, w: Any) -> Any:
 
 def _kinks(y: Any, w: Any) -> Any:
     zero = y - y
-    return (jnp.abs(zero), jnp.sqrt(y * y), jnp.maximum(y, zero + y), jnp.clip(w, -0.5, 0.5), jnp.where(y > 0, jnp.sqrt(abs(y)), 0),
-            y**2, abs(y) ** 1.5, abs(y) ** w[0], y**-3, jnp.sign(y) * y, jax.nn.relu(w), jax.nn.softplus(w), jax.nn.silu(w),
+    return (jnp.abs(zero), jnp.sqrt(y * y), jnp.maximum(y, zero + y), jnp.clip(w, -0.5, 0.5),
+            jnp.where(y > 0, jnp.sqrt(abs(y)), 0), y**2,
+            abs(y) ** 1.5, abs(y) ** w[0], y**-3, jnp.sign(y) * y, jax.nn.relu(w), jax.nn.softplus(w), jax.nn.silu(w),
             jax.nn.logsumexp(w, 1), jnp.linalg.norm(y), jnp.hypot(y, w[0]), jnp.arctan2(y, w[1]), zero**3)
 
 
