@@ -45,6 +45,24 @@ _ADVICE: dict[type[Exception], str] = {
     "where a number decides on a shape, it has to be a Python number",
 }
 
+# What JAX says where it can't differentiate: what that means, and what to write. The first row that fits counts.
+_FORWARDS = "or ask for a forward derivative (jax.jvp, jax.jacfwd)"
+_OWN_RULE = "give the function that holds it a derivative of its own with jax.custom_jvp"
+_UNDERIVED: tuple[tuple[str, str, str], ...] = (
+    ("does not work for lax.while_loop", "a loop whose number of turns is not known can't be differentiated in reverse",
+     "give fori_loop Python numbers as its ends, use jax.lax.scan of a fixed length with jnp.where for the turns that are too "
+     f"many, hold an iteration in jax.lax.custom_root, {_FORWARDS}"),
+    ("to a custom_vjp function", "a function with a jax.custom_vjp has no forward derivative",
+     "write it with jax.custom_jvp, which serves both, or ask for a reverse derivative (jax.vjp, jax.grad)"),
+    ("allbacks do not support JVP", "what calls back into Python can't be differentiated", "remove the callback"),
+    ("if `unique_indices=True`", "x.at[i].mul(z) has a derivative only where no index comes twice",
+     "say so, x.at[i].mul(z, unique_indices=True), or multiply the gathered elements and set them"),
+    ("with respect to a and b not supported", "betainc has no derivative by its first two arguments",
+     "wrap them into jax.lax.stop_gradient where they are constants"),
+    ("scatter_apply", "x.at[i].apply(g) has no derivative", "write x.at[i].set(g(x[i]))"),
+    ("for composite not implemented", "a jax.lax.composite has no derivative", "call the function itself"),
+)
+
 
 class FieldError(TypeError):
     """A function of the user's can't be traced as it is written; the message says where, and what to write instead."""
@@ -124,6 +142,57 @@ def in_our_words(what: str) -> Iterator[None]:
         ).with_traceback(error.__traceback__) from None
 
 
+@contextlib.contextmanager
+def in_derivative_words(what: str, *, reverse: bool) -> Iterator[None]:
+    """Raises FieldError for JAX's errors about what has no derivative while `what` is differentiated, with the user's line.
+
+    It is for a function that has been traced: `jax.jvp` or `jax.vjp` of `jax.extend.core.jaxpr_as_fun(closed)`. What a rule of
+    the user's raises (jax.custom_jvp, jax.custom_vjp) stays as it is, but for what `in_our_words` knows.
+    """
+    try:
+        with in_our_words(f"a derivative rule in {what}"):
+            yield
+    except FieldError:
+        raise
+    except Exception as error:
+        if _users_step(_below_the_caller(error.__traceback__)) is not None:
+            raise  # the user's rule was running
+        known = next((row[1:] for row in _UNDERIVED if row[0] in str(error)), None)
+        equation = _equation(error)
+        if known is None and equation is None:
+            raise  # not while an operation of f's was differentiated
+        words = f"JAX says: {_first_line(error)}" if str(error) else "JAX has no derivative for what stands there"
+        said, instead = known or (words, f"leave it out of {what}, or {_OWN_RULE}")
+        where = f" {_place(equation)}" if equation is not None else ""
+        raise FieldError(
+            f"{what} can't be differentiated {'in reverse' if reverse else 'forwards'}{where}: {said}. Instead: {instead}"
+        ) from error
+
+
+def _below_the_caller(step: types.TracebackType | None) -> types.TracebackType | None:
+    """What a traceback has below the function that entered a context manager of this module."""
+    while step is not None and step.tb_frame.f_code.co_filename in (__file__, contextlib.__file__):
+        step = step.tb_next
+    return step and step.tb_next
+
+
+def _equation(error: BaseException) -> types.TracebackType | None:
+    """The user's step that made the operation at hand, which JAX hands on as an error's cause."""
+    seen: set[int] = set()
+    cause = error.__cause__ or error.__context__
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if type(cause).__name__ == "JaxStackTraceBeforeTransformation":
+            return _users_step(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _place(step: types.TracebackType) -> str:
+    code, written = step.tb_frame.f_code, _written(step)
+    return f"at {code.co_filename}:{step.tb_lineno} ({code.co_qualname})" + (f", `{written}`" if written else "")
+
+
 def _advice(error: Exception) -> tuple[str, str] | None:
     """Where the user's line stands and what to write there; None where the error is of another kind."""
     kinds, text = jax.errors, str(error)
@@ -137,12 +206,10 @@ def _advice(error: Exception) -> tuple[str, str] | None:
             generic = "a traced value is no key of a dict or a set, and prints no number"
         else:
             return None
-    step = _users_step(error)
+    step = _users_step(error.__traceback__)
     if step is None:
         return "in a package", generic
-    code = step.tb_frame.f_code
-    written = _written(step)
-    where = f"at {code.co_filename}:{step.tb_lineno} ({code.co_qualname})" + (f", `{written}`" if written else "")
+    where, written = _place(step), _written(step)
     if _stores(step):
         return where.removesuffix("`") + " = ...`", (
             "an array of NumPy's can't hold traced values: stack the components, jnp.stack([...]), or begin with jnp.zeros and "
@@ -154,9 +221,9 @@ def _advice(error: Exception) -> tuple[str, str] | None:
     return where, generic
 
 
-def _users_step(error: Exception) -> types.TracebackType | None:
-    """The innermost step of the traceback that stands in no installed package."""
-    found, step = None, error.__traceback__
+def _users_step(step: types.TracebackType | None) -> types.TracebackType | None:
+    """The innermost step of a traceback that stands in no installed package."""
+    found = None
     while step is not None:
         name = step.tb_frame.f_code.co_filename
         if not (_INSTALLED & set(Path(name).parts) or name.startswith(_NOT_THE_USERS)):

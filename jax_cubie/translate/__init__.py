@@ -3,6 +3,7 @@
 from .context import check_dtype
 from .errors import UnsupportedPrimitiveError
 from .program import Program
-from .walk import trace, translate, translate_for_all
+from .walk import trace, translate, translate_for_all, translate_tangents
 
-__all__ = ["Program", "UnsupportedPrimitiveError", "check_dtype", "trace", "translate", "translate_for_all"]
+__all__ = ["Program", "UnsupportedPrimitiveError", "check_dtype", "trace", "translate", "translate_for_all",
+           "translate_tangents"]

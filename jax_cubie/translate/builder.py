@@ -383,17 +383,24 @@ class Builder:
 
     # -- the end ----------------------------------------------------------------------------------------------
 
-    def finish(self, inputs: list[tuple[tuple[int, ...], str]], keep: int,
-               outputs: list[tuple[tuple[int, ...], str]]) -> tuple[Program, list[int]]:
-        """The canonical program, and which inputs beyond the first ``keep`` it reads, in its order of inputs."""
-        region: Region = (*self._prelude, *self._regions[0])
-        region = _drop_dead(region)
-        region = share(_contract(region, self))
-        return _renumber(region, inputs, keep, outputs)
+    def finish(self, inputs: list[tuple[tuple[int, ...], str]], keep: int, outputs: list[tuple[tuple[int, ...], str]],
+               own: int = 0) -> tuple[Program, list[int]]:
+        """The canonical program, and which inputs beyond the first ``keep`` it reads, in its order of inputs.
+
+        The first ``own`` outputs have the bits that they have in a program which gives them alone.
+        """
+        whole: Region = (*self._prelude, *self._regions[0])
+        region = _drop_dead(whole)
+        alone = _drop_dead(whole, own) if own else ()
+        return _renumber(share(_contract(region, self, alone)), inputs, keep, outputs)
+
+    def alone(self, outputs: int) -> Region:
+        """What a program of so many first outputs does, before its arrays share memory."""
+        return _contract(_drop_dead((*self._prelude, *self._regions[0]), outputs), self)
 
 
-def _drop_dead(region: Region) -> Region:
-    """What the outputs need, and nothing else."""
+def _drop_dead(region: Region, outputs: int | None = None) -> Region:
+    """What the outputs, or so many first ones, need, and nothing else."""
     definitions: dict[int, Instruction] = {}
     holders: dict[int, Instruction] = {}  # id of an instruction -> the instruction whose region holds it
     stores: dict[int, list[Instruction]] = {}
@@ -409,7 +416,8 @@ def _drop_dead(region: Region) -> Region:
                 stores.setdefault(instruction[4].out, []).append(instruction)
             elif instruction[1] == "store":
                 if instruction[4][0] == "output":
-                    work.append(instruction)
+                    if outputs is None or instruction[4][1] < outputs:
+                        work.append(instruction)
                 else:
                     stores.setdefault(instruction[4][1], []).append(instruction)
             elif instruction[1] == "alloc":
@@ -448,41 +456,45 @@ def _drop_dead(region: Region) -> Region:
     return keep(region)
 
 
-def _contract(region: Region, builder: Builder) -> Region:
-    """Write fma where a product feeds one sum and nothing else, both in one region; nobody contracts later."""
-    uses: dict[int, int] = {}
+def _contract(region: Region, builder: Builder, alone: Region = ()) -> Region:
+    """Write fma where a product feeds one sum and nothing else, both in one region; nobody contracts later.
 
-    def count(inner: Region) -> None:
-        for instruction in inner:
-            for a in instruction[3]:
-                uses[a] = uses.get(a, 0) + 1
-            for deeper in regions_of(instruction):
-                count(deeper)
-
-    count(region)
+    ``alone`` is a part of the region, in which the uses in the rest do not count: there sums are what they are without it.
+    """
+    uses, uses_alone = _uses(region), _uses(alone)
+    inside = {dest for dest in _defined(alone) if dest >= 0}
 
     def rewrite(inner: Region) -> Region:
         products: dict[int, tuple[int, int]] = {}
         eaten: set[int] = set()
         out: list[Instruction] = []
+
+        def product(number: int, dest: int) -> tuple[int, int] | None:
+            """The factors of a product that sum ``dest`` takes in."""
+            found = products.get(number)
+            counted = uses_alone if dest in inside else uses
+            if found is None or counted.get(number) != 1:
+                return None
+            if uses.get(number) == 1:
+                eaten.add(number)
+            return found
+
         for instruction in inner:
             dest, op, dtype, args, attribute = instruction
-            if op == "mul" and dtype in FLOATS and uses.get(dest) == 1:
+            if op == "mul" and dtype in FLOATS:
                 products[dest] = (args[0], args[1])
             elif op in ("add", "sub") and dtype in FLOATS:
                 left, right = args
-                if right in products:
-                    # The later product goes in, so that a sum of products is a chain.
-                    x, y = products[right]
-                    eaten.add(right)
+                # The later product goes in, so that a sum of products is a chain.
+                if (factors := product(right, dest)) is not None:
+                    x, y = factors
                     if op == "sub":
                         minus = builder._number(dtype)
                         out.append((minus, "neg", dtype, (x,), None))
                         x = minus
                     instruction = (dest, "fma", dtype, (x, y, left), None)
-                elif left in products:
-                    x, y = products[left]
-                    eaten.add(left)
+                elif (factors := product(left, dest)) is not None:
+                    x, y = factors
                     if op == "sub":
                         minus = builder._number(dtype)
                         out.append((minus, "neg", dtype, (right,), None))
@@ -496,6 +508,28 @@ def _contract(region: Region, builder: Builder) -> Region:
         return tuple(i for i in out if i[0] not in eaten) if eaten else tuple(out)
 
     return rewrite(region)
+
+
+def _uses(region: Region) -> dict[int, int]:
+    """How often each scalar is an argument."""
+    uses: dict[int, int] = {}
+
+    def count(inner: Region) -> None:
+        for instruction in inner:
+            for a in instruction[3]:
+                uses[a] = uses.get(a, 0) + 1
+            for deeper in regions_of(instruction):
+                count(deeper)
+
+    count(region)
+    return uses
+
+
+def _defined(region: Region) -> Iterator[int]:
+    for instruction in region:
+        yield instruction[0]
+        for inner in regions_of(instruction):
+            yield from _defined(inner)
 
 
 def _renumber(region: Region, inputs: list[tuple[tuple[int, ...], str]], keep: int,

@@ -34,6 +34,7 @@ from .products import Grouped
 from .program import DTYPES, FLOATS, dtype_name
 
 _LOOPS = frozenset({"while", "scan"})
+Conversions = dict[tuple[int, str], tuple[Any, Any]]
 _BAKED = 32
 """Elements up to which integers that a function closes over are part of its code."""
 
@@ -55,7 +56,7 @@ class Context:
     """What the rules work with: the builder, the limit of unrolling, and the way into nested jaxprs."""
 
     def __init__(self, unroll: int, platform: str, rules: Mapping[str, Callable[..., Any]], transparent: Container[str],
-                 elementwise: Container[str], conversions: dict[tuple[int, str], tuple[Any, Any]]) -> None:
+                 elementwise: Container[str], conversions: Conversions) -> None:
         """`rules` by primitive; a refusal inside one of `transparent` names the equation inside. `elementwise`: those that
         take an array that is computed some elements at once as it is.
 
@@ -72,6 +73,8 @@ class Context:
         self.inputs: list[tuple[tuple[int, ...], str]] = []
         self.input_memories: dict[int, tuple[Array, Memory]] = {}
         self.operands: dict[int, tuple[Any, Array]] = {}
+        self.arguments = 0
+        """How many inputs are the function's arguments; the others are what it closes over."""
         self.constants: list[Any] = []
         self.closed_over: dict[int, tuple[Any, Array]] = {}  # id of an operand constant's array -> the constant
         self.lines: list[Any] = []  # the source of the equations around the one at hand, and its own
@@ -108,6 +111,12 @@ class Context:
         settled = self.settle(memory)
         self.input_memories[id(settled)] = settled, memory
         return settled
+
+    def named(self, number: int) -> tuple[str, int]:
+        """An input as other contexts of the session would name it: by its place, or by the object."""
+        if number < self.arguments:
+            return "argument", number
+        return "constant", id(self.constants[number - self.arguments])
 
     def in_registers(self, x: Array) -> Registers:
         """``x`` in registers, each element computed in line."""

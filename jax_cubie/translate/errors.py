@@ -61,7 +61,13 @@ HINTS: dict[str, str] = {
     ),
     "linear_solve": "use jnp.linalg.solve",
     "ffi_call": "a solve is one kernel and cannot call another; write the function in JAX",
-    "igamma_grad_a": "the derivative of gammainc by its first argument is not there; use a finite difference",
+    "custom_lin": "write it with jax.custom_jvp, which serves both, or ask for a reverse derivative (jax.vjp, jax.grad) alone: "
+    "second derivatives take a forward one, too",
+}
+# Operations that no user writes, by what they stand for.
+_MEANT = {
+    "custom_lin": "the forward derivative of a function whose own derivative is a reverse one (jax.custom_vjp, "
+    "equinox.filter_custom_vjp)",
 }
 _ITERATION = "write the iteration with jax.lax.fori_loop, or let jax.lax.custom_root hold it where f takes derivatives"
 # The same for what is called by name in another package, whichever operation of it is met first.
@@ -108,4 +114,5 @@ def unsupported(name: str, lines: Sequence[Any] = (), *, detail: str = "", hint:
     what = f": {detail}" if detail else ""
     brought = "" if called is None else f", which {'.'.join(called)} brings,"
     instead = hint or (_CALLED[called] if called else HINTS.get(name, _GENERIC))
-    return UnsupportedPrimitiveError(f"`{name}`{brought} cannot be translated into a kernel{where}{what}. Instead: {instead}.")
+    named = _MEANT.get(name, f"`{name}`")
+    return UnsupportedPrimitiveError(f"{named}{brought} cannot be translated into a kernel{where}{what}. Instead: {instead}.")

@@ -216,6 +216,14 @@ def _mulhi(b: Builder, eqn: Any, x: Scalar, y: Scalar) -> Scalar:
     return b.cast(product, dtype)
 
 
+def _add_any(b: Builder, eqn: Any, x: Scalar, y: Scalar) -> Scalar:
+    """A sum of derivatives. A zero that JAX had to write out is none, as it is where JAX knows it for one; the sign of a zero
+    derivative means nothing."""
+    if b.constants.get(x) == 0:
+        return y
+    return x if b.constants.get(y) == 0 else b.add(x, y)
+
+
 def _logistic(b: Builder, eqn: Any, x: Scalar) -> Scalar:
     one = b.const(b.types[x], 1)
     return b.div(one, b.add(one, b.unary("exp", b.neg(x))))
@@ -223,7 +231,7 @@ def _logistic(b: Builder, eqn: Any, x: Scalar) -> Scalar:
 
 SCALAR: dict[str, ScalarRule] = {
     "add": lambda b, eqn, x, y: b.add(x, y),
-    "add_any": lambda b, eqn, x, y: b.add(x, y),
+    "add_any": _add_any,
     "sub": lambda b, eqn, x, y: b.sub(x, y),
     "mul": lambda b, eqn, x, y: b.mul(x, y),
     "mulhi": _mulhi,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,9 +12,10 @@ import jax.extend.core as jex
 import numpy as np
 
 from ..kernel.cache import dump_directory
-from .arrays import Index, in_memory, strides_of
-from .builder import Scalar
-from .context import Context, check_dtype
+from .arrays import Array, Index, flat_index, in_memory, strides_of
+from .builder import Builder, Scalar
+from .context import Context, Conversions, check_dtype
+from .equivalence import equivalent
 from .platforms import ELEMENTARY, FEW_ELEMENTS, PLATFORMS, unroll_on
 from .products import Grouped
 from .program import Program, dtype_name
@@ -38,29 +40,33 @@ def translate(closed: jex.ClosedJaxpr, *, unroll: int, platform: str) -> tuple[P
     Gives with it the operand constants: what the jaxpr closes over (inexact arrays, all tracers, and larger integer arrays),
     which are the program's inputs after those of the jaxpr, in order of first use.
     """
-    return _translate(closed, Context(unroll, platform, RULES, CALLS, _ELEMENTWISE, {}))
+    return _translate(closed, _context(unroll, platform, {}))
+
+
+Translated = tuple[Program, list[Any], int]
+"""A program, its operand constants, and how far it is unrolled."""
 
 
 def translate_for_all(
-    closed: jex.ClosedJaxpr, unroll: int | str, conversions: dict[tuple[int, str], tuple[Any, Any]] | None = None
-) -> tuple[dict[str, tuple[Program, list[Any], int]], list[Any]]:
+    closed: jex.ClosedJaxpr, unroll: int | str, conversions: Conversions | None = None
+) -> tuple[dict[str, Translated], list[Any]]:
     """For each platform the program of a jaxpr, its operand constants and how far it is unrolled; and all constants, each
     once.
 
-    conversions: by id and dtype, constants with what they became in that dtype; is added to.
+    conversions: what was made of closed-over arrays; calls that share it make it once.
     """
     known: list[tuple[Context, tuple[Program, list[Any]]]] = []
-    conversions = {} if conversions is None else conversions
-    programs, constants = {}, {}
+    made_of = {} if conversions is None else conversions
 
     def program_for(platform: str, limit: int) -> tuple[Program, list[Any]]:
         for context, made in known:
             if context.same_everywhere and limit in context.same_for:
                 return made
-        context = Context(limit, platform, RULES, CALLS, _ELEMENTWISE, conversions)
+        context = _context(limit, platform, made_of)
         known.append((context, _translate(closed, context)))
         return known[-1][1]
 
+    programs: dict[str, Translated] = {}
     for platform in PLATFORMS:
         limit = unroll_on(platform, unroll)
         made = program_for(platform, limit)
@@ -68,8 +74,49 @@ def translate_for_all(
             limit = FEW_ELEMENTS
             made = program_for(platform, limit)
         programs[platform] = (*made, limit)
-        constants |= {id(value): value for value in made[1]}
-    return programs, list(constants.values())
+    return programs, _constants(programs)
+
+
+def translate_tangents(
+    closed: jex.ClosedJaxpr, own: jex.ClosedJaxpr, own_programs: Mapping[str, Translated],
+    conversions: Conversions | None = None,
+) -> tuple[dict[str, Translated], list[Any]]:
+    """`translate_for_all` of a function `closed` that gives the outputs of `own` first, to the bit, and then others.
+
+    closed: its inputs begin with those of `own`, as those of a jvp with primals and tangents do. own_programs, conversions:
+    what `translate_for_all` gave for `own`, and was given. So far as `own` are its programs unrolled.
+
+    That a value is used by a tangent, too, changes no contraction of `own`'s. Where the primal part is another program all the
+    same (a loop whose body grew too long to be unrolled, a custom_jvp whose rule computes the value otherwise), `own` is
+    computed beside it.
+    """
+    made_of = {} if conversions is None else conversions
+    count = len(own.out_avals)
+    known: list[tuple[Context, Context, tuple[Program, list[Any]]]] = []
+
+    def program_for(platform: str, limit: int) -> tuple[Program, list[Any]]:
+        for *contexts, made in known:
+            if all(context.same_everywhere and limit in context.same_for for context in contexts):
+                return made
+        alone, context = _context(limit, platform, made_of), _context(limit, platform, made_of)
+        _translate(own, alone)
+        made = _translate(closed, context, count)
+        if not equivalent(alone.b.alone(count), alone.named, context.b.alone(count), context.named):
+            context = _context(limit, platform, made_of)
+            made = _translate(closed, context, count, own)
+        known.append((alone, context, made))
+        return made
+
+    programs = {platform: (*program_for(platform, limit), limit) for platform, (_, _, limit) in own_programs.items()}
+    return programs, _constants(programs)
+
+
+def _context(unroll: int, platform: str, conversions: Conversions) -> Context:
+    return Context(unroll, platform, RULES, CALLS, _ELEMENTWISE, conversions)
+
+
+def _constants(programs: Mapping[str, Translated]) -> list[Any]:
+    return list({id(value): value for _, constants, _ in programs.values() for value in constants}.values())
 
 
 def _wants_vectors(program: Program) -> bool:
@@ -79,25 +126,32 @@ def _wants_vectors(program: Program) -> bool:
     return functions > FEW_ELEMENTS or any(count > FEW_ELEMENTS for count in sums)
 
 
-def _translate(closed: jex.ClosedJaxpr, context: Context) -> tuple[Program, list[Any]]:
-    args = [context.new_input(tuple(a.shape), dtype_name(np.dtype(a.dtype))) for a in closed.in_avals]
-    results = context.call(closed, *args)
+def _translate(
+    closed: jex.ClosedJaxpr, context: Context, own: int = 0, beside: jex.ClosedJaxpr | None = None
+) -> tuple[Program, list[Any]]:
+    """own: how many first outputs have the bits that they have alone. beside: what computes them, of the first inputs."""
     b = context.b
-    for k, x in enumerate(results):
-        strides = strides_of(x.shape)
-        place = ("output", k)
+    args = [context.new_input(tuple(a.shape), dtype_name(np.dtype(a.dtype))) for a in closed.in_avals]
+    context.arguments = len(args)
 
-        def store(index: Index, value: Scalar, place: Any = place, strides: Any = strides) -> None:
-            flat = b.index(0)
-            for i, s in zip(index, strides, strict=True):
-                flat = b.add(flat, b.mul(i, b.index(s)))
-            b.store(place, flat, value)
+    def write(results: Sequence[Array], first: int) -> None:
+        for k, x in enumerate(results, start=first):
+            if isinstance(x, Grouped) and context.unrolls(x.size):
+                x = context.settle(in_memory(b, x))  # an output that is written by known indices may be in registers
+            x.write(b, partial(_store, b, ("output", k), strides_of(x.shape)))
 
-        if isinstance(x, Grouped) and context.unrolls(x.size):
-            x = context.settle(in_memory(b, x))  # an output that is written by known indices may be in registers
-        x.write(b, store)
+    if beside is not None:
+        # Written before anything else is computed: so far the program is that of `beside` alone.
+        write(context.call(beside, *args[:len(beside.in_avals)]), 0)
+        write(context.call(closed, *args)[own:], own)
+    else:
+        write(context.call(closed, *args), 0)
     outputs = [(tuple(a.shape), dtype_name(a.dtype)) for a in closed.out_avals]
-    program, used = b.finish(context.inputs, len(args), outputs)
+    program, used = b.finish(context.inputs, len(args), outputs, own)
     if dump_directory() is not None:
         program = dataclasses.replace(program, jaxpr=f"{closed.jaxpr}\n")
     return program, [context.constants[k - len(args)] for k in used]
+
+
+def _store(b: Builder, place: tuple[str, int], strides: tuple[int, ...], index: Index, value: Scalar) -> None:
+    b.store(place, flat_index(b, index, strides), value)

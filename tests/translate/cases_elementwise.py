@@ -136,6 +136,8 @@ FLOAT_ROWS: dict[str, Row] = {
     # There are limits at a = 0 and at a = infinity, of which XLA's versions know some and answer NaN for others.
     "igamma": Row(lax.igamma, None, 2, ulp=512, values=SHAPES, but=GAMMA_LIMITS),
     "igammac": Row(lax.igammac, None, 2, ulp=512, values=SHAPES, but=GAMMA_LIMITS),
+    # Rounded as a number near 1 is, which results in the tails are far below.
+    "igamma_grad_a": Row(lax.igamma_grad_a, None, 2, ulp=4096, atol=1e-5, values=(0.05, 0.6, 1.0, 2.0, 2.5, 7.3, 30.0)),
     "clamp": Row(lambda x, y, z: lax.clamp(lax.min(x, z), y, lax.max(x, z)), lambda x, y, z: np.clip(
         y, np.minimum(x, z), np.maximum(x, z)), 3, ulp=0),
     "regularized_incomplete_beta": Row(lax.betainc, None, 3, ulp=512, values=(
