@@ -24,6 +24,11 @@ class Controller(abc.ABC):
     def coefficients(self) -> tuple[str, ...]:
         """The numbers that the kernel is handed, by the names of their settings."""
 
+    @property
+    @abc.abstractmethod
+    def first_step(self) -> str:
+        """Who says how large the first step is: "given", the user's dt0; "either", dt0 or the controller; "own", the latter."""
+
     @abc.abstractmethod
     def control(self, lane: Lane) -> Control:
         """Its device functions."""

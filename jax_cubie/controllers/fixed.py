@@ -37,5 +37,9 @@ class FixedControl(Controller):
     def coefficients(self) -> tuple[str, ...]:
         return ()
 
+    @property
+    def first_step(self) -> str:
+        return "given"
+
     def control(self, lane: Lane) -> Control:
         return Control()

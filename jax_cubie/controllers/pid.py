@@ -108,6 +108,10 @@ class PIDControl(Controller):
         history = ("pcoeff", "dcoeff") if self.has_history else ()
         return ("icoeff", "safety", "factormin", "factormax", *history, *(("dtmin", "dtmax") if self.has_limits else ()))
 
+    @property
+    def first_step(self) -> str:
+        return "either"
+
     def control(self, lane: Lane) -> Control:
         from .pid_control import build_control
 
