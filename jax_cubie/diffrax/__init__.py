@@ -22,7 +22,7 @@ except ImportError as error:
 from .solving import diffeqsolve
 
 if TYPE_CHECKING:
-    from diffrax import *  # noqa: F403
+    from diffrax import *  # noqa: F403 # pyright: ignore[reportWildcardImportFromLibrary]
 
 __all__ = ["diffeqsolve"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import diffrax
@@ -75,8 +76,8 @@ def diffeqsolve(
     0.01, as that version does. Different are:
 
     - Time is counted in y0's dtype, from t0 on, where the times have another.
-    - A lane that can't go on, since its state is not finite or no smaller step helps, ends at once, with `max_steps_reached`:
-      diffrax rejects steps until then.
+    - A lane whose steps are judged and that can't go on, since its state is not finite or no smaller step helps, ends at once,
+      with `max_steps_reached`: diffrax rejects steps until then.
     - With throw=False, rows that a lane did not reach are infinite; so is that of t1, where diffrax has the state it came to.
 
     Raises TypeError or ValueError for what is not here, by its name; RuntimeError where a lane fails, with throw=True, and for
@@ -96,9 +97,7 @@ def diffeqsolve(
         )
     check_adjoint(adjoint)
     check_saveat(saveat, max_steps)
-    return _solve(
-        terms, solver, t0, t1, dt0, y0, args, saveat, stepsize_controller, max_steps, throw, alike(saveat)
-    )  # fmt: skip
+    return _solve(terms, solver, t0, t1, dt0, y0, args, saveat, stepsize_controller, max_steps, throw, alike(saveat))
 
 
 @eqx.filter_jit
@@ -135,21 +134,20 @@ def _solve(
 
     def run(launch: Launch) -> Solution:
         fn = launch.saveat.fn
-        saved = launch.saveat if fn is None else eqx.tree_at(lambda one: one.fn, launch.saveat, whole(fn))
+        saved = launch.saveat if fn is None else dataclasses.replace(launch.saveat, fn=whole(fn))
         return cubie.solve(whole(field), t0, t1, y0, traced, saveat=saved, dt0=first_step)
 
     start, end = (jnp.asarray(time, time_dtype) for time in (t0, t1))
     launches = launches_of(subs, first_alike, jnp.where(start <= end, 1, -1), time_dtype, y0, args)
     solutions = [run(launch) for launch in launches]
     solution = solutions[0]
-    result = _result(solution, forced=not cubie.control.static.adaptive or _forces(controller))
+    result = _result(solution, judged=cubie.control.static.adaptive)
     failed = result._value != diffrax.RESULTS.successful._value
     found: dict[int, Any] = {}
     for launch, one in zip(launches, solutions, strict=True):
         for number, saved in launch.saved.items():
-            found[number] = take(one, saved, time_dtype)
-            if not throw:
-                found[number] = without_unreached(*found[number], failed)
+            ts, ys = take(one, saved, time_dtype)
+            found[number] = (ts, ys) if throw else without_unreached(ts, ys, failed)
     ts, ys = (jax.tree.unflatten(structure, [found[n][k] for n in range(len(subs))]) if subs else None for k in (0, 1))
     steps = ("num_steps", "num_accepted_steps", "num_rejected_steps")
     answer = diffrax.Solution(
@@ -182,16 +180,11 @@ def _promoted(y0: PyTree, time_dtype: Any) -> tuple[PyTree, str]:
     return y0, dtypes[0] if dtypes else str(time_dtype)
 
 
-def _forces(controller: Any) -> bool:
-    """Whether the smallest step is taken whatever its error, so that a lane always comes to its end."""
-    return getattr(controller, "dtmin", None) is not None and controller.force_dtmin
-
-
-def _result(solution: Solution, forced: bool) -> Any:
-    """How diffrax ends. Where nothing rejects a step, it comes to the end with a state that is not finite, too."""
+def _result(solution: Solution, judged: bool) -> Any:
+    """How diffrax ends. Where nobody judges its steps, it comes to the end with a state that is not finite, too."""
     code = solution.result._value
     numbers = np.array([getattr(diffrax.RESULTS, name)._value for name in (_ENDS[name] for name in CODES)], np.int32)
     number = jnp.asarray(numbers)[code]
-    through = True if forced else solution.stats["num_steps"] == 0
+    through = solution.stats["num_steps"] == 0 if judged else True
     number = jnp.where((code == CODES["not_finite"]) & through, numbers[0], number)
     return eqx.tree_at(lambda item: item._value, diffrax.RESULTS.successful, number)

@@ -9,6 +9,7 @@ from typing import Any
 import diffrax
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
@@ -74,20 +75,14 @@ def method_of(solver: Any) -> str | ButcherTableau:
         known = ", ".join(one.__name__ for one in _METHODS)
         if isinstance(solver, type) and solver in _METHODS:
             raise TypeError(f"solver is the class {solver.__name__}: expected an object of it, {solver.__name__}()")
-        raise ValueError(f"solver is {_described(solver)}, which {_kind(solver)}: expected one of {known}; or {_INSTEAD}")
+        if not isinstance(solver, diffrax.AbstractSolver):
+            raise TypeError(f"solver is {_described(solver)}: expected an object of one of {known}")
+        implicit = isinstance(solver, (diffrax.AbstractImplicitSolver, diffrax.Sil3))
+        reason = "is implicit, and all methods here are explicit" if implicit else "has no twin here"
+        raise ValueError(f"solver is {kind.__name__}, which {reason}: expected one of {known}; or {_INSTEAD}")
     if getattr(solver, "scan_kind", None) is not None:
         raise ValueError(f"solver is {kind.__name__}(scan_kind={solver.scan_kind!r}): leave it out, since no scan is made here")
     return _tableau(kind)
-
-
-def _kind(solver: Any) -> str:
-    if isinstance(solver, diffrax.AbstractWrappedSolver):
-        return "wraps another solver, and has no twin here"
-    if isinstance(solver, (diffrax.AbstractImplicitSolver, diffrax.Sil3)):
-        return "is implicit, and all methods here are explicit"
-    if isinstance(solver, (diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSolver)):
-        return "is for stochastic equations"
-    return "has no twin here"
 
 
 @functools.cache
@@ -133,17 +128,14 @@ def control_of(controller: Any, solver: Any, t0: Any, t1: Any, dt0: Any, y0: PyT
         first = _towards(t0, t1, 0.01) if dt0 is None else dt0
         return _pid_settings(controller, solver, y0), first
     if kind is diffrax.ClipStepSizeController:
-        given = [
-            name
-            for name in ("step_ts", "jump_ts", "store_rejected_steps")
-            if getattr(controller, name) is not None
-        ]
+        limits = ("step_ts", "jump_ts", "store_rejected_steps")
+        given = [name for name in limits if getattr(controller, name) is not None]
         raise ValueError(
             f"stepsize_controller is a ClipStepSizeController ({', '.join(given) or 'without limits'}): steps can't be cut at "
             "given times here yet; solve up to each of them and begin another solve there, or give the controller inside of it"
         )
     raise TypeError(
-        f"stepsize_controller is {_described(controller)}: expected a PIDController, ConstantStepSize() or StepTo; or {_INSTEAD}"
+        f"stepsize_controller is {_described(controller)}: expected a PIDController, ConstantStepSize() or StepTo(ts=...)"
     )
 
 

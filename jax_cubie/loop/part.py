@@ -58,8 +58,8 @@ class Control:
     none; 0 where none can be found. begin(b, step_size): a new lane; the first step within the controller's limits.
     settle(b): what has to be there before steps are decided on, again and again. error(b): the sum of the squares of the
     scaled error estimate. decide(b, total): puts `accepted` and `next_size`; where it may be so `forced`, that the next step is
-    accepted whatever its error, and `failed`, that the lane ends. end(b, number): when step `number`, int32 from 1 on, ends; of a
-    controller that names times, and neither chooses sizes nor decides.
+    accepted whatever its error, and `failed`, that the lane ends. end(b, number): when step `number`, int32 from 1 on, ends;
+    of a controller that names times, and neither chooses sizes nor decides.
     """
 
     valid: Callable | None = None
