@@ -55,8 +55,8 @@ PAIRS = pairwise(
 )
 
 
-def same(ours, theirs, rtol, times=None):
-    """Equal in structure, dtypes and shapes; values but for rounding. `times`: that of ts."""
+def same(ours, theirs, rtol):
+    """Equal in structure, dtypes, shapes and counts; in values to `rtol`, relative and absolute."""
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for name in ("num_steps", "num_accepted_steps", "num_rejected_steps", "max_steps"):
         assert ours.stats[name] == theirs.stats[name], name
@@ -79,9 +79,10 @@ def test_pairs_of_options(case):
             library.diffeqsolve(*arguments, saveat=saveat, stepsize_controller=steps, max_steps=1000)
             for library in (cubie, diffrax)
         )
-        # An error estimate is a small difference of large numbers, so that step sizes have fewer digits in common.
+        # An error estimate is a small difference of large numbers, so that step sizes have fewer digits in common. In float32
+        # diffrax's sizes are differences of rounded times.
         judged = case["controller"].startswith("pid")
-        same(ours, theirs, (1e-7 if judged else 1e-13) if dtype == np.float64 else (2e-3 if judged else 1e-6))
+        same(ours, theirs, (1e-7 if judged else 1e-13) if dtype == np.float64 else (2e-3 if judged else 2e-5))
 
 
 @pytest.mark.parametrize("solver", [diffrax.Euler(), diffrax.Heun(), diffrax.Ralston(), diffrax.Dopri5()])
@@ -113,6 +114,23 @@ def test_dtypes(x64, y0, times, dtype):
         same(ours, theirs, 1e-5)
 
 
+def test_traced_numbers():
+    """Times, the first step, tolerances and save times may be traced, and each lane's own, as in diffrax."""
+
+    def solve(library, t1, dt0, rtol, ts):
+        return library.diffeqsolve(
+            TERM, diffrax.Tsit5(), 0.5, t1, dt0, jnp.asarray(Y0), 2.0, saveat=diffrax.SaveAt(ts=ts, t1=True),
+            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=1e-4),
+        )  # fmt: skip
+
+    ends, sizes = np.array([2.0, -1.0]), np.array([0.2, -0.5])
+    many = [jax.jit(jax.vmap(lambda *lane, lib=lib: solve(lib, *lane))) for lib in (cubie, diffrax)]
+    ours, theirs = (one(ends, sizes, np.array([1e-3, 1e-2]), np.stack([0.9 * ends, ends], 1)) for one in many)
+    assert np.array_equal(ours.stats["num_steps"], theirs.stats["num_steps"])
+    assert np.array_equal(ours.ts, theirs.ts)
+    np.testing.assert_allclose(ours.ys, theirs.ys, rtol=2e-3, atol=2e-3)
+
+
 def test_ends_that_are_equal():
     saveat = diffrax.SaveAt(t0=True, ts=[1.0, 1.0], t1=True)
     arguments = (TERM, diffrax.Tsit5(), 1.0, 1.0, 0.1, jnp.asarray(Y0), 2.0)
@@ -125,6 +143,7 @@ def test_ends_that_are_equal():
 
 
 def slow(limit, **settings):
+    """A solve that needs 10 steps, and whose vector field is NaN from the time `until` on."""
     decay = diffrax.ODETerm(lambda t, y, args: jnp.where(t > args, jnp.nan, -y))
     return lambda library, until, y0: library.diffeqsolve(
         decay, diffrax.Tsit5(), 0.0, 1.0, 0.1, y0, until, max_steps=limit, **settings
@@ -136,19 +155,17 @@ def test_lanes_that_fail():
     traced code, too."""
     judged = {"stepsize_controller": diffrax.PIDController(rtol=1e-3, atol=1e-4)}
     saveat, until, y0 = diffrax.SaveAt(ts=[0.2, 0.5, 0.9]), jnp.array([2.0, 0.6]), jnp.ones(2)
-    for limit, settings in ((30, judged), (4, {}), (30, {})):
-        solve = slow(limit, **settings)
+    for limit, settings in ((200, judged), (4, {}), (200, {})):
+        solve, quiet = slow(limit, **settings), slow(limit, saveat=saveat, throw=False, **settings)
         ours, theirs = (
-            jax.vmap(lambda t, library=library, solve=solve: solve(library, t, y0))(until)
-            for library in (cubie, diffrax)
-            for solve in [slow(limit, saveat=saveat, throw=False, **settings)]
+            jax.vmap(lambda t, library=library, quiet=quiet: quiet(library, t, y0))(until) for library in (cubie, diffrax)
         )
         assert np.array_equal(ours.result._value, theirs.result._value)
         for one, other in zip((ours.ts, ours.ys), (theirs.ts, theirs.ys), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4)
         wrong = jax.jit(jax.vmap(lambda t, solve=solve: solve(cubie, t, y0).ys))
         if settings or limit == 4:
-            with pytest.raises(Exception, match="not finite" if settings else "reached max_steps"):
+            with pytest.raises(Exception, match="became NaN" if settings else "reached max_steps"):
                 jax.block_until_ready(wrong(until))
         else:  # nobody judges steps, nor their end
             assert np.isnan(wrong(until)[1]).all()
@@ -179,11 +196,10 @@ CLIPPED = diffrax.PIDController(**PLAIN, jump_ts=[0.5])
 REFUSED = [
     ({"terms": diffrax.MultiTerm(FIELD, FIELD)}, TypeError, "terms is MultiTerm: .*the sum of the terms as one vector field"),
     ({"terms": NOISE}, TypeError, "terms is ControlTerm: .*to_ode"),
-    ({"terms": diffrax.WeaklyDiagonalControlTerm(NOISE.vector_field, NOISE.control)}, TypeError, "terms is ControlTerm"),
     ({"terms": FIELD.vector_field}, TypeError, r"expected a term; write ODETerm\(vector_field\)"),
     ({"terms": (FIELD, FIELD)}, TypeError, "no splitting methods"),
     ({"terms": diffrax.ODETerm(lambda y, t, args: -y)}, TypeError, "takes the state first"),
-    ({"solver": diffrax.Kvaerno5()}, ValueError, "solver is Kvaerno5, which is implicit.*one of Euler, Heun.*diffrax.diffeqsolve"),
+    ({"solver": diffrax.Kvaerno5()}, ValueError, "solver is Kvaerno5, which is implicit.*one of Euler, .*diffrax.diffeqsolve"),
     ({"solver": diffrax.KenCarp4()}, ValueError, "solver is KenCarp4, which is implicit"),
     ({"solver": diffrax.Sil3()}, ValueError, "solver is Sil3, which is implicit"),
     ({"solver": diffrax.SemiImplicitEuler()}, ValueError, "solver is SemiImplicitEuler, which has no twin"),
@@ -193,9 +209,9 @@ REFUSED = [
     ({"solver": "tsit5"}, TypeError, "'tsit5' of type str: expected an object of one of Euler"),
     ({"solver": diffrax.Tsit5(scan_kind="lax")}, ValueError, r"Tsit5\(scan_kind='lax'\): leave it out"),
     ({"stepsize_controller": CLIPPED}, ValueError, r"ClipStepSizeController \(jump_ts\): steps can't be cut"),
-    ({"stepsize_controller": diffrax.PIDController(**PLAIN, norm=jnp.max)}, ValueError, r"PIDController\(norm=max\): leave norm"),
-    ({"stepsize_controller": diffrax.PIDController(rtol=np.ones(3), atol=0.1)}, ValueError, r"rtol has shape \(3,\), which does"),
-    ({"stepsize_controller": diffrax.PIDController(**PLAIN), "solver": diffrax.Euler()}, ValueError, "Euler has no error estimate"),
+    ({"stepsize_controller": diffrax.PIDController(**PLAIN, norm=jnp.max)}, ValueError, r"PIDController\(norm=max\): leave"),
+    ({"stepsize_controller": diffrax.PIDController(rtol=np.ones(3), atol=0.1)}, ValueError, r"rtol has shape \(3,\)"),
+    ({"solver": diffrax.Euler(), "stepsize_controller": diffrax.PIDController(**PLAIN)}, ValueError, "Euler has no error est"),
     ({"stepsize_controller": diffrax.StepTo(jnp.arange(2.0))}, ValueError, "dt0 is given, but .*StepTo"),
     ({"stepsize_controller": "pid"}, TypeError, "'pid' of type str: expected a PIDController"),
     ({"dt0": None}, ValueError, "dt0 is None, but .*ConstantStepSize"),
@@ -320,12 +336,10 @@ def test_neural_field():
 
     @eqx.filter_jit
     def run(library, field, beginnings):
+        term, saveat = diffrax.ODETerm(field), diffrax.SaveAt(ts=jnp.linspace(0, 2, 4))
         args = {"scale": 0.7, "power": 3, "on": True, "name": "field"}
-        return jax.vmap(
-            lambda y0: library.diffeqsolve(
-                diffrax.ODETerm(field), diffrax.Tsit5(), 0.0, 2.0, 0.1, y0, args, saveat=diffrax.SaveAt(ts=jnp.linspace(0, 2, 4))
-            ).ys
-        )(beginnings)
+        solve = lambda y0: library.diffeqsolve(term, diffrax.Tsit5(), 0.0, 2.0, 0.1, y0, args, saveat=saveat).ys  # noqa: E731
+        return jax.vmap(solve)(beginnings)
 
     beginnings = jax.random.normal(jax.random.key(1), (5, 2))
     np.testing.assert_allclose(*(run(library, Field(network), beginnings) for library in (cubie, diffrax)), rtol=1e-4)

@@ -41,7 +41,7 @@ def test_given_ends(platform, direction):
 
 
 def test_even_ends(platform):
-    """The first step is dt0, all others end at equal parts; dt0 that divides the interval but for rounding takes no step more."""
+    """The first step is dt0, all others end at equal parts; rounding of dt0 takes no step more."""
     sizes = np.array([0.35, 0.1, 2.0, 1 / 3], np.float32)
     saveat = SaveAt(t0=True, steps=True)
     one = lambda dt0: solve(decay, 0.0, 1.0, Y0, 0.5, method="euler", controller="even", dt0=dt0, saveat=saveat, max_steps=12)  # noqa: E731

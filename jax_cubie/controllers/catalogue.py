@@ -38,8 +38,6 @@ _PI34 = "Gustafsson, Control theoretic techniques for stepsize selection, ACM Tr
 
 CONTROLLERS = {
     "fixed": Named(FixedStep),
-    "even": Named(EvenSteps, source="diffrax 0.7.2's ConstantStepSize"),
-    "given": Named(GivenSteps),
     "pid": _pid(0.0, 1.0, 0.0, "the defaults of diffrax 0.7.2's PIDController"),
     "i": _pid(0.0, 1.0, 0.0, "Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, section II.4"),
     "pi": _pid(0.4, 0.3, 0.0, _PI34),
@@ -49,4 +47,6 @@ CONTROLLERS = {
     "pi42": _pid(0.2, 0.4, 0.0, _STABILITY),
     "h211pi": _pid(-1 / 6, 1 / 3, 0.0, f"{_FILTERS}: beta = 1/6, 1/6"),
     "h312pid": _pid(-2 / 9, 2 / 9, 1 / 18, f"{_FILTERS}: beta = 1/18, 1/9, 1/18"),
+    "even": Named(EvenSteps, source="diffrax 0.7.2's ConstantStepSize"),
+    "given": Named(GivenSteps),
 }

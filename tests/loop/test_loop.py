@@ -92,7 +92,7 @@ class Script(Controller):
     """Attempt n is accepted where `script[n]` is positive; the next step is the last one times its magnitude."""
 
     script: tuple[float, ...]
-    adaptive, coefficients = True, ()
+    adaptive, coefficients, first_step = True, (), "either"
 
     def control(self, lane: Any) -> Control:
         lane.cell("attempt", "int32")
@@ -114,7 +114,7 @@ class Script(Controller):
 
 @dataclasses.dataclass(frozen=True)
 class Fixed(Controller):
-    adaptive, coefficients = False, ()
+    adaptive, coefficients, first_step = False, (), "given"
 
     def control(self, lane: Any) -> Control:
         return Control()
