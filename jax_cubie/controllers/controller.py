@@ -21,13 +21,13 @@ class Controller(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def coefficients(self) -> tuple[str, ...]:
-        """The numbers that the kernel is handed, by the names of their settings."""
+    def first_step(self) -> str:
+        """Who says how large the first step is: "given", the user's dt0; "either", dt0 or the controller; "own", the latter."""
 
     @property
     @abc.abstractmethod
-    def first_step(self) -> str:
-        """Who says how large the first step is: "given", the user's dt0; "either", dt0 or the controller; "own", the latter."""
+    def coefficients(self) -> tuple[str, ...]:
+        """The numbers that the kernel is handed, by the names of their settings."""
 
     @abc.abstractmethod
     def control(self, lane: Lane) -> Control:

@@ -34,12 +34,12 @@ class FixedControl(Controller):
         return False
 
     @property
-    def coefficients(self) -> tuple[str, ...]:
-        return ()
-
-    @property
     def first_step(self) -> str:
         return "given"
+
+    @property
+    def coefficients(self) -> tuple[str, ...]:
+        return ()
 
     def control(self, lane: Lane) -> Control:
         return Control()

@@ -104,13 +104,13 @@ class PIDControl(Controller):
         return True
 
     @property
+    def first_step(self) -> str:
+        return "either"
+
+    @property
     def coefficients(self) -> tuple[str, ...]:
         history = ("pcoeff", "dcoeff") if self.has_history else ()
         return ("icoeff", "safety", "factormin", "factormax", *history, *(("dtmin", "dtmax") if self.has_limits else ()))
-
-    @property
-    def first_step(self) -> str:
-        return "either"
 
     def control(self, lane: Lane) -> Control:
         from .pid_control import build_control
