@@ -137,7 +137,7 @@ def _controller_name(
     if (instead := instead_of_controller(name)) is not None:
         raise ValueError(instead)
     check_choice("controller", name, CONTROLLERS)
-    if name != "fixed" and not stepper.error_rows:
+    if CONTROLLERS[name].adaptive and not stepper.error_rows:
         raise ValueError(
             f"controller={name!r} needs an error estimate, and method {stepper.name!r} has none: use "
             "controller='fixed' with dt0, or a method with an embedded one, as 'tsit5'"

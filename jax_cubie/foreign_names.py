@@ -269,7 +269,10 @@ def instead_of_term(value: Any) -> str | None:
     """The same of a vector field that is wrapped for another library."""
     library, name = _origin(value)
     if library == "diffrax" and name.endswith("Term"):
-        return "give the vector field f(t, y, args) itself: solve(f, t0, t1, y0, args, method='tsit5')"
+        return (
+            "give the vector field f(t, y, args) itself: solve(f, t0, t1, y0, args, method='tsit5'); or call "
+            "jax_cubie.diffrax.diffeqsolve, which takes diffrax's terms"
+        )
     return None
 
 

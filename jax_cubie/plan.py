@@ -131,7 +131,7 @@ class Plan:
         """The places where a function is evaluated; f in the choice of the first step, too."""
         owners = [self.problem.method.copies(self.dimensions), *(part.copies() for part in self.problem.parts)]
         count = sum(owner.get(function.name, 0) for owner in owners)
-        return count + (function.name == "f" and not self.problem.first_step_given)
+        return count + (function.name == "f" and self.problem.chooses_first_step)
 
     def inlines(self, function: Function) -> bool:
         """Whether a function is written at each place where it is evaluated, or called there."""

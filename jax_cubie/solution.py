@@ -112,7 +112,7 @@ def make_solution(request: Any, results: Any) -> Solution:
     steps = accepted + rejected
     # f at t0, and where the first step is chosen here one more.
     begins = (times.span != 0) & ((code != CODES["invalid_input"]) | (steps > 0))
-    begun = begins.astype(jnp.int32) * (1 if problem.first_step_given else 2)
+    begun = begins.astype(jnp.int32) * (2 if problem.chooses_first_step else 1)
     presented: dict[str, Any] = {}
     for part in problem.parts:
         presented |= part.present(found, request)

@@ -30,10 +30,11 @@ class Solver(eqx.Module):
     and infinity, the image is one without them. All settings are keywords of one flat namespace:
 
     - `method`: a name or an alias out of `jax_cubie.methods()`, or a `jax_cubie.ButcherTableau`.
-    - `controller`: "pid" (the default where the method has an error estimate), "fixed" (steps of dt0), or "pid" with other
-      coefficients, by their name: "i", "pi", "pi30", "pi33", "pi34", "pi42", "h211pi", "h312pid". Those that are given
-      besides have precedence.
-    - of every controller but "fixed": `rtol`, `atol` (scalars, or pytrees like y0), `pcoeff`, `icoeff`, `dcoeff`, `safety`,
+    - `controller`: "pid" (the default where the method has an error estimate), or "pid" with other coefficients, by their
+      name: "i", "pi", "pi30", "pi33", "pi34", "pi42", "h211pi", "h312pid". Those that are given besides have precedence. Or
+      steps that nobody judges: "fixed" (of size dt0, the last one shorter where need be), "even" (as many, that are all but
+      the first equal parts of the interval), "given" (that end at `step_ends`, times since t0, the last of them t1 - t0).
+    - of the controllers that judge steps: `rtol`, `atol` (scalars, or pytrees like y0), `pcoeff`, `icoeff`, `dcoeff`, `safety`,
       `factormin`, `factormax`, `dtmin`, `dtmax`, `force_dtmin`; see `jax_cubie.controllers.PID`.
     - `max_steps`: the most steps, accepted and rejected together.
     - `{buffer}_location`: "local" or "shared", for each buffer in `solver.buffers`.

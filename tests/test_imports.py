@@ -17,6 +17,7 @@ PACKAGE = Path(jax_cubie.__file__).parent
 ROOMS = (
     "__main__",
     "__init__",
+    "diffrax",
     "front_doors",
     "scipy_spelling",
     "solver",

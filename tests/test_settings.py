@@ -250,7 +250,7 @@ def test_named_controllers():
         "pid": (0, 1, 0), "i": (0, 1, 0), "pi": (0.4, 0.3, 0), "pi30": (0, 1 / 3, 0), "pi33": (1 / 3, 1 / 3, 0),
         "pi34": (0.4, 0.3, 0), "pi42": (0.2, 0.4, 0), "h211pi": (-1 / 6, 1 / 3, 0), "h312pid": (-2 / 9, 2 / 9, 1 / 18),
     }  # fmt: skip
-    assert set(CONTROLLERS) == {"fixed", *expected} and all(CONTROLLERS[name].source for name in expected)
+    assert set(CONTROLLERS) == {"fixed", "even", "given", *expected} and all(CONTROLLERS[name].source for name in expected)
 
     def coefficients(solver):
         return tuple(solver.settings()[name] for name in ("pcoeff", "icoeff", "dcoeff"))

@@ -2,8 +2,9 @@
 
 from .catalogue import CONTROLLERS, Named
 from .controller import Controller
+from .ends import EvenSteps, GivenSteps
 from .fixed import FixedStep
 from .pid import PID
 from .tolerances import Tolerances
 
-__all__ = ["CONTROLLERS", "PID", "Controller", "FixedStep", "Named", "Tolerances"]
+__all__ = ["CONTROLLERS", "PID", "Controller", "EvenSteps", "FixedStep", "GivenSteps", "Named", "Tolerances"]

@@ -21,6 +21,11 @@ class Controller(abc.ABC):
 
     @property
     @abc.abstractmethod
+    def first_step(self) -> str:
+        """Who says how large the first step is: "given", the user's dt0; "either", dt0 or the controller; "own", the latter."""
+
+    @property
+    @abc.abstractmethod
     def coefficients(self) -> tuple[str, ...]:
         """The numbers that the kernel is handed, by the names of their settings."""
 

@@ -34,6 +34,10 @@ class FixedControl(Controller):
         return False
 
     @property
+    def first_step(self) -> str:
+        return "given"
+
+    @property
     def coefficients(self) -> tuple[str, ...]:
         return ()
 

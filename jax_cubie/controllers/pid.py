@@ -104,6 +104,10 @@ class PIDControl(Controller):
         return True
 
     @property
+    def first_step(self) -> str:
+        return "either"
+
+    @property
     def coefficients(self) -> tuple[str, ...]:
         history = ("pcoeff", "dcoeff") if self.has_history else ()
         return ("icoeff", "safety", "factormin", "factormax", *history, *(("dtmin", "dtmax") if self.has_limits else ()))

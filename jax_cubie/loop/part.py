@@ -58,13 +58,14 @@ class Steps:
 
 @dataclasses.dataclass(frozen=True)
 class Control:
-    """A controller's places in the loop; all None where steps have one size. Sizes and totals are `Scalar`s.
+    """A controller's places in the loop; all None where steps have one size. Sizes, times and totals are `Scalar`s.
 
     valid(b): whether the numbers that it was handed can be used. first_step(b): the size of the first step where the user gave
     none; 0 where none can be found. begin(b, step_size): a new lane; the first step within the controller's limits.
     settle(b): what has to be there before steps are decided on, again and again. error(b): the sum of the squares of the
     scaled error estimate. decide(b, total): puts `accepted` and `next_size`; where it may be so `forced`, that the next step is
-    accepted whatever its error, and `failed`, that the lane ends.
+    accepted whatever its error, and `failed`, that the lane ends. end(b, number): when step `number`, int32 from 1 on, ends;
+    of a controller that names times, and neither chooses sizes nor decides.
     """
 
     valid: Callable | None = None
@@ -73,6 +74,7 @@ class Control:
     settle: Callable | None = None
     error: Callable | None = None
     decide: Callable | None = None
+    end: Callable | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ A lane's progress is kept in cells, scalars that end up in registers:
 - step_size, next_size; turn, repeat: which of how many steps of that size is next, one where they are chosen; first, until: the
   turns that are taken without a look in between
 - total: the sum of the squares of the scaled error; status: of the method's step, 0 or a code
+- stop: where the step ends, of controllers that say so
 - result: a code; limit: the steps in all at which the loop pauses
 - begun, accepted, forced, failed, stuck, last, finished: whether it can be integrated, the step was accepted, the next step is
   accepted whatever its error, the controller gave up, no smaller step helps, the step ends at t1, and it did
@@ -117,6 +118,9 @@ class _Writer:
         problem = lane.problem
         self._adaptive, self._dt0_given = problem.adaptive, problem.first_step_given
         self._control = problem.controller.control(lane)
+        self._one_size = not self._adaptive and self._control.end is None
+        if self._control.end is not None:
+            lane.cell("stop", problem.dtype)
         self._parts = [part.hooks(lane) for part in problem.parts]
         self._stops = any(part.stops for part in self._parts)
         self._fallible = problem.method.fallible
@@ -164,16 +168,27 @@ class _Writer:
 
     def first_step(self, b: Body) -> None:
         end, floor = end_of(b), floor_of(b)
-        if not self._dt0_given:
+        if self._control.first_step is not None and not self._dt0_given:
             size = self._control.first_step(b)
             b.put(step_size=size, result=where(size > 0.0, b.get("result"), CODES["not_finite"]))
-        if self._adaptive:
+        if self._control.end is not None:
+            if self._control.begin is not None:
+                self._control.begin(b, b.get("step_size"))
+            self._aim(b, b.scalar(0.0), end, floor)
+        elif self._adaptive:
             size = self._control.begin(b, b.get("step_size"))
             last = size > floor
             b.put(step_size=where(last, end, size), last=last)
         else:
             # All steps but the last have one size; how many those are is known, so nothing is decided in between.
             b.put(repeat=whole_steps(b, b.get("step_size"), floor))
+
+    def _aim(self, b: Body, start: Scalar, end: Scalar, floor: Scalar) -> None:
+        """The step from `start` to where its controller says."""
+        stop = self._control.end(b, self.steps_taken(b) + 1)
+        last = stop > floor
+        stop = where(last, end, stop)
+        b.put(stop=stop, step_size=stop - start, last=last)
 
     # --- Steps
 
@@ -192,7 +207,7 @@ class _Writer:
         return b.get("begun") & b.get("result").equals(_SUCCESSFUL)
 
     def turn_up(self, b: Body) -> None:
-        if self._adaptive:
+        if not self._one_size:
             b.put(turn=0, first=0, until=1)
             return
         until = b.get("repeat")
@@ -213,7 +228,7 @@ class _Writer:
         b.put(turn=b.get("turn") + 1)
 
     def _now(self, b: Body) -> Scalar:
-        return b.get("start") if self._adaptive else b.get("turn").to(b.dtype).fused(b.get("step_size"), b.get("start"))
+        return b.get("start") if not self._one_size else b.get("turn").to(b.dtype).fused(b.get("step_size"), b.get("start"))
 
     def time(self, b: Body) -> Scalar:
         return b.scalar(b.direction) * self._now(b)
@@ -252,6 +267,8 @@ class _Writer:
         return b.get("accepted")
 
     def _reached(self, b: Body) -> Scalar:
+        if self._control.end is not None:
+            return b.get("stop")
         return where(b.get("last"), b.get("end"), self._now(b) + b.get("step_size"))
 
     def end_time(self, b: Body) -> Scalar:
@@ -276,7 +293,7 @@ class _Writer:
         if self._adaptive:
             b.counter("rejected").add((~b.get("accepted")).to("int32").value)
         finished = b.get("accepted") & b.get("last")
-        if not self._adaptive:
+        if self._one_size:
             finished = finished & b.get("turn").equals(b.get("repeat"))
         return finished
 
@@ -284,7 +301,9 @@ class _Writer:
         b.put(finished=True)
 
     def advance(self, b: Body) -> None:
-        if self._adaptive:
+        if self._control.end is not None:
+            self._advance_named(b)
+        elif self._adaptive:
             self._advance_adaptive(b)
         else:
             self._advance_fixed(b)
@@ -317,6 +336,13 @@ class _Writer:
                     b.put(step_size=rest, last=True)
                 with otherwise:  # half of what is left, but always less than the step that was rejected
                     b.put(step_size=0.5 * where(following < rest, following, rest))
+
+    def _advance_named(self, b: Body) -> None:
+        if self._fallible:
+            b.put(stuck=~b.get("accepted"))
+        start = b.get("stop")
+        b.put(start=start)
+        self._aim(b, start, b.get("end"), b.get("floor"))
 
     def _advance_fixed(self, b: Body) -> None:
         whole = b.get("turn").equals(b.get("repeat"))

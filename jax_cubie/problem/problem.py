@@ -70,6 +70,11 @@ class Problem:
         """Whether step sizes are chosen by an error estimate."""
         return self.controller.adaptive
 
+    @property
+    def chooses_first_step(self) -> bool:
+        """Whether the size of the first step is found in the kernel."""
+        return self.controller.first_step == "either" and not self.first_step_given
+
     def dimensions(self, parameters: int = 0) -> Dimensions:
         """What the sizes of buffers depend on; `parameters`: words of the buffer of that name."""
         return Dimensions(

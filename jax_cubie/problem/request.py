@@ -72,10 +72,13 @@ def make_request(
         raise TypeError(f"saveat is {saveat!r}: expected a jax_cubie.SaveAt" + (f"; {instead}" if instead else ""))
     state, method, settings = read_state(y0), solver.stepper, solver.settings()
     controller = solver.control.static
-    if dt0 is None and not controller.adaptive:
+    if dt0 is None and controller.first_step == "given":
         raise ValueError(
-            f"dt0 is None, but the controller is 'fixed' (method {solver.method!r}): give dt0, the size of its steps"
+            f"dt0 is None, but the controller is {settings['controller']!r} (method {solver.method!r}): give dt0, the size of "
+            "its steps"
         )
+    if dt0 is not None and controller.first_step == "own":
+        raise ValueError(f"dt0 is {dt0}, but controller {settings['controller']!r} says itself where steps end: leave dt0 out")
     for name, value in (("t0", t0), ("t1", t1), *([] if dt0 is None else [("dt0", dt0)])):
         check_scalar(name, value)
     times = read_times(t0, t1, saveat.ts, state.dtype)

@@ -1,0 +1,190 @@
+"""diffeqsolve."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from ..solution import CODES, RESULTS, Solution
+from ..solver import Solver
+from .saves import Launch, alike, check_saveat, is_sub, launches_of, take, without_unreached
+from .twins import check_adjoint, control_of, method_of, vector_field_of
+
+_UNLIMITED = 2**31 - 1  # steps are counted in int32
+_MESSAGES = [RESULTS[member] for member in RESULTS]
+# How diffrax ends where a lane ends so: it goes on to reject until max_steps is reached.
+_ENDS = {
+    "successful": "successful",
+    "max_steps_reached": "max_steps_reached",
+    "dt_min_reached": "dt_min_reached",
+    "step_size_underflow": "max_steps_reached",
+    "not_finite": "max_steps_reached",
+    "invalid_input": "internal_error",  # an error in any case
+}
+_NOT_HERE = {
+    "event": "there are no events yet; save times with SaveAt(ts=...) and look for the event between them",
+    "discrete_terminating_event": "there are no events yet; save times with SaveAt(ts=...) and look for the event between them",
+    "solver_state": "a solve can't be resumed here; begin with y0 alone",
+    "controller_state": "a solve can't be resumed here; give dt0, the first step",
+    "made_jump": "no method here keeps anything over from another solve",
+}
+
+
+def diffeqsolve(
+    terms: Any,
+    solver: Any,
+    t0: Any,
+    t1: Any,
+    dt0: Any,
+    y0: PyTree,
+    args: PyTree = None,
+    *,
+    saveat: diffrax.SaveAt = diffrax.SaveAt(t1=True),  # noqa: B008 - it is immutable, as those below
+    stepsize_controller: Any = diffrax.ConstantStepSize(),  # noqa: B008
+    adjoint: Any = diffrax.RecursiveCheckpointAdjoint(),  # noqa: B008
+    event: None = None,
+    max_steps: int | None = 4096,
+    throw: bool = True,
+    progress_meter: Any = diffrax.NoProgressMeter(),  # noqa: B008
+    solver_state: None = None,
+    controller_state: None = None,
+    made_jump: None = None,
+    discrete_terminating_event: None = None,
+) -> diffrax.Solution:
+    """`diffrax.diffeqsolve` as one fused kernel; `jax.vmap` of it is one launch for all.
+
+    - terms: an ODETerm.
+    - solver: Euler, Heun, Midpoint, Ralston, Bosh3, Tsit5, Dopri5 or Dopri8.
+    - y0: a pytree of real arrays; float32 or float64, with the times' dtype, as in diffrax.
+    - args: a pytree. Floats are traced, so that another value builds nothing; integers, booleans and all else that is no array
+      are constants.
+    - stepsize_controller: PIDController, with the norm left at its default; ConstantStepSize; StepTo.
+    - saveat: t0, t1, ts, steps, fn and subs. Subs share one launch, unless steps are among them or that would take more than
+      four times the memory; each further launch repeats the steps.
+    - adjoint: RecursiveCheckpointAdjoint, DirectAdjoint or ForwardMode. All stand for the same derivatives, those of the steps
+      taken, in whichever mode is asked for; see `jax_cubie.solve`.
+    - max_steps, throw: as in diffrax. throw=True works under jit, vmap and grad.
+
+    Steps, and with them `ts`, `ys`, `stats` and `result`, are those of diffrax 0.7.2, but for rounding; dt0=None begins with
+    0.01, as that version does. Different are:
+
+    - Time is counted in y0's dtype, from t0 on, where the times have another.
+    - A lane whose steps are judged and that can't go on, since its state is not finite or no smaller step helps, ends at once,
+      with `max_steps_reached`: diffrax rejects steps until then.
+    - With throw=False, rows that a lane did not reach are infinite; so is that of t1, where diffrax has the state it came to.
+
+    Raises TypeError or ValueError for what is not here, by its name; RuntimeError where a lane fails, with throw=True, and for
+    wrong times and tolerances in any case.
+    """
+    given = dict(
+        event=event, solver_state=solver_state, controller_state=controller_state, made_jump=made_jump,
+        discrete_terminating_event=discrete_terminating_event,
+    )  # fmt: skip
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name} is given: {_NOT_HERE[name]}")
+    if type(progress_meter) is not diffrax.NoProgressMeter:
+        raise ValueError(
+            f"progress_meter is {type(progress_meter).__name__}: leave it out, since a solve is one kernel, which reports "
+            "nothing on its way"
+        )
+    check_adjoint(adjoint)
+    check_saveat(saveat, max_steps)
+    return _solve(terms, solver, t0, t1, dt0, y0, args, saveat, stepsize_controller, max_steps, throw, alike(saveat))
+
+
+@eqx.filter_jit
+def _solve(
+    terms: Any,
+    solver: Any,
+    t0: Any,
+    t1: Any,
+    dt0: Any,
+    y0: PyTree,
+    args: PyTree,
+    saveat: diffrax.SaveAt,
+    controller: Any,
+    max_steps: int | None,
+    throw: bool,
+    first_alike: tuple[int, ...],
+) -> diffrax.Solution:
+    field, method = vector_field_of(terms), method_of(solver)
+    subs, structure = jax.tree.flatten(saveat.subs, is_leaf=is_sub)
+    time_dtype = _time_dtype([t0, t1, dt0, *(sub.ts for sub in subs)])
+    y0, dtype = _promoted(y0, time_dtype)
+    settings, first_step = control_of(controller, solver, t0, t1, dt0, y0, dtype)
+    cubie = Solver(method, max_steps=_UNLIMITED if max_steps is None else max_steps, **settings)
+    traced, constants = eqx.partition(args, lambda leaf: eqx.is_array(leaf) or isinstance(leaf, float))
+
+    def whole(function: Any) -> Any:
+        """`function(t, y, args)` of what of args is traced."""
+
+        def of_traced(t: Any, y: PyTree, values: PyTree) -> PyTree:
+            return function(t, y, eqx.combine(values, constants))
+
+        of_traced.__qualname__ = getattr(function, "__qualname__", type(function).__qualname__)
+        return of_traced
+
+    def run(launch: Launch) -> Solution:
+        fn = launch.saveat.fn
+        saved = launch.saveat if fn is None else dataclasses.replace(launch.saveat, fn=whole(fn))
+        return cubie.solve(whole(field), t0, t1, y0, traced, saveat=saved, dt0=first_step)
+
+    start, end = (jnp.asarray(time, time_dtype) for time in (t0, t1))
+    launches = launches_of(subs, first_alike, jnp.where(start <= end, 1, -1), time_dtype, y0, args)
+    solutions = [run(launch) for launch in launches]
+    solution = solutions[0]
+    result = _result(solution, judged=cubie.control.static.adaptive)
+    failed = result._value != diffrax.RESULTS.successful._value
+    found: dict[int, Any] = {}
+    for launch, one in zip(launches, solutions, strict=True):
+        for number, saved in launch.saved.items():
+            ts, ys = take(one, saved, time_dtype)
+            found[number] = (ts, ys) if throw else without_unreached(ts, ys, failed)
+    ts, ys = (jax.tree.unflatten(structure, [found[n][k] for n in range(len(subs))]) if subs else None for k in (0, 1))
+    steps = ("num_steps", "num_accepted_steps", "num_rejected_steps")
+    answer = diffrax.Solution(
+        t0=start, t1=end, ts=ts, ys=ys, interpolation=None,
+        stats={**{name: solution.stats[name].astype(int) for name in steps}, "max_steps": max_steps},
+        result=result, solver_state=None, controller_state=None, made_jump=None, event_mask=None,
+    )  # fmt: skip
+    code = solution.result._value
+    wrong = code == CODES["invalid_input"]
+    return eqx.branched_error_if(answer, wrong | failed if throw else wrong, code, _MESSAGES)
+
+
+def _time_dtype(times: list[Any]) -> Any:
+    """The dtype of times that are promoted together, weak types among them; the default float for integers."""
+    dtype = jnp.result_type(*(time for time in times if time is not None))
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise ValueError(f"t0, t1, dt0 and SaveAt(ts=...) come to dtype {dtype}: expected real times")
+    return dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
+
+
+def _promoted(y0: PyTree, time_dtype: Any) -> tuple[PyTree, str]:
+    """y0 as arrays of the dtype that time promotes them to, and that dtype."""
+    y0 = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf, time_dtype)), y0)
+    dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(y0)})
+    for dtype in dtypes:
+        if dtype.startswith("complex"):
+            raise ValueError(f"y0 has dtype {dtype}: write a complex state as its real and imaginary parts")
+    if len(dtypes) > 1:
+        raise ValueError(f"y0 has leaves of {' and '.join(dtypes)}: the state has one dtype here; convert them to one")
+    return y0, dtypes[0] if dtypes else str(time_dtype)
+
+
+def _result(solution: Solution, judged: bool) -> Any:
+    """How diffrax ends. Where nobody judges its steps, it comes to the end with a state that is not finite, too."""
+    code = solution.result._value
+    numbers = np.array([getattr(diffrax.RESULTS, name)._value for name in (_ENDS[name] for name in CODES)], np.int32)
+    number = jnp.asarray(numbers)[code]
+    through = solution.stats["num_steps"] == 0 if judged else True
+    number = jnp.where((code == CODES["not_finite"]) & through, numbers[0], number)
+    return eqx.tree_at(lambda item: item._value, diffrax.RESULTS.successful, number)

@@ -1,0 +1,373 @@
+"""jax_cubie.diffrax answers as diffrax does: over pairs of options, and in what diffrax's documentation shows of ODEs."""
+
+import sys
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from solve_helpers import pairwise, python
+
+import jax_cubie.diffrax as cubie
+
+TERM = diffrax.ODETerm(lambda t, y, args: jnp.stack([y[1], -args * y[0] + jnp.cos(3 * t)]))
+Y0 = np.array([1.0, 0.0])
+TS = np.array([0.0, 0.1, 0.35, 0.7, 1.2, 1.9, 2.0])
+SOLVERS = [diffrax.Midpoint(), diffrax.Bosh3(), diffrax.Tsit5(), diffrax.Dopri8()]
+# With the first step; each with an error that is more than rounding.
+CONTROLLERS = {
+    "constant": (lambda sign: diffrax.ConstantStepSize(), 0.3),
+    "steps": (lambda sign: diffrax.StepTo(sign * np.array([0.0, 0.1, 0.15, 0.6, 1.1, 1.7, 2.0])), None),
+    "pid": (lambda sign: diffrax.PIDController(rtol=1e-4, atol=1e-5), 0.5),
+    "pid, more of it": (
+        lambda sign: diffrax.PIDController(
+            rtol=1e-3, atol=np.array([1e-4, 1e-3]), pcoeff=0.3, icoeff=0.4, dcoeff=0.1, safety=0.8, factormax=4.0, dtmin=0.02,
+            dtmax=0.4, error_order=3.5,
+        ),
+        0.2,
+    ),
+}  # fmt: skip
+
+
+def product(t, y, args):
+    return {"product": t * y[0], "args": jnp.asarray(args)}
+
+
+def subs(sign):
+    """In one launch what is saved at given times, in one of their own the steps."""
+    end, early = diffrax.SubSaveAt(t1=True), diffrax.SubSaveAt(ts=sign * TS[1:4], fn=product)
+    late = diffrax.SubSaveAt(t0=True, ts=sign * TS[2:], fn=lambda t, y, args: y[1])
+    return diffrax.SaveAt(subs={"end": end, "some": [early, (late,)], "steps": diffrax.SubSaveAt(steps=3, t1=True)})
+
+
+SAVES = {
+    "end": lambda sign: diffrax.SaveAt(t1=True),
+    "times": lambda sign: diffrax.SaveAt(t0=True, ts=sign * TS, t1=True, fn=product),
+    "steps": lambda sign: diffrax.SaveAt(t0=True, ts=sign * TS[1:4], steps=2, t1=True),
+    "subs": subs,
+}
+PAIRS = pairwise(
+    {
+        "solver": SOLVERS, "controller": list(CONTROLLERS), "saves": list(SAVES), "kind": ["float64", "backwards", "float32"]
+    }  # fmt: skip
+)
+
+
+def same(ours, theirs, rtol):
+    """Equal in structure, dtypes, shapes and counts; in values to `rtol`, relative and absolute."""
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for name in ("num_steps", "num_accepted_steps", "num_rejected_steps", "max_steps"):
+        assert ours.stats[name] == theirs.stats[name], name
+    assert isinstance(ours.result, diffrax.RESULTS) and bool(ours.result == theirs.result)
+    for (path, one), other in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True):
+        one, other, path = np.asarray(one), np.asarray(other), jax.tree_util.keystr(path)
+        assert (one.dtype, one.shape) == (other.dtype, other.shape), path
+        np.testing.assert_allclose(one, other, rtol=rtol, atol=rtol, err_msg=path)
+
+
+@pytest.mark.parametrize("case", PAIRS, ids=lambda case: "-".join(str(value).partition("(")[0] for value in case.values()))
+def test_pairs_of_options(case):
+    sign = -1 if case["kind"] == "backwards" else 1
+    dtype = np.float32 if case["kind"] == "float32" else np.float64
+    with jax.enable_x64(dtype == np.float64):
+        controller, dt0 = CONTROLLERS[case["controller"]]
+        steps, saveat = controller(sign), SAVES[case["saves"]](sign)
+        arguments = (TERM, case["solver"], 0.0, sign * 2.0, dt0 and sign * dt0, jnp.asarray(Y0, dtype), 2.0)
+        ours, theirs = (
+            library.diffeqsolve(*arguments, saveat=saveat, stepsize_controller=steps, max_steps=1000)
+            for library in (cubie, diffrax)
+        )
+        # An error estimate is a small difference of large numbers, so that step sizes have fewer digits in common. In float32
+        # diffrax's sizes are differences of rounded times.
+        judged = case["controller"].startswith("pid")
+        same(ours, theirs, (1e-7 if judged else 1e-13) if dtype == np.float64 else (2e-3 if judged else 2e-5))
+
+
+@pytest.mark.parametrize("solver", [diffrax.Euler(), diffrax.Heun(), diffrax.Ralston(), diffrax.Dopri5()])
+def test_values_between_steps(solver, x64):
+    """Those of each solver are diffrax's, be they a line or a cubic of the stages at hand; steps of a dt0 that does not fit."""
+    arguments = (TERM, solver, 0.0, 2.0, 0.3, jnp.asarray(Y0), 2.0)
+    ours, theirs = (library.diffeqsolve(*arguments, saveat=diffrax.SaveAt(ts=TS)) for library in (cubie, diffrax))
+    same(ours, theirs, 1e-13)
+
+
+@pytest.mark.parametrize(
+    ("x64", "y0", "times", "dtype"),
+    [
+        (True, np.float32(1), (0, 1, 0.1), "float64"),  # Python's times are of the default float
+        (True, np.float32(1), (np.float32(0), 1, 0.1), "float32"),
+        (True, 1.0, (np.float32(0), np.float32(1), np.float32(0.1)), "float32"),
+        (False, 1, (0, 1, 0.1), "float32"),
+        (False, np.array([1, 2], np.float16), (0, 1, None), "float32"),
+    ],
+)
+def test_dtypes(x64, y0, times, dtype):
+    """Time promotes the state; dt0=None begins with 0.01."""
+    if times[2] is None and diffrax.__version__ != "0.7.2":
+        pytest.skip("another version may choose the first step")
+    with jax.enable_x64(x64):
+        decay = diffrax.ODETerm(lambda t, y, args: -y)
+        steps = diffrax.ConstantStepSize() if times[2] else diffrax.PIDController(rtol=1e-3, atol=1e-4)
+        arguments = (decay, diffrax.Tsit5(), *times, jnp.asarray(y0))
+        ours, theirs = (library.diffeqsolve(*arguments, stepsize_controller=steps) for library in (cubie, diffrax))
+        assert ours.ys.dtype == dtype
+        same(ours, theirs, 1e-5)
+
+
+def test_traced_numbers():
+    """Times, the first step, tolerances and save times may be traced, and each lane's own, as in diffrax."""
+
+    def solve(library, t1, dt0, rtol, ts):
+        return library.diffeqsolve(
+            TERM, diffrax.Tsit5(), 0.5, t1, dt0, jnp.asarray(Y0), 2.0, saveat=diffrax.SaveAt(ts=ts, t1=True),
+            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=1e-4),
+        )  # fmt: skip
+
+    ends, sizes = np.array([2.0, -1.0]), np.array([0.2, -0.5])
+    many = [jax.jit(jax.vmap(lambda *lane, lib=lib: solve(lib, *lane))) for lib in (cubie, diffrax)]
+    ours, theirs = (one(ends, sizes, np.array([1e-3, 1e-2]), np.stack([0.9 * ends, ends], 1)) for one in many)
+    assert np.array_equal(ours.stats["num_steps"], theirs.stats["num_steps"])
+    assert np.array_equal(ours.ts, theirs.ts)
+    np.testing.assert_allclose(ours.ys, theirs.ys, rtol=2e-3, atol=2e-3)
+
+
+def test_ends_that_are_equal():
+    saveat = diffrax.SaveAt(t0=True, ts=[1.0, 1.0], t1=True)
+    arguments = (TERM, diffrax.Tsit5(), 1.0, 1.0, 0.1, jnp.asarray(Y0), 2.0)
+    same(*(library.diffeqsolve(*arguments, saveat=saveat) for library in (cubie, diffrax)), 0)
+    nothing = cubie.diffeqsolve(*arguments, saveat=diffrax.SaveAt())
+    assert nothing.ts is None and nothing.ys is None and int(nothing.stats["num_steps"]) == 0
+
+
+# --- Failures
+
+
+def slow(limit, **settings):
+    """A solve that needs 10 steps, and whose vector field is NaN from the time `until` on."""
+    decay = diffrax.ODETerm(lambda t, y, args: jnp.where(t > args, jnp.nan, -y))
+    return lambda library, until, y0: library.diffeqsolve(
+        decay, diffrax.Tsit5(), 0.0, 1.0, 0.1, y0, until, max_steps=limit, **settings
+    )
+
+
+def test_lanes_that_fail():
+    """Without throw each lane ends as in diffrax; rows that it did not reach are infinite. With it, any that fails raises, in
+    traced code, too."""
+    judged = {"stepsize_controller": diffrax.PIDController(rtol=1e-3, atol=1e-4)}
+    saveat, until, y0 = diffrax.SaveAt(ts=[0.2, 0.5, 0.9]), jnp.array([2.0, 0.6]), jnp.ones(2)
+    for limit, settings in ((200, judged), (4, {}), (200, {})):
+        solve, quiet = slow(limit, **settings), slow(limit, saveat=saveat, throw=False, **settings)
+        ours, theirs = (
+            jax.vmap(lambda t, library=library, quiet=quiet: quiet(library, t, y0))(until) for library in (cubie, diffrax)
+        )
+        assert np.array_equal(ours.result._value, theirs.result._value)
+        for one, other in zip((ours.ts, ours.ys), (theirs.ts, theirs.ys), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4)
+        wrong = jax.jit(jax.vmap(lambda t, solve=solve: solve(cubie, t, y0).ys))
+        if settings or limit == 4:
+            with pytest.raises(Exception, match="became NaN" if settings else "reached max_steps"):
+                jax.block_until_ready(wrong(until))
+        else:  # nobody judges steps, nor their end
+            assert np.isnan(wrong(until)[1]).all()
+
+
+def test_wrong_numbers_raise_in_any_case():
+    """Those that are traced, too, without throw."""
+
+    def solve(dt0=0.1, ts=(0.5,), **settings):
+        saveat = diffrax.SaveAt(ts=jnp.asarray(ts))
+        settings = {"dt0": dt0, "saveat": saveat, "throw": False, **settings}
+        return cubie.diffeqsolve(TERM, diffrax.Tsit5(), 0.0, 1.0, y0=jnp.asarray(Y0), args=2.0, **settings)
+
+    for wrong in ({"dt0": jnp.array(-0.1)}, {"ts": (0.5, 0.4)}, {"ts": (0.5, 1.5)}):
+        with pytest.raises(RuntimeError, match="values that cannot be solved with"):
+            solve(**wrong)
+    for ts in ([0.0, 0.5], [0.0, 0.7, 0.5, 1.0], [0.1, 1.0]):
+        with pytest.raises(RuntimeError, match=r"StepTo\(ts=...\) has to run from t0 to t1"):
+            solve(None, stepsize_controller=diffrax.StepTo(jnp.array(ts)))
+
+
+# --- Refusals
+
+FIELD = diffrax.ODETerm(lambda t, y, args: -y)
+PLAIN = {"rtol": 1e-3, "atol": 1e-3}
+NOISE = diffrax.ControlTerm(lambda t, y, args: y, lambda t0, t1: t1 - t0)
+CLIPPED = diffrax.PIDController(**PLAIN, jump_ts=[0.5])
+REFUSED = [
+    ({"terms": diffrax.MultiTerm(FIELD, FIELD)}, TypeError, "terms is MultiTerm: .*the sum of the terms as one vector field"),
+    ({"terms": NOISE}, TypeError, "terms is ControlTerm: .*to_ode"),
+    ({"terms": FIELD.vector_field}, TypeError, r"expected a term; write ODETerm\(vector_field\)"),
+    ({"terms": (FIELD, FIELD)}, TypeError, "no splitting methods"),
+    ({"terms": diffrax.ODETerm(lambda y, t, args: -y)}, TypeError, "takes the state first"),
+    ({"solver": diffrax.Kvaerno5()}, ValueError, "solver is Kvaerno5, which is implicit.*one of Euler, .*diffrax.diffeqsolve"),
+    ({"solver": diffrax.KenCarp4()}, ValueError, "solver is KenCarp4, which is implicit"),
+    ({"solver": diffrax.Sil3()}, ValueError, "solver is Sil3, which is implicit"),
+    ({"solver": diffrax.SemiImplicitEuler()}, ValueError, "solver is SemiImplicitEuler, which has no twin"),
+    ({"solver": diffrax.HalfSolver(diffrax.Heun())}, ValueError, "solver is HalfSolver, which has no twin"),
+    ({"solver": diffrax.SPaRK()}, ValueError, "solver is SPaRK, which has no twin"),
+    ({"solver": diffrax.Tsit5}, TypeError, r"the class Tsit5: expected an object of it, Tsit5\(\)"),
+    ({"solver": "tsit5"}, TypeError, "'tsit5' of type str: expected an object of one of Euler"),
+    ({"solver": diffrax.Tsit5(scan_kind="lax")}, ValueError, r"Tsit5\(scan_kind='lax'\): leave it out"),
+    ({"stepsize_controller": CLIPPED}, ValueError, r"ClipStepSizeController \(jump_ts\): steps can't be cut"),
+    ({"stepsize_controller": diffrax.PIDController(**PLAIN, norm=jnp.max)}, ValueError, r"PIDController\(norm=max\): leave"),
+    ({"stepsize_controller": diffrax.PIDController(rtol=np.ones(3), atol=0.1)}, ValueError, r"rtol has shape \(3,\)"),
+    ({"solver": diffrax.Euler(), "stepsize_controller": diffrax.PIDController(**PLAIN)}, ValueError, "Euler has no error est"),
+    ({"stepsize_controller": diffrax.StepTo(jnp.arange(2.0))}, ValueError, "dt0 is given, but .*StepTo"),
+    ({"stepsize_controller": "pid"}, TypeError, "'pid' of type str: expected a PIDController"),
+    ({"dt0": None}, ValueError, "dt0 is None, but .*ConstantStepSize"),
+    ({"adjoint": diffrax.BacksolveAdjoint()}, ValueError, "adjoint is BacksolveAdjoint, .*use RecursiveCheckpointAdjoint"),
+    ({"adjoint": diffrax.ImplicitAdjoint()}, ValueError, "adjoint is ImplicitAdjoint"),
+    ({"adjoint": diffrax.RecursiveCheckpointAdjoint(checkpoints=3)}, ValueError, r"checkpoints=3\): leave checkpoints out"),
+    ({"adjoint": "reverse"}, TypeError, "'reverse' of type str: expected one of RecursiveCheckpointAdjoint, DirectAdjoint"),
+    ({"saveat": diffrax.SaveAt(dense=True)}, ValueError, r"SaveAt\(dense=True\): .*SaveAt\(ts=...\)"),
+    ({"saveat": diffrax.SaveAt(t1=True, solver_state=True)}, ValueError, r"SaveAt\(solver_state=True\): .*y0=ys\[-1\]"),
+    ({"saveat": diffrax.SaveAt(steps=True), "max_steps": None}, ValueError, "max_steps is None: give max_steps="),
+    ({"saveat": diffrax.SaveAt(subs=[1.0])}, TypeError, "expected SubSaveAts"),
+    ({"event": diffrax.Event(lambda *args, **kwargs: True)}, ValueError, "event is given: there are no events yet"),
+    ({"solver_state": 1.0}, ValueError, "solver_state is given"),
+    ({"controller_state": 1.0}, ValueError, "controller_state is given"),
+    ({"made_jump": True}, ValueError, "made_jump is given"),
+    ({"progress_meter": diffrax.TextProgressMeter()}, ValueError, "progress_meter is TextProgressMeter: leave it out"),
+    ({"y0": 1j}, ValueError, "y0 has dtype complex64: write a complex state as its real and imaginary parts"),
+    ({"t1": 1j}, ValueError, "expected real times"),
+    ({"max_steps": 0}, ValueError, "max_steps=0: expected an integer of at least 1"),
+]
+
+
+@pytest.mark.parametrize(("change", "kind", "message"), REFUSED, ids=lambda value: value if isinstance(value, str) else "")
+def test_refusals(change, kind, message):
+    arguments = {"terms": FIELD, "solver": diffrax.Tsit5(), "t0": 0.0, "t1": 1.0, "dt0": 0.1, "y0": 1.0}
+    with pytest.raises(kind, match=message):
+        cubie.diffeqsolve(**{**arguments, **change})
+    if "terms" not in change:  # in traced code, too
+        with pytest.raises(kind, match=message):
+            jax.make_jaxpr(lambda args: cubie.diffeqsolve(**{**arguments, **change}, args=args).ys)(1.0)
+
+
+def test_states_of_two_dtypes(x64):
+    y0 = (np.float32(1), np.float64(1))
+    field = diffrax.ODETerm(lambda t, y, args: y)
+    with pytest.raises(ValueError, match="y0 has leaves of float32 and float64"):
+        cubie.diffeqsolve(field, diffrax.Tsit5(), np.float32(0), 1, 0.1, y0)
+
+
+def test_names():
+    """All of diffrax is there, and the real one is what it is."""
+    from jax_cubie.diffrax import Tsit5, diffeqsolve
+
+    assert Tsit5 is diffrax.Tsit5 and diffeqsolve is not diffrax.diffeqsolve and sys.modules["diffrax"] is diffrax
+    assert {name for name in dir(diffrax) if not name.startswith("_")} <= set(dir(cubie))
+    with pytest.raises(AttributeError, match="neither jax_cubie.diffrax nor diffrax has 'Tsit6'"):
+        _ = cubie.Tsit6
+
+
+def test_without_diffrax():
+    print_error = """
+    import sys
+    sys.modules["diffrax"] = None
+    import jax_cubie
+    try:
+        import jax_cubie.diffrax
+    except ImportError as error:
+        print(error)
+    """
+    assert "pip install 'jax-cubie[diffrax]'" in python(print_error)
+
+
+# --- What diffrax's documentation shows, written anew
+
+
+def test_first_solve():
+    solution = cubie.diffeqsolve(
+        cubie.ODETerm(lambda t, y, args: -y), cubie.Dopri5(), t0=0, t1=3, dt0=0.1, y0=1.0,
+        saveat=cubie.SaveAt(ts=[0.0, 1.0, 2.0, 3.0]), stepsize_controller=cubie.PIDController(rtol=1e-5, atol=1e-5),
+    )  # fmt: skip
+    np.testing.assert_allclose(solution.ys, np.exp(-np.arange(4.0)), rtol=1e-4)
+    assert bool(cubie.is_successful(solution.result))
+
+
+def test_many_coupled_equations(builds):
+    """Predators and prey: a tuple as state, numbers as args, many beginnings in one launch; other numbers build nothing."""
+
+    def field(t, y, args):
+        prey, predator = y
+        birth, hunt, growth, death = args
+        return prey * (birth - hunt * predator), predator * (growth * prey - death)
+
+    def solve(library, y0, args):
+        saveat, steps = cubie.SaveAt(ts=jnp.linspace(0, 20, 9)), cubie.PIDController(rtol=1e-5, atol=1e-5)
+        return library.diffeqsolve(
+            cubie.ODETerm(field), cubie.Tsit5(), 0, 20, 0.1, y0, args, saveat=saveat, stepsize_controller=steps
+        ).ys
+
+    beginnings = (jnp.linspace(8.0, 12.0, 5), jnp.linspace(3.0, 7.0, 5))
+    for args in ((0.4, 0.03, 0.02, 0.3), (0.5, 0.03, 0.02, 0.3)):
+        ours, theirs = (jax.vmap(lambda y0, lib=lib: solve(lib, y0, args))(beginnings) for lib in (cubie, diffrax))  # noqa: B023
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(one, other, rtol=2e-3)
+    assert builds.count == 1
+    nested = jax.vmap(jax.vmap(lambda *y0: solve(cubie, y0, args), in_axes=(0, None)), in_axes=(None, 0))
+    assert str(jax.make_jaxpr(nested)(*beginnings)).count("jax_cubie_solve[") == 1
+
+
+def test_forcing():
+    """A drive between data, and a controlled equation that becomes an ordinary one."""
+    times = jnp.linspace(0, 10, 9)
+    drive = diffrax.LinearInterpolation(times, jnp.sin(times))
+    paths = jnp.stack([times, jnp.sin(times)], -1)
+    control = diffrax.CubicInterpolation(times, diffrax.backward_hermite_coefficients(times, paths))
+    turned = diffrax.ControlTerm(lambda t, y, args: jnp.stack([-y, jnp.cos(y)], -1), control)
+    for term, y0 in ((cubie.ODETerm(lambda t, y, args: -y + drive.evaluate(t)), 1.0), (turned.to_ode(), jnp.ones(2))):
+        arguments = (term, diffrax.Heun(), 0.0, 10.0, 0.1, y0)
+        ours, theirs = (lib.diffeqsolve(*arguments, saveat=diffrax.SaveAt(ts=times)) for lib in (cubie, diffrax))
+        same(ours, theirs, 1e-5)
+
+
+def test_neural_field():
+    """A network in a module, many beginnings; what of args is no float stays a constant."""
+
+    class Field(eqx.Module):
+        network: eqx.nn.MLP
+
+        def __call__(self, t, y, args):
+            return args["scale"] * self.network(y) ** args["power"] if args["on"] else y
+
+    network = eqx.nn.MLP(2, 2, 8, 1, activation=jnp.tanh, final_activation=jnp.tanh, key=jax.random.key(0))
+
+    @eqx.filter_jit
+    def run(library, field, beginnings):
+        term, saveat = diffrax.ODETerm(field), diffrax.SaveAt(ts=jnp.linspace(0, 2, 4))
+        args = {"scale": 0.7, "power": 3, "on": True, "name": "field"}
+        solve = lambda y0: library.diffeqsolve(term, diffrax.Tsit5(), 0.0, 2.0, 0.1, y0, args, saveat=saveat).ys  # noqa: E731
+        return jax.vmap(solve)(beginnings)
+
+    beginnings = jax.random.normal(jax.random.key(1), (5, 2))
+    np.testing.assert_allclose(*(run(library, Field(network), beginnings) for library in (cubie, diffrax)), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("states", "launches"), [(3, 1), (300, 2)])
+def test_statistics_on_the_way(states, launches):
+    """The end in full and a statistic on the way: in one launch, or in two where the rows would be long."""
+    ts = jnp.linspace(0, 1, 40)
+    saveat = cubie.SaveAt(subs=[cubie.SubSaveAt(t1=True), cubie.SubSaveAt(ts=ts, fn=lambda t, y, args: (y.mean(), t))])
+
+    def solve(y0):
+        return cubie.diffeqsolve(cubie.ODETerm(lambda t, y, args: -y), cubie.Tsit5(), 0.0, 1.0, 0.05, y0, saveat=saveat)
+
+    y0 = jnp.linspace(0.5, 1.5, states)
+    assert str(jax.make_jaxpr(solve)(y0)).count("jax_cubie_solve[") == launches
+    if launches == 1:
+        (end, (means, times)), (_, saved) = solve(y0).ys, solve(y0).ts
+        np.testing.assert_allclose(end[0], y0 * np.exp(-1), rtol=1e-5)
+        np.testing.assert_allclose(means, np.exp(-ts), rtol=1e-5)
+        assert np.array_equal(times, ts) and np.array_equal(saved, ts)
+
+
+def test_subs_at_the_same_times():
+    """Known before jit: they are one launch, steps among them."""
+    ts = np.linspace(0, 1, 5)
+    several = [cubie.SubSaveAt(ts=ts, steps=1, fn=lambda t, y, args, k=k: k * y) for k in (1, 2)]
+    solve = lambda y0: cubie.diffeqsolve(FIELD, cubie.Tsit5(), 0, 1, 0.2, y0, saveat=cubie.SaveAt(subs=several), max_steps=9)  # noqa: E731
+    assert str(jax.make_jaxpr(solve)(1.0)).count("jax_cubie_solve[") == 1
