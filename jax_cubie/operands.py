@@ -85,7 +85,7 @@ class Result:
         return self.dtype.startswith("float") and self.name != "times"
 
     def tangent(self, piece: Piece) -> Result:
-        """Its tangents of the order of a piece of the state: behind the axis of rows, one of directions where that has several."""
+        """Its tangents of the order of a piece of the state, with an axis of directions behind that of rows if it has some."""
         unwritten = None if self.unwritten is None else 0
         rows, *shape = self.shape
         shape = (rows, piece.directions, *shape) if piece.directed else self.shape
@@ -108,6 +108,11 @@ class Result:
 def tangent_name(name: str, order: int) -> str:
     """What the tangent of an operand, result or input is called; order: which differentiations, as a bit mask."""
     return f"{name}.{order}" if order else name
+
+
+def in_order(name: str, order: int) -> str:
+    """The name of what stands for `name` in another order: of a cotangent, that of the tangent."""
+    return cotangent_name(tangent_name(name[:-1], order)) if name.endswith("*") else tangent_name(name, order)
 
 
 def cotangent_name(name: str) -> str:
@@ -165,22 +170,31 @@ class Words:
 @dataclasses.dataclass(frozen=True, eq=False)
 class Traced:
     """A function of the user's as JAX has it: of the time, the flat state and the operands of those names, which gives a list
-    of arrays. It holds no tracer."""
+    of arrays. It holds no tracer. constants: known arrays that it has inside, with the operands that they are. said: what the
+    user calls it.
+    """
 
     call: Callable[..., list[Any]]
     operands: tuple[str, ...]
+    constants: tuple[tuple[Any, str], ...]
+    said: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Function:
     """A function of the user's as a kernel evaluates it.
 
-    inputs: the names of what the caller gives it, as "t" and "y"; operands: those of the operands that it reads besides. In
-    the order of the program's inputs. unroll: arrays of up to so many elements are unrolled in it.
+    arguments: the names of the program's inputs. operands: those of them that are operands; all others, as "t" and "y", are
+    given by the caller. unroll: arrays of up to so many elements are unrolled in it.
     """
 
     name: str
     program: Program = dataclasses.field(metadata={"content": lambda program: program.digest})
-    inputs: tuple[str, ...]
+    arguments: tuple[str, ...]
     operands: tuple[str, ...]
     unroll: int
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the caller gives."""
+        return tuple(name for name in self.arguments if name not in self.operands)

@@ -21,6 +21,11 @@ class Controller(abc.ABC):
 
     @property
     @abc.abstractmethod
+    def names_ends(self) -> bool:
+        """Whether it says when steps end, rather than how large they are."""
+
+    @property
+    @abc.abstractmethod
     def first_step(self) -> str:
         """Who says how large the first step is: "given", the user's dt0; "either", dt0 or the controller; "own", the latter."""
 

@@ -76,6 +76,14 @@ class _EndsControl(Controller):
         return False
 
     @property
+    def names_ends(self) -> bool:
+        return True
+
+    @property
+    def remembered(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
+    @property
     def coefficients(self) -> tuple[str, ...]:
         return ()
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..kernel.scalar import Scalar, where
+from ..loop.adjoints import gather
 from ..loop.clock import end_of, floor_of
 from ..loop.part import Control
+from ..operands import cotangent_name, tangent_name
 
 if TYPE_CHECKING:
     from ..loop.body import Body
@@ -38,7 +40,15 @@ def given_control(lane: Lane) -> Control:
         meets = (last >= floor_of(b)) & (last * (1.0 - 1e-6) <= end_of(b))
         return (b.scalar(held.get(), "bool") & meets) | b.number("span").equals(0.0)
 
-    return Control(valid=valid, end=end)
+    def tangent(b: Body, number: Scalar, order: int) -> Scalar:
+        return b.tangent("step_ends", order, (number - 1).to("int64").value)
+
+    def cotangent(b: Body, number: Scalar, order: int, value: Scalar) -> None:
+        name = cotangent_name(tangent_name("step_ends", order))
+        if name in {result.name for result in lane.plan.words.results}:
+            b.res(name, (number - 1).to("int64").value, value.value)
+
+    return Control(valid=valid, end=end, end_tangent=tangent, end_cotangent=cotangent)
 
 
 def even_control(lane: Lane) -> Control:
@@ -58,4 +68,12 @@ def even_control(lane: Lane) -> Control:
         first = b.scalar(b.direction) * b.number("dt0")
         return where(number.equals(1), first, time)
 
-    return Control(begin=begin, end=end)
+    def tangent(b: Body, number: Scalar, order: int) -> Scalar:
+        share = number.to(b.dtype) / b.get("parts")
+        return where(number.equals(1), b.tangent("dt0", order), b.tangent("span", order) * share)
+
+    def cotangent(b: Body, number: Scalar, order: int, value: Scalar) -> None:
+        first, share = number.equals(1), number.to(b.dtype) / b.get("parts")
+        gather(b, **{f"dt0_{order}": where(first, value, 0.0), f"span_{order}": where(first, 0.0, share * value)})
+
+    return Control(begin=begin, end=end, end_tangent=tangent, end_cotangent=cotangent)

@@ -34,6 +34,10 @@ class FixedControl(Controller):
         return False
 
     @property
+    def names_ends(self) -> bool:
+        return False
+
+    @property
     def first_step(self) -> str:
         return "given"
 

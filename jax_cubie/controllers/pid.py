@@ -104,6 +104,10 @@ class PIDControl(Controller):
         return True
 
     @property
+    def names_ends(self) -> bool:
+        return False
+
+    @property
     def first_step(self) -> str:
         return "either"
 

@@ -16,7 +16,7 @@ from ..operands import Operand, Result
 from ..problem import Problem
 
 # What a solve is differentiated by, besides the leaves of args and the arrays that functions close over ("f0", "f1", ...).
-_DIFFERENTIABLE = frozenset({"y0", "t0", "span", "offsets", "t1", "ts"})
+_DIFFERENTIABLE = frozenset({"y0", "t0", "span", "offsets", "t1", "ts", "step_ends"})
 
 
 def operand_has_tangent(operand: Operand, adaptive: bool) -> bool:

@@ -12,12 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..operands import Function, Operand, Piece, Traced, tangent_name
-from ..translate import trace, translate_for_all
-from ..translate.platforms import PLATFORMS
+from ..field_errors import in_derivative_words
+from ..operands import Function, Operand, Piece, Traced, cotangent_name, tangent_name
+from ..translate import trace, translate_for_all, translate_tangents
 
 Terms = dict[int, Any]
-Platforms = tuple[tuple[str, tuple[Function, ...]], ...]
 
 
 def lift(function: Callable[[Mapping[str, Terms]], dict[int, list[Any]]], bit: int) -> Callable[..., dict[int, list[Any]]]:
@@ -72,7 +71,7 @@ def terms_of(traced: Traced, depth: int) -> Callable[[Mapping[str, Terms]], dict
 
 
 class Inputs:
-    """The inputs of a function of the user's in a kernel: the times' tangents, the state's pieces, its operands' tangents.
+    """The inputs of a function of the user's in a kernel: its own, then the tangents of each.
 
     moving: orders of the tangents that the time has. operands: of the kernel, by name.
     """
@@ -80,117 +79,121 @@ class Inputs:
     def __init__(
         self, traced: Traced, pieces: Sequence[Piece], moving: Sequence[int], operands: Mapping[str, Operand], dtype: str
     ):
-        self._traced, self._pieces, self._operands = traced, pieces, operands
-        self.times = tuple(tangent_name("t", order) for order in (0, *moving))
-        self.orders = (0, *moving)
-        self.operands = tuple(
-            tangent_name(name, order)
-            for name in traced.operands
-            for order in range(1 << depth_of(pieces))
-            if tangent_name(name, order) in operands
-        )
-        scalar = jax.ShapeDtypeStruct((), jnp.dtype(dtype))
-        state = jax.ShapeDtypeStruct((sum(piece.size for piece in pieces),), jnp.dtype(dtype))
-        arrays = [jax.ShapeDtypeStruct(operands[name].shape, jnp.dtype(operands[name].dtype)) for name in self.operands]
-        self.avals = [*(scalar for _ in self.times), state, *arrays]
+        self.traced, self.pieces, self._operands = traced, pieces, operands
+        own = [(name, 0) for name in ("t", "y", *traced.operands)]
+        tangents = [("t", order) for order in moving] + [("y", piece.order) for piece in pieces[1:]]
+        for name in traced.operands:
+            tangents += [(name, piece.order) for piece in pieces[1:] if tangent_name(name, piece.order) in operands]
+        self.own, self.terms = len(own), (*own, *tangents)
+        self.names = tuple(tangent_name(name, order) for name, order in self.terms)
+        self.operands = tuple(name for name, (root, _) in zip(self.names, self.terms, strict=True) if root in traced.operands)
+        self._sizes = {piece.order: piece for piece in pieces}
+        self.avals = [self._aval(name, order, jnp.dtype(dtype)) for name, order in self.terms]
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What a caller in the kernel gives."""
-        return (*self.times, "y")
-
-    def terms(self, values: Sequence[Any]) -> dict[str, Terms]:
-        """The values of the inputs as terms."""
-        times, state, arrays = values[: len(self.times)], values[len(self.times)], values[len(self.times) + 1 :]
-        found: dict[str, Terms] = {"t": dict(zip(self.orders, times, strict=True)), "y": {}}
-        begin = 0
-        for piece in self._pieces:
-            rows = state[begin : begin + piece.size]
-            found["y"][piece.order] = rows.reshape(piece.directions, -1) if piece.directed else rows
-            begin += piece.size
-        for name, array in zip(self.operands, arrays, strict=True):
-            root, _, order = name.partition(".")
-            found.setdefault(root, {})[int(order or 0)] = array
-        return found
+    def _aval(self, name: str, order: int, dtype: Any) -> jax.ShapeDtypeStruct:
+        if name == "t":
+            return jax.ShapeDtypeStruct((), dtype)
+        if name == "y":
+            return jax.ShapeDtypeStruct((self._sizes[order].size,), dtype)
+        operand = self._operands[tangent_name(name, order)]
+        return jax.ShapeDtypeStruct(operand.shape, jnp.dtype(operand.dtype))
 
     def directed(self, name: str, order: int) -> bool:
         """Whether a term has an axis of directions in front."""
         if name == "y":
-            return any(piece.order == order and piece.directed for piece in self._pieces)
+            return self._sizes[order].directed
         return name != "t" and self._operands[tangent_name(name, order)].directed
 
-    def differentiated(self) -> Callable[[Mapping[str, Terms]], dict[int, list[Any]]]:
-        """The function, of terms."""
-        function = terms_of(self._traced, depth_of(self._pieces))
-        return along(function, self.directed) if any(piece.directed for piece in self._pieces) else function
+    def function(self) -> Callable[..., dict[int, list[Any]]]:
+        """The function of those inputs, which gives its outputs by order, tangents of several directions one behind the
+        other."""
+        function = terms_of(self.traced, (len(self.pieces) - 1).bit_length())
+        several = any(piece.directed for piece in self.pieces)
+        function = along(function, self.directed) if several else function
+
+        def of_inputs(*values: Any) -> dict[int, list[Any]]:
+            found: dict[str, Terms] = {}
+            for (name, order), value in zip(self.terms, values, strict=True):
+                if name == "y" and self._sizes[order].directed:
+                    value = value.reshape(self._sizes[order].directions, -1)
+                found.setdefault(name, {})[order] = value
+            return function(found)
+
+        return of_inputs
 
 
-def depth_of(pieces: Sequence[Piece]) -> int:
-    """How many differentiations a state has been through."""
-    return (len(pieces) - 1).bit_length()
-
-
-def field_of(inputs: Inputs, pieces: Sequence[Piece]) -> Callable[..., list[Any]]:
-    """f of the whole state."""
-    function = inputs.differentiated()
+def field_of(inputs: Inputs) -> Callable[..., list[Any]]:
+    """f, piece by piece of the state."""
+    function = inputs.function()
 
     def field(*values: Any) -> list[Any]:
-        found = function(inputs.terms(values))
-        return [jnp.concatenate([found[piece.order][0].reshape(-1) for piece in pieces])]
+        found = function(*values)
+        return [found[piece.order][0].reshape(-1) for piece in inputs.pieces]
 
     return field
 
 
-def output_of(inputs: Inputs, pieces: Sequence[Piece]) -> Callable[..., list[Any]]:
-    """`SaveAt.fn` of the whole state: its outputs, then the tangents of those that are floats, order by order."""
-    function = inputs.differentiated()
+def output_of(inputs: Inputs) -> Callable[..., list[Any]]:
+    """`SaveAt.fn`: its outputs, then the tangents of those that are floats, order by order."""
+    function = inputs.function()
 
     def output(*values: Any) -> list[Any]:
-        found = function(inputs.terms(values))
+        found = function(*values)
         floats = [jnp.issubdtype(one.dtype, jnp.floating) for one in found[0]]
-        tangents = [x for piece in pieces[1:] for x, is_float in zip(found[piece.order], floats, strict=True) if is_float]
+        pieces = inputs.pieces[1:]
+        tangents = [x for piece in pieces for x, is_float in zip(found[piece.order], floats, strict=True) if is_float]
         return [*found[0], *tangents]
 
     return output
 
 
-def transposed(
-    function: Callable[..., list[Any]], inputs: Inputs, wrt: Sequence[str], orders: Sequence[int], floats: Sequence[int]
-) -> Callable[..., list[Any]]:
-    """A function's transpose: of its inputs up to the state, the cotangents of its outputs `floats`, and its operands. It gives
-    the cotangents of the state, of the time in `orders`, and of those operands in `wrt` that it reads."""
-    leading, count = len(inputs.names), len(floats)
-    numbers = [leading - 1, *(inputs.orders.index(order) for order in orders)]
-    numbers += [leading + inputs.operands.index(name) for name in wrt if name in inputs.operands]
+def forward(
+    name: str, function: Callable[..., list[Any]], inputs: Inputs, limits: Mapping[str, int]
+) -> dict[str, Function]:
+    """A function's program for each platform, whose own outputs are those of `traced` to the bit. limits: of unrolling."""
+    with in_derivative_words(inputs.traced.said, reverse=False):
+        closed = trace(function, *inputs.avals)
+    own = trace(inputs.traced.call, *inputs.avals[: inputs.own])
+    programs, _ = translate_tangents(closed, own, limits)
+    return _functions(name, programs, inputs.names, inputs)
+
+
+def backward(
+    name: str, function: Callable[..., list[Any]], inputs: Inputs, wrt: Sequence[str], orders: Sequence[int],
+    outputs: Sequence[str], numbers: Sequence[int], unroll: int | str,
+) -> dict[str, Function]:
+    """A function's transpose for each platform: behind its inputs it takes the cotangents of its outputs of those numbers, which
+    are called `outputs`. It gives the cotangents of the state, of the time in `orders`, and of those operands in `wrt` that it
+    reads."""
+    asked = [("y", piece.order) for piece in inputs.pieces] + [("t", order) for order in orders]
+    places = [inputs.terms.index(term) for term in asked] + [inputs.names.index(one) for one in wrt if one in inputs.operands]
+    count = len(inputs.avals)
 
     def transpose(*values: Any) -> list[Any]:
-        given, cotangents = [*values[:leading], *values[leading + count :]], values[leading : leading + count]
+        def of_asked(*changed: Any) -> list[Any]:
+            given = dict(enumerate(values[:count])) | dict(zip(places, changed, strict=True))
+            found = function(*given.values())
+            return [found[number] for number in numbers]
 
-        def of_wanted(*wanted: Any) -> list[Any]:
-            changed = list(given)
-            for number, value in zip(numbers, wanted, strict=True):
-                changed[number] = value
-            found = function(*changed)
-            return [found[number] for number in floats]
+        _, pull = jax.vjp(of_asked, *(values[place] for place in places))
+        return list(pull(list(values[count:])))
 
-        _, pull = jax.vjp(of_wanted, *(given[number] for number in numbers))
-        return list(pull(list(cotangents)))
-
-    return transpose
+    with in_derivative_words(inputs.traced.said, reverse=True):
+        shapes = jax.eval_shape(function, *inputs.avals)
+        closed = trace(transpose, *inputs.avals, *(shapes[number] for number in numbers))
+    programs, _ = translate_for_all(closed, unroll)
+    return _functions(f"{name}_vjp", programs, (*inputs.names, *map(cotangent_name, outputs)), inputs)
 
 
-def compiled(
-    functions: Mapping[str, tuple[Callable[..., list[Any]], Sequence[Any], tuple[str, ...], tuple[str, ...]]], unroll: int | str
-) -> Platforms:
-    """Programs of functions, for each platform: for each name the function, its avals, the inputs that a caller gives and the
-    operands that it reads."""
-    translated = {name: translate_for_all(trace(given[0], *given[1]), unroll) for name, given in functions.items()}
-
-    def function(name: str, platform: str) -> Function:
-        program, constants, limit = translated[name][0][platform]
-        if constants:
-            raise NotImplementedError("a derivative of f makes arrays of its own")
-        _, _, inputs, operands = functions[name]
-        return Function(name, program, inputs, operands, limit)
-
-    return tuple((platform, tuple(function(name, platform) for name in functions)) for platform in PLATFORMS)
+def _functions(name: str, programs: Mapping[str, Any], arguments: tuple[str, ...], inputs: Inputs) -> dict[str, Function]:
+    known = {id(value): operand for value, operand in inputs.traced.constants}
+    made = {}
+    for platform, (program, constants, limit) in programs.items():
+        if any(id(value) not in known for value in constants):
+            raise NotImplementedError(
+                f"a derivative of {inputs.traced.said} needs an array of numbers that stands in a function inside of it: make "
+                "that array outside, and hand it over in args"
+            )
+        more = tuple(known[id(value)] for value in constants)
+        made[platform] = Function(name, program, (*arguments, *more), tuple(dict.fromkeys((*inputs.operands, *more))), limit)
+    return made

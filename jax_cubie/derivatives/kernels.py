@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from ..loop.adjoints import Adjoint
 from ..loop.checkpoints import Checkpoints
-from ..operands import Operand, Piece, Result, cotangent_name, tangent_name
+from ..operands import Function, Operand, Piece, Result, cotangent_name, tangent_name
 from ..problem import Problem
-from .functions import Inputs, compiled, field_of, output_of, transposed
+from ..translate.platforms import PLATFORMS
+from .functions import Inputs, backward, field_of, forward, output_of
 
 # What the time that functions of the user's are given depends on.
-_TIMES = ("t0", "span", "dt0", "t1", "ts", "offsets")
+_TIMES = ("t0", "span", "dt0", "t1", "ts", "offsets", "step_ends")
 
 
 @functools.lru_cache(maxsize=256)
@@ -51,30 +53,22 @@ def backward_kernel(chain: Any, cotangents: tuple[int, ...], wrt: tuple[int, ...
     operands = {operand.name: operand for operand in problem.operands}
     kept = [Operand(one.name, one.shape, one.dtype) for one in checkpoint_results(chain, problem.depth)]
     given = [Operand(cotangent_name(one.name), one.shape, one.dtype) for one in results]
-    functions = {}
+    made = []
     for name, traced in problem.traced:
         inputs = Inputs(traced, problem.pieces, problem.moving, operands, problem.dtype)
-        make = field_of if name == "f" else output_of
-        function = make(inputs, problem.pieces)
         if name == "f":
-            functions[name] = (function, inputs.avals, inputs.names, inputs.operands)
-            outs, floats = ["f"], [0]
-            shapes = [jax.ShapeDtypeStruct((problem.states,), problem.dtype)]
+            function, numbers = field_of(inputs), list(range(len(problem.pieces)))
+            outputs = [tangent_name("f", piece.order) for piece in problem.pieces]
+            made.append({platform: dict(problem.functions)[platform][0] for platform in PLATFORMS})
         else:
-            shapes = jax.eval_shape(function, *inputs.avals)
-            floats = [number for number, one in enumerate(shapes) if jax.numpy.issubdtype(one.dtype, jax.numpy.floating)]
-            outs = [one.name for one in problem.forward_results if one.name.startswith("ys") and one.differentiable]
-            shapes = [shapes[number] for number in floats]
-        leading = len(inputs.names)
-        functions[f"{name}_vjp"] = (
-            transposed(function, inputs, adjoint.wrt, adjoint.orders, floats),
-            [*inputs.avals[:leading], *shapes, *inputs.avals[leading:]],
-            (*inputs.names, *map(cotangent_name, outs)),
-            inputs.operands,
-        )
+            function = output_of(inputs)
+            kinds = [one.dtype for one in jax.eval_shape(function, *inputs.avals)]
+            numbers = [number for number, kind in enumerate(kinds) if jax.numpy.issubdtype(kind, jax.numpy.floating)]
+            outputs = [one.name for one in problem.forward_results if one.name.startswith("ys") and one.differentiable]
+        made.append(backward(name, function, inputs, adjoint.wrt, adjoint.orders, outputs, numbers, problem.unroll))
     return dataclasses.replace(
         problem,
-        functions=compiled(functions, problem.unroll),
+        functions=_by_platform(made),
         adjoint=adjoint,
         operands=(*problem.operands, *kept, *given),
         title=f"{problem.title}, backwards",
@@ -111,11 +105,16 @@ def _with_tangents(chain: Any, directions: int, directed: tuple[bool, ...]) -> P
 
     pieces = tuple(map(piece, range(1 << depth)))
     moving = tuple(order for order in range(1, 1 << depth) if any(tangent_name(name, order) in operands for name in _TIMES))
-    functions = {}
+    limits = {platform: dict(problem.functions)[platform][0].unroll for platform in PLATFORMS}
+    made = []
     for name, traced in problem.traced:
         inputs = Inputs(traced, pieces, moving, operands, problem.dtype)
         make = field_of if name == "f" else output_of
-        functions[name] = (make(inputs, pieces), inputs.avals, inputs.names, inputs.operands)
+        made.append(forward(name, make(inputs), inputs, limits))
     return dataclasses.replace(
-        problem, functions=compiled(functions, problem.unroll), pieces=pieces, moving=moving, operands=tuple(operands.values())
+        problem, functions=_by_platform(made), pieces=pieces, moving=moving, operands=tuple(operands.values())
     )
+
+
+def _by_platform(functions: Sequence[dict[str, Function]]) -> tuple[tuple[str, tuple[Function, ...]], ...]:
+    return tuple((platform, tuple(one[platform] for one in functions)) for platform in PLATFORMS)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernel.device import View
 from ..operands import cotangent_name
-from .functions import Sink, Store
+from .functions import Sink, Store, shifted
 
 if TYPE_CHECKING:
     from ..kernel.emitter import Emitter
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Operands whose cotangents gather in cells, one for each order.
 TIMES = ("t0", "span", "dt0", "t1")
+# Those whose cotangents are written as they are come to.
+TIME_ARRAYS = ("offsets", "ts", "step_ends")
 
 
 def cell_of(name: str, order: int) -> str:
@@ -27,7 +29,7 @@ def cell_of(name: str, order: int) -> str:
 def declare_cells(lane: Lane) -> None:
     """The cells of the times' cotangents."""
     for order in lane.adjoint.orders:
-        for name in (*TIMES, "size", "start"):
+        for name in (*TIMES, "size", "start", "pending"):
             lane.cell(cell_of(name, order), lane.problem.dtype)
 
 
@@ -54,21 +56,20 @@ def into_adjoints(b: Body, function: str, state: View, *, add: bool = False) -> 
     views = (state, b.buf.time_adjoint, b.buf.operand_adjoint)
     read = b.lane.functions[function].function.operands
     offsets = [one for one in adjoint.offsets(b.lane.problem) if one[0] in read]
-    times = len(adjoint.orders)
+    begins, times = [begin for begin, _ in b.pieces], len(adjoint.orders)
 
     def store(emitter: Emitter, words: Any, bases: Any, values: Sequence[Any]) -> Store:
         into, time, operand = (View(emitter, value, view.type) for value, view in zip(values, views, strict=True))
 
         def keep(output: int, index: Any, value: Any) -> None:
-            if output == 0:
-                value = emitter.add(into.dtype, into.load(index), value) if add else value
-                into.store(index, value)
-            elif output <= times:
-                time.store(output - 1, value)
+            if output < len(begins):
+                place = shifted(emitter, index, begins[output])
+                into.store(place, emitter.add(into.dtype, into.load(place), value) if add else value)
+            elif output < len(begins) + times:
+                time.store(output - len(begins), value)
             else:
-                name, begin, dtype = offsets[output - 1 - times]
-                known = isinstance(index, int)
-                place = index + begin if known else emitter.add("int64", index, emitter.constant("int64", begin))
+                _, begin, dtype = offsets[output - len(begins) - times]
+                place = shifted(emitter, index, begin)
                 value = emitter.cast(value, dtype, operand.dtype)
                 operand.store(place, emitter.add(operand.dtype, operand.load(place), value))
 
@@ -94,7 +95,7 @@ class Adjoint:
     def orders(self) -> tuple[int, ...]:
         """Of which orders times have cotangents."""
         names = [name.partition(".") for name in self.wrt]
-        return tuple(sorted({int(order or 0) for root, _, order in names if root in (*TIMES, "offsets", "ts")}))
+        return tuple(sorted({int(order or 0) for root, _, order in names if root in (*TIMES, *TIME_ARRAYS)}))
 
     def offsets(self, problem: Any) -> list[tuple[str, int, str]]:
         """Each operand of the user's functions in `wrt`, with where in `operand_adjoint` it begins, and its dtype."""
@@ -141,7 +142,7 @@ def conclude(b: Body, worth: Any, fine: Any) -> None:
             write(name, size, b.piece(b.buf.adjoint, initial[name]).load)
         elif name in offsets:
             write(name, size, b.buf.operand_adjoint.part(offsets[name], size).load)
-        elif root in ("offsets", "ts"):  # written as they are come to
+        elif root in TIME_ARRAYS:  # written as they are come to
             with b.when(~(worth & fine)):
                 write(name, size, lambda _: b.real(0))
         else:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernel.scalar import Scalar, where
-from ..operands import cotangent_name
+from ..operands import cotangent_name, tangent_name
 from .adjoints import cell_of, clear, conclude, declare_cells, gather
-from .checkpoints import WINDOW, WINDOW_BITS, WINDOWS, checkpoint_name, from_word, plus, power, record_of, slot_of, to_word
+from .checkpoints import WINDOW, WINDOW_BITS, WINDOWS, checkpoint_name, from_word, power, record_of, slot_of, to_word
 from .clock import end_of, floor_of
+from .functions import shifted
 from .part import Step
 from .progress import build_progress
 
@@ -98,6 +99,7 @@ class _Backward:
         self._lane, problem = lane, lane.problem
         self._problem, self._adjoint, self._record = problem, lane.adjoint, record_of(problem)
         self._parts = [part.adjoint(lane) for part in problem.parts]
+        self._control = problem.controller.control(lane)
         declare_cells(lane)
         for name in ("at", "behind", "stride", "depth", "taken"):
             lane.cell(name, "int32")
@@ -144,14 +146,20 @@ class _Backward:
         b.put(end=end_of(b), floor=floor_of(b), next_size=0, total=0, status=0, result=0, accepted=True, forced=False)
         b.put(failed=False, stuck=False, finished=False, begun=True, last=False)
         b.put(start=0, residue=0, step_size=0, turn=0, repeat=1)
-        control = self._problem.controller.control(b.lane)
-        if control.settle is not None:
-            control.settle(b)
+        if self._control.settle is not None:
+            self._control.settle(b)
         b.put(behind=b.get("taken") - 1, depth=0, stride=0, at=0)
         for piece in self._problem.pieces:  # that of t0, if there is no step
             b.begin_piece(piece)
-        if not self._problem.adaptive:
+        if self._problem.one_size:
             b.put(whole=0)
+        if self._control.end is not None:
+            b.put(stop=0, step_size=b.scalar(b.direction) * b.number("dt0") if b.lane.has_operand("dt0") else 0.0)
+            if self._control.begin is not None:
+                self._control.begin(b, b.get("step_size"))
+            for order in self._adjoint.orders:
+                b.put(**{cell_of("pending", order): 0})
+                self._clear_ends(b, order)
         for order in b.moving:
             b.put(**{f"start_{order}": 0, f"size_{order}": 0})
 
@@ -203,14 +211,21 @@ class _Backward:
         for part in self._parts:
             part.repeated(b, step)
         b.put(at=at + 1)
+        b.counter("steps").set((at + 1).value)
+
+    def _clear_ends(self, b: Body, order: int) -> None:
+        name = tangent_name("step_ends", order)
+        if name in self._adjoint.wrt:
+            b.each(lambda index: b.res(cotangent_name(name), index, b.real(0)), b.lane.operand(name).size)
 
     def _step(self, b: Body) -> Step:
         """The step at hand."""
-        end = where(b.get("last"), b.get("end"), self._start(b) + b.get("step_size"))
+        reached = self._start(b) + b.get("step_size") if self._control.end is None else b.get("stop")
+        end = where(b.get("last"), b.get("end"), reached)
         return Step(self._start(b), b.get("residue"), end, b.get("step_size"), b.get("last"))
 
     def _start(self, b: Body) -> Scalar:
-        if self._problem.adaptive:
+        if not self._problem.one_size:
             return b.get("start")
         return b.get("turn").to(b.dtype).fused(b.get("step_size"), b.get("start"))
 
@@ -221,7 +236,7 @@ class _Backward:
 
     def _element(self, b: Body, place: Scalar, part: int, index: Any) -> Any:
         begin = b.emitter.cast(place.value, "int32", "int64")
-        offset = plus(b, index, sum(self._record.words[:part]))
+        offset = shifted(b.emitter, index, sum(self._record.words[:part]))
         offset = b.emitter.constant("int64", offset) if isinstance(offset, int) else offset
         return b.emitter.add("int64", begin, offset)
 
@@ -244,6 +259,7 @@ class _Backward:
         shift = self._shift(b, depth)
         at = behind & ~(power(b, shift) - 1)
         b.put(at=at)
+        b.counter("steps").set(at.value)
         with b.emitter.builder.if_else(depth.equals(0).value) as (slots, window):
             with slots:
                 slot = slot_of(b, at >> shift, shift, self._adjoint.slots).to("int64")
@@ -280,6 +296,12 @@ class _Backward:
             size, start = b.get(cell_of("size", order)), b.get(cell_of("start", order))
             if self._problem.adaptive:
                 gather(b, **{f"span_{order}": where(last, size, 0.0)})
+                continue
+            if self._control.end_cotangent is not None:
+                stop = size + b.get(cell_of("pending", order))
+                gather(b, **{f"span_{order}": where(last, stop, 0.0)})
+                self._control.end_cotangent(b, b.get("at") + 1, order, where(last, 0.0, stop))
+                b.put(**{cell_of("pending", order): start - size})  # of where the step before ends
                 continue
             whole = (b.get("whole") + b.get("turn")).to(b.dtype)
             gather(b, **{f"span_{order}": where(last, size, 0.0)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from fractions import Fraction
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..kernel.device import View, each
 from ..kernel.emitter import Emitter
 from ..kernel.scalar import Scalar
-from ..operands import Piece, tangent_name
+from ..operands import Piece, in_order, tangent_name
 from .functions import Sink, into_view
 
 if TYPE_CHECKING:
@@ -105,14 +106,16 @@ class Body:
         """The orders of those tangents of the state on which one of times, of the order `moved`, has an effect."""
         return [piece.order for piece in self.lane.problem.pieces if piece.order & moved == moved]
 
+    @property
+    def pieces(self) -> list[tuple[int, Piece]]:
+        """The pieces of the state, with where they begin."""
+        pieces = self.lane.problem.pieces
+        return list(zip(itertools.accumulate((piece.size for piece in pieces), initial=0), pieces, strict=False))
+
     def piece(self, view: View, order: int) -> View:
         """The components of one order of an array that is as long as the state."""
-        first = 0
-        for piece in self.lane.problem.pieces:
-            if piece.order == order:
-                return view.part(first, piece.size)
-            first += piece.size
-        raise KeyError(order)
+        begin, piece = next(one for one in self.pieces if one[1].order == order)
+        return view.part(begin, piece.size)
 
     def begin_piece(self, piece: Piece) -> None:
         """Makes a piece of the state what it is at t0; an operand that is the same for all directions has one of them."""
@@ -128,8 +131,15 @@ class Body:
         return self.number(name, index) if self.lane.has_operand(name) else self.scalar(0.0)
 
     def call(self, name: str, *, out: View | Sink, **given: Any) -> None:
-        """Writes one evaluation of a function of the user's, at what it is given: the time t (counted from 0), the state y."""
-        self.lane.functions[name].emit(self, given, into_view(out) if isinstance(out, View) else out)
+        """Writes one evaluation of a function of the user's, at what it is given: the time t (counted from 0), the state y.
+
+        Arrays as long as the state are given, and written, piece by piece.
+        """
+        arrays = [(one, view) for one, view in given.items() if isinstance(view, View) and view.size == self.states]
+        for one, view in arrays:
+            given |= {in_order(one, piece.order): self.piece(view, piece.order) for piece in self.lane.problem.pieces}
+        begins = [begin for begin, _ in self.pieces]
+        self.lane.functions[name].emit(self, given, into_view(out, begins) if isinstance(out, View) else out)
 
     def evaluate(self, since_t0: Any, state: View, rhs: View, into: Fraction | int = 0) -> None:
         """rhs = f(t0 + since_t0, state), the fraction `into` of a step."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernel.scalar import Scalar, where
 from ..operands import Result
+from .functions import shifted
 
 if TYPE_CHECKING:
     from ..problem import Problem
@@ -96,7 +97,7 @@ class Record:
                 view = row.part(begin, size)
 
                 def body(element: Any, depth: int = depth, offset: int = offset, view: Any = view) -> None:
-                    visit(depth, plus(b, element, offset), view, element)
+                    visit(depth, shifted(b.emitter, element, offset), view, element)
 
                 b.each(body, size)
                 offset += size
@@ -109,6 +110,8 @@ def record_of(problem: Problem) -> Record:
     cells = [("start", dtype), ("step_size", dtype), ("last", "bool")]
     if problem.adaptive:
         cells += [("residue", dtype)]
+    elif not problem.one_size:
+        cells += [("stop", dtype)]
     else:
         cells += [("turn", "int32"), ("repeat", "int32"), ("whole", "int32")]
     before = [(name, dtype if kind == "float" else kind) for name, kind in problem.controller.remembered]
@@ -147,13 +150,6 @@ def to_word(b: Body, value: Any, dtype: str) -> Any:
 def from_word(b: Body, word: Any, dtype: str) -> Any:
     """A word as a scalar."""
     return b.emitter.bitcast(word, dtype) if dtype == b.dtype else b.emitter.cast(word, word_dtype(b.dtype), dtype)
-
-
-def plus(b: Body, index: Any, offset: int) -> Any:
-    """index + offset, of a Python int or an int64 value."""
-    if isinstance(index, int) or not offset:
-        return index + offset if isinstance(index, int) else index
-    return b.emitter.add("int64", index, b.emitter.constant("int64", offset))
 
 
 def slot_of(b: Body, number: Scalar, shift: Scalar, slots: int) -> Scalar:

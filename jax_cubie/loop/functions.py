@@ -36,14 +36,21 @@ class Sink:
     store: Callable[[Emitter, Any, Any, Sequence[Any]], Store]
 
 
-def into_view(view: View) -> Sink:
-    """The one output of a function goes into an array of the lane."""
+def into_view(view: View, begins: Sequence[int]) -> Sink:
+    """The outputs of a function go into an array of the lane, each from its element of `begins` on."""
 
     def store(emitter: Emitter, words: Any, bases: Any, values: Sequence[Any]) -> Store:
         target = View(emitter, values[0], view.type)
-        return lambda _, index, value: target.store(index, value)
+        return lambda output, index, value: target.store(shifted(emitter, index, begins[output]), value)
 
     return Sink(f"view_{view.type.stride}_{view.type.space}", (view.pointer,), (), store)
+
+
+def shifted(emitter: Emitter, index: Any, offset: int) -> Any:
+    """index + offset, of a Python int or an int64 value."""
+    if isinstance(index, int):
+        return index + offset
+    return emitter.add("int64", index, emitter.constant("int64", offset)) if offset else index
 
 
 def into_row(lane: Lane, results: Sequence[str], sizes: Sequence[int], row: Any) -> Sink:
@@ -79,22 +86,22 @@ class FunctionCode:
 
     def emit(self, b: Body, given: dict[str, Any], sink: Sink) -> None:
         """Writes one evaluation at the place of the body. given: the function's own inputs, by name."""
-        inputs = [given[name] for name in self.function.inputs]
+        inputs = {name: given[name] for name in self.function.inputs}
         if self.inline:
             store = sink.store(b.emitter, b.words, b.bases, sink.values)
             self._write(b.emitter, b.words, b.bases, inputs, b.buf.parameters, store)
         else:
             self._call(b, inputs, sink)
 
-    def _write(self, emitter: Emitter, words: Any, bases: Any, inputs: list[Any], parameters: Any, store: Store) -> None:
+    def _write(self, emitter: Emitter, words: Any, bases: Any, inputs: dict[str, Any], parameters: Any, store: Store) -> None:
         lane, function = self.lane, self.function
         offsets, staged = lane.plan.parameter_offsets, lane.plan.staged
 
         def load(number: int, index: Any) -> Any:
-            if number < len(inputs):
-                given = inputs[number]
+            name = function.arguments[number]
+            if name in inputs:
+                given = inputs[name]
                 return given.load(index) if isinstance(given, View) else given
-            name = function.operands[number - len(inputs)]
             if name in staged:
                 return emitter.load(staged_pointer(emitter, lane, name), index, lane.operand(name).dtype)
             if name not in offsets:
@@ -102,8 +109,8 @@ class FunctionCode:
             return parameters.part(offsets[name], lane.operand(name).size).load(index)
 
         def load_several(number: int, index: Any, count: int, aligned: bool) -> Any:
-            name = function.operands[number - len(inputs)] if number >= len(inputs) else None
-            if name is None or name in offsets:
+            name = function.arguments[number]
+            if name in inputs or name in offsets:
                 return None
             if name not in staged:
                 return lane.addressing.load_several(emitter, words, bases, lane.operand_number(name), index, count, aligned)
@@ -114,13 +121,13 @@ class FunctionCode:
             emitter = Emitter(emitter.builder, emitter.platform, fma=emitter.use_fma, fastmath=True)
         emit_program(emitter, function.program, load, store, load_several)
 
-    def _call(self, b: Body, inputs: list[Any], sink: Sink) -> None:
+    def _call(self, b: Body, inputs: dict[str, Any], sink: Sink) -> None:
         builder, words = b.emitter.builder, self.lane.plan.words
-        views = [given for given in (*inputs, b.buf.parameters) if isinstance(given, View)]
+        views = [given for given in (*inputs.values(), b.buf.parameters) if isinstance(given, View)]
         first = len(words.operands)
         read = [*self._in_place, *(first + self.lane.result_number(name) for name in sink.results)]
         sizes = range(words.lanes, words.count)
-        arguments = [given.pointer if isinstance(given, View) else given for given in (*inputs, b.buf.parameters)]
+        arguments = [given.pointer if isinstance(given, View) else given for given in (*inputs.values(), b.buf.parameters)]
         arguments += sink.values
         arguments += [builder.extract_value(b.bases, number) for number in read]
         arguments += [builder.extract_value(b.words, number) for number in sizes]
@@ -130,11 +137,11 @@ class FunctionCode:
         function = builder.module.globals.get(name)
         if function is None:
             kinds = [argument.type for argument in arguments]
-            function = self._define(b, name, kinds, [*inputs, b.buf.parameters], sink, read, sizes)
+            function = self._define(b, name, kinds, {**inputs, "parameters": b.buf.parameters}, sink, read, sizes)
         builder.call(function, arguments)
 
     def _define(
-        self, b: Body, name: str, kinds: list, like: list[Any], sink: Sink, read: list[int], sizes: range
+        self, b: Body, name: str, kinds: list, like: dict[str, Any], sink: Sink, read: list[int], sizes: range
     ) -> Any:
         emitter, words_of = b.emitter, self.lane.plan.words
         function = ir.Function(emitter.builder.module, ir.FunctionType(ir.VoidType(), kinds), name)
@@ -143,7 +150,10 @@ class FunctionCode:
         builder = ir.IRBuilder(function.append_basic_block())
         inner = Emitter(builder, emitter.platform, fma=emitter.use_fma)
         given = iter(function.args)
-        *inputs, parameters = [View(inner, next(given), one.type) if isinstance(one, View) else next(given) for one in like]
+        inputs = {
+            name: View(inner, next(given), one.type) if isinstance(one, View) else next(given) for name, one in like.items()
+        }
+        parameters = inputs.pop("parameters")
         values = [next(given) for _ in sink.values]
         bases, words = undefined_words(words_of.lanes), undefined_words(words_of.count)
         for number in read:

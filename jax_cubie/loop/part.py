@@ -65,7 +65,8 @@ class Control:
     settle(b): what has to be there before steps are decided on, again and again. error(b): the sum of the squares of the
     scaled error estimate. decide(b, total): puts `accepted` and `next_size`; where it may be so `forced`, that the next step is
     accepted whatever its error, and `failed`, that the lane ends. end(b, number): when step `number`, int32 from 1 on, ends;
-    of a controller that names times, and neither chooses sizes nor decides.
+    of a controller that names times, and neither chooses sizes nor decides; it has end_tangent(b, number, order), too, the
+    tangent of that time, and end_cotangent(b, number, order, value), which hands its cotangent on.
     """
 
     valid: Callable | None = None
@@ -75,6 +76,8 @@ class Control:
     error: Callable | None = None
     decide: Callable | None = None
     end: Callable | None = None
+    end_tangent: Callable | None = None
+    end_cotangent: Callable | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -97,7 +97,7 @@ def build_progress(lane: Lane) -> Progress:
 def _counts_whole(lane: Lane) -> bool:
     """Whether it is told how many steps of one size lie behind."""
     problem = lane.problem
-    return not problem.adaptive and bool(problem.moving or problem.checkpoints is not None or problem.adjoint is not None)
+    return problem.one_size and bool(problem.moving or problem.checkpoints is not None or problem.adjoint is not None)
 
 
 def _raw(write: Callable) -> Callable:
@@ -245,6 +245,12 @@ class _Writer:
             span = b.tangent("span", order)
             if self._adaptive:
                 b.put(**{f"size_{order}": where(b.get("last"), span, 0.0)})
+                continue
+            if not self._one_size:
+                number = self.steps_taken(b) + 1
+                before = where(number.equals(1), 0.0, self._control.end_tangent(b, number - 1, order))
+                stop = where(b.get("last"), span, self._control.end_tangent(b, number, order))
+                b.put(**{f"start_{order}": before, f"size_{order}": stop - before})
                 continue
             size = b.tangent("dt0", order)
             start = (b.get("whole") + b.get("turn")).to(b.dtype) * size

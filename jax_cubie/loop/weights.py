@@ -57,4 +57,4 @@ def stage(function: Function, operands: Sequence[Operand], dtype: str, used: int
 
 def _inputs(function: Function) -> Sequence[tuple[int, str]]:
     """The operands that a function reads, with the numbers of the program's inputs."""
-    return list(enumerate(function.operands, start=len(function.inputs)))
+    return [(number, name) for number, name in enumerate(function.arguments) if name in function.operands]

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..kernel.scalar import Scalar, where
 from ..loop import Hooks, Step
-from ..loop.functions import into_row
+from ..loop.functions import into_row, shifted
 from ..loop.jets import fraction_of, size_of
 from ..operands import tangent_name
 from ..solution import CODES
@@ -169,12 +169,7 @@ class _Rows:
     def _write_state(self, b: Body, row: Any, value_at: Callable[[Any], Any]) -> None:
         for (name, size, _), begin in zip(self._pieces, self._begins, strict=True):
 
-            def shifted(index: Any, begin: int = begin) -> Any:
-                if isinstance(index, int) or not begin:
-                    return value_at(index + begin if begin else index)
-                return value_at(b.emitter.add("int64", index, b.emitter.constant("int64", begin)))
-
-            self._write(b, row, name, size, shifted)
+            self._write(b, row, name, size, lambda index, begin=begin: value_at(shifted(b.emitter, index, begin)))
 
     def _save_values(self, b: Body, time: Any, value_at: Callable[[Any], Any]) -> None:
         """The next row, of a state by its components."""

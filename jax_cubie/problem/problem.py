@@ -22,8 +22,9 @@ class Problem:
     functions: for each platform the user's, "f" first. traced: the same as JAX has them, by name, for their derivatives.
     pieces: what the state consists of. moving: the orders of the tangents that times have. parts: what looks at each step,
     saving first. registry: the buffers with their locations; their sizes are bound by the Plan. operands: what the kernel
-    reads. directions: how many tangents a lane takes at once, at most. first_step_given: whether dt0 is one. slots: of checkpoints, where there are any; checkpoints: which of them the
-    kernel keeps. adjoint: which backward pass it is, if it is one.
+    reads. directions: how many tangents a lane takes at once, at most. first_step_given: whether dt0 is one. slots: of
+    checkpoints, where there are any; checkpoints: which of them the kernel keeps. adjoint: which backward pass it is, if it is
+    one.
     """
 
     functions: tuple[tuple[str, tuple[Function, ...]], ...] = dataclasses.field(metadata={"content": None})  # a plan has one's
@@ -69,6 +70,11 @@ class Problem:
     def adaptive(self) -> bool:
         """Whether step sizes are chosen by an error estimate."""
         return self.controller.adaptive
+
+    @property
+    def one_size(self) -> bool:
+        """Whether all steps but the last have the size dt0."""
+        return not self.adaptive and not self.controller.names_ends
 
     @property
     def chooses_first_step(self) -> bool:

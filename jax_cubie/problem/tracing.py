@@ -22,6 +22,9 @@ from ..translate.platforms import PLATFORMS
 from ..translate.program import DTYPES as KERNEL_DTYPES
 from .state import State, name_of
 
+# The functions that a solve is differentiated through, and what the user calls them.
+_SAID = (("f", "f(t, y, args)"), ("output", "SaveAt(fn=...)"))
+
 
 class Arguments:
     """The leaves of args that are arrays, as operands, and the way back from them to args."""
@@ -98,17 +101,21 @@ def trace_functions(
 
     def function(name: str, platform: str) -> Function:
         program, constants, limit = translated[name][platform]
-        return Function(name, program, ("t", "y"), (*args.names, *(names[id(value)] for value in constants)), limit)
+        operands = (*args.names, *(names[id(value)] for value in constants))
+        return Function(name, program, ("t", "y", *operands), operands, limit)
 
     by_platform = tuple((platform, tuple(function(name, platform) for name in translated)) for platform in PLATFORMS)
     converted = {id(after): before for before, after in conversions.values()}
     given = {id(converted.get(id(value), value)): name for name, value in reversed(closed_over.items())}
     given |= {id(value): name for name, value in closed_over.items()}  # as it is, rather than converted
-    traced = tuple((name, _traced(closed[name], args.names, given)) for name in ("f", "output") if name in closed)
+    known = tuple((value, name) for name, value in closed_over.items() if not isinstance(value, jax.core.Tracer))
+    traced = tuple((name, _traced(closed[name], args.names, given, known, said)) for name, said in _SAID if name in closed)
     return by_platform, traced, closed_over, structure
 
 
-def _traced(closed: jex.ClosedJaxpr, names: Sequence[str], given: Mapping[int, str]) -> Traced:
+def _traced(
+    closed: jex.ClosedJaxpr, names: Sequence[str], given: Mapping[int, str], known: tuple[tuple[Any, str], ...], said: str
+) -> Traced:
     """The jaxpr of a function of time, state and the leaves of args, `names`, as one that is handed what it closes over, too.
 
     given: the operand that each constant is, by its id. Those that are none stay what they are, or are not needed.
@@ -125,7 +132,7 @@ def _traced(closed: jex.ClosedJaxpr, names: Sequence[str], given: Mapping[int, s
         consts = [value if number is None else values[number].astype(dtype) for number, dtype, value in kept]
         return jex.jaxpr_as_fun(jex.ClosedJaxpr(closed.jaxpr, consts))(t, y, *values[: len(names)])
 
-    return Traced(call, tuple(operands))
+    return Traced(call, tuple(operands), known, said)
 
 
 def _flat(f: Callable, state: State, args: Arguments) -> Callable[..., Array]:

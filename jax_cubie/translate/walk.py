@@ -78,13 +78,12 @@ def translate_for_all(
 
 
 def translate_tangents(
-    closed: jex.ClosedJaxpr, own: jex.ClosedJaxpr, own_programs: Mapping[str, Translated],
-    conversions: Conversions | None = None,
+    closed: jex.ClosedJaxpr, own: jex.ClosedJaxpr, limits: Mapping[str, int], conversions: Conversions | None = None
 ) -> tuple[dict[str, Translated], list[Any]]:
     """`translate_for_all` of a function `closed` that gives the outputs of `own` first, to the bit, and then others.
 
-    closed: its inputs begin with those of `own`, as those of a jvp with primals and tangents do. own_programs, conversions:
-    what `translate_for_all` gave for `own`, and was given. So far as `own` are its programs unrolled.
+    closed: its inputs begin with those of `own`, as those of a jvp with primals and tangents do. limits: how far the programs of
+    each platform are unrolled, as far as those of `own` are. conversions: as `translate_for_all` was given for `own`.
 
     That a value is used by a tangent, too, changes no contraction of `own`'s. Where the primal part is another program all the
     same (a loop whose body grew too long to be unrolled, a custom_jvp whose rule computes the value otherwise), `own` is
@@ -107,7 +106,7 @@ def translate_tangents(
         known.append((alone, context, made))
         return made
 
-    programs = {platform: (*program_for(platform, limit), limit) for platform, (_, _, limit) in own_programs.items()}
+    programs = {platform: (*program_for(platform, limit), limit) for platform, limit in limits.items()}
     return programs, _constants(programs)
 
 

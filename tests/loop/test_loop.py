@@ -102,7 +102,7 @@ class Script(Controller):
     """Attempt n is accepted where `script[n]` is positive; the next step is the last one times its magnitude."""
 
     script: tuple[float, ...]
-    adaptive, coefficients, first_step, remembered = True, (), "either", (("attempt", "int32"),)
+    adaptive, names_ends, coefficients, first_step, remembered = True, False, (), "either", (("attempt", "int32"),)
 
     def control(self, lane: Any) -> Control:
         lane.cell("attempt", "int32")
@@ -124,7 +124,7 @@ class Script(Controller):
 
 @dataclasses.dataclass(frozen=True)
 class Fixed(Controller):
-    adaptive, coefficients, first_step, remembered = False, (), "given", ()
+    adaptive, names_ends, coefficients, first_step, remembered = False, False, (), "given", ()
 
     def control(self, lane: Any) -> Control:
         return Control()

@@ -118,7 +118,7 @@ def check(derivatives: Sequence[Derivative], unroll: int | str = "auto") -> None
         conversions: dict[Any, Any] = {}
         alone, _ = translate_for_all(d.closed, unroll, conversions)
         if d.own:
-            made, _ = translate_tangents(d.derivative, d.closed, alone, conversions)
+            made, _ = translate_tangents(d.derivative, d.closed, {name: one[2] for name, one in alone.items()}, conversions)
         else:
             made, _ = translate_for_all(d.derivative, unroll)
         for translated, args in ((alone, d.args[:len(d.closed.in_avals)]), (made, d.args)):
@@ -257,7 +257,7 @@ def test_a_product_that_tangents_use_too_is_contracted_as_before() -> None:
         return sum(op == "fma" for (_, op, *_), _ in program.walk())
 
     assert fused(alone["cpu"][0]) == 1
-    made, _ = translate_tangents(tangents, closed, alone)
+    made, _ = translate_tangents(tangents, closed, {name: one[2] for name, one in alone.items()})
     again, _ = translate_for_all(tangents, "auto")
     assert fused(made["cpu"][0]) == fused(again["cpu"][0]) + 1
     random = np.random.default_rng(0)
