@@ -43,6 +43,7 @@ class Code(Component):
     schedule: str = eqx.field(static=True, default="auto")
     block: int | str = eqx.field(static=True, default="auto")
     checkpoints: int = eqx.field(static=True, default=32)
+    directions: int = eqx.field(static=True, default=8)
 
     def __check_init__(self) -> None:
         check_choice("fastmath", self.fastmath, (True, False))
@@ -57,6 +58,7 @@ class Code(Component):
         elif check_count("block", self.block, 1) > 1024:
             raise ValueError(f"block={self.block}: expected at most 1024, the most threads of a CUDA block")
 
+        check_count("directions", self.directions, 1)
         slots = check_count("checkpoints", self.checkpoints, 2)
         if slots & (slots - 1) or slots > 2**20:
             raise ValueError(f"checkpoints={slots}: expected a power of two, at most 2**20: they are thinned by halves")

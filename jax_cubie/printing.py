@@ -194,7 +194,7 @@ def _map_lines(found: Any) -> list[str]:
         start, end = int(offset * per_word), max(int(offset * per_word) + 1, round((offset + size) * per_word))
         bar = " " * start + (_ALIAS if inside else _BAR) * (end - start)
         lines.append(f"    {name:{longest}s} {size:6,}  {bar}" + (f"  in the words of {inside}" if inside else ""))
-    unused = [slot.name for slot in found.slots if not slot.size]
+    unused = [slot.name for slot in found.slots if not slot.size and "backward" not in slot.live]
     return [*lines, f"  without words here: {', '.join(unused)}"] if unused else lines
 
 

@@ -184,22 +184,6 @@ def test_eval_shape_builds_nothing(builds):
     assert builds.count == 1
 
 
-def test_derivatives_are_refused_by_name(platform):
-    def end(y, rho, rtol):
-        return solve(lorenz, 0.0, 0.1, y, rho, rtol=rtol).ys.sum()
-
-    for wrt in (0, 1):
-        with pytest.raises(NotImplementedError, match="jax_cubie.solve has no derivatives yet"):
-            jax.grad(end, wrt)(Y0, 28.0, 1e-6)
-    with pytest.raises(NotImplementedError, match="jvp"):
-        jax.jvp(lambda y: end(y, 28.0, 1e-6), (Y0,), (Y0,))
-    with pytest.raises(NotImplementedError, match="stop_gradient"):
-        jax.vmap(jax.jacfwd(lambda y: end(y, 28.0, 1e-6)))(np.stack([Y0, Y0]))
-    # A derivative of something else goes on as ever.
-    number = jax.grad(lambda y: (y**2).sum() + jax.lax.stop_gradient(end(jax.lax.stop_gradient(y), 28.0, 1e-6)))(Y0)
-    assert_same_bits(number, 2 * Y0)
-
-
 def test_results_of_many_levels(platform):
     solution = jax.vmap(jax.vmap(lambda rho: solve(lorenz, 0.0, 0.1, Y0, rho)))(np.full((2, 3), 28.0))
     assert all_are(solution, "successful")

@@ -126,7 +126,7 @@ VALUE = [
     # choices
     ("method", lambda: run(method="tsit6"), "unknown method 'tsit6': expected one of euler, .*Did you mean 'tsit5'?"),
     ("method None", lambda: run(method=None), "unknown method None: expected one of euler"),
-    ("setting", lambda: run(rtoll=1), "unknown setting 'rtoll'. Did you mean 'rtol'.* The settings here are: atol"),
+    ("setting", lambda: run(rtoll=1), "unknown setting 'rtoll'. Did you mean 'rtol'.* The settings here are: .*atol"),
     ("location", lambda: run(state_location="sharde"), "state_location='sharde': expected 'local' or .*Did you mean 'shared'"),
     ("method alias", lambda: run(method="rk46"), "unknown method 'rk46'.*a jax_cubie.ButcherTableau.*Did you mean .*'rk45'"),
     ("controller", lambda: run(controller="pdi"), "controller='pdi': expected one of 'fixed', 'pid', .*Did you mean .*'pid'"),

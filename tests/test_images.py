@@ -322,7 +322,7 @@ def test_each_thing_that_code_depends_on_is_in_the_key(target):
             continue  # it has none
         try:
             key = other.key
-        except (AttributeError, KeyError, StopIteration, TypeError, ValueError, ZeroDivisionError):
+        except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError, ZeroDivisionError):
             refused += 1  # a plan that can't be
             continue
         changed += 1

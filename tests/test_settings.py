@@ -21,7 +21,7 @@ VALUES = {
     "rtol": 1e-4, "atol": 1e-5, "pcoeff": 0.2, "icoeff": 0.4, "dcoeff": 0.1, "safety": 0.8, "factormin": 0.3, "factormax": 5.0,
     "dtmin": 1e-4, "dtmax": 0.3, "force_dtmin": False, "max_steps": 1000, "fastmath": True, "unroll": 16, "inline_f": False,
     "schedule": "queue",
-    "block": 32, **dict.fromkeys(LOCATIONS, "shared"),
+    "block": 32, "checkpoints": 8, "directions": 4, **dict.fromkeys(LOCATIONS, "shared"),
 }  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def test_defaults():
         "method": "tsit5", "controller": "pid", "rtol": 1e-6, "atol": 1e-6, "max_steps": 100_000, "pcoeff": 0, "icoeff": 1,
         "dcoeff": 0, "safety": 0.9, "factormin": 0.2, "factormax": 10, "dtmin": 0, "dtmax": np.inf, "force_dtmin": True,
         "fastmath": False, "unroll": "auto", "inline_f": "auto", "schedule": "auto", "block": "auto",
-        **dict.fromkeys(LOCATIONS, "local"),
+        "checkpoints": 32, "directions": 8, **dict.fromkeys(LOCATIONS, "local"),
     }  # fmt: skip
     assert Solver().settings() == expected
     for method in METHODS:

@@ -11,8 +11,10 @@ LOCATIONS = ("local", "shared")
 DTYPES = ("float", "int32")
 # Phases are paths, as "step/stage/newton": who owns one names others of his own below it. A misspelt one would be live
 # together with nothing, so the first names are a list. "between" is from the end of one step to the beginning of the next.
-FIRST_PHASES = ("step", "between")
+FIRST_PHASES = ("step", "between", "backward")
 ALWAYS = frozenset({""})
+# Of a buffer that only a pass backwards has: steps are taken again in it, so such a buffer is live together with all others.
+BACKWARD = frozenset(FIRST_PHASES)
 
 
 def closest(given: object, expected: Iterable[str]) -> str:

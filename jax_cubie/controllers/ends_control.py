@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..kernel.scalar import Scalar, where
-from ..loop.adjoints import gather
 from ..loop.clock import end_of, floor_of
+from ..loop.cotangents import gather
 from ..loop.part import Control
 from ..operands import cotangent_name, tangent_name
 

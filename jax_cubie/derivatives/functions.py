@@ -162,9 +162,9 @@ def backward(
     name: str, function: Callable[..., list[Any]], inputs: Inputs, wrt: Sequence[str], orders: Sequence[int],
     outputs: Sequence[str], numbers: Sequence[int], unroll: int | str,
 ) -> dict[str, Function]:
-    """A function's transpose for each platform: behind its inputs it takes the cotangents of its outputs of those numbers, which
-    are called `outputs`. It gives the cotangents of the state, of the time in `orders`, and of those operands in `wrt` that it
-    reads."""
+    """A function's transpose for each platform: behind its inputs it takes the cotangents of its outputs of those numbers,
+    which are called `outputs`. It gives the cotangents of the state, of the time in `orders`, and of those operands in `wrt`
+    that it reads."""
     asked = [("y", piece.order) for piece in inputs.pieces] + [("t", order) for order in orders]
     places = [inputs.terms.index(term) for term in asked] + [inputs.names.index(one) for one in wrt if one in inputs.operands]
     count = len(inputs.avals)

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from ..loop.adjoints import Adjoint
+from ..loop.adjoint import Adjoint
 from ..loop.checkpoints import Checkpoints
 from ..operands import Function, Operand, Piece, Result, cotangent_name, tangent_name
 from ..problem import Problem

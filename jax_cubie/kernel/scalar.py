@@ -162,3 +162,10 @@ def least(one: Scalar, other: Scalar) -> Scalar:
 def most(one: Scalar, other: Scalar) -> Scalar:
     """The larger; `other` where one of them is NaN."""
     return where(one > other, one, other)
+
+
+def shifted(emitter: Emitter, index: Any, offset: int) -> Any:
+    """index + offset, of a Python int or an int64 value."""
+    if isinstance(index, int):
+        return index + offset
+    return emitter.add("int64", index, emitter.constant("int64", offset)) if offset else index

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..kernel.scalar import Scalar, where
-from ..operands import cotangent_name, tangent_name
-from .adjoints import cell_of, clear, conclude, declare_cells, gather
+from ..kernel.scalar import Scalar, shifted, where
+from ..operands import cotangent_name
+from .adjoint import TIME_ARRAYS
 from .checkpoints import WINDOW, WINDOW_BITS, WINDOWS, checkpoint_name, from_word, power, record_of, slot_of, to_word
 from .clock import end_of, floor_of
-from .functions import shifted
+from .cotangents import cell_of, clear, conclude, declare_cells, gather
 from .part import Step
 from .progress import build_progress
 
@@ -159,7 +159,10 @@ class _Backward:
                 self._control.begin(b, b.get("step_size"))
             for order in self._adjoint.orders:
                 b.put(**{cell_of("pending", order): 0})
-                self._clear_ends(b, order)
+        for name in self._adjoint.wrt:
+            if name.partition(".")[0] in TIME_ARRAYS:
+                size, result = b.lane.operand(name).size, cotangent_name(name)
+                b.each(lambda index, result=result: b.res(result, index, b.real(0)), size)
         for order in b.moving:
             b.put(**{f"start_{order}": 0, f"size_{order}": 0})
 
@@ -212,11 +215,6 @@ class _Backward:
             part.repeated(b, step)
         b.put(at=at + 1)
         b.counter("steps").set((at + 1).value)
-
-    def _clear_ends(self, b: Body, order: int) -> None:
-        name = tangent_name("step_ends", order)
-        if name in self._adjoint.wrt:
-            b.each(lambda index: b.res(cotangent_name(name), index, b.real(0)), b.lane.operand(name).size)
 
     def _step(self, b: Body) -> Step:
         """The step at hand."""

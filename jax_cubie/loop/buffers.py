@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..buffers import Buffer
+from ..buffers import BACKWARD, Buffer
 from .part import Dimensions
 
 # The slots of `counters` that the loop keeps: steps taken, and those of them that were rejected.
@@ -14,10 +14,10 @@ BUFFERS = (
     Buffer("parameters", 0),
     Buffer("error", 0, live=frozenset({"step/error", "step/accept"})),
     Buffer("counters", 0, dtype="int32"),
-    Buffer("adjoint", 0),
-    Buffer("operand_adjoint", 0),
-    Buffer("time_adjoint", 0),
-    Buffer("checkpoint_window", 0),
+    Buffer("adjoint", 0, live=BACKWARD),
+    Buffer("operand_adjoint", 0, live=BACKWARD),
+    Buffer("time_adjoint", 0, live=BACKWARD),
+    Buffer("checkpoint_window", 0, live=BACKWARD),
 )
 
 

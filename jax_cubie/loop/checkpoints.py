@@ -15,9 +15,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..kernel.scalar import Scalar, where
+from ..kernel.scalar import Scalar, shifted, where
 from ..operands import Result
-from .functions import shifted
 
 if TYPE_CHECKING:
     from ..problem import Problem

@@ -11,6 +11,7 @@ from llvmlite import ir
 from ..kernel.device import View
 from ..kernel.emitter import Emitter
 from ..kernel.memory import undefined_words
+from ..kernel.scalar import shifted
 from ..translate.emit import emit_program
 from .staging import staged_pointer
 
@@ -44,13 +45,6 @@ def into_view(view: View, begins: Sequence[int]) -> Sink:
         return lambda output, index, value: target.store(shifted(emitter, index, begins[output]), value)
 
     return Sink(f"view_{view.type.stride}_{view.type.space}", (view.pointer,), (), store)
-
-
-def shifted(emitter: Emitter, index: Any, offset: int) -> Any:
-    """index + offset, of a Python int or an int64 value."""
-    if isinstance(index, int):
-        return index + offset
-    return emitter.add("int64", index, emitter.constant("int64", offset)) if offset else index
 
 
 def into_row(lane: Lane, results: Sequence[str], sizes: Sequence[int], row: Any) -> Sink:

@@ -17,7 +17,7 @@ from .functions import FunctionCode
 
 if TYPE_CHECKING:
     from ..plan import Plan
-    from .adjoints import Adjoint
+    from .adjoint import Adjoint
 
 
 class Lane:

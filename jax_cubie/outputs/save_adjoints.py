@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..kernel.device import View
 from ..kernel.scalar import Scalar, where
 from ..loop import AdjointHooks, Step
-from ..loop.adjoints import gather, into_adjoints
+from ..loop.cotangents import gather, into_adjoints
 from ..loop.jets import fraction_of, pull_fraction, size_of
 from ..operands import cotangent_name, tangent_name
 from .save_rows import between
@@ -201,8 +201,6 @@ class _Rows:
 
         def add() -> None:
             self._add(b, b.get(_ROW), self._moment_of_point(b), b.buf.state)
-            for order in self._lane.adjoint.orders:
-                self._write_point(b, "offsets", order, b.scalar(0.0))
             b.put(**{_BEHIND: b.get(_BEHIND) - 1, _ROW: b.get(_ROW) - 1})
 
         if saving.points:

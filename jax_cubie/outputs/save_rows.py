@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..kernel.scalar import Scalar, where
+from ..kernel.scalar import Scalar, shifted, where
 from ..loop import Hooks, Step
-from ..loop.functions import into_row, shifted
+from ..loop.functions import into_row
 from ..loop.jets import fraction_of, size_of
 from ..operands import tangent_name
 from ..solution import CODES

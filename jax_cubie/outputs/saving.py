@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from ..buffers import Buffer
+from ..buffers import BACKWARD, Buffer
 from ..kernel.partition import join
 from ..loop import AdjointHooks, Dimensions, Hooks, Part
 from ..operands import Result
@@ -59,8 +59,8 @@ class Saving(Part):
     def buffers() -> tuple[Buffer, ...]:
         return (
             Buffer("output_state", 0, aliases="error", live=frozenset({"step/output"})),
-            Buffer("output_adjoint", 0),
-            Buffer("output_cotangent", 0),
+            Buffer("output_adjoint", 0, live=BACKWARD),
+            Buffer("output_cotangent", 0, live=BACKWARD),
         )
 
     def sizes(self, dimensions: Dimensions) -> dict[str, int]:

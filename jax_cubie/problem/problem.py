@@ -7,7 +7,7 @@ import dataclasses
 from ..buffers import BufferRegistry
 from ..controllers import Controller
 from ..loop import Dimensions, Part
-from ..loop.adjoints import Adjoint
+from ..loop.adjoint import Adjoint
 from ..loop.checkpoints import Checkpoints, checkpoint_results
 from ..methods import Method
 from ..operands import Function, Operand, Piece, Result, Traced, cotangent_name

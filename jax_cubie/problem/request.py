@@ -123,6 +123,7 @@ def make_request(
         block=settings["block"],
         traced=traced,
         slots=settings["checkpoints"],
+        directions=settings["directions"],
         title=getattr(f, "__qualname__", type(f).__name__),
     )
     return Request(problem, tuple(values.values()), state, output, times, leaves.names)

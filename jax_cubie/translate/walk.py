@@ -82,8 +82,8 @@ def translate_tangents(
 ) -> tuple[dict[str, Translated], list[Any]]:
     """`translate_for_all` of a function `closed` that gives the outputs of `own` first, to the bit, and then others.
 
-    closed: its inputs begin with those of `own`, as those of a jvp with primals and tangents do. limits: how far the programs of
-    each platform are unrolled, as far as those of `own` are. conversions: as `translate_for_all` was given for `own`.
+    closed: its inputs begin with those of `own`, as those of a jvp with primals and tangents do. limits: how far the programs
+    of each platform are unrolled, as far as those of `own` are. conversions: as `translate_for_all` was given for `own`.
 
     That a value is used by a tangent, too, changes no contraction of `own`'s. Where the primal part is another program all the
     same (a loop whose body grew too long to be unrolled, a custom_jvp whose rule computes the value otherwise), `own` is

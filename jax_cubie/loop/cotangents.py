@@ -1,25 +1,20 @@
-"""What a backward pass is asked for, and where cotangents gather in it."""
+"""Where cotangents gather in a backward pass."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..kernel.device import View
+from ..kernel.scalar import shifted
 from ..operands import cotangent_name
-from .functions import Sink, Store, shifted
+from .adjoint import TIME_ARRAYS, TIMES
+from .functions import Sink, Store
 
 if TYPE_CHECKING:
     from ..kernel.emitter import Emitter
     from .body import Body
     from .lane import Lane
-
-# Operands whose cotangents gather in cells, one for each order.
-TIMES = ("t0", "span", "dt0", "t1")
-# Those whose cotangents are written as they are come to.
-TIME_ARRAYS = ("offsets", "ts", "step_ends")
-
 
 def cell_of(name: str, order: int) -> str:
     """The cell in which the cotangent of a time gathers."""
@@ -77,46 +72,6 @@ def into_adjoints(b: Body, function: str, state: View, *, add: bool = False) -> 
 
     kinds = "_".join(f"{view.type.stride}_{view.type.space}" for view in views)
     return Sink(f"adjoints_{kinds}_{add}", tuple(view.pointer for view in views), (), store)
-
-
-@dataclasses.dataclass(frozen=True)
-class Adjoint:
-    """A backward pass.
-
-    wrt: the operands whose cotangents it gives. cotangents: the results whose cotangents it is handed. slots: of its
-    checkpoints.
-    """
-
-    wrt: tuple[str, ...]
-    cotangents: tuple[str, ...]
-    slots: int
-
-    @property
-    def orders(self) -> tuple[int, ...]:
-        """Of which orders times have cotangents."""
-        names = [name.partition(".") for name in self.wrt]
-        return tuple(sorted({int(order or 0) for root, _, order in names if root in (*TIMES, *TIME_ARRAYS)}))
-
-    def offsets(self, problem: Any) -> list[tuple[str, int, str]]:
-        """Each operand of the user's functions in `wrt`, with where in `operand_adjoint` it begins, and its dtype."""
-        named = {operand.name: operand for operand in problem.operands}
-        found, begin = [], 0
-        for name in self.wrt:
-            if is_of_functions(name):
-                found.append((name, begin, named[name].dtype))
-                begin += named[name].size
-        return found
-
-    def words(self, problem: Any) -> int:
-        """Of `operand_adjoint`."""
-        named = {operand.name: operand for operand in problem.operands}
-        return sum(named[name].size for name in self.wrt if is_of_functions(name))
-
-
-def is_of_functions(name: str) -> bool:
-    """Whether an operand is one of the user's functions: "f0", "f1", ..."""
-    root = name.partition(".")[0]
-    return root[:1] == "f" and root[1:].isdigit()
 
 
 def conclude(b: Body, worth: Any, fine: Any) -> None:

@@ -1,0 +1,202 @@
+"""The transpose of a step of an explicit Runge-Kutta method, and of its values between steps.
+
+A step is y1 = y0 + h sum(b_i k_i), k_i = f(t + c_i h, y0 + h sum(a_ij k_j)). With the cotangent l of y1, and m_i that of
+stage i's state, the cotangent of k_i is h (b_i l + sum(a_ji m_j)), from which f's transpose makes m_i, from the last stage to
+the first; that of y0 is l + sum(m_i). Hager, Runge-Kutta methods in optimal control and the transformed adjoint system, Numer.
+Math. 87 (2000), section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from ..kernel.scalar import Scalar
+from ..loop.cotangents import gather, into_adjoints
+from ..loop.jets import Jet
+from ..outputs.interpolation import dense_shares
+from .explicit_rk import combine, stage_time
+
+if TYPE_CHECKING:
+    from ..kernel.device import View
+    from ..loop.body import Body
+    from ..loop.lane import Lane
+    from .explicit_rk import ExplicitRungeKutta
+
+
+class ExplicitAdjoint:
+    """Writes them, for one method."""
+
+    def __init__(self, method: ExplicitRungeKutta):
+        self._method = method
+
+    def _adjoint_rows(self, b: Body) -> list[View]:
+        """The cotangents of the stages' right-hand sides and of the dense output's, then that of the end of the step."""
+        return [b.row(b.buf.stage_adjoint, number) for number in range(b.buf.stage_adjoint.size // b.states)]
+
+    def between(self, b: Body, theta: Jet, size: Jet, cotangent: View) -> tuple[dict[int, Scalar], dict[int, Scalar]]:
+        weights = self._method.between_weights(b, theta, size)
+        adjoints = self._between_adjoints(b)
+        for (_, weight), adjoint in zip(weights, adjoints, strict=True):
+            for order, value in weight.terms.items():
+                for piece in b.lane.problem.pieces:
+                    if piece.order & order != order:
+                        continue
+                    source, target = b.piece(cotangent, piece.order), b.piece(adjoint, piece.order & ~order)
+
+                    def add(index: Any, value: Scalar = value, source: View = source, target: View = target) -> None:
+                        target.store(index, b.emitter.fma(b.dtype, value.value, source.load(index), target.load(index)))
+
+                    b.each(add, b.primal)
+        if not b.lane.adjoint.orders:
+            return {}, {}
+        return tuple(self._moved(b, cotangent, number, theta, size) for number in (0, 1))  # pyright: ignore
+
+    def _moved(self, b: Body, cotangent: View, number: int, theta: Jet, size: Jet) -> dict[int, Scalar]:
+        """The cotangents of the terms of `theta` (number 0) or `size` (1)."""
+        orders, beside = [piece.order for piece in b.lane.problem.pieces], 1 << b.lane.problem.depth
+        changed = [theta, size]
+        one = theta.terms[0].like(1.0)
+        changed[number] = Jet({**changed[number].terms, beside: one})
+        found: dict[int, Scalar] = {}
+        for row, weight in self._method.between_weights(b, *changed):
+            for order, value in weight.terms.items():
+                if not order & beside:
+                    continue
+                for whole in orders:  # of the values
+                    for rest in orders:  # of the row
+                        moved = whole & ~rest & ~(order & ~beside)
+                        if whole & rest != rest or (order & ~beside) & ~(whole & ~rest) or moved not in (0, *b.moving):
+                            continue
+                        total = value * dot(b, b.piece(cotangent, whole), b.piece(row, rest))
+                        found[moved] = found[moved] + total if moved in found else total
+        return found
+
+    def _end_adjoint(self, adjoints: list[View]) -> View:
+        """That of f at the end of the step."""
+        return adjoints[self._method.tableau.stages - 1] if self._method.tableau.fsal else adjoints[-1]
+
+    def _between_adjoints(self, b: Body) -> list[View]:
+        """Those of the arrays of `between_weights`."""
+        rows, own = self._adjoint_rows(b), self._method.dense_stages
+        ends = [b.buf.start_adjoint, b.buf.adjoint]
+        if self._method.tableau.dense is None:
+            return [*ends, rows[0], self._end_adjoint(rows)]
+        count = self._method.tableau.stages
+        end = self._end_adjoint(rows)
+        stages = [*rows[:count], *(rows[count + own.index(s)] if s in own else end for s in self._extra_stages)]
+        weights = dense_shares(self._method.tableau.dense.terms)
+        return [*ends, *(row for row, used in zip(stages, weights, strict=True) if used)]
+
+    @property
+    def _extra_stages(self) -> range:
+        count = self._method.tableau.stages
+        return range(count, count + len(self._method.tableau.dense.a if self._method.tableau.dense else ()))
+
+    def step(self, lane: Lane) -> Callable:
+        inside = lane.problem.dimensions().inside
+        lane.cell("points_inside", "bool")
+
+        @lane.emitted()
+        def adjoint(b, t, h):
+            tableau, count = self._method.tableau, self._method.tableau.stages
+            rows, adjoints = [b.row(b.buf.stage_rhs, number) for number in range(count)], self._adjoint_rows(b)
+            end, last = b.buf.adjoint, count - 1 if tableau.fsal else count
+            if inside:
+                with b.when(b.get("points_inside")):
+                    self._adjoint_of_dense(b, t, h, adjoints)
+            pulled: dict[int, View] = {}
+            for stage in reversed(range(last)):
+                weights = [tableau.b[stage], *(tableau.a[later - 1][stage] for later in pulled)]
+                if not inside and not any(weights):
+                    continue
+                base = adjoints[stage] if inside else None
+                combine(b, b.buf.stage_cotangent, base, h, weights, [end, *pulled.values()], transposed=True)
+                self._pull(b, t, h, tableau.a[stage - 1] if stage else (), tableau.c[stage], rows, adjoints[stage])
+                pulled[stage] = adjoints[stage]
+            for order in b.lane.adjoint.orders:
+                self._gather_size(b, order, end, tableau.b, rows)
+            sources = [*pulled.values(), *([b.buf.start_adjoint] if inside else [])]
+
+            def add(index: Any) -> None:
+                total = end.load(index)
+                for source in sources:
+                    total = b.emitter.add(b.dtype, total, source.load(index))
+                end.store(index, total)
+
+            b.each(add)
+
+        return adjoint
+
+    def _pull(
+        self, b: Body, time: Any, step_size: Any, weights: Sequence[Fraction], fraction: Fraction,
+        rows: Sequence[View], into: View,
+    ) -> None:
+        """The cotangent of a stage's state, from that of its right-hand side in `stage_cotangent`."""
+        state = b.buf.state
+        if any(weights):
+            state = b.buf.stage_accumulator
+            combine(b, state, b.buf.state, step_size, weights, rows)
+        self._pull_at(b, stage_time(b, fraction, step_size, time), state, fraction, into)
+        for order in b.lane.adjoint.orders:
+            self._gather_size(b, order, into, weights, rows)
+
+    def _pull_at(self, b: Body, since_t0: Any, state: View, fraction: Fraction | int, into: View) -> None:
+        given = {**b.instant(since_t0, fraction), "y": state, "f*": b.buf.stage_cotangent}
+        b.call("f_vjp", out=into_adjoints(b, "f_vjp", into), **given)
+        for number, order in enumerate(b.lane.adjoint.orders):
+            value = b.scalar(b.buf.time_adjoint.load(number))
+            gather(b, **{f"t0_{order}": value, f"start_{order}": value, f"size_{order}": float(fraction) * value})
+
+    def _gather_size(self, b: Body, order: int, cotangent: View, weights: Sequence[Fraction], rows: Sequence[View]) -> None:
+        """Adds the share that the size of a step has in the cotangent of base + size * sum(weight * row)."""
+        if not any(weights):
+            return
+        slope, total = b.buf.stage_cotangent, None
+        combine(b, slope, None, b.real(1), weights, rows)
+        for piece in b.lane.problem.pieces:
+            if piece.order & order == order:
+                part = dot(b, b.piece(cotangent, piece.order), b.piece(slope, piece.order & ~order))
+                total = part if total is None else total + part
+        gather(b, **{f"size_{order}": total})
+
+    def _adjoint_of_dense(self, b: Body, time: Any, step_size: Any, adjoints: list[View]) -> None:
+        """What only the dense output needs: f at the end of the step, and stages of its own."""
+        tableau, count, rows = self._method.tableau, self._method.tableau.stages, self._method.dense_rows(b)
+        dense, own = tableau.dense, self._method.dense_stages
+        pulled: dict[int, View] = {}
+        for stage in reversed(own):
+            assert dense is not None
+            row = adjoints[count + own.index(stage)]
+            later = [dense.a[one - count] for one in pulled]
+            weights = [weight[stage] if stage < len(weight) else Fraction(0) for weight in later]
+            combine(b, b.buf.stage_cotangent, row, step_size, weights, list(pulled.values()), transposed=True)
+            number = stage - count
+            self._pull(b, time, step_size, dense.a[number], dense.c[number], rows, row)
+            pulled[stage] = row
+        # Their states are the step's beginning and right-hand sides of its stages.
+        end = self._end_adjoint(adjoints)
+        places = [*adjoints[:count], *(end if stage not in own else None for stage in self._extra_stages)]
+        for stage, row in pulled.items():
+            assert dense is not None
+            for earlier, weight in enumerate(dense.a[stage - count]):
+                place = places[earlier] if earlier < len(places) else None
+                if weight and place is not None:
+                    combine(b, place, place, step_size, [weight], [row], transposed=True)
+            b.each(
+                lambda index, row=row: b.buf.start_adjoint.store(
+                    index, b.emitter.add(b.dtype, b.buf.start_adjoint.load(index), row.load(index))
+                )
+            )
+        b.each(lambda index: b.buf.stage_cotangent.store(index, end.load(index)))
+        self._pull_at(b, b.emitter.add(b.dtype, time, step_size), b.buf.proposed_state, 1, end)
+        target = b.buf.adjoint
+        b.each(lambda index: target.store(index, b.emitter.add(b.dtype, target.load(index), end.load(index))))
+
+
+def dot(b: Body, one: View, other: View) -> Scalar:
+    """The sum of the products of their elements."""
+    total = b.variable(b.real(0))
+    b.each(lambda index: total.set(b.emitter.fma(b.dtype, one.load(index), other.load(index), total.get())), one.size)
+    return b.scalar(total.get())

@@ -1,0 +1,334 @@
+"""Derivatives of solves: against finite differences, one another, and diffrax."""
+
+import functools
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from solve_helpers import KINDS, all_are, assert_same_bits
+
+from jax_cubie import ButcherTableau, SaveAt, Solver, solve
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+Y0 = np.array([1.0, 2.0, 3.0])
+TS = np.array([0.01, 0.05, 0.3, 0.3001, 0.61])
+ENDS = np.append(np.linspace(0.02, 0.6, 40), 0.64)
+
+
+def lorenz(t, y, args):
+    rho, beta = args
+    return jnp.stack([10 * (y[1] - y[0]), y[0] * (rho - y[2]) - y[1], y[0] * y[1] - beta * y[2] + jnp.sin(3 * t)])
+
+
+def output(t, y, args):
+    return {"sum": y[0] * y[1] * t * args[0], "all": jnp.sin(y), "count": jnp.int32(3)}
+
+
+POINT = {"y0": Y0, "args": (np.float64(28.0), np.float64(8 / 3)), "t0": 0.01, "t1": 0.65}
+SAVES = {
+    "t1": SaveAt(t1=True),
+    "ts": SaveAt(ts=TS, t0=True, t1=True),
+    "steps": SaveAt(steps=3, t1=True, ts=TS),
+    "fn": SaveAt(ts=TS, t0=True, t1=True, fn=output),
+    "fn of steps": SaveAt(steps=True, fn=output, t1=True),
+}
+STEPS = {
+    "adaptive": {"rtol": 1e-5, "atol": 1e-5, "pcoeff": 0.2, "icoeff": 0.4},
+    "fixed": {"controller": "fixed", "method": "rk4"},
+    "dense": {"method": "dop853", "rtol": 1e-6, "atol": 1e-6},
+    "even": {"controller": "even", "method": "heun"},
+    "given": {"controller": "given"},
+}
+
+
+def rows_of(saves, steps, point):
+    """The saved rows of one lane, those that were not needed as zeros."""
+    saveat = SAVES[saves]
+    if saveat.ts is not None:
+        saveat = eqx.tree_at(lambda one: one.ts, saveat, point["ts"])
+    settings = dict(STEPS[steps])
+    if saveat.steps:
+        settings["max_steps"] = 120
+    if steps in ("fixed", "even"):
+        settings["dt0"] = point["dt0"]
+    if steps == "given":
+        settings["step_ends"] = point["ends"]
+    solution = solve(lorenz, point["t0"], point["t1"], point["y0"], point["args"], saveat=saveat, **settings)
+    floats = [leaf for leaf in jax.tree.leaves(solution.ys) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.concatenate([jnp.where(jnp.isfinite(leaf), leaf, 0).reshape(-1) for leaf in floats])
+
+
+def point_of(saves, steps):
+    point = dict(POINT)
+    if SAVES[saves].ts is not None:
+        point["ts"] = TS
+    if steps in ("fixed", "even"):
+        point["dt0"] = 0.0123
+    if steps == "given":
+        point["ends"] = ENDS
+    return jax.tree.map(jnp.asarray, point)
+
+
+COMBINATIONS = [("t1", steps) for steps in STEPS] + [(saves, "adaptive") for saves in SAVES if saves != "t1"]
+COMBINATIONS += [("ts", "fixed"), ("ts", "dense"), ("ts", "even"), ("fn", "dense")]
+COMBINATIONS += [("steps", "fixed"), ("fn of steps", "given")]
+
+
+@pytest.mark.parametrize(("saves", "steps"), COMBINATIONS)
+def test_forwards_backwards_and_differences(saves, steps):
+    """By the state, arguments, both ends, save times and step sizes."""
+    random = np.random.default_rng(3)
+    point, rows = point_of(saves, steps), functools.partial(rows_of, saves, steps)
+    weights = random.normal(size=rows(point).shape)
+    gradient = jax.jit(jax.grad(lambda p: jnp.vdot(rows(p), weights)))(point)
+    forwards = jax.jit(jax.jacfwd(lambda p: jnp.vdot(rows(p), weights)))(point)
+    for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(forwards), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-11 * max(1, np.abs(weights).sum()))
+    if steps in ("adaptive", "dense"):
+        return  # whose steps do not stay where they are
+    solved = jax.jit(rows)
+    for name in point:
+        if name == "dt0" or (steps in ("even", "given") and name in ("t0", "t1")):
+            continue  # these move other steps, too, or how many there are
+        way = jax.tree.map(np.zeros_like, point)
+        way[name] = jax.tree.map(lambda leaf: random.normal(size=leaf.shape), point[name])
+        if name in ("t0", "ts") and "ts" in point:  # the first save time is t0, and stays that
+            way["ts"][0] = way["t0"]
+        if name == "ends":
+            way["ends"][-1] = 0.0
+        ahead, behind = (solved(jax.tree.map(lambda x, d, s=sign: x + 1e-6 * s * d, point, way)) for sign in (1, -1))
+        expected = float(jnp.vdot(ahead - behind, weights)) / 2e-6
+        parts = [float(jnp.vdot(g, d)) for g, d in zip(*map(jax.tree.leaves, (gradient, way)), strict=True)]
+        assert abs(sum(parts) - expected) <= 1e-6 * max(map(abs, parts)) + 1e-7, (name, sum(parts), expected)
+
+
+def end(y0, args, t1=0.5, **settings):
+    return solve(lorenz, 0.0, t1, y0, args, **settings).ys[0]
+
+
+@pytest.mark.parametrize("method", ["tsit5", "dopri8"])
+def test_adaptive_steps_and_differences(method, platform):
+    """Where errors are small, the derivative of the numbers is that of the solution."""
+    solved = jax.jit(functools.partial(end, method=method, rtol=1e-12, atol=1e-12))
+    args = POINT["args"]
+    gradient = jax.jit(jax.grad(lambda *p: jnp.sum(jnp.sin(solved(*p))), (0, 1, 2)))(Y0, args, 0.5)
+
+    def loss(point):
+        return float(jnp.sum(jnp.sin(solved(point[:3], tuple(point[3:5]), point[5]))))
+
+    point = np.array([*Y0, *args, 0.5])
+    found = np.array([*gradient[0], *gradient[1], gradient[2]])
+    for number in range(6):
+        step = 1e-5 * np.eye(6)[number]
+        expected = (8 * (loss(point + step) - loss(point - step)) - loss(point + 2 * step) + loss(point - 2 * step)) / 12e-5
+        assert abs(found[number] - expected) <= 1e-6 * abs(expected), (number, found[number], expected)
+
+
+def test_like_diffrax():
+    """diffrax's derivatives: through the very same steps, and through those that both choose, by the ends, too."""
+    ts = np.linspace(0.1, 0.5, 4)
+
+    def ours(point, **settings):
+        saveat = SaveAt(ts=ts, t1=True)
+        solution = solve(lorenz, point["t0"], point["t1"], point["y0"], point["args"], saveat=saveat, **settings)
+        return jnp.sum(jnp.sin(solution.ys))
+
+    def theirs(point, dt0, controller):
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(lorenz), diffrax.Tsit5(), point["t0"], point["t1"], dt0, point["y0"], point["args"],
+            saveat=diffrax.SaveAt(ts=ts, t1=True), stepsize_controller=controller,
+        )
+        return jnp.sum(jnp.sin(solution.ys))
+
+    ends = np.sort(np.append(np.random.default_rng(0).uniform(POINT["t0"], POINT["t1"], 60), POINT["t1"]))
+    value, found = jax.value_and_grad(ours)(POINT, controller="given", step_ends=ends - POINT["t0"])
+    other, expected = jax.value_and_grad(theirs)(POINT, None, diffrax.StepTo(jnp.array([POINT["t0"], *ends])))
+    np.testing.assert_allclose(value, other, rtol=1e-12)
+    for name in ("y0", "args"):
+        jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-9), found[name], expected[name])
+    value, found = jax.value_and_grad(ours)(POINT, dt0=0.01, rtol=1e-6, atol=1e-6)
+    other, expected = jax.value_and_grad(theirs)(POINT, 0.01, diffrax.PIDController(rtol=1e-6, atol=1e-6))
+    jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-5), (value, found), (other, expected))
+
+
+def test_second_and_third_order():
+    def loss(y0):
+        return jnp.sum(jnp.sin(end(y0, POINT["args"], rtol=1e-7, atol=1e-7)))
+
+    both = (jax.jacfwd, jax.jacrev)
+    matrices = [jax.jit(outer(inner(loss)))(Y0) for outer in both for inner in both]
+    for matrix in matrices[1:]:
+        np.testing.assert_allclose(matrix, matrices[0], rtol=1e-9, atol=1e-9)
+    tight = functools.partial(end, Y0, t1=0.2, rtol=1e-11, atol=1e-11)
+    third = jax.grad(jax.grad(jax.grad(lambda rho: jnp.sum(tight((rho, 8 / 3))))))(28.0)
+    second = jax.jit(jax.grad(jax.grad(lambda rho: jnp.sum(tight((rho, 8 / 3))))))
+    np.testing.assert_allclose(third, (second(28.01) - second(27.99)) / 0.02, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", KINDS)
+def test_tangents_change_no_bit(method, platform):
+    settings = {"method": method, "rtol": 1e-5, "atol": 1e-5}
+    if method in ("euler", "rk4"):
+        settings = {"method": method, "controller": "fixed", "dt0": 0.01}
+    saveat = SaveAt(ts=np.linspace(0.1, 0.5, 3), t1=True)
+
+    def solved(args):
+        solution = solve(lorenz, 0.0, 0.5, Y0, args, saveat=saveat, **settings)
+        return solution.ys, solution.stats
+
+    args = POINT["args"]
+    alone = jax.jit(solved)(args)
+    (ys, stats), _ = jax.jit(lambda a: jax.jvp(solved, (a,), ((1.0, 0.5),)))(args)
+    assert_same_bits((ys, stats), alone, method)
+    kept, pull = jax.vjp(lambda a: solved(a)[0], args)
+    assert_same_bits(kept, alone[0], method)
+    found = pull(jnp.ones_like(kept))
+    assert np.isfinite(found[0][0])
+
+
+def gradient_of(**settings):
+    """Of many steps, and of points between them."""
+    saveat = SaveAt(ts=np.linspace(0.0, 2.0, 5))
+
+    def loss(y0, rho):
+        return jnp.sum(solve(lorenz, 0.0, 2.0, y0, (rho, 8 / 3), saveat=saveat, **settings).ys ** 2)
+
+    y0 = Y0 + 0.01 * np.arange(3)[:, None]
+    return jax.jit(jax.vmap(jax.grad(loss, (0, 1)), in_axes=(0, None)))(y0, 28.0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rtol": 1e-9, "atol": 1e-9, "pcoeff": 0.2, "icoeff": 0.4, "dcoeff": 0.1, "dtmin": 1e-6},
+        {"rtol": 1e-5, "atol": 1e-5, "dtmin": 4e-3},
+        {"controller": "fixed", "dt0": 3e-5, "method": "heun", "max_steps": 100_000},
+    ],
+    ids=["history", "dtmin", "fixed"],
+)
+def test_steps_are_taken_again_to_the_bit(settings, platform):
+    """However few checkpoints there are: steps come from slots, from one window, or from windows in windows."""
+    many = gradient_of(checkpoints=2**17, **settings)
+    for slots in (2, 32):
+        assert_same_bits(gradient_of(checkpoints=slots, **settings), many, f"{slots} slots")
+
+
+def test_lanes_are_on_their_own(platform):
+    """A batch's gradients are each lane's own, to the bit; a lane that fails has NaN, one without cotangents 0."""
+
+    def loss(y0, rho, weight):
+        solution = solve(lorenz, 0.0, 0.5, y0, (rho, 8 / 3), rtol=1e-6, atol=1e-6, max_steps=40)
+        return jnp.sum(weight * solution.ys**2)
+
+    rho, weight = np.array([28.0, 1e7, 20.0, 24.0]), np.array([1.0, 1.0, 0.0, 2.0])
+    gradient = jax.jit(jax.grad(loss, (0, 1)))
+    batched = jax.jit(jax.vmap(jax.grad(loss, (0, 1)), in_axes=(None, 0, 0)))(Y0, rho, weight)
+    for lane in (0, 3):
+        assert_same_bits(jax.tree.map(lambda leaf, lane=lane: leaf[lane], batched), gradient(Y0, rho[lane], weight[lane]))
+    assert np.isnan(batched[0][1]).all() and np.isnan(batched[1][1])
+    assert (batched[0][2] == 0).all() and batched[1][2] == 0
+
+
+def test_shared_operands_and_repeats(platform):
+    """The gradient of what lanes share is the sum of theirs, and the same each time."""
+    lanes, scale = 100, np.array([1.0, 2.0])
+
+    def loss(y0, scale):
+        def field(t, y, shared):
+            return shared[0] * jnp.stack([y[1], -jnp.sin(y[0])]) - shared[1] * 0.1 * y
+
+        return jnp.sum(jax.vmap(lambda y: solve(field, 0.0, 1.0, y, scale, rtol=1e-6, atol=1e-6).ys)(y0) ** 2)
+
+    y0 = np.random.default_rng(0).normal(size=(lanes, 2))
+    gradient = jax.jit(jax.grad(loss, 1))
+    found = gradient(y0, scale)
+    each = jax.jit(jax.vmap(lambda y, s: jax.grad(loss, 1)(y[None], s), in_axes=(0, None)))(y0, scale)
+    np.testing.assert_allclose(found, each.sum(0), rtol=1e-12)
+    for _ in range(3):
+        assert_same_bits(gradient(y0, scale), found)
+
+
+def test_placements_change_no_bit(platform):
+    backward = sorted(buffer.keyword for buffer in Solver().buffers)
+    expected = gradient_of(rtol=1e-5, atol=1e-5, method="dop853")
+    for names in (backward, backward[::2], backward[1::2]):
+        moved = dict.fromkeys(names, "shared") | {"checkpoint_window_location": "local"}
+        assert_same_bits(gradient_of(rtol=1e-5, atol=1e-5, method="dop853", block=1, **moved), expected)
+
+
+class Oscillator(eqx.Module):
+    """A model that holds its solver, numbers and a table that f closes over."""
+
+    solver: Solver
+    rate: jax.Array
+    order: jax.Array
+
+    def __call__(self, y0):
+        table = jnp.stack([self.rate, 2 * self.rate])
+
+        def field(t, y, order):
+            return -table[order] * y
+
+        return self.solver.solve(field, 0.0, 1.0, y0, self.order).ys[0]
+
+
+def test_transformations_around_it():
+    model = Oscillator(Solver(rtol=1e-8, atol=1e-8), jnp.asarray(0.7), jnp.asarray(1))
+    y0 = jnp.array([1.0, 2.0])
+    expected = np.exp(-1.4) * y0
+    value, gradient = eqx.filter_value_and_grad(lambda m: jnp.sum(m(y0)))(model)
+    np.testing.assert_allclose(value, expected.sum(), rtol=1e-7)
+    np.testing.assert_allclose(gradient.rate, -2 * expected.sum(), rtol=1e-7)
+    assert gradient.order is None
+    scanned = jax.grad(lambda y: jnp.sum(jax.lax.scan(lambda c, _: (model(c), None), y, None, 3)[0]))(y0)
+    np.testing.assert_allclose(scanned, np.full(2, np.exp(-4.2)), rtol=1e-6)
+    saved = jax.grad(jax.checkpoint(lambda y: jnp.sum(model(jnp.sin(y)))))(y0)
+    np.testing.assert_allclose(saved, np.exp(-1.4) * np.cos(y0), rtol=1e-6)
+    chosen = jax.vmap(jax.grad(lambda y: jax.lax.cond(y[0] > 0, lambda y: jnp.sum(model(y)), jnp.sum, y)))(jnp.stack([y0, -y0]))
+    np.testing.assert_allclose(chosen, [[np.exp(-1.4)] * 2, [1.0, 1.0]], rtol=1e-6)
+    tolerance = jax.grad(lambda rtol: jnp.sum(solve(lorenz, 0.0, 0.5, Y0, POINT["args"], rtol=rtol).ys))(1e-6)
+    assert tolerance == 0
+    by_int = jax.grad(lambda a: jnp.sum(solve(lambda t, y, a: -a * y, 0.0, 1.0, y0, a).ys), allow_int=True)(2)
+    assert by_int.dtype == jax.dtypes.float0
+
+
+def test_functions_without_a_derivative():
+    @jax.custom_vjp
+    def only_backwards(x):
+        return jnp.sin(x)
+
+    only_backwards.defvjp(lambda x: (jnp.sin(x), x), lambda x, c: (c * jnp.cos(x),))
+
+    def field(t, y, args):
+        return only_backwards(y)
+
+    def turns(t, y, args):
+        return jax.lax.while_loop(lambda c: c[0] < args, lambda c: (c[0] + 1, 0.5 * c[1]), (0, y))[1]
+
+    def loss(f):
+        return lambda y: jnp.sum(solve(f, 0.0, 1.0, y, 2).ys)
+
+    np.testing.assert_allclose(jax.grad(loss(field))(Y0), jax.grad(loss(lambda t, y, args: jnp.sin(y)))(Y0), rtol=1e-12)
+    with pytest.raises(NotImplementedError, match=r"forward derivative of .*jax.custom_vjp"):
+        jax.jvp(loss(field), (Y0,), (Y0,))
+    with pytest.raises(TypeError, match=r"f\(t, y, args\) can't be differentiated in reverse.*test_derivatives.py"):
+        jax.grad(loss(turns))(Y0)
+    tangent = jax.jvp(loss(turns), (Y0,), (Y0,))[1]
+    np.testing.assert_allclose(tangent, loss(turns)(Y0), rtol=1e-6)
+
+
+def test_user_tableau_and_float32():
+    tableau = ButcherTableau(name="half", order=2, a=[["1/2"]], b=[0, 1])
+
+    def loss(rate, y0):
+        return jnp.sum(solve(lambda t, y, r: -r * y, 0.0, 1.0, y0, rate, method=tableau, controller="fixed", dt0=0.01).ys)
+
+    y0 = np.ones(2, np.float32)
+    gradient = jax.grad(loss)(np.float32(1.5), y0)
+    assert gradient.dtype == np.float32
+    np.testing.assert_allclose(gradient, -2 * np.exp(-1.5), rtol=1e-3)
+    assert all_are(solve(lambda t, y, r: -r * y, 0.0, 1.0, y0, np.float32(1.5)), "successful")
