@@ -37,7 +37,7 @@ def solve(
     - saveat: what to save; shape [points] in front of each leaf of `Solution.ys`.
     - dt0: the first step (of the sign of t1 - t0), or every step of the controller "fixed"; None: chosen here.
     - solver: a `Solver`; settings given besides are `solver.update(**settings)`.
-    - throw: raise where any lane failed. Only outside of traced code.
+    - throw: raise where any lane failed, also under jit, vmap and grad, when the solution is computed.
     - settings: those of `Solver`, as `method="dopri5", rtol=1e-8, state_location="shared"`.
 
     Returns a `Solution`. A lane that fails says so in `result` and disturbs no other.

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
+import equinox.internal  # noqa: F401 - eqx.internal
 import jax
 import jax.core
 import jax.numpy as jnp
@@ -146,7 +147,31 @@ def raise_failures(solution: Solution, asker: str, instead: str) -> None:
             f"{asker} needs the results now, but this solve is being traced (by jit, vmap or grad): {instead}, or look at "
             "solution.result == RESULTS.successful in traced code"
         )
-    codes = np.asarray(code)
+    _raise_failures(np.asarray(code))
+
+
+def raising(solution: Solution) -> Solution:
+    """The solution; where it is traced, one that raises when it is computed and a lane has failed."""
+    code = solution.result._value
+    if not isinstance(code, jax.core.Tracer):
+        _raise_failures(np.asarray(code))
+        return solution
+
+    def look(codes: Any) -> np.ndarray:
+        _raise_failures(np.asarray(codes))
+        return np.ones(np.shape(codes), bool)
+
+    def ask(codes: Any) -> Any:
+        return jax.pure_callback(look, jax.ShapeDtypeStruct((), bool), codes, vmap_method="broadcast_all")
+
+    # One question for all lanes; what is saved depends on the answer, else nobody would wait for it.
+    failed = eqx.internal.unvmap_any(code != CODES["successful"])
+    fine = jax.lax.cond(failed, ask, lambda codes: jnp.ones_like(codes, bool), jax.lax.stop_gradient(code))
+    ys = jax.tree.map(lambda leaf: jnp.where(fine, leaf, jnp.zeros_like(leaf)), solution.ys)
+    return eqx.tree_at(lambda one: one.ys, solution, ys)
+
+
+def _raise_failures(codes: np.ndarray) -> None:
     failed = np.unique(codes[codes != CODES["successful"]])
     if not failed.size:
         return

@@ -19,7 +19,7 @@ from .primitive import run
 from .printing import as_document, describe_call
 from .problem import make_request
 from .settings import Component, check_choice
-from .solution import Solution, make_solution, raise_failures
+from .solution import Solution, make_solution, raising
 
 
 class Solver(eqx.Module):
@@ -47,6 +47,8 @@ class Solver(eqx.Module):
       latter where step sizes are chosen. The results are the same, bit for bit. The host's threads take lanes in small
       chunks in any case.
     - `block`: the lanes of a block (on CUDA a block's threads), or "auto".
+    - `checkpoints`: the slots, a power of two, in which a lane keeps steps for a derivative in reverse; `directions`: the most
+      tangents that a lane takes along at once. Neither changes a result.
 
     Raises ValueError for a setting that nobody knows, that belongs to another controller, or that has a value it can't
     have; TypeError for a traced value where a static one is needed.
@@ -133,10 +135,9 @@ class Solver(eqx.Module):
         if settings:
             return self.update(**settings).solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, throw=throw)
         request = make_request(self, f, t0, t1, y0, args, saveat, dt0)
+        check_choice("throw", throw, (True, False))
         solution = make_solution(request, run(request.problem, request.arrays))
-        if check_choice("throw", throw, (True, False)):
-            raise_failures(solution, "throw=True", "leave it out, call jax_cubie.check_successful on what comes out of there")
-        return solution
+        return raising(solution) if throw else solution
 
     @front_door
     def inspect(

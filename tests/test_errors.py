@@ -206,16 +206,6 @@ TYPE = [
     ("method", lambda: traced(method=1), "method is a traced value .*has to be static.*outside of jit"),
     ("block", lambda: traced(block=32), "block is a traced value .*outside of jit"),
     ("t1", lambda: jax.jit(lambda x: SaveAt(t1=x).t1)(True), r"SaveAt\(t1=...\) is a traced value"),
-    (
-        "throw",
-        lambda: jax.jit(lambda t1: run(t1=t1, throw=True).ys)(1.0),
-        "throw=True needs the results now.*leave it out, call jax_cubie.check_successful.*or look at solution",
-    ),
-    (
-        "throw in vmap",
-        lambda: jax.vmap(lambda t1: run(t1=t1, throw=True).ys)(np.ones(2)),
-        "throw=True needs the results now",
-    ),
     ("in jit", lambda: jax.jit(lambda t1: check_successful(run(t1=t1)))(1.0), "^check_successful needs the results now.*call "),
     ("in vmap", lambda: jax.vmap(lambda t1: check_successful(run(t1=t1)))(np.ones(2)), "^check_successful needs.*comes out of"),
     ("text in jit", lambda: jax.jit(lambda k: len(ivp(y0=k).message))(Y0), "message is a text, .* or read status"),
@@ -444,6 +434,15 @@ def test_throw(platform):
     with pytest.raises(RuntimeError, match=r"12 of 12 lanes .*\(lanes \(0, 0\), \(0, 1\), \(0, 2\), \(0, 3\), \(1, 0\), ..."):
         check_successful(grid)
     check_successful(jax.tree.map(lambda leaf: leaf[1:2], solution))
+    # Under jit, vmap and grad, where it runs.
+    thrown = jax.jit(jax.vmap(lambda limit, rho: run(max_steps=limit, args=rho, throw=True).ys))
+    assert thrown(limits[1:2], rho[1:2]).shape == (1, 1, 3)
+    with pytest.raises(Exception, match=r"3 of 4 lanes failed.*\(lanes 0, 3\).*\(lane 2\)"):
+        jax.block_until_ready(thrown(limits, rho))
+    gradient = jax.jit(jax.grad(lambda rho, limit: run(max_steps=limit, args=rho, throw=True).ys.sum()))
+    assert np.isfinite(gradient(np.float32(28), 1000))
+    with pytest.raises(Exception, match=r"The solve failed. max_steps_reached"):
+        jax.block_until_ready(gradient(np.float32(28), 3))
     with pytest.raises(RuntimeError, match="dt_min_reached.*force_dtmin is False"):
         run(dtmin=0.1, force_dtmin=False, throw=True, rtol=1e-9, atol=1e-9)
     with pytest.raises(RuntimeError, match="invalid_input.*dt0"):

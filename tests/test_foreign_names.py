@@ -70,7 +70,7 @@ def test_names_of_theirs_are_none_of_ours():
     ("given", "words"),
     [
         ({"event": None}, "there are no events yet: save times"),
-        ({"adjoint": diffrax.RecursiveCheckpointAdjoint()}, "no derivatives through a solve yet"),
+        ({"adjoint": diffrax.RecursiveCheckpointAdjoint()}, "jax.grad, jax.jvp and what is made of them"),
         ({"stepsize_controller": diffrax.PIDController(rtol=1e-3, atol=1e-6)}, "use controller='pid' with rtol="),
         ({"terms": diffrax.ODETerm(decay)}, "give the vector field"),
         ({"max_step": 0.1}, "use dtmax="),
