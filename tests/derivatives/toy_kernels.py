@@ -37,7 +37,7 @@ class Toy:
 
     def request(self, f, t0, t1, y0, args, saveat=None, **settings):
         saveat = SaveAt(t1=True) if saveat is None else saveat
-        made = make_request(Solver(**settings), f, t0, t1, y0, args, saveat, None)
+        made = make_request(Solver(directions=1, **settings), f, t0, t1, y0, args, saveat, None)
         self.functions[made.problem] = (f, saveat.fn)
         return made
 
