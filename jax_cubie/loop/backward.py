@@ -30,7 +30,8 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
     problem = lane.problem
     steps, progress, backward = problem.method.steps(lane), build_progress(lane), _Backward(lane)
     step, finish, carry = steps.step, steps.finish, steps.carry
-    adjoint_step = problem.method.adjoint(lane)
+    transposed = problem.method.adjoint(lane)
+    retake, adjoint_step = transposed.retake, transposed.adjoint
     allocate, locate = lane.allocate(), lane.locate()
     time, size, judge, accepted = progress.time, progress.size, progress.judge, progress.accepted
     end_time, next_turn, advance = progress.end_time, progress.next_turn, progress.advance
@@ -38,7 +39,7 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
     above, replaying, keep, deeper = (lane.emitted(kind)(_raw(body)) for kind, body in backward.replay())
     left, restore, cotangents, moved, back = (lane.emitted(kind)(_raw(body)) for kind, body in backward.stepping())
     end = lane.emitted()(_raw(backward.end))
-    fallible, inside = problem.method.fallible, problem.dimensions().inside
+    fallible = problem.method.fallible
     status = np.int32(0)
 
     @lane.function
@@ -66,9 +67,7 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
                         advance(b)
                     deeper(b)
                 restore(b)
-                step(b, time(b), size(b))
-                if finish is not None and inside:
-                    finish(b, end_time(b))
+                retake(b, time(b), size(b))
                 cotangents(b)
                 adjoint_step(b, time(b), size(b))
                 moved(b)

@@ -57,6 +57,18 @@ class Steps:
 
 
 @dataclasses.dataclass(frozen=True)
+class AdjointSteps:
+    """A method's places in the backward loop, device functions of (b, t, h), for the step from t on.
+
+    retake: what the transpose needs of that step, from its beginning. adjoint: makes of the buffer `adjoint`, the cotangent of
+    the step's end, that of its beginning, and adds to those of operands and times.
+    """
+
+    retake: Callable
+    adjoint: Callable
+
+
+@dataclasses.dataclass(frozen=True)
 class Control:
     """A controller's places in the loop; all None where steps have one size. Sizes, times and totals are `Scalar`s.
 

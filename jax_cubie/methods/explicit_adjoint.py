@@ -8,11 +8,12 @@ Math. 87 (2000), section 2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from ..kernel.scalar import Scalar
+from ..loop import AdjointSteps
 from ..loop.cotangents import gather, into_adjoints
 from ..loop.jets import Jet
 from ..outputs.interpolation import dense_shares
@@ -94,15 +95,35 @@ class ExplicitAdjoint:
         count = self._method.tableau.stages
         return range(count, count + len(self._method.tableau.dense.a if self._method.tableau.dense else ()))
 
-    def step(self, lane: Lane) -> Callable:
-        inside = lane.problem.dimensions().inside
+    def steps(self, lane: Lane) -> AdjointSteps:
+        """The places in the backward loop."""
+        tableau, inside = self._method.tableau, lane.problem.dimensions().inside
+        count = tableau.stages
+        last = count - 1 if tableau.fsal else count  # stages but for the one at the end, which no weight is given
+        # Right-hand sides that nobody reads are not evaluated again.
+        wanted = count if inside or lane.adjoint.orders else last - 1
+        end_wanted = inside or "output_vjp" in lane.functions
         lane.cell("points_inside", "bool")
 
         @lane.emitted()
+        def retake(b, t, h):
+            rows = [b.row(b.buf.stage_rhs, number) for number in range(count)]
+            states = self._states(b)
+            for stage in range(1, last):
+                combine(b, states[stage], b.buf.state, h, tableau.a[stage - 1], rows)
+                if stage < wanted:
+                    time = stage_time(b, tableau.c[stage], h, t)
+                    b.evaluate(time, states[stage], rows[stage], into=tableau.c[stage])
+            if end_wanted:
+                combine(b, b.buf.proposed_state, b.buf.state, h, tableau.b, rows)
+            if inside:
+                end = self._method.end_rhs(b)
+                b.evaluate(b.emitter.add(b.dtype, t, h), b.buf.proposed_state, end, into=1)
+
+        @lane.emitted()
         def adjoint(b, t, h):
-            tableau, count = self._method.tableau, self._method.tableau.stages
             rows, adjoints = [b.row(b.buf.stage_rhs, number) for number in range(count)], self._adjoint_rows(b)
-            end, last = b.buf.adjoint, count - 1 if tableau.fsal else count
+            end, states = b.buf.adjoint, self._states(b)
             if inside:
                 with b.when(b.get("points_inside")):
                     self._adjoint_of_dense(b, t, h, adjoints)
@@ -113,7 +134,9 @@ class ExplicitAdjoint:
                     continue
                 base = adjoints[stage] if inside else None
                 combine(b, b.buf.stage_cotangent, base, h, weights, [end, *pulled.values()], transposed=True)
-                self._pull(b, t, h, tableau.a[stage - 1] if stage else (), tableau.c[stage], rows, adjoints[stage])
+                self._pull_at(b, stage_time(b, tableau.c[stage], h, t), states[stage], tableau.c[stage], adjoints[stage])
+                for order in b.lane.adjoint.orders:
+                    self._gather_size(b, order, adjoints[stage], tableau.a[stage - 1] if stage else (), rows)
                 pulled[stage] = adjoints[stage]
             for order in b.lane.adjoint.orders:
                 self._gather_size(b, order, end, tableau.b, rows)
@@ -127,20 +150,12 @@ class ExplicitAdjoint:
 
             b.each(add)
 
-        return adjoint
+        return AdjointSteps(retake, adjoint)
 
-    def _pull(
-        self, b: Body, time: Any, step_size: Any, weights: Sequence[Fraction], fraction: Fraction,
-        rows: Sequence[View], into: View,
-    ) -> None:
-        """The cotangent of a stage's state, from that of its right-hand side in `stage_cotangent`."""
-        state = b.buf.state
-        if any(weights):
-            state = b.buf.stage_accumulator
-            combine(b, state, b.buf.state, step_size, weights, rows)
-        self._pull_at(b, stage_time(b, fraction, step_size, time), state, fraction, into)
-        for order in b.lane.adjoint.orders:
-            self._gather_size(b, order, into, weights, rows)
+    def _states(self, b: Body) -> list[View]:
+        """The states of the stages before the end."""
+        count = b.buf.stage_state.size // b.states
+        return [b.buf.state, *(b.row(b.buf.stage_state, number) for number in range(count))]
 
     def _pull_at(self, b: Body, since_t0: Any, state: View, fraction: Fraction | int, into: View) -> None:
         given = {**b.instant(since_t0, fraction), "y": state, "f*": b.buf.stage_cotangent}
@@ -173,7 +188,11 @@ class ExplicitAdjoint:
             weights = [weight[stage] if stage < len(weight) else Fraction(0) for weight in later]
             combine(b, b.buf.stage_cotangent, row, step_size, weights, list(pulled.values()), transposed=True)
             number = stage - count
-            self._pull(b, time, step_size, dense.a[number], dense.c[number], rows, row)
+            state = b.buf.stage_accumulator
+            combine(b, state, b.buf.state, step_size, dense.a[number], rows)
+            self._pull_at(b, stage_time(b, dense.c[number], step_size, time), state, dense.c[number], row)
+            for order in b.lane.adjoint.orders:
+                self._gather_size(b, order, row, dense.a[number], rows)
             pulled[stage] = row
         # Their states are the step's beginning and right-hand sides of its stages.
         end = self._end_adjoint(adjoints)

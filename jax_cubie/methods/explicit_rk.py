@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from ..buffers import BACKWARD, Buffer
-from ..loop import Dimensions, Steps
+from ..loop import AdjointSteps, Dimensions, Steps
 from ..loop.jets import Jet
 from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
 from .method import Method
@@ -84,6 +84,7 @@ class ExplicitRungeKutta(Method):
             Buffer("stage_rhs", 0, persistent=True),
             Buffer("stage_accumulator", 0, aliases="error", live=frozenset({"step/stage", "step/output"})),
             Buffer("dense_rhs", 0, live=frozenset({"step/output"})),
+            Buffer("stage_state", 0, live=BACKWARD),
             Buffer("stage_adjoint", 0, live=BACKWARD),
             Buffer("stage_cotangent", 0, live=BACKWARD),
             Buffer("start_adjoint", 0, live=BACKWARD),
@@ -95,6 +96,7 @@ class ExplicitRungeKutta(Method):
             "stage_rhs": self.rhs_rows(dimensions) * states,
             "stage_accumulator": states if self.tableau.stages > 1 else 0,
             "dense_rhs": len(self.dense_stages) * states if dimensions.inside else 0,
+            "stage_state": max(self.tableau.stages - 1 - self.tableau.fsal, 0) * states if dimensions.backward else 0,
             "stage_adjoint": self._adjoint_count(dimensions) * states if dimensions.backward else 0,
             "stage_cotangent": states if dimensions.backward else 0,
             "start_adjoint": states if dimensions.backward and dimensions.inside else 0,
@@ -110,7 +112,9 @@ class ExplicitRungeKutta(Method):
     def copies(self, dimensions: Dimensions) -> dict[str, int]:
         dense = len(self.dense_stages) if dimensions.inside else 0
         stages = self.tableau.stages + dense + (not self.tableau.fsal)
-        return {"f": stages, "f_vjp": stages + dimensions.inside} if dimensions.backward else {"f": stages}
+        if not dimensions.backward:
+            return {"f": stages}
+        return {"f": 2 * stages, "f_vjp": stages + dimensions.inside}
 
     def steps(self, lane: Lane) -> Steps:
         @lane.emitted()
@@ -119,11 +123,11 @@ class ExplicitRungeKutta(Method):
 
         @lane.emitted()
         def finish(b, t):
-            b.evaluate(t, b.buf.proposed_state, self._end_rhs(b), into=1)
+            b.evaluate(t, b.buf.proposed_state, self.end_rhs(b), into=1)
 
         @lane.emitted()
         def carry(b):
-            first, last = self.start_rhs(b), self._end_rhs(b)
+            first, last = self.start_rhs(b), self.end_rhs(b)
             b.each(lambda index: b.buf.state.store(index, b.buf.proposed_state.load(index)))
             b.each(lambda index: first.store(index, last.load(index)))
 
@@ -154,9 +158,9 @@ class ExplicitRungeKutta(Method):
         return b.row(b.buf.stage_rhs, 0)
 
     def spare_rhs(self, b: Body) -> View:
-        return self._end_rhs(b)
+        return self.end_rhs(b)
 
-    def _end_rhs(self, b: Body) -> View:
+    def end_rhs(self, b: Body) -> View:
         return b.row(b.buf.stage_rhs, b.buf.stage_rhs.size // b.states - 1)
 
     def dense_rows(self, b: Body) -> list[View]:
@@ -164,7 +168,7 @@ class ExplicitRungeKutta(Method):
         tableau, own = self.tableau, self.dense_stages
         rows = [b.row(b.buf.stage_rhs, number) for number in range(tableau.stages)]
         for stage in range(tableau.stages, tableau.stages + len(tableau.dense.a if tableau.dense else ())):
-            rows.append(b.row(b.buf.dense_rhs, own.index(stage)) if stage in own else self._end_rhs(b))
+            rows.append(b.row(b.buf.dense_rhs, own.index(stage)) if stage in own else self.end_rhs(b))
         return rows
 
     def prepare_between(self, b: Body, time: Any, step_size: Any) -> None:
@@ -185,7 +189,7 @@ class ExplicitRungeKutta(Method):
         if dense is None:
             before, product = theta - 1.0, theta * (theta - 1.0)
             end = theta + product * (1.0 - 2.0 * theta)
-            slopes = [(self.start_rhs(b), product * before * size), (self._end_rhs(b), product * theta * size)]
+            slopes = [(self.start_rhs(b), product * before * size), (self.end_rhs(b), product * theta * size)]
             return [(state, 1.0 - end), (proposed, end), *slopes]
         share, weights = dense_weights(theta, size, dense.terms)
         rows = [(row, weight) for row, weight in zip(self.dense_rows(b), weights, strict=True) if weight is not None]
@@ -203,10 +207,10 @@ class ExplicitRungeKutta(Method):
         for view in (b.buf.stage_adjoint, b.buf.start_adjoint):
             b.each(lambda index, view=view: view.store(index, b.real(0)), view.size)
 
-    def adjoint(self, lane: Lane) -> Callable:
+    def adjoint(self, lane: Lane) -> AdjointSteps:
         from .explicit_adjoint import ExplicitAdjoint
 
-        return ExplicitAdjoint(self).step(lane)
+        return ExplicitAdjoint(self).steps(lane)
 
     def between_adjoint(self, b: Body, theta: Jet, size: Jet, cotangent: View) -> tuple[dict[int, Scalar], dict[int, Scalar]]:
         from .explicit_adjoint import ExplicitAdjoint
@@ -217,7 +221,7 @@ class ExplicitRungeKutta(Method):
         """The method's own dense output, or Hermite's cubic through the ends of the step."""
         state, proposed, dense = b.buf.state, b.buf.proposed_state, self.tableau.dense
         if dense is None:
-            first, last = self.start_rhs(b), self._end_rhs(b)
+            first, last = self.start_rhs(b), self.end_rhs(b)
             return lambda index: emit_hermite(b.emitter, theta, step_size, state, proposed, first, last, index)
         rows = self.dense_rows(b)
         share, weights = emit_dense_weights(b.emitter, b.dtype, theta, step_size, dense.terms)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..buffers import Buffer
-from ..loop import Dimensions, Steps
+from ..loop import AdjointSteps, Dimensions, Steps
 
 if TYPE_CHECKING:
     from ..kernel.device import View
@@ -86,9 +86,8 @@ class Method(abc.ABC):
         """Those."""
 
     @abc.abstractmethod
-    def adjoint(self, lane: Lane) -> Callable:
-        """A device function (b, t, h), called once the step from t on has been taken again: makes of `adjoint`, the cotangent
-        of the step's end, that of its beginning, and adds to those of operands and times."""
+    def adjoint(self, lane: Lane) -> AdjointSteps:
+        """Its places in the backward loop."""
 
     @abc.abstractmethod
     def between_weights(self, b: Body, theta: Jet, size: Jet) -> list[tuple[View, Jet]]:
