@@ -84,6 +84,8 @@ def _folded(case: Case, dtype: str) -> list[str]:
 @pytest.mark.parametrize("dtype", [*FLOATS, *EVERY_INTEGER])
 def test_constants_are_folded_as_they_are_computed(dtype: str) -> None:
     with jax.enable_x64(True):
-        failures = [f for case in ELEMENTWISE_CASES if dtype in case.dtypes and case.name in SCALAR
+        # In sums of cotangents a literal zero stands for nothing at all, and leaves a negative zero alone.
+        failures = [f for case in ELEMENTWISE_CASES
+                    if dtype in case.dtypes and case.name in SCALAR and case.name != "add_any"
                     for f in _folded(case, dtype)]
     assert not failures, "\n".join(failures)
