@@ -44,9 +44,9 @@ def on_cpu() -> bool:
     return jax.devices()[0].platform == "cpu"
 
 
-def lanes_last(lane: Callable, in_axes: Any = 0) -> Callable:
+def lanes_last(lane: Callable) -> Callable:
     """Jitted over lanes, the results left with lanes last: as the kernel writes them, without a transpose."""
-    return jax.jit(jax.vmap(lane, in_axes, out_axes=-1))
+    return jax.jit(jax.vmap(lane, out_axes=-1))
 
 
 def difference(found: Any, expected: Any) -> float:
