@@ -2,7 +2,8 @@
 
 Prints the machine, versions and the date, then for each section a table: what was measured, the figure that is asked for, the
 figure that was found. On a GPU Lorenz sweeps have 2^20 lanes (2^17 beside diffrax), on a CPU 2^14 (4,096). A time is the median
-of several jitted calls, with the device waited for. Memory and cold builds have processes of their own.
+of several jitted calls, with the device waited for, that take turns with what they are compared with. Memory and cold builds
+have processes of their own.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
-from lorenz import lorenz, machine, median_seconds, sweep
+from lorenz import lorenz, machine, sweep
 
 from jax_cubie import SaveAt, Solver
 
@@ -58,6 +59,23 @@ def difference(found: Any, expected: Any) -> float:
 def same_bits(found: Any, expected: Any) -> bool:
     pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
     return all(np.asarray(one).tobytes() == np.asarray(other).tobytes() for one, other in pairs)
+
+
+def in_turn(calls: list[Callable], arguments: tuple, repeats: int, in_a_row: int = 1) -> list[float]:
+    """Median seconds of each of some calls. They take turns, so that what else a machine does befalls all of them."""
+    for call in calls:
+        jax.block_until_ready(call(*arguments))
+    rounds = []
+    for _ in range(repeats):
+        times = []
+        for call in calls:
+            started = time.perf_counter()
+            for _ in range(in_a_row):
+                result = call(*arguments)
+            jax.block_until_ready(result)
+            times.append((time.perf_counter() - started) / in_a_row)
+        rounds.append(times)
+    return [statistics.median(column) for column in zip(*rounds, strict=True)]
 
 
 def milliseconds(seconds: float) -> str:
@@ -157,24 +175,23 @@ def end(y0: jax.Array, rho: jax.Array) -> jax.Array:
 
 def cost(quick: bool) -> Iterator[Row]:
     """Of Lorenz sweeps in float32 at 1e-6, t from 0 to 1, as in `lorenz.py`, in multiples of the solve itself."""
-    repeats, in_a_row = (3, 1) if quick else (15, 1 if on_cpu() else 5)
+    repeats, in_a_row = 5 if quick else 21, 1 if on_cpu() else 5
     exponent = 14 if on_cpu() else 20
     y0, rho = jnp.array([1.0, 0.0, 0.0], jnp.float32), sweep(2**exponent, "float32")
-    seconds = functools.partial(median_seconds, repeats=repeats, in_a_row=in_a_row)
-    primal = seconds(lanes_last(functools.partial(end, y0)), rho)
-    yield f"2^{exponent} lanes: the solve itself", "", milliseconds(primal)
-    random = np.random.default_rng(0)
-    for directions, asked in ((1, "<= 1.9"), (4, "<= 4.4"), (8, "<= 7.2")):
+    calls, random = [lanes_last(functools.partial(end, y0))], np.random.default_rng(0)
+    for directions in (1, 4, 8):
         along = [jnp.asarray(random.normal(size=(directions, *shape)), jnp.float32) for shape in ((3,), ())]
 
         def pushed(rho: jax.Array, along: list = along) -> tuple:
             return jax.vmap(lambda *way: jax.jvp(end, (y0, rho), way), out_axes=(None, 0))(*along)
 
-        found = seconds(lanes_last(pushed), rho)
-        yield f"jvp, {directions} direction{'s' * (directions > 1)}", asked, f"{found / primal:.2f} ({milliseconds(found)})"
-    gradient = lanes_last(lambda rho: jax.value_and_grad(lambda *point: jnp.sum(end(*point) ** 2), (0, 1))(y0, rho))
-    found = seconds(gradient, rho)
-    yield "gradient by y0 and rho", "<= 5.0", f"{found / primal:.2f} ({milliseconds(found)})"
+        calls.append(lanes_last(pushed))
+    calls.append(lanes_last(lambda rho: jax.value_and_grad(lambda *point: jnp.sum(end(*point) ** 2), (0, 1))(y0, rho)))
+    primal, *others = in_turn(calls, (rho,), repeats, in_a_row)
+    yield f"2^{exponent} lanes: the solve itself", "", milliseconds(primal)
+    labels = ("jvp, 1 direction", "jvp, 4 directions", "jvp, 8 directions", "gradient by y0 and rho")
+    for label, asked, seconds in zip(labels, ("1.9", "4.4", "7.2", "5.0"), others, strict=True):
+        yield label, f"<= {asked}", f"{seconds / primal:.2f} ({milliseconds(seconds)})"
 
 
 # Beside diffrax
@@ -198,8 +215,7 @@ def beside_diffrax(quick: bool) -> Iterator[Row]:
     steps = jax.jit(jax.vmap(lambda rho: Solver("tsit5").solve(lorenz, 0.0, 1.0, y0, rho).stats["num_steps"]))(rho)
     assert int(steps.max()) < most - 8, "diffrax needs a larger max_steps"
     mine, other = gradient(end), gradient(their_end)
-    ours = median_seconds(mine, y0, rho, repeats=5 if quick else 15)
-    theirs = median_seconds(other, y0, rho, repeats=1 if quick else 3)
+    ours, theirs = in_turn([mine, other], (y0, rho), repeats=3 if quick else 9)
     asked = ">= 8 times" if on_cpu() else ">= 100 times"
     found = f"{theirs / ours:.0f} times ({milliseconds(ours)}, diffrax {milliseconds(theirs)})"
     yield f"2^{exponent} lanes: gradient, diffrax's RecursiveCheckpointAdjoint", asked, found
@@ -222,7 +238,8 @@ def their_rows(network: eqx.nn.MLP, y0: jax.Array, ts: jax.Array) -> jax.Array:
 
 
 def network(quick: bool) -> Iterator[Row]:
-    """One update of an MLP, 2-64-64-2, by Adam, on 4,096 series of ten irregular times each; tsit5 at 1e-4, float32."""
+    """One update of an MLP, 2-64-64-2, by Adam, on 4,096 series of ten irregular times each; tsit5 at 1e-4, float32, two
+    or three steps a lane."""
     lanes, random = 4096, np.random.default_rng(0)
     y0 = jnp.asarray(random.normal(size=(lanes, 2)), jnp.float32)
     ts = jnp.asarray(np.sort(random.uniform(0, 1, (lanes, 10)), axis=1), jnp.float32)
@@ -247,17 +264,15 @@ def network(quick: bool) -> Iterator[Row]:
         return step
 
     # On a GPU JAX's products take 10 bits of each factor unless told otherwise; ours take all of them.
-    precisions = {"": None}
+    precisions: dict[str, str | None] = {"": None}
     if not on_cpu():
         precisions = {", all bits of products": "highest"}
         if not quick:
             precisions[", diffrax with JAX's default products"] = None
-    repeats = 3 if quick else 7
     for said, precision in precisions.items():
         with jax.default_matmul_precision(precision):
             mine, other = update(our_rows), update(their_rows)
-            ours = median_seconds(mine, weights, state, repeats=repeats)
-            theirs = median_seconds(other, weights, state, repeats=repeats)
+            ours, theirs = in_turn([mine, other], (weights, state), repeats=3 if quick else 9)
             apart = difference(mine(weights, state)[2], other(weights, state)[2])
         found = f"{theirs / ours:.2f} times ({milliseconds(ours)}, diffrax {milliseconds(theirs)}; losses {apart:.0e} apart)"
         yield f"4,096 lanes: one training update{said}", ">= 1 times" if on_cpu() else ">= 2 times", found
@@ -415,7 +430,7 @@ def long(quick: bool) -> Iterator[Row]:
     """One lane of the Lorenz system, fixed steps, t from 0 to 1, float64."""
     with jax.enable_x64(True):
         y0, rho = jnp.array([1.0, 0.0, 0.0]), jnp.array(21.0)
-        count, repeats = 10**6, 1 if quick or not on_cpu() else 5
+        count, repeats = 10**6, (3 if quick else 9) if on_cpu() else 1
         solver = Solver("tsit5", controller="fixed", max_steps=count + 10)
 
         def loss(y0: jax.Array, rho: jax.Array, dt0: float) -> jax.Array:
@@ -423,14 +438,13 @@ def long(quick: bool) -> Iterator[Row]:
 
         primal, gradient = jax.jit(loss), jax.jit(jax.grad(loss, (0, 1)))
         few = [jax.block_until_ready(call(y0, rho, 1e-3)) for call in (primal, gradient)][1]  # compiles; dt0 is no constant
-        seconds = []
-        for call in (primal, gradient):
-            times = []
-            for _ in range(repeats):
+        times = [[], []]
+        for _ in range(repeats):
+            for call, taken in zip((primal, gradient), times, strict=True):
                 started = time.perf_counter()
                 many = jax.block_until_ready(call(y0, rho, 1 / count))
-                times.append(time.perf_counter() - started)
-            seconds.append(statistics.median(times))
+                taken.append(time.perf_counter() - started)
+        seconds = list(map(statistics.median, times))
         found = f"{seconds[1] / seconds[0]:.2f} ({seconds[1]:.2f} s, the solve {seconds[0]:.2f} s)"
         yield f"{count:,} steps of one lane: gradient by y0 and rho", "<= 8", found
         yield "the gradient against that of 1,000 steps", "", f"{difference(many, few):.1e}"
@@ -506,7 +520,7 @@ def main() -> None:
         os.environ["JAX_CUBIE_CACHE"] = folder
         for name in options.only:
             section, started = SECTIONS[name], time.perf_counter()
-            print(f"\n{name}. {(section.__doc__ or '').strip()}", flush=True)
+            print(f"\n{name}. {' '.join((section.__doc__ or '').split())}", flush=True)
             print(f"  {'':66s} {'asked':>12s}   found")
             for label, asked, found in section(options.quick):
                 print(f"  {label:66s} {asked:>12s}   {found}", flush=True)
