@@ -10,7 +10,7 @@ different numbers of samples, repeat the last time: equal times are allowed. The
 Levenberg and Marquardt's method (optimistix), whose Jacobians are tangents that ride in the same launch, and by Adam (optax),
 whose gradients are the adjoint's. The best fits are those that SciPy finds with the closed form of the model.
 
-    python examples/02_theophylline.py --starts 10000      # a second or so on a large GPU; the default is for two cores
+    python examples/02_theophylline.py --starts 10000      # for a GPU; the default takes a minute on two cores
 """
 
 import argparse
@@ -180,7 +180,7 @@ def draw(doses, times, measured, logs, starts, ends, sums, history, path):
     quarters = np.nanquantile(excess.reshape(len(history), -1), [0.25, 0.5, 0.75], axis=1)
     fall.fill_between(np.arange(len(history)), quarters[0], quarters[2], color="tab:blue", alpha=0.2, linewidth=0)
     fall.semilogy(quarters[1], color="tab:blue")
-    fall.set(ylim=(1e-6, None), xlabel="updates", ylabel="excess sum of squares", title="Adam: median and quarters of all lanes")
+    fall.set(ylim=(1e-6, None), xlabel="updates", ylabel="excess sum of squares", title="Adam: median and quarters of lanes")
     for axis in (basins, fall):
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)

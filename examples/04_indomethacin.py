@@ -146,8 +146,8 @@ def standard_errors(population, effects, subjects, nudge=1e-3):
 
 @jax.jit
 def weighed_draws(population, effects, subjects, key):
-    """Effects [6, draws, 4] from the normal distributions that Laplace's approximation gives them, the logarithms [6, draws] of
-    their weights, whose mean is the density of the subject's measurements without approximation, and standard deviations [6, 4]."""
+    """Effects [6, draws, 4] from the normal distributions that Laplace's approximation gives them, logarithms of their weights
+    [6, draws] and standard deviations [6, 4]. The mean weight is the density of a subject's measurements, not approximated."""
     of_subject = (0, None, 0, 0)
     curvature = jax.vmap(jax.hessian(surprise), of_subject)(effects, population, *subjects)
     spread = jnp.linalg.inv(jnp.linalg.cholesky(curvature))
@@ -176,7 +176,8 @@ def draw(subjects, population, effects, drawn, deviations, path):
     left, right = figure.subfigures(1, 2, width_ratios=[2, 1])
     for number, axis in enumerate(left.subplots(2, 3, sharex=True, sharey=True).flat):
         typical, fitted, *others = shown[number]
-        axis.fill_between(ts, *np.quantile(others, [0.05, 0.95], axis=0), color="tab:blue", alpha=0.2, linewidth=0, label="90 %")
+        low, high = np.quantile(others, [0.05, 0.95], axis=0)
+        axis.fill_between(ts, low, high, color="tab:blue", alpha=0.2, linewidth=0, label="90 %")
         axis.semilogy(ts, typical, "--", color="0.6", linewidth=1, label="population")
         axis.semilogy(ts, fitted, color="tab:blue", label="subject")
         axis.semilogy(times[number], measured[number], "o", color="0.15", markersize=4)
@@ -193,7 +194,7 @@ def draw(subjects, population, effects, drawn, deviations, path):
         axis.errorbar(places + (number - 2.5) / 9, own, deviation, fmt="o", color="tab:blue", markersize=4, linewidth=1)
     axis.axhline(0, color="0.6", linewidth=1, linestyle="--")
     axis.set_xticks(places, list(PARAMETERS))
-    axis.set(ylabel="effect (of the logarithm)", title="the subjects' effects and the population's spread")
+    axis.set(ylabel="effect on the logarithm", title="six subjects; the population's spread")
     axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -224,11 +225,11 @@ def main():
     assert abs(exact - value) < 1e-5
 
     errors = standard_errors(population, effects, subjects)
-    print("parameter        population   standard error   between subjects   standard error of its logarithm")
+    print("                population  standard error   between subjects  (logarithm)")
     rows = zip(PARAMETERS.items(), *(tree[key] for key in ("means", "log_sds") for tree in (population, errors)), strict=True)
     for (name, unit), mean, mean_error, log_sd, log_sd_error in rows:
-        print(f"{name:4s} ({unit:4s})   {np.exp(mean):13.3f} {mean_error:14.1%} {np.exp(log_sd):18.1%} {log_sd_error:18.2f}")
-    print(f"noise of a measurement: {np.exp(population['log_noise']):.1%}, standard error of its logarithm {errors['log_noise']:.2f}")
+        print(f"{name:4s}{unit:>7s} {np.exp(mean):14.3f} {mean_error:15.1%} {np.exp(log_sd):18.1%}      +- {log_sd_error:.2f}")
+    print(f"noise of a measurement: {np.exp(population['log_noise']):.1%} (logarithm: +- {errors['log_noise']:.2f})")
 
     drawn, logs, deviations = weighed_draws(population, effects, subjects, jax.random.key(1))
     sampled, error = mean_weight(np.asarray(logs))
