@@ -173,9 +173,10 @@ def draw(doses, times, measured, logs, starts, ends, sums, history, path):
     faster = ends[0, :, 0] > ends[0, :, 1]
     groups = {"ka > ke": found & faster, "ka < ke, same curves": found & ~faster, "elsewhere": ~found}
     for (name, group), color in zip(groups.items(), ("tab:blue", "tab:orange", "0.7"), strict=True):
-        basins.loglog(*np.exp(starts[0, group, :2]).T, ".", color=color, markersize=3, label=f"{name}: {group.sum():,}")
+        if group.any():
+            basins.loglog(*np.exp(starts[0, group, :2]).T, ".", color=color, markersize=3, label=f"{name}: {group.sum():,}")
     basins.set(xlabel="ka at the start (1/h)", ylabel="ke at the start (1/h)", title="subject 1: where starts end")
-    basins.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, columnspacing=0.8, markerscale=3)
+    basins.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, columnspacing=0.8, markerscale=3)
     excess = history / np.nanmin(history, (0, 2))[:, None] - 1
     quarters = np.nanquantile(excess.reshape(len(history), -1), [0.25, 0.5, 0.75], axis=1)
     fall.fill_between(np.arange(len(history)), quarters[0], quarters[2], color="tab:blue", alpha=0.2, linewidth=0)
