@@ -39,6 +39,8 @@ def _abstract(*avals: Any, kernel: Any, operands: tuple[Operand, ...], levels: i
 def _lower(context: Any, *values: Any, kernel: Any, operands: tuple[Operand, ...], levels: int, platform: str) -> Any:
     plan, image = plan_and_image(kernel, operands, levels, default_targets(platform))
     taken, given = _arrays(kernel, plan.words.operands, levels)
+    values = [values[number] for number in plan.sources]
+    context = context.replace(avals_in=[context.avals_in[number] for number in plan.sources])
     return lower_batched(
         context, values, image, operands=taken, results=given, words=[], launch=plan.launch(),
         scratch=[QUEUE_COUNTER] if plan.queued else [],

@@ -12,7 +12,7 @@ from .kernel.target import Target
 from .loop import Dimensions
 from .loop import buffers as loop_buffers
 from .loop.checkpoints import WINDOW, WINDOWS, record_of
-from .loop.weights import arranged, stage
+from .loop.weights import Arranged, arranged, stage
 from .operands import Function, Operand, Words
 from .problem import Problem
 
@@ -46,7 +46,7 @@ class Plan:
     @functools.cached_property
     def words(self) -> Words:
         """The launch's words."""
-        return Words(self._arranged[1], self.problem.results, self.levels, self.queued)
+        return Words(self._arranged.operands, self.problem.results, self.levels, self.queued)
 
     @property
     def queued(self) -> bool:
@@ -58,11 +58,16 @@ class Plan:
     @property
     def functions(self) -> tuple[Function, ...]:
         """The user's functions as this platform runs them."""
-        return self._arranged[0]
+        return self._arranged.functions
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """For each operand of the launch the number of the array that it is: some are there both ways round."""
+        return self._arranged.sources
 
     @functools.cached_property
-    def _arranged(self) -> tuple[tuple[Function, ...], tuple[Operand, ...]]:
-        return arranged(self.problem.on(self.target.platform), self.operands)
+    def _arranged(self) -> Arranged:
+        return arranged(self.problem.on(self.target.platform), self.operands, both=self.problem.adjoint is not None)
 
     @property
     def field(self) -> Function:
@@ -79,7 +84,8 @@ class Plan:
         """At which byte of a block's shared memory each operand begins that it keeps there, behind the windows of its lanes."""
         if self.target.platform == "cpu":
             return {}
-        return stage(self.field, self.operands, self.problem.dtype, self._lane_bytes * self.block)
+        functions = [self.field] if self.problem.adjoint is None else self.functions
+        return stage(functions, self.words.operands, self.problem.dtype, self._lane_bytes * self.block)
 
     @functools.cached_property
     def parameter_offsets(self) -> dict[str, int]:
@@ -88,7 +94,7 @@ class Plan:
         Those are the batched leaves of the solve's dtype that are small; the others are read in place.
         """
         offsets, used = {}, 0
-        named = {operand.name: operand for operand in self.operands}
+        named = {operand.name: operand for operand in self.words.operands}
         for name in self.field.operands:
             operand = named[name]
             if operand.batched and operand.dtype == self.problem.dtype and operand.size <= self.unroll:
@@ -99,7 +105,7 @@ class Plan:
     @functools.cached_property
     def dimensions(self) -> Dimensions:
         """What the sizes of buffers depend on."""
-        return self.problem.dimensions(sum(operand.size for operand in self.operands if operand.name in self.parameter_offsets))
+        return self.problem.dimensions(sum(operand.size for operand in self.words.operands if operand.name in self.parameter_offsets))
 
     @functools.cached_property
     def counters(self) -> tuple[str, ...]:
@@ -208,7 +214,7 @@ class Plan:
     @property
     def window_bytes(self) -> int:
         """Shared memory of a block."""
-        sizes = {operand.name: operand.size for operand in self.operands}
+        sizes = {operand.name: operand.size for operand in self.words.operands}
         ends = [begin + sizes[name] * self.word_bytes for name, begin in self.staged.items()]
         return max([self._lane_bytes * self.block, *ends])
 

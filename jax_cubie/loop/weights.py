@@ -6,52 +6,77 @@ import dataclasses
 from collections.abc import Sequence
 
 from ..operands import Function, Operand
-from ..translate.products import transposable, transposed, weights_of
+from ..translate.products import reads_of, transposed, weights_of
 
 # Shared memory up to which a block also keeps weights there: what every device gives without being asked, and of which
 # some blocks fit into a multiprocessor.
 _SHARED_WITH_WEIGHTS = 48 * 1024
 
 
-def arranged(
-    functions: Sequence[Function], operands: Sequence[Operand]
-) -> tuple[tuple[Function, ...], tuple[Operand, ...]]:
-    """Functions and operands, with those weights transposed that all functions would rather have so: products read them along
-    their outputs."""
+@dataclasses.dataclass(frozen=True)
+class Arranged:
+    """Functions and operands of a plan. sources: for each operand, the number of the array that it is handed as."""
+
+    functions: tuple[Function, ...]
+    operands: tuple[Operand, ...]
+    sources: tuple[int, ...]
+
+
+def arranged(functions: Sequence[Function], operands: Sequence[Operand], *, both: bool) -> Arranged:
+    """Functions and operands, with weights transposed where products would rather have them so: then they read them along their
+    outputs. both: weights that are wanted both ways are there both ways, an operand more; else they stay as they are."""
     wanted, kept = set(), set()
+    reads = {function.name: reads_of(function.program) for function in functions}
     for function in functions:
-        better, read = transposable(function.program), function.program.reads()
         for number, name in _inputs(function):
-            if number in read:
-                (wanted if number in better else kept).add(name)
+            along, others = reads[function.name][number]
+            wanted |= {name} if along else set()
+            kept |= {name} if others else set()
+    copied = [operand.name for operand in operands if operand.name in wanted & kept] if both else []
     chosen = wanted - kept
 
     def changed(function: Function) -> Function:
-        inputs = frozenset(number for number, name in _inputs(function) if name in chosen)
-        return dataclasses.replace(function, program=transposed(function.program, inputs))
+        places = {number: number for number, name in _inputs(function) if name in chosen}
+        names = [(number, name) for number, name in _inputs(function) if name in copied and reads[function.name][number][0]]
+        count = len(function.arguments)
+        places |= {number: count + place for place, (number, _) in enumerate(names)}
+        more = tuple(_copy(name) for _, name in names)
+        return dataclasses.replace(
+            function, program=transposed(function.program, places), arguments=(*function.arguments, *more),
+            operands=(*function.operands, *more),
+        )
 
-    return (
+    named = {operand.name: number for number, operand in enumerate(operands)}
+    copies = [dataclasses.replace(operands[named[name]].transposed(), name=_copy(name)) for name in copied]
+    return Arranged(
         tuple(map(changed, functions)),
-        tuple(operand.transposed() if operand.name in chosen else operand for operand in operands),
+        (*(operand.transposed() if operand.name in chosen else operand for operand in operands), *copies),
+        (*range(len(operands)), *(named[name] for name in copied)),
     )
 
 
-def stage(function: Function, operands: Sequence[Operand], dtype: str, used: int) -> dict[str, int]:
-    """At which byte of a block's shared memory each of the function's weights begins that fits there, `used` bytes of it being
+def _copy(name: str) -> str:
+    """What an operand is called where it lies the other way round."""
+    return f"{name}^T"
+
+
+def stage(functions: Sequence[Function], operands: Sequence[Operand], dtype: str, used: int) -> dict[str, int]:
+    """At which byte of a block's shared memory each of the functions' weights begins that fits there, `used` bytes of it being
     taken.
 
     Those are the weights that all lanes read; every thread of a warp takes the same at the same time.
     """
-    named, numbers = {operand.name: operand for operand in operands}, weights_of(function.program)
-    places: dict[str, int] = {}
-    for number, name in _inputs(function):
-        operand = named[name]
-        if number not in numbers or operand.batched or operand.dtype != dtype:
-            continue
-        begin = -(-used // 16) * 16
-        end = begin + operand.size * (4 if dtype == "float32" else 8)
-        if end <= _SHARED_WITH_WEIGHTS:
-            places[name], used = begin, end
+    named, places = {operand.name: operand for operand in operands}, {}
+    for function in functions:
+        numbers = weights_of(function.program)
+        for number, name in _inputs(function):
+            operand = named[name]
+            if number not in numbers or operand.batched or operand.dtype != dtype or name in places:
+                continue
+            begin = -(-used // 16) * 16
+            end = begin + operand.size * (4 if dtype == "float32" else 8)
+            if end <= _SHARED_WITH_WEIGHTS:
+                places[name], used = begin, end
     return places
 
 

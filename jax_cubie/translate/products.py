@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .arrays import Array, Index, Lazy, Memory, Registers, Store, allocate, registers
 from .builder import Builder, Scalar
-from .program import Program, Region, Sums, chains, regions_of
+from .program import Program, Region, Sums, chains
 
 if TYPE_CHECKING:
     from .context import Context
@@ -95,49 +96,51 @@ def product(context: Context, dtype: str, outputs: int, terms: int, matrix: Matr
 
 @dataclass
 class _Reads:
-    sums: list[Sums] = field(default_factory=list)
+    along: bool = False
     others: bool = False
 
 
-def transposable(program: Program) -> frozenset[int]:
-    """The inputs that nothing but products read, and those along the terms: matrices that were better transposed. Where
-    there are few sums of a vector in memory, their chains stand side by side, and so should their terms."""
+def reads_of(program: Program) -> list[tuple[bool, bool]]:
+    """For each input whether products read it along their terms that had better read it along their outputs, a matrix the other
+    way round; and whether anything else reads it."""
     reads = [_Reads() for _ in program.inputs]
-
-    def look(region: Region) -> None:
-        for _, op, _, _, attribute in region:
-            if op == "load" and attribute[0] == "input":
-                reads[attribute[1]].others = True
-            if op == "sums":
-                if attribute.matrix[0] == "input":
-                    reads[attribute.matrix[1]].sums.append(attribute)
-                if attribute.vector is not None and attribute.vector[0] == "input":
-                    reads[attribute.vector[1]].others = True
-        for instruction in region:
-            for inner in regions_of(instruction):
-                look(inner)
-
-    look(program.instructions)
-
-    def better(number: int) -> bool:
-        shape = program.inputs[number][0]
-        return len(shape) >= 2 and all(
-            (one.across, one.along, one.terms) == (shape[-1], 1, shape[-1]) and (one.many <= 4 or one.vector is None)
-            for one in reads[number].sums
-        )
-
-    return frozenset(k for k, read in enumerate(reads) if read.sums and not read.others and better(k))
+    for (_, op, _, _, attribute), _ in program.walk():
+        if op == "load" and attribute[0] == "input":
+            reads[attribute[1]].others = True
+        if op == "sums":
+            if attribute.matrix[0] == "input":
+                read = reads[attribute.matrix[1]]
+                wants = _wants_transposed(attribute, program.inputs[attribute.matrix[1]][0])
+                read.along, read.others = read.along or wants, read.others or not wants
+            if attribute.vector is not None and attribute.vector[0] == "input":
+                reads[attribute.vector[1]].others = True
+    return [(read.along, read.others) for read in reads]
 
 
-def transposed(program: Program, inputs: frozenset[int]) -> Program:
-    """The program that reads these inputs with their last two dimensions in the other order of memory."""
+def transposable(program: Program) -> frozenset[int]:
+    """The inputs that nothing but products read, and those along the terms: matrices that were better transposed."""
+    return frozenset(number for number, (along, others) in enumerate(reads_of(program)) if along and not others)
+
+
+def _wants_transposed(sums: Sums, shape: tuple[int, ...]) -> bool:
+    """Where there are few sums of a vector in memory, their chains stand side by side, and so should their terms."""
+    if len(shape) < 2 or (sums.across, sums.along, sums.terms) != (shape[-1], 1, shape[-1]):
+        return False
+    return sums.many <= 4 or sums.vector is None
+
+
+def transposed(program: Program, places: Mapping[int, int]) -> Program:
+    """The program whose products that want so read a matrix, by its input's number, in the input of the other number, which has
+    its last two dimensions in the other order of memory. That may be a new one, behind the others."""
 
     def change(region: Region) -> Region:
         changed = []
         for dest, op, dtype, args, attribute in region:
-            if op == "sums" and attribute.matrix[0] == "input" and attribute.matrix[1] in inputs:
-                rows = program.inputs[attribute.matrix[1]][0][-2]
-                attribute = replace(attribute, across=1, along=rows)
+            if op == "sums" and attribute.matrix[0] == "input" and attribute.matrix[1] in places:
+                number = attribute.matrix[1]
+                shape = program.inputs[number][0]
+                if _wants_transposed(attribute, shape):
+                    attribute = replace(attribute, matrix=("input", places[number]), across=1, along=shape[-2])
             elif op == "for":
                 attribute = (attribute[0], change(attribute[1]))
             elif op in ("while", "if"):
@@ -145,7 +148,11 @@ def transposed(program: Program, inputs: frozenset[int]) -> Program:
             changed.append((dest, op, dtype, args, attribute))
         return tuple(changed)
 
-    return replace(program, instructions=change(program.instructions)) if inputs else program
+    if not places:
+        return program
+    new = sorted((place, number) for number, place in places.items() if place >= len(program.inputs))
+    inputs = (*program.inputs, *(program.inputs[number] for _, number in new))
+    return replace(program, inputs=inputs, instructions=change(program.instructions))
 
 
 def weights_of(program: Program) -> list[int]:

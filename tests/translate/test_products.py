@@ -104,7 +104,7 @@ def test_transposed_weights_give_the_same_bits(unroll: int, kind: str) -> None:
     program = translated(layered, *arrays, unroll=unroll, platform=kind)
     better = transposable(program)
     assert better == {1, 3}
-    image = Compiled([program, transposed(program, better)])
+    image = Compiled([program, transposed(program, {number: number for number in better})])
     straight = image(0, *arrays)
     x, w, b, v = arrays
     turned = image(1, x, w.T.reshape(w.shape), b, v.T.reshape(v.shape))
