@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.core
+import jax.numpy as jnp
 from jax.extend.core import Primitive
+from jax.extend.mlir import lower_with_sharding_in_types
 from jax.interpreters import mlir
 
 from .build import plan_and_image
-from .kernel.partition import QUEUE_COUNTER, Batched, lower_batched, result_avals, vary_alike
+from .kernel.partition import QUEUE_COUNTER, Batched, devices_of, lower_batched, result_avals, vary_alike
 from .kernel.target import default_targets
-from .operands import Operand
+from .operands import CHUNK, Operand, Result
 
 launch_p = Primitive("jax_cubie_launch")
 launch_p.multiple_results = True
@@ -27,8 +32,13 @@ def launch(kernel: Any, arrays: Sequence[Any], operands: Sequence[Operand], leve
 def _arrays(kernel: Any, operands: tuple[Operand, ...], levels: int) -> tuple[list[Batched], list[Batched]]:
     """How the lanes lie in the operands and in the results."""
     taken = [Batched(operand.shape, operand.dtype, operand.axes, operand.layout()) for operand in operands]
-    given = [Batched(one.shape, one.dtype, one.axes(levels), one.layout(levels), one.unwritten) for one in kernel.results]
-    return taken, given
+    return taken, [_batched(one, levels) for one in kernel.results]
+
+
+def _batched(result: Result, levels: int) -> Batched:
+    if result.added:
+        return Batched(result.shape, result.dtype, (None,) * levels, tuple(reversed(range(len(result.shape)))))
+    return Batched(result.shape, result.dtype, result.axes(levels), result.layout(levels), result.unwritten)
 
 
 @launch_p.def_abstract_eval
@@ -37,14 +47,57 @@ def _abstract(*avals: Any, kernel: Any, operands: tuple[Operand, ...], levels: i
 
 
 def _lower(context: Any, *values: Any, kernel: Any, operands: tuple[Operand, ...], levels: int, platform: str) -> Any:
+    lanes = _lanes(context.avals_in, operands, levels)
+    added = [number for number, result in enumerate(kernel.results) if result.added]
+    if added and (not isinstance(lanes, int) or devices_of(context) > 1):
+        return _sum_afterwards(context, values, kernel, operands, levels, platform)
     plan, image = plan_and_image(kernel, operands, levels, default_targets(platform))
     taken, given = _arrays(kernel, plan.words.operands, levels)
-    values = [values[number] for number in plan.sources]
-    context = context.replace(avals_in=[context.avals_in[number] for number in plan.sources])
-    return lower_batched(
-        context, values, image, operands=taken, results=given, words=[], launch=plan.launch(),
+    outputs = list(context.avals_out)
+    for number in added:
+        chunks = -(-lanes // CHUNK)
+        one, aval = given[number], outputs[number]
+        shape = (chunks, *one.shape)
+        given[number] = dataclasses.replace(one, shape=shape, layout=tuple(reversed(range(len(shape)))), unwritten=0)
+        outputs[number] = jax.core.ShapedArray(shape, aval.dtype)
+    found = lower_batched(
+        context.replace(avals_in=[context.avals_in[number] for number in plan.sources], avals_out=outputs),
+        [values[number] for number in plan.sources], image, operands=taken, results=given, words=[], launch=plan.launch(),
         scratch=[QUEUE_COUNTER] if plan.queued else [],
     )
+    for number in added:
+        found[number] = _lower_sum(context, found[number], outputs[number], context.avals_out[number], (0,))
+    return found
+
+
+def _lanes(avals: Sequence[Any], operands: tuple[Operand, ...], levels: int) -> Any:
+    """How many there are; no number where the size of a batch is symbolic."""
+    sizes: list[Any] = [1] * levels
+    for aval, operand in zip(avals, operands, strict=True):
+        for level, axis in enumerate(operand.axes):
+            sizes[level] = sizes[level] if axis is None else aval.shape[axis]
+    return math.prod(sizes)
+
+
+def _lower_sum(context: Any, value: Any, aval: Any, out: Any, axes: tuple[int, ...]) -> Any:
+    total = mlir.lower_fun(lambda x: jnp.sum(x, axes), multiple_results=False)
+    return lower_with_sharding_in_types(context, total(context.replace(avals_in=[aval], avals_out=[out]), value)[0], out)
+
+
+def _sum_afterwards(
+    context: Any, values: Any, kernel: Any, operands: tuple[Operand, ...], levels: int, platform: str
+) -> list[Any]:
+    """Of a batch that is split over devices, or of unknown size: each lane gives what it has, and XLA sums that."""
+    alone = dataclasses.replace(kernel, adjoint=dataclasses.replace(kernel.adjoint, summed=frozenset()))
+    outputs = result_avals(context.avals_in, *_arrays(alone, operands, levels))
+    found = _lower(
+        context.replace(avals_out=outputs), *values, kernel=alone, operands=operands, levels=levels, platform=platform
+    )
+    for number, result in enumerate(kernel.results):
+        if result.added:
+            axes = alone.results[number].axes(levels)
+            found[number] = _lower_sum(context, found[number], outputs[number], context.avals_out[number], axes)
+    return found
 
 
 for _platform in ("cpu", "cuda"):

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from .translate import Program
 
 
+# So many lanes add to one array before their sums are summed: a warp of CUDA's.
+CHUNK = 32
+
+
 @dataclasses.dataclass(frozen=True)
 class Operand:
     """One array that the kernel reads.
@@ -68,12 +72,15 @@ class Result:
     unwritten: what XLA fills the array with before the launch, since lanes write but some of its elements; None: each lane
     writes all. The batch axes of such an array stand in front: what a lane writes is a piece of memory, and the rest of it is
     not touched.
+
+    added: CHUNK lanes add to one array, behind one another or over a tree, so that a sum repeats to the bit whatever the block.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     unwritten: Any = dataclasses.field(default=None, metadata={"content": lambda value: value is not None})
+    added: bool = False
 
     @property
     def size(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 from .buffers import Layout, fit_block
 from .content import content
@@ -13,7 +14,7 @@ from .loop import Dimensions
 from .loop import buffers as loop_buffers
 from .loop.checkpoints import WINDOW, WINDOWS, record_of
 from .loop.weights import Arranged, arranged, stage
-from .operands import Function, Operand, Words
+from .operands import CHUNK, Function, Operand, Words
 from .problem import Problem
 
 # Shared memory that a block may opt in to, in KiB (CUDA C++ Programming Guide, table of technical specifications).
@@ -51,9 +52,25 @@ class Plan:
     @property
     def queued(self) -> bool:
         """Whether threads take lanes from a queue. By itself where step sizes are chosen: then lanes end at different times."""
-        if self.target.platform == "cpu" or self.problem.adjoint is not None:  # whose threads take chunks of lanes in any case
+        # The host's threads take chunks of lanes in any case; backwards, sums are of neighbours.
+        if self.target.platform == "cpu" or self.problem.adjoint is not None:
             return False
         return self.problem.adaptive if self.problem.schedule == "auto" else self.problem.schedule == "queue"
+
+    @property
+    def summed(self) -> bool:
+        """Whether lanes add to results of several."""
+        return self.problem.adjoint is not None and bool(self.problem.adjoint.summed)
+
+    @property
+    def in_warps(self) -> bool:
+        """Whether the threads of a warp sum what their lanes have: then all threads of a block are there, with a lane or not."""
+        return self.summed and self.target.platform == "cuda"
+
+    @functools.cached_property
+    def in_step(self) -> bool:
+        """Whether they do so wherever they come to a cotangent, and so go back over steps together."""
+        return self.problem.adjoint is not None and bool(self.problem.adjoint.together(self))
 
     @property
     def functions(self) -> tuple[Function, ...]:
@@ -105,7 +122,8 @@ class Plan:
     @functools.cached_property
     def dimensions(self) -> Dimensions:
         """What the sizes of buffers depend on."""
-        return self.problem.dimensions(sum(operand.size for operand in self.words.operands if operand.name in self.parameter_offsets))
+        kept = (operand.size for operand in self.words.operands if operand.name in self.parameter_offsets)
+        return self.problem.dimensions(sum(kept))
 
     @functools.cached_property
     def counters(self) -> tuple[str, ...]:
@@ -125,7 +143,7 @@ class Plan:
         backward: dict[str, int] = {}
         if problem.adjoint is not None:
             window = WINDOWS * WINDOW * sum(record_of(problem).words)
-            backward = dict(operands=problem.adjoint.words(problem), times=len(problem.adjoint.orders), window=window)
+            backward = dict(operands=problem.adjoint.words(self), times=len(problem.adjoint.orders), window=window)
         sizes = loop_buffers.sizes(dimensions, errors=problem.method.error_rows, counters=len(self.counters), **backward)
         for owner in (*problem.parts, problem.method):
             sizes |= owner.sizes(dimensions)
@@ -185,8 +203,10 @@ class Plan:
         chosen = self.problem.block
         wanted = _AUTO_BLOCK[self.target.platform] if chosen == "auto" else int(chosen)
         least = _LEAST_BLOCK[self.target.platform]
+        if self.summed and not cpu:
+            wanted = -(-wanted // CHUNK) * CHUNK  # a warp's lanes are a chunk's
         fitting = fit_block(self.layout, self.word_bytes, wanted, limit, least=least, device=str(self.target))
-        if chosen != "auto" and fitting != wanted:
+        if chosen != "auto" and fitting < int(chosen):
             raise ValueError(
                 f"block={wanted}: its shared buffers take {self._lane_bytes * wanted:,} bytes, and "
                 f"{self.target} has {limit:,} for a block; {fitting} lanes fit (block='auto' finds that by itself)"
@@ -208,7 +228,7 @@ class Plan:
     def launch(self) -> list[int]:
         """The launch's numbers for the handler."""
         if self.target.platform == "cpu":
-            return [1, self.block]
+            return [1, math.lcm(self.block, CHUNK) if self.summed else self.block]
         return [-self.block, 1, 1, self.block, 1, 1, self.window_bytes, _QUEUED_THREADS if self.queued else 0]
 
     @property

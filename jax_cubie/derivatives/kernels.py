@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from ..loop.adjoint import Adjoint
+from ..loop.adjoint import Adjoint, is_of_functions
 from ..loop.checkpoints import Checkpoints
 from ..operands import Function, Operand, Piece, Result, cotangent_name, tangent_name
 from ..problem import Problem
@@ -42,13 +42,22 @@ def checkpoint_results(chain: Any, record: int) -> tuple[Result, ...]:
 
 
 @functools.lru_cache(maxsize=256)
-def backward_kernel(chain: Any, cotangents: tuple[int, ...], wrt: tuple[int, ...]) -> Problem:
+def backward_kernel(
+    chain: Any, cotangents: tuple[int, ...], wrt: tuple[int, ...], summed: tuple[int, ...] = ()
+) -> Problem:
     """The problem of one launch that goes back over a solve of `chain`, from the cotangents of those results to those of those
-    operands. It reads the operands of the solve, the checkpoints of each depth, and the cotangents."""
+    operands. It reads the operands of the solve, the checkpoints of each depth, and the cotangents.
+
+    summed: of these operands only the sum over all lanes is asked for, if they are of the user's functions.
+    """
     problem = _with_tangents(chain, 0, (False,) * len(chain.operands))
     results = [problem.forward_results[number] for number in cotangents]
+    names = {number: chain.operands[number].name for number in wrt}
     adjoint = Adjoint(
-        tuple(chain.operands[number].name for number in wrt), tuple(result.name for result in results), problem.slots
+        tuple(names[number] for number in wrt),
+        tuple(result.name for result in results),
+        problem.slots,
+        frozenset(names[number] for number in summed if is_of_functions(names[number])),
     )
     operands = {operand.name: operand for operand in problem.operands}
     kept = [Operand(one.name, one.shape, one.dtype) for one in checkpoint_results(chain, problem.depth)]

@@ -100,7 +100,14 @@ def _ungrouped(array: Any, axes: Sequence[int | None], level: int, directions: i
 
 def launch_adjoint(*arrays: Any, **params: Any) -> list[Any]:
     call = LinearCall(**params)
-    kernel = kernels.backward_kernel(call.problem, call.roles.seeds, call.roles.gradients)
+    sizes = level_sizes([array.shape for array in arrays], call.axes)
+    known = all(not isinstance(size, int) or size > 0 for size in sizes)
+    summed = tuple(
+        number
+        for number, out, depends in zip(call.roles.gradients, call.out_axes, call.depends, strict=True)
+        if known and call.levels and all(axis is None for axis in out) and all(depends)
+    )
+    kernel = kernels.backward_kernel(call.problem, call.roles.seeds, call.roles.gradients, summed)
     return _launch(kernel, arrays, call.axes, call.out_axes, call.depends)
 
 
@@ -114,6 +121,9 @@ def _launch(
     operands = [dataclasses.replace(one, axes=own) for one, own in zip(kernel.operands, axes, strict=True)]
     found, outputs = launch(kernel, arrays, operands, levels), []
     for array, result, want, own in zip(found, kernel.results, out_axes, depends, strict=True):
+        if result.added:
+            outputs.append(array)
+            continue
         have = result.axes(levels)
         for level in empty:
             if own[level]:

@@ -23,6 +23,7 @@ def compile_lanes(
     block: int,
     shared_bytes: int,
     queued: bool = False,
+    whole: bool = False,
     dump: Callable[[str, str], None],
     prepare: Callable[..., None] | None = None,
 ) -> Image:
@@ -30,12 +31,13 @@ def compile_lanes(
 
     words: how many 64-bit words a launch has; word number `lanes` is the number of lanes. thread: the lane's number in its
     block. base: on the host the address of the block's memory (`shared_bytes` of it), on CUDA unused. All are int64. queued:
-    on CUDA `run` goes from lane to lane by itself, with a `Queue`, and the lane that it is given means nothing. prepare: on
-    CUDA all threads of a block run `prepare(words, thread)` before its lanes start.
+    on CUDA `run` goes from lane to lane by itself, with a `Queue`, and the lane that it is given means nothing. whole: on CUDA
+    all threads of a block run `run`, those beyond the last lane, too. prepare: on CUDA all threads of a block run
+    `prepare(words, thread)` before its lanes start.
     """
     if device.target.platform == "cpu":
         return _compile_host(run, device, words, block, shared_bytes, dump)
-    return _compile_cuda(run, prepare, device, words, lanes, block, queued, dump)
+    return _compile_cuda(run, prepare, device, words, lanes, block, queued or whole, dump)
 
 
 def _compile_host(run: Any, device: Device, words: int, block: int, shared_bytes: int, dump: Any) -> Image:
@@ -65,7 +67,7 @@ def _compile_host(run: Any, device: Device, words: int, block: int, shared_bytes
 
 
 def _compile_cuda(
-    run: Any, prepare: Any, device: Device, words: int, lanes: int, block: int, queued: bool, dump: Any
+    run: Any, prepare: Any, device: Device, words: int, lanes: int, block: int, whole: bool, dump: Any
 ) -> Image:
     from numba import cuda
 
@@ -81,7 +83,7 @@ def _compile_cuda(
         thread = np.int64(cuda.threadIdx.x)
         lane = np.int64(cuda.blockIdx.x) * width + thread
         first(values, thread)
-        if queued or lane < values[lanes]:
+        if whole or lane < values[lanes]:
             run(values, lane, thread, zero)
 
     return device.backend.compile_entry(entry, device.target, words=words, block=block, dump=dump)

@@ -62,6 +62,14 @@ def store_global(emitter: Emitter, address: Any, dtype: str, value: Any) -> None
     emitter.write(value, global_pointer(emitter, address, dtype))
 
 
+def add_global(emitter: Emitter, address: Any, dtype: str, value: Any) -> None:
+    """On CUDA, adds to a float: nobody waits for what was there. In order, where one thread alone adds to it."""
+    kind, suffix, constraint = LLVM_TYPES[dtype], *{"float32": ("f32", "f"), "float64": ("f64", "d")}[dtype]
+    form = ir.FunctionType(ir.VoidType(), [LLVM_TYPES["int64"], kind])
+    assembly = ir.InlineAsm(form, f"red.global.add.{suffix} [$0], $1;", f"l,{constraint}", True)
+    emitter.builder.call(assembly, [address, value])
+
+
 # In float32 on CUDA: one instruction of the special function unit, denormals flushed.
 _QUICK_FLOAT32 = {
     "div": "llvm.nvvm.div.approx.ftz.f",

@@ -154,7 +154,7 @@ def lower_batched(
     sources = _sources(operands, levels)
     sizes = [context.avals_in[number].shape[axis] for number, axis in sources]
     filled = [number for number, result in enumerate(results) if result.unwritten is not None]
-    devices = _devices(context)
+    devices = devices_of(context)
     # Symbolic sizes are not split but gathered: an export for several devices.
     if devices == 1 or levels == 0 or not all(isinstance(size, int) for size in sizes):
         contents = [_full(context, outputs[number], results[number].unwritten) for number in filled]
@@ -202,7 +202,7 @@ def _full(context: Any, aval: Any, value: Any) -> Any:
     return make(context.replace(avals_in=[], avals_out=[aval]))[0]
 
 
-def _devices(context: Any) -> int:
+def devices_of(context: Any) -> int:
     """How many devices the partitioner may split the computation over: inside of `shard_map` it is split already."""
     axes = context.module_context.axis_context
     if (mesh := getattr(axes, "mesh", None)) is not None:

@@ -14,6 +14,7 @@ from llvmlite import ir
 
 from .device import Device
 from .emitter import Emitter
+from .warp import INT32, INT64, WARP, call
 
 # Steps between two looks at what the other threads of the warp do.
 STEPS_AT_ONCE = 64
@@ -25,9 +26,6 @@ PATIENCE = 1 / 16
 PIECES = 8
 # What a thread holds in place of a lane: nothing, but it may take one; nothing, and there is none left.
 IDLE, NONE = -1, -2
-
-_WARP = 32
-_INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
 
 def order(ticket: Any, lanes: Any) -> Any:
@@ -136,51 +134,40 @@ def pause(emitter: Emitter, steps: Any, most: Any) -> Any:
     return emitter.add("int32", steps, less)
 
 
-def _call(emitter: Emitter, name: str, result: Any, *values: Any) -> Any:
-    """A call of an intrinsic that threads of a warp make together."""
-    module = emitter.builder.module
-    function = module.globals.get(name)
-    if function is None:
-        function = ir.Function(module, ir.FunctionType(result, [value.type for value in values]), name)
-        function.attributes.add("convergent")
-        function.attributes.add("nounwind")
-    return emitter.builder.call(function, values)
-
-
 def _members(emitter: Emitter, block: int) -> Any:
     """The threads that the thread's warp has, as bits: fewer than 32 in the last warp of some blocks."""
-    every = emitter.constant("uint32", 2**_WARP - 1)
-    rest = block % _WARP
+    every = emitter.constant("uint32", 2**WARP - 1)
+    rest = block % WARP
     if rest == 0:
         return every
-    thread = _call(emitter, "llvm.nvvm.read.ptx.sreg.tid.x", _INT32)
+    thread = call(emitter, "llvm.nvvm.read.ptx.sreg.tid.x", INT32)
     inside = emitter.compare("lt", "uint32", thread, emitter.constant("uint32", block - rest))
     return emitter.select(inside, every, emitter.constant("uint32", 2**rest - 1))
 
 
 def _ballot(emitter: Emitter, block: int, condition: Any) -> Any:
     """Which threads of the warp say yes, as bits."""
-    return _call(emitter, "llvm.nvvm.vote.ballot.sync", _INT32, _members(emitter, block), condition)
+    return call(emitter, "llvm.nvvm.vote.ballot.sync", INT32, _members(emitter, block), condition)
 
 
 def _tickets(emitter: Emitter, block: int, address: Any, wanted: Any) -> Any:
     """A number for each thread that wants one, counted in global memory: the first of them counts for all."""
     builder, i1 = emitter.builder, ir.IntType(1)
     wanting = _ballot(emitter, block, wanted)
-    first = _call(emitter, "llvm.cttz.i32", _INT32, wanting, i1(0))
-    thread = _call(emitter, "llvm.nvvm.read.ptx.sreg.laneid", _INT32)
-    below = builder.and_(wanting, _call(emitter, "llvm.nvvm.read.ptx.sreg.lanemask.lt", _INT32))
+    first = call(emitter, "llvm.cttz.i32", INT32, wanting, i1(0))
+    thread = call(emitter, "llvm.nvvm.read.ptx.sreg.laneid", INT32)
+    below = builder.and_(wanting, call(emitter, "llvm.nvvm.read.ptx.sreg.lanemask.lt", INT32))
     counted = emitter.alloca("int64", 1)
     emitter.store(counted, 0, emitter.constant("int64", 0), "int64")
     with builder.if_then(builder.and_(wanted, emitter.compare("eq", "uint32", thread, first))):
-        pointer = builder.inttoptr(address, ir.PointerType(_INT64, 1))
-        count = emitter.cast(_call(emitter, "llvm.ctpop.i32", _INT32, wanting), "uint32", "uint64")
+        pointer = builder.inttoptr(address, ir.PointerType(INT64, 1))
+        count = emitter.cast(call(emitter, "llvm.ctpop.i32", INT32, wanting), "uint32", "uint64")
         emitter.store(counted, 0, builder.atomic_rmw("add", pointer, count, "monotonic"), "int64")
     begin = emitter.load(counted, 0, "int64")
     halves = []
-    for half in (begin, builder.lshr(begin, _INT64(32))):
+    for half in (begin, builder.lshr(begin, INT64(32))):
         word = emitter.cast(half, "uint64", "uint32")
-        moved = _call(emitter, "llvm.nvvm.shfl.sync.idx.i32", _INT32, _members(emitter, block), word, first, _INT32(_WARP - 1))
+        moved = call(emitter, "llvm.nvvm.shfl.sync.idx.i32", INT32, _members(emitter, block), word, first, INT32(WARP - 1))
         halves.append(emitter.cast(moved, "uint32", "uint64"))
-    begin = builder.or_(halves[0], builder.shl(halves[1], _INT64(32)))
-    return builder.add(begin, emitter.cast(_call(emitter, "llvm.ctpop.i32", _INT32, below), "uint32", "uint64"))
+    begin = builder.or_(halves[0], builder.shl(halves[1], INT64(32)))
+    return builder.add(begin, emitter.cast(call(emitter, "llvm.ctpop.i32", INT32, below), "uint32", "uint64"))

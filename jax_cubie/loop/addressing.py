@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..kernel.emitter import Emitter
-from ..kernel.memory import load_global, load_several_global, store_global, undefined_words
-from ..operands import Operand, Words
+from ..kernel.memory import add_global, global_pointer, load_global, load_several_global, store_global, undefined_words
+from ..operands import CHUNK, Operand, Result, Words
 
 
 class Addressing:
@@ -38,7 +38,11 @@ class Addressing:
             address = self._offset(emitter, builder.extract_value(words, number), offset, operand.dtype)
             bases = builder.insert_value(bases, address, number)
         for number, result in enumerate(self.words.results, start=len(operands)):
-            first = lane if result.unwritten is None else builder.mul(lane, emitter.constant("int64", result.size))
+            first = lane
+            if result.added:
+                first = builder.udiv(lane, emitter.constant("int64", CHUNK))
+            if not self._interleaved(result):
+                first = builder.mul(first, emitter.constant("int64", result.size))
             address = self._offset(emitter, builder.extract_value(words, number), first, result.dtype)
             bases = builder.insert_value(bases, address, number)
         return bases
@@ -69,9 +73,29 @@ class Addressing:
     def store(self, emitter: Emitter, words: Any, bases: Any, number: int, index: Any, value: Any) -> None:
         """Writes element `index` (flat; a Python int or an int64 value) of result `number`."""
         result = self.words.results[number]
+        store_global(emitter, self._place(emitter, words, bases, number, index), result.dtype, value)
+
+    def add(self, emitter: Emitter, words: Any, bases: Any, number: int, index: Any, value: Any) -> None:
+        """Adds to element `index` of result `number`, to which nobody else adds meanwhile."""
+        result = self.words.results[number]
+        place = self._place(emitter, words, bases, number, index)
+        if emitter.platform == "cuda":
+            add_global(emitter, place, result.dtype, value)
+            return
+        before = emitter.read(global_pointer(emitter, place, result.dtype))
+        store_global(emitter, place, result.dtype, emitter.add(result.dtype, before, value))
+
+    def _place(self, emitter: Emitter, words: Any, bases: Any, number: int, index: Any) -> Any:
+        """The address of an element of a result."""
+        result = self.words.results[number]
         address = emitter.builder.extract_value(bases, len(self.words.operands) + number)
-        stride = emitter.builder.extract_value(words, self.words.lanes) if result.unwritten is None else None
-        store_global(emitter, self._element(emitter, address, index, stride, result.dtype), result.dtype, value)
+        stride = emitter.builder.extract_value(words, self.words.lanes) if self._interleaved(result) else None
+        return self._element(emitter, address, index, stride, result.dtype)
+
+    @staticmethod
+    def _interleaved(result: Result) -> bool:
+        """Whether the lanes run fastest."""
+        return result.unwritten is None and not result.added
 
     def _size(self, emitter: Emitter, words: Any, level: int) -> Any:
         return emitter.builder.extract_value(words, self.words.lanes + 1 + level)

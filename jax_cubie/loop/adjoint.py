@@ -6,12 +6,14 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..problem import Problem
+    from ..plan import Plan
 
 # Operands whose cotangents gather in cells, one for each order.
 TIMES = ("t0", "span", "dt0", "t1")
 # Those whose cotangents are written as they are come to.
 TIME_ARRAYS = ("offsets", "ts", "step_ends")
+# Up to so many elements a lane keeps a cotangent by itself, until its end.
+_ALONE = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +21,13 @@ class Adjoint:
     """A backward pass.
 
     wrt: the operands whose cotangents it gives. cotangents: the results whose cotangents it is handed. slots: of its
-    checkpoints.
+    checkpoints. summed: those of `wrt` of which only the sum over all lanes is asked for; they belong to the user's functions.
     """
 
     wrt: tuple[str, ...]
     cotangents: tuple[str, ...]
     slots: int
+    summed: frozenset[str] = frozenset()
 
     @property
     def orders(self) -> tuple[int, ...]:
@@ -32,20 +35,30 @@ class Adjoint:
         names = [name.partition(".") for name in self.wrt]
         return tuple(sorted({int(order or 0) for root, _, order in names if root in (*TIMES, *TIME_ARRAYS)}))
 
-    def offsets(self, problem: Problem) -> list[tuple[str, int, str]]:
-        """Each operand of the user's functions in `wrt`, with where in `operand_adjoint` it begins, and its dtype."""
-        named = {operand.name: operand for operand in problem.operands}
-        found, begin = [], 0
+    def together(self, plan: Plan) -> frozenset[str]:
+        """The operands whose cotangents the threads of a warp sum wherever they come to one, and keep none of their own: large
+        ones, that no function but f has a share in."""
+        if plan.target.platform == "cpu":
+            return frozenset()
+        named = {operand.name: operand for operand in plan.words.operands}
+        read = {name for function in plan.functions if function.name == "output_vjp" for name in function.operands}
+        return frozenset(name for name in self.summed if named[name].size > _ALONE and name not in read)
+
+    def offsets(self, plan: Plan) -> list[tuple[str, int, str]]:
+        """Each operand of the user's functions in `wrt` that is not summed together, with where in `operand_adjoint` it begins,
+        and its dtype."""
+        named = {operand.name: operand for operand in plan.words.operands}
+        found, begin, together = [], 0, self.together(plan)
         for name in self.wrt:
-            if is_of_functions(name):
+            if is_of_functions(name) and name not in together:
                 found.append((name, begin, named[name].dtype))
                 begin += named[name].size
         return found
 
-    def words(self, problem: Problem) -> int:
+    def words(self, plan: Plan) -> int:
         """Of `operand_adjoint`."""
-        named = {operand.name: operand for operand in problem.operands}
-        return sum(named[name].size for name in self.wrt if is_of_functions(name))
+        named = {operand.name: operand for operand in plan.words.operands}
+        return sum(named[name].size for name, _, _ in self.offsets(plan))
 
 
 def is_of_functions(name: str) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..kernel import warp
 from ..kernel.scalar import Scalar, shifted, where
 from ..operands import cotangent_name
 from .adjoint import TIME_ARRAYS
@@ -42,14 +43,20 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
     fallible = problem.method.fallible
     status = np.int32(0)
 
+    together, lanes, in_step = lane.emitted("bool")(_raw(backward.together)), lane.plan.words.lanes, lane.plan.in_step
+    in_warps, one = lane.plan.in_warps, np.int64(1)
+
     @lane.function
     def go_back(words, lane, thread, base):
         arrays = allocate(thread, base)
-        b = locate(words, lane, arrays)
-        begin(b)
+        present = not in_warps or lane < words[lanes]
+        # Threads without a lane look at the last one, which is of their chunk.
+        b = locate(words, lane if present else words[lanes] - one, arrays)
+        begin(b, present)
         if worth(b):
             outer(b)
-            while left(b):
+        while together(b):
+            if left(b):
                 while above(b):
                     restore(b)
                     while replaying(b):
@@ -69,7 +76,9 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
                 restore(b)
                 retake(b, time(b), size(b))
                 cotangents(b)
+            if in_step or left(b):
                 adjoint_step(b, time(b), size(b))
+            if left(b):
                 moved(b)
                 back(b)
         end(b)
@@ -90,8 +99,8 @@ class _Backward:
     """Writes what happens around the steps.
 
     Cells: at, the accepted step at hand; behind, the next step to go back over; stride, the shift of the slots; depth, the
-    window that has what lies around it, 0 for the slots; taken, the accepted steps; worth, fine: whether there are cotangents,
-    and whether the lane succeeded.
+    window that has what lies around it, 0 for the slots; taken, the accepted steps; worth, fine, present: whether there are
+    cotangents, the lane succeeded, and is one; active: whether it has steps left.
     """
 
     def __init__(self, lane: Lane):
@@ -102,7 +111,7 @@ class _Backward:
         declare_cells(lane)
         for name in ("at", "behind", "stride", "depth", "taken"):
             lane.cell(name, "int32")
-        for name in ("worth", "fine"):
+        for name in ("worth", "fine", "present", "active"):
             lane.cell(name, "bool")
 
     # --- The beginning
@@ -110,7 +119,7 @@ class _Backward:
     def beginning(self) -> list[tuple[str, Callable]]:
         return [("void", self.begin), ("bool", self.worth), ("void", self.outer)]
 
-    def begin(self, b: Body) -> None:
+    def begin(self, b: Body, present: Any) -> None:
         for name, offset in b.lane.plan.parameter_offsets.items():
             for index in range(b.lane.operand(name).size):
                 b.buf.parameters.store(offset + index, b.op(name, index))
@@ -119,7 +128,8 @@ class _Backward:
         clear(b)
         behind = self._adjoint.slots * self._record.words[0]
         taken, code = (self._header(b, behind + offset) for offset in (0, 1))
-        b.put(taken=taken, fine=code.equals(0), worth=self._any_cotangent(b))
+        b.put(taken=taken, fine=code.equals(0), present=b.scalar(present, "bool"), behind=-1, active=False)
+        b.put(worth=self._any_cotangent(b) & b.get("present"))
 
     def _header(self, b: Body, index: int) -> Scalar:
         return b.scalar(from_word(b, b.op(checkpoint_name(0), index), "int32"), "int32")
@@ -247,6 +257,12 @@ class _Backward:
             ("bool", self.left), ("void", self.restore), ("void", self.cotangents), ("void", self.moved), ("void", self.back),
         ]
 
+    def together(self, b: Body) -> Scalar:
+        """Whether the lane has steps left, or, where a warp goes back over steps together, one of its lanes."""
+        active = self.left(b)
+        b.put(active=active)
+        return b.scalar(warp.some(b.emitter, active.value), "bool") if b.lane.plan.in_step else active
+
     def left(self, b: Body) -> Scalar:
         return b.get("behind") >= 0
 
@@ -322,6 +338,6 @@ class _Backward:
         with b.when(self.worth(b)):
             for part in self._parts:
                 part.end(b)
-        conclude(b, b.get("worth"), b.get("fine"))
+        conclude(b, b.get("worth"), b.get("fine"), b.get("present"))
 
 

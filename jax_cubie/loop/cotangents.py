@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..kernel import warp
 from ..kernel.device import View
-from ..kernel.scalar import shifted
+from ..kernel.scalar import Scalar, shifted, where
 from ..operands import cotangent_name
-from .adjoint import TIME_ARRAYS, TIMES
+from .adjoint import TIME_ARRAYS, TIMES, is_of_functions
 from .functions import Sink, Store
 
 if TYPE_CHECKING:
     from ..kernel.emitter import Emitter
     from .body import Body
     from .lane import Lane
+
 
 def cell_of(name: str, order: int) -> str:
     """The cell in which the cotangent of a time gathers."""
@@ -41,65 +44,146 @@ def gather(b: Body, **more: Any) -> None:
     for name, value in more.items():
         root, _, order = name.rpartition("_")
         cell = cell_of(root, int(order))
-        b.put(**{cell: b.get(cell) + value})
+        b.put(**{cell: b.get(cell) + where(b.get("active"), value, 0.0) if b.lane.plan.in_step else b.get(cell) + value})
+
+
+def unless_done(b: Body, value: Any, before: Any) -> Any:
+    """`value`; `before` in a lane that is done, and goes along with others of its warp."""
+    return b.emitter.select(b.get("active").value, value, before) if b.lane.plan.in_step else value
+
+
+def some_of(b: Body, condition: Scalar) -> Scalar:
+    """The condition; where a warp goes back over steps together, whether it holds in one of its lanes that are not done."""
+    if not b.lane.plan.in_step:
+        return condition
+    return b.scalar(warp.some(b.emitter, (condition & b.get("active")).value), "bool")
 
 
 def into_adjoints(b: Body, function: str, state: View, *, add: bool = False) -> Sink:
     """The outputs of the transposed function of that name: the cotangent of the state into an array, or added to it; those of
-    the time, by order, into `time_adjoint`; those of operands are added to `operand_adjoint`."""
-    adjoint = b.lane.adjoint
+    the time, by order, into `time_adjoint`; those of operands are added to `operand_adjoint`, or summed over the warp's lanes
+    and added to the results."""
+    lane, adjoint = b.lane, b.lane.adjoint
     views = (state, b.buf.time_adjoint, b.buf.operand_adjoint)
-    read = b.lane.functions[function].function.operands
-    offsets = [one for one in adjoint.offsets(b.lane.problem) if one[0] in read]
+    read, together = lane.functions[function].function.operands, adjoint.together(lane.plan)
+    offsets = {name: (begin, dtype) for name, begin, dtype in adjoint.offsets(lane.plan)}
+    operands = [name for name in adjoint.wrt if is_of_functions(name) and name in read]
     begins, times = [begin for begin, _ in b.pieces], len(adjoint.orders)
+    first = len(begins) + times
+    results = tuple(cotangent_name(name) for name in operands if name in together)
+    summed = frozenset(first + number for number, name in enumerate(operands) if name in together)
 
     def store(emitter: Emitter, words: Any, bases: Any, values: Sequence[Any]) -> Store:
-        into, time, operand = (View(emitter, value, view.type) for value, view in zip(values, views, strict=True))
+        into, time, operand = (View(emitter, value, view.type) for value, view in zip(values, views, strict=False))
+        active = values[len(views)] if summed else None
+
+        def counted(name: str, value: Any) -> Any:
+            """Threads whose lanes are done go along with others, and count for nothing."""
+            return emitter.select(active, value, emitter.constant(lane.operand(name).dtype, 0))
+
+        def add_to_result(name: str, place: Any, value: Any) -> None:
+            lane.addressing.add(emitter, words, bases, lane.result_number(cotangent_name(name)), place, value)
 
         def keep(output: int, index: Any, value: Any) -> None:
             if output < len(begins):
                 place = shifted(emitter, index, begins[output])
                 into.store(place, emitter.add(into.dtype, into.load(place), value) if add else value)
-            elif output < len(begins) + times:
+            elif output < first:
                 time.store(output - len(begins), value)
+            elif output in summed:
+                name = operands[output - first]
+                value = warp.total(emitter, lane.operand(name).dtype, counted(name, value))
+                with emitter.builder.if_then(_is_first(emitter)):
+                    add_to_result(name, index, value)
             else:
-                _, begin, dtype = offsets[output - len(begins) - times]
+                begin, dtype = offsets[operands[output - first]]
                 place = shifted(emitter, index, begin)
                 value = emitter.cast(value, dtype, operand.dtype)
                 operand.store(place, emitter.add(operand.dtype, operand.load(place), value))
 
-        return keep
+        def keep_several(output: int, index: Any, values: Sequence[Any]) -> None:
+            name = operands[output - first]
+            value = warp.totals(emitter, lane.operand(name).dtype, [counted(name, value) for value in values])
+            thread = emitter.cast(warp.thread_of_warp(emitter), "uint32", "int64")
+            index = emitter.constant("int64", index) if isinstance(index, int) else index
+            add_to_result(name, emitter.add("int64", index, thread), value)
+
+        return Store(keep, summed, keep_several)
 
     kinds = "_".join(f"{view.type.stride}_{view.type.space}" for view in views)
-    return Sink(f"adjoints_{kinds}_{add}", tuple(view.pointer for view in views), (), store)
+    pointers = tuple(view.pointer for view in views)
+    return Sink(f"adjoints_{kinds}_{add}", (*pointers, b.get("active").value) if summed else pointers, results, store)
 
 
-def conclude(b: Body, worth: Any, fine: Any) -> None:
-    """Writes the cotangents of operands: 0 where there was nothing to do, NaN where the lane had failed."""
-    problem, adjoint = b.lane.problem, b.lane.adjoint
-    offsets = {name: begin for name, begin, _ in adjoint.offsets(problem)}
+def _is_first(emitter: Emitter) -> Any:
+    """Whether the thread is the first of its warp."""
+    return emitter.compare("eq", "uint32", warp.thread_of_warp(emitter), emitter.constant("uint32", 0))
+
+
+def conclude(b: Body, worth: Scalar, fine: Scalar, present: Scalar) -> None:
+    """Writes the cotangents of operands: 0 where there was nothing to do, NaN where the lane had failed.
+
+    present: whether there is such a lane at all; in a warp that sums, threads without one are there, too.
+    """
+    problem, adjoint, emitter = b.lane.problem, b.lane.adjoint, b.emitter
+    offsets = {name: begin for name, begin, _ in adjoint.offsets(b.lane.plan)}
+    together = adjoint.together(b.lane.plan)
     initial = {piece.initial: piece.order for piece in problem.pieces}
 
+    def value_of(name: str, value: Any) -> Any:
+        value = emitter.select(fine.value, value, b.real(float("nan")))
+        value = emitter.select(worth.value, value, b.real(0))
+        return emitter.cast(value, b.dtype, b.lane.operand(name).dtype)
+
     def write(name: str, size: int, value_at: Callable[[Any], Any]) -> None:
-        dtype = b.lane.operand(name).dtype
+        b.each(lambda index: b.res(cotangent_name(name), index, value_of(name, value_at(index))), size)
+
+    def add(name: str, size: int, value_at: Callable[[Any], Any]) -> None:
+        number = b.lane.result_number(cotangent_name(name))
 
         def body(index: Any) -> None:
-            value = b.emitter.select(fine.value, value_at(index), b.real(float("nan")))
-            value = b.emitter.select(worth.value, value, b.real(0))
-            b.res(cotangent_name(name), index, b.emitter.cast(value, b.dtype, dtype))
+            value = value_of(name, value_at(index))
+            if emitter.platform == "cpu":
+                b.lane.addressing.add(emitter, b.words, b.bases, number, index, value)
+                return
+            value = warp.total(emitter, b.lane.operand(name).dtype, value)
+            with emitter.builder.if_then(emitter.logical_and(_is_first(emitter), present.value)):
+                b.lane.addressing.store(emitter, b.words, b.bases, number, index, value)
 
         b.each(body, size)
 
+    own = [name for name in adjoint.wrt if name not in adjoint.summed]
+    with contextlib.ExitStack() as stack:
+        if b.lane.plan.in_warps:
+            stack.enter_context(b.when(present))
+        for name in own:
+            size = b.lane.operand(name).size
+            root, _, order = name.partition(".")
+            if name in initial:
+                write(name, size, b.piece(b.buf.adjoint, initial[name]).load)
+            elif name in offsets:
+                write(name, size, b.buf.operand_adjoint.part(offsets[name], size).load)
+            elif root in TIME_ARRAYS:  # written as they are come to
+                with b.when(~(worth & fine)):
+                    write(name, size, lambda _: b.real(0))
+            else:
+                cell = cell_of(root, int(order or 0))
+                write(name, size, lambda _, cell=cell: b.get(cell).value)
     for name in adjoint.wrt:
-        size = b.lane.operand(name).size
-        root, _, order = name.partition(".")
-        if name in initial:
-            write(name, size, b.piece(b.buf.adjoint, initial[name]).load)
-        elif name in offsets:
-            write(name, size, b.buf.operand_adjoint.part(offsets[name], size).load)
-        elif root in TIME_ARRAYS:  # written as they are come to
-            with b.when(~(worth & fine)):
-                write(name, size, lambda _: b.real(0))
-        else:
-            cell = cell_of(root, int(order or 0))
-            write(name, size, lambda _, cell=cell: b.get(cell).value)
+        if name in together:
+            _fail_together(b, name, worth & ~fine)
+        elif name in adjoint.summed:
+            size = b.lane.operand(name).size
+            add(name, size, b.buf.operand_adjoint.part(offsets[name], size).load)
+
+
+def _fail_together(b: Body, name: str, failed: Scalar) -> None:
+    """A lane that failed makes the sum NaN."""
+    emitter, size = b.emitter, b.lane.operand(name).size
+    with emitter.builder.if_then(warp.some(emitter, failed.value)):
+        thread = emitter.cast(warp.thread_of_warp(emitter), "uint32", "int64")
+        nan = emitter.constant(b.lane.operand(name).dtype, float("nan"))
+        with emitter.loop(-(-size // warp.WARP)) as turn:
+            index = emitter.add("int64", emitter.mul("int64", turn, emitter.constant("int64", warp.WARP)), thread)
+            with emitter.builder.if_then(emitter.compare("lt", "int64", index, emitter.constant("int64", size))):
+                b.res(cotangent_name(name), index, nan)

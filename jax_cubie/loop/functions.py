@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from .body import Body
     from .lane import Lane
 
-Store = Callable[[int, Any, Any], None]  # (output number, flat index, value)
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """Keeps what a function gives.
+
+    one(output number, flat index, value). together: outputs of which WARP elements that follow one another had better be kept
+    at once, by several(output number, flat index of the first, values).
+    """
+
+    one: Callable[[int, Any, Any], None]
+    together: frozenset[int] = frozenset()
+    several: Callable[[int, Any, Sequence[Any]], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +52,7 @@ def into_view(view: View, begins: Sequence[int]) -> Sink:
 
     def store(emitter: Emitter, words: Any, bases: Any, values: Sequence[Any]) -> Store:
         target = View(emitter, values[0], view.type)
-        return lambda output, index, value: target.store(shifted(emitter, index, begins[output]), value)
+        return Store(lambda output, index, value: target.store(shifted(emitter, index, begins[output]), value))
 
     return Sink(f"view_{view.type.stride}_{view.type.space}", (view.pointer,), (), store)
 
@@ -59,7 +69,7 @@ def into_row(lane: Lane, results: Sequence[str], sizes: Sequence[int], row: Any)
             place = emitter.add("int64", begin, emitter.constant("int64", index) if isinstance(index, int) else index)
             lane.addressing.store(emitter, words, bases, numbers[output], place, value)
 
-        return store_output
+        return Store(store_output)
 
     return Sink("row", (row,), tuple(results), store)
 
@@ -113,7 +123,7 @@ class FunctionCode:
 
         if lane.problem.fastmath:
             emitter = Emitter(emitter.builder, emitter.platform, fma=emitter.use_fma, fastmath=True)
-        emit_program(emitter, function.program, load, store, load_several)
+        emit_program(emitter, function.program, load, store.one, load_several, store.together, store.several)
 
     def _call(self, b: Body, inputs: dict[str, Any], sink: Sink) -> None:
         builder, words = b.emitter.builder, self.lane.plan.words
@@ -141,6 +151,8 @@ class FunctionCode:
         function = ir.Function(emitter.builder.module, ir.FunctionType(ir.VoidType(), kinds), name)
         function.linkage = "internal"
         function.attributes.add("noinline")
+        if self.lane.plan.in_step:
+            function.attributes.add("convergent")
         builder = ir.IRBuilder(function.append_basic_block())
         inner = Emitter(builder, emitter.platform, fma=emitter.use_fma)
         given = iter(function.args)

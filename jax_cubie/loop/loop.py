@@ -35,6 +35,7 @@ def build_image(plan: Plan, dump: Callable[[str, str], None]) -> Image:
         block=plan.block,
         shared_bytes=lane.memory.window_bytes,
         queued=plan.words.queued,
+        whole=plan.in_warps,
         prepare=build_staging(lane),
         dump=dump,
     )

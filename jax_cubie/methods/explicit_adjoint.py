@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernel.scalar import Scalar
 from ..loop import AdjointSteps
-from ..loop.cotangents import gather, into_adjoints
+from ..loop.cotangents import gather, into_adjoints, some_of, unless_done
 from ..loop.jets import Jet
 from ..outputs.interpolation import dense_shares
 from .explicit_rk import combine, stage_time
@@ -125,7 +125,7 @@ class ExplicitAdjoint:
             rows, adjoints = [b.row(b.buf.stage_rhs, number) for number in range(count)], self._adjoint_rows(b)
             end, states = b.buf.adjoint, self._states(b)
             if inside:
-                with b.when(b.get("points_inside")):
+                with b.when(some_of(b, b.get("points_inside"))):
                     self._adjoint_of_dense(b, t, h, adjoints)
             pulled: dict[int, View] = {}
             for stage in reversed(range(last)):
@@ -146,7 +146,7 @@ class ExplicitAdjoint:
                 total = end.load(index)
                 for source in sources:
                     total = b.emitter.add(b.dtype, total, source.load(index))
-                end.store(index, total)
+                end.store(index, unless_done(b, total, end.load(index)))
 
             b.each(add)
 
@@ -211,7 +211,12 @@ class ExplicitAdjoint:
         b.each(lambda index: b.buf.stage_cotangent.store(index, end.load(index)))
         self._pull_at(b, b.emitter.add(b.dtype, time, step_size), b.buf.proposed_state, 1, end)
         target = b.buf.adjoint
-        b.each(lambda index: target.store(index, b.emitter.add(b.dtype, target.load(index), end.load(index))))
+
+        def add(index: Any) -> None:
+            before = target.load(index)
+            target.store(index, unless_done(b, b.emitter.add(b.dtype, before, end.load(index)), before))
+
+        b.each(add)
 
 
 def dot(b: Body, one: View, other: View) -> Scalar:

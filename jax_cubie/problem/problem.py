@@ -104,7 +104,11 @@ class Problem:
         """What the kernel writes."""
         if self.adjoint is not None:
             named = {operand.name: operand for operand in self.operands}
-            return tuple(Result(cotangent_name(name), named[name].shape, named[name].dtype) for name in self.adjoint.wrt)
+            summed = self.adjoint.summed
+            return tuple(
+                Result(cotangent_name(name), named[name].shape, named[name].dtype, added=name in summed)
+                for name in self.adjoint.wrt
+            )
         kept = () if self.checkpoints is None else checkpoint_results(self, self.checkpoints)
         return (*self.forward_results, *kept)
 

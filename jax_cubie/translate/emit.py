@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..kernel.emitter import Emitter, Value
-from .emit_sums import Reads, emit_sums, index_of, together
+from .emit_sums import Reads, emit_sums, index_of
 from .lifetimes import PRIVATE
 from .program import Program, Region, Sums, regions_of
 
+GROUP = 32
+"""Elements of an output that are kept at once."""
 _SHORT = 8
 _SMALL_BODY = 32
 
 
 def emit_program(emitter: Emitter, program: Program, load: Callable[[int, Any], Value],
                  store: Callable[[int, Any, Value], None],
-                 load_several: Callable[[int, Any, int, bool], Value | None] = lambda *_: None) -> None:
+                 load_several: Callable[[int, Any, int, bool], Value | None] = lambda *_: None,
+                 grouped: frozenset[int] = frozenset(),
+                 store_several: Callable[[int, Any, Sequence[Value]], None] | None = None) -> None:
     """Write a program at the builder's place.
 
     ``load(input_number, flat_index)`` gives a scalar, ``store(output_number, flat_index, value)`` keeps one; the
     index is an int where it is known, else an i64 value, and a bool scalar is an i1. The memory that ``store``
     writes must not overlap what ``load`` reads. ``load_several(input_number, flat_index, count, aligned)`` gives so many that
     follow one another as a vector, None where they do not lie so in memory; aligned: the index is a multiple of the count.
+    Of outputs in ``grouped`` a loop's elements that follow one another are kept 32 at once, where they can be:
+    ``store_several(output_number, flat_index_of_the_first, values)``.
     """
     values: dict[int, Value] = {}
     known: dict[int, int] = {}
@@ -61,6 +67,23 @@ def emit_program(emitter: Emitter, program: Program, load: Callable[[int, Any], 
 
         return Reads(lambda index: read(sums.matrix, index, dtype), several, term, terms)
 
+    def go_together(dest: int, extent: int, body: Region) -> None:
+        *rest, (_, _, _, (place_of, value_of), (_, output)) = body
+
+        def turn(begin: Value) -> tuple[Any, Value]:
+            values[dest] = begin
+            go(tuple(rest))
+            return place(place_of), values[value_of]
+
+        whole = extent // GROUP
+        if whole:
+            with emitter.loop(whole, 1) as block:
+                begin = emitter.mul("int64", block, emitter.constant("int64", GROUP))
+                turns = [turn(emitter.add("int64", begin, emitter.constant("int64", k))) for k in range(GROUP)]
+                store_several(output, turns[0][0], [value for _, value in turns])
+        for k in range(whole * GROUP, extent):
+            store(output, *turn(emitter.constant("int64", k)))
+
     def go(region: Region) -> None:
         for dest, op, dtype, args, attribute in region:
             if op == "const":
@@ -85,6 +108,8 @@ def emit_program(emitter: Emitter, program: Program, load: Callable[[int, Any], 
                 values[dest] = emitter.cast(values[args[0]], dtype, attribute)
             elif op == "bitcast":
                 values[dest] = emitter.bitcast(values[args[0]], attribute)
+            elif op == "for" and store_several is not None and _stores_in_order(dest, attribute, grouped):
+                go_together(dest, *attribute)
             elif op == "for":
                 with emitter.loop(attribute[0], _copies(*attribute)) as index:
                     values[dest] = index
@@ -123,6 +148,29 @@ def _array(emitter: Emitter, dtype: str, number: int, size: int) -> Value:
     if (dtype, number, size) not in arrays:
         arrays[dtype, number, size] = emitter.alloca(dtype, size)
     return arrays[dtype, number, size]
+
+
+def _stores_in_order(index: int, loop: tuple[int, Region], outputs: frozenset[int]) -> bool:
+    """Whether a loop's turns do nothing but store elements of one of those outputs that follow one another."""
+    extent, body = loop
+    stores = [one for one in body if one[1] == "store" or regions_of(one) or one[1] in ("sums", "alloc")]
+    if extent < GROUP or len(stores) != 1 or stores[0] is not body[-1] or stores[0][1] != "store":
+        return False
+    (space, output), made = stores[0][4], {one[0]: one for one in body}
+    if space != "output" or output not in outputs:
+        return False
+
+    def share(number: int) -> int | None:
+        """How often the turn is in an index; None where that is not plain."""
+        if number == index or number not in made:
+            return int(number == index)
+        _, op, _, args, _ = made[number]
+        shares = [share(arg) for arg in args]
+        if op == "add" and None not in shares:
+            return sum(shares)  # pyright: ignore
+        return 0 if op != "load" and not any(one is None or one for one in shares) else None
+
+    return share(stores[0][3][0]) == 1
 
 
 def _copies(extent: int, body: Region) -> int | None:

@@ -252,6 +252,32 @@ def test_shared_operands_and_repeats(platform):
         assert_same_bits(gradient(y0, scale), found)
 
 
+@pytest.mark.parametrize("saves", ["t1", "ts", "fn"])
+def test_networks(saves, platform):
+    """Weights that all lanes share, more than a lane would keep for itself; in a batch that fills no block."""
+    model = eqx.nn.MLP(2, 2, 40, 2, activation=jnp.tanh, key=jax.random.key(0), dtype=jnp.float64)
+    params, static = eqx.partition(model, eqx.is_array)
+    y0 = np.random.default_rng(0).normal(size=(45, 2))
+    saveat = {"t1": SaveAt(t1=True), "ts": SaveAt(ts=np.linspace(0.1, 1, 3))}
+    saveat["fn"] = SaveAt(ts=np.array([0.0, 0.4, 0.9]), fn=lambda t, y, args: jnp.sin(eqx.combine(args, static)(y)))
+
+    def one(params, y):
+        def field(t, y, args):
+            return eqx.combine(args, static)(y)
+
+        solution = solve(field, 0.0, 1.0, y, params, saveat=saveat[saves], rtol=1e-6, atol=1e-6, max_steps=500)
+        return jnp.sum(solution.ys**2) * (y[0] < 1.5)  # some lanes have no cotangents
+
+    summed = jax.jit(jax.grad(lambda p, y: jnp.sum(jax.vmap(one, in_axes=(None, 0))(p, y))))
+    found = summed(params, y0)
+    each = jax.jit(jax.vmap(jax.grad(one), in_axes=(None, 0)))(params, y0)
+    for whole, lanes in zip(jax.tree.leaves(found), jax.tree.leaves(each), strict=True):
+        np.testing.assert_allclose(whole, lanes.sum(0), rtol=1e-10, atol=1e-12)
+    assert_same_bits(summed(params, y0), found)
+    y0[7] = np.nan
+    assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(summed(params, y0)))
+
+
 def test_placements_change_no_bit(platform):
     backward = sorted(buffer.keyword for buffer in Solver().buffers)
     expected = gradient_of(rtol=1e-5, atol=1e-5, method="dop853")

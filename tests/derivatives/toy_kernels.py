@@ -164,7 +164,7 @@ class Toy:
         self.launches.append(("forward", problem.depth, record))
         return Kernel(problem.operands, (*problem.results, *recorded), lane)
 
-    def backward_kernel(self, problem, seeds, wrt):
+    def backward_kernel(self, problem, seeds, wrt, summed=()):
         checkpoints = self.checkpoint_results(problem, problem.depth)
         count, end = len(problem.operands), len(problem.operands) + len(checkpoints)
         others = [*checkpoints, *(problem.results[number] for number in seeds)]
