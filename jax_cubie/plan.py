@@ -64,7 +64,7 @@ class Plan:
 
     @property
     def in_warps(self) -> bool:
-        """Whether the threads of a warp sum what their lanes have: then all threads of a block are there, with a lane or not."""
+        """Whether the threads of a warp sum what their lanes have: then all threads of a block are there, lane or not."""
         return self.summed and self.target.platform == "cuda"
 
     @functools.cached_property

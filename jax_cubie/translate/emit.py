@@ -7,7 +7,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..kernel.emitter import Emitter, Value
-from .emit_sums import Reads, emit_sums, index_of
+from .emit_sums import Reads, emit_sums, index_of, together
 from .lifetimes import PRIVATE
 from .program import Program, Region, Sums, regions_of
 
