@@ -35,7 +35,7 @@ START = 0.05  # of each culture, relative to the unit of K
 TRUTH = {"log_rate": np.log(0.8), "spread": 0.3, "log_capacity": np.log(2.0), "log_noise": np.log(0.08)}
 NAMES = tuple(TRUTH)
 CHAINS, WARMUP, SAMPLES = 4, 400, 500
-# Mean and standard deviation of the posterior, by `python 06_bayesian_growth.py --reference`: the same model with the closed
+# Mean and standard deviation of the posterior, by `python 07_bayesian_growth.py --reference`: the same model with the closed
 # form of n(t), 4 chains of 25,000 draws after 2,000, key 1, float64.
 REFERENCE = {
     "log_rate": (-0.1225, 0.0771),  # 95,141 effective draws
