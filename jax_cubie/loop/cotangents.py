@@ -75,11 +75,12 @@ def into_adjoints(b: Body, function: str, state: View, *, add: bool = False) -> 
 
     def store(emitter: Emitter, words: Any, bases: Any, values: Sequence[Any]) -> Store:
         into, time, operand = (View(emitter, value, view.type) for value, view in zip(values, views, strict=False))
-        active = values[len(views)] if summed else None
 
         def counted(name: str, value: Any) -> Any:
-            """Threads whose lanes are done go along with others, and count for nothing."""
-            return emitter.select(active, value, emitter.constant(lane.operand(name).dtype, 0))
+            """Threads whose lanes are done go along with others of their warp, and count for nothing."""
+            if not lane.plan.in_step:
+                return value
+            return emitter.select(values[len(views)], value, emitter.constant(lane.operand(name).dtype, 0))
 
         def add_to_result(name: str, place: Any, value: Any) -> None:
             lane.addressing.add(emitter, words, bases, lane.result_number(cotangent_name(name)), place, value)
@@ -96,9 +97,10 @@ def into_adjoints(b: Body, function: str, state: View, *, add: bool = False) -> 
                 with emitter.builder.if_then(_is_first(emitter)):
                     add_to_result(name, index, value)
             else:
-                begin, dtype = offsets[operands[output - first]]
+                name = operands[output - first]
+                begin, dtype = offsets[name]
                 place = shifted(emitter, index, begin)
-                value = emitter.cast(value, dtype, operand.dtype)
+                value = emitter.cast(counted(name, value), dtype, operand.dtype)
                 operand.store(place, emitter.add(operand.dtype, operand.load(place), value))
 
         def keep_several(output: int, index: Any, values: Sequence[Any]) -> None:
@@ -112,7 +114,8 @@ def into_adjoints(b: Body, function: str, state: View, *, add: bool = False) -> 
 
     kinds = "_".join(f"{view.type.stride}_{view.type.space}" for view in views)
     pointers = tuple(view.pointer for view in views)
-    return Sink(f"adjoints_{kinds}_{add}", (*pointers, b.get("active").value) if summed else pointers, results, store)
+    values = (*pointers, b.get("active").value) if lane.plan.in_step else pointers
+    return Sink(f"adjoints_{kinds}_{add}", values, results, store)
 
 
 def _is_first(emitter: Emitter) -> Any:
