@@ -16,7 +16,7 @@ from ..kernel.scalar import Scalar, shifted, where
 from ..operands import cotangent_name
 from .adjoint import TIME_ARRAYS
 from .checkpoints import WINDOW, WINDOW_BITS, WINDOWS, checkpoint_name, from_word, power, record_of, slot_of, to_word
-from .clock import end_of, floor_of
+from .clock import end_of, floor_of, whole_steps
 from .cotangents import cell_of, clear, conclude, declare_cells, gather
 from .part import Step
 from .progress import build_progress
@@ -57,24 +57,27 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
             outer(b)
         while together(b):
             if left(b):
-                while above(b):
+                # Each function is called at one place: else it is none of the loop's own code, and arrays are no registers.
+                searching = True
+                while searching:
                     restore(b)
-                    aim(b)
-                    while replaying(b):
-                        if fallible:
-                            judge(b, step(b, time(b), size(b)))
-                        else:
-                            step(b, time(b), size(b))
-                            judge(b, status)
-                        if accepted(b):
-                            if finish is not None:
-                                finish(b, end_time(b))
-                            keep(b)
-                            carry(b)
-                        next_turn(b)
-                        advance(b)
-                    deeper(b)
-                restore(b)
+                    searching = above(b)
+                    if searching:
+                        aim(b)
+                        while replaying(b):
+                            if fallible:
+                                judge(b, step(b, time(b), size(b)))
+                            else:
+                                step(b, time(b), size(b))
+                                judge(b, status)
+                            if accepted(b):
+                                if finish is not None:
+                                    finish(b, end_time(b))
+                                keep(b)
+                                carry(b)
+                            next_turn(b)
+                            advance(b)
+                        deeper(b)
                 retake(b, time(b), size(b))
                 cotangents(b)
             if in_step or left(b):
@@ -101,7 +104,7 @@ class _Backward:
 
     Cells: at, the accepted step at hand; behind, the next step to go back over; stride, the shift of the slots; depth, the
     window that has what lies around it, 0 for the slots; shift, its entries are of every 2^shift-th step; edge, steps that it
-    has, less 1; taken, the accepted steps; worth, fine, present: whether there are
+    has, less 1; taken, the accepted steps; sizes, those that have the size dt0; worth, fine, present: whether there are
     cotangents, the lane succeeded, and is one; active: whether it has steps left.
     """
 
@@ -111,7 +114,7 @@ class _Backward:
         self._parts = [part.adjoint(lane) for part in problem.parts]
         self._control = problem.controller.control(lane)
         declare_cells(lane)
-        for name in ("at", "behind", "stride", "depth", "shift", "edge", "taken"):
+        for name in ("at", "behind", "stride", "depth", "shift", "edge", "taken", "sizes"):
             lane.cell(name, "int32")
         for name in ("finer", "finer_shift", "finer_edge", "finer_first", "goal"):
             lane.cell(name, "int32")
@@ -165,7 +168,8 @@ class _Backward:
         for piece in self._problem.pieces:  # that of t0, if there is no step
             b.begin_piece(piece)
         if self._problem.one_size:
-            b.put(whole=0)
+            size = b.scalar(b.direction) * b.number("dt0")
+            b.put(whole=0, sizes=whole_steps(b, size, b.get("floor")))
         if self._control.end is not None:
             b.put(stop=0, step_size=b.scalar(b.direction) * b.number("dt0") if b.lane.has_operand("dt0") else 0.0)
             if self._control.begin is not None:
@@ -306,8 +310,17 @@ class _Backward:
                     return to_word(b, value, b.dtype)
 
                 self._record.restore(b, read)
+        if self._problem.one_size:
+            self._resume(b, at)
         for part in self._parts:
             part.restored(b)
+
+    def _resume(self, b: Body, at: Scalar) -> None:
+        """The times of step number `at`, where all but the last have one size."""
+        size, count = b.scalar(b.direction) * b.number("dt0"), b.get("sizes")
+        last, begun = at >= count, count.to(b.dtype).fused(size, 0.0)
+        b.put(start=where(last, begun, 0.0), step_size=where(last, b.get("end") - begun, size), last=last)
+        b.put(turn=where(last, 0, at), repeat=where(last, 1, count), whole=where(last, count, 0))
 
     def cotangents(self, b: Body) -> None:
         """Those of what was saved in the step at hand."""
