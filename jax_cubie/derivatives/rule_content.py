@@ -78,9 +78,10 @@ def _unlike_any() -> str:
 def _derivative(jaxpr: jex.Jaxpr, eqn: Any) -> jex.ClosedJaxpr:
     """The derivative of a call of a function that has a rule, by all of its floats, as that rule gives it. eqn: in jaxpr."""
     inputs, outputs = ([jex.Var(one.aval) for one in ends] for ends in (eqn.invars, eqn.outvars))
+    avals: list[Any] = [one.aval for one in inputs]
+    given: list[Any] = [one.aval for one in outputs]
     alone = eqn.replace(invars=inputs, outvars=outputs)
     call = jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr.replace(constvars=[], invars=inputs, outvars=outputs, eqns=[alone]), []))
-    avals = [one.aval for one in inputs]
     floats = [number for number, aval in enumerate(avals) if jnp.issubdtype(aval.dtype, jnp.floating)]
 
     def of_floats(primals: Sequence[Any]) -> Any:
@@ -101,5 +102,4 @@ def _derivative(jaxpr: jex.Jaxpr, eqn: Any) -> jex.ClosedJaxpr:
 
     if eqn.primitive.name == "custom_jvp_call":
         return jax.make_jaxpr(forwards)(avals, [avals[number] for number in floats])
-    given = [one.aval for one in outputs if jnp.issubdtype(one.aval.dtype, jnp.floating)]
-    return jax.make_jaxpr(backwards)(avals, given)
+    return jax.make_jaxpr(backwards)(avals, [aval for aval in given if jnp.issubdtype(aval.dtype, jnp.floating)])
