@@ -383,3 +383,44 @@ def test_the_rules_of_derivatives(kind):
         twice = jax.jit(gradient(gradient(lanes(scalar(toy.reference)), 1), 1), compiler_options=FAST)(*arrays)
         found = jax.jit(gradient(gradient(inside, 1), 1), compiler_options=FAST)(*lie)
         np.testing.assert_allclose(found, twice, rtol=1e-9, atol=1e-11)
+
+
+def gradient_of_end(run):
+    """Of a sum over lanes, by what each has of its own, and by a push for all of them."""
+    return jax.grad(lambda rate, push, y0: jnp.sum(run(rate, push, y0) ** 2), (0, 1, 2))
+
+
+@each_kind
+def test_gradients_of_a_sharded_batch(kind):
+    """Lanes stay where they lie, with their bits; the gradient of what devices share is summed over them, and nothing else is."""
+    mesh, push = mesh_of(kind), np.array([0.5, -1.0], np.float32)
+    run = jax.vmap(end, (0, None, 0))
+    arrays = put(mesh, RATE, "x"), put(mesh, push), put(mesh, Y0, "x")
+    expected = plain(gradient_of_end(run), RATE, push, Y0)
+    assert np.linalg.norm(expected[1]) > 1
+    inside = functools.partial(jax.shard_map, mesh=mesh, in_specs=(P("x"), P(), P("x")))
+    functions = {
+        "outside": gradient_of_end(run),
+        "around shard_map": gradient_of_end(inside(run, out_specs=P("x"))),
+        "in shard_map": inside(gradient_of_end(run), out_specs=(P("x"), P(), P("x"))),
+    }
+    for where, function in functions.items():
+        compiled = jax.jit(function).lower(*arrays).compile()
+        assert collectives(compiled) == ["all-reduce"], where
+        rate, shared, y0 = compiled(*arrays)
+        assert lies(rate, mesh, "x") and lies(y0, mesh, "x") and lies(shared, mesh), where
+        assert_same_bits((rate, y0), (expected[0], expected[2]), where)
+        np.testing.assert_allclose(shared, expected[1], rtol=1e-5)
+        assert len({np.asarray(shard.data).tobytes() for shard in shared.addressable_shards}) == 1
+
+
+@each_kind
+def test_tangents_of_a_sharded_batch(kind):
+    """Directions for all lanes, and a lane's own: no device sends another anything."""
+    mesh, push = mesh_of(kind), np.array([0.5, -1.0], np.float32)
+    run = jax.vmap(end, (0, None, 0))
+
+    def directions(rate, push, y0):
+        return jax.vmap(lambda way: jax.jvp(run, (rate, push, y0), (rate, way, y0))[1], out_axes=1)(jnp.eye(2, dtype=rate.dtype))
+
+    assert lies(split(directions, put(mesh, RATE, "x"), put(mesh, push), put(mesh, Y0, "x")), mesh, "x")
