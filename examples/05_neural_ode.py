@@ -134,7 +134,8 @@ def main():
     optimizer = optax.adam(optax.warmup_cosine_decay_schedule(1e-3, 6e-3, 50, UPDATES))
     update = trainer(ours, optimizer)
 
-    _, reference, their_seconds = train(trainer(theirs, optimizer), field, optimizer, data, COMPARED)
+    with jax.default_matmul_precision("highest"):  # a GPU's products have fewer bits else
+        _, reference, their_seconds = train(trainer(theirs, optimizer), field, optimizer, data, COMPARED)
     trained, losses, our_seconds = train(update, field, optimizer, data, UPDATES)
     compared = np.abs(losses[:COMPARED] / reference - 1)
     print(f"{SERIES} series of {POINTS} samples; the first {COMPARED} updates:")

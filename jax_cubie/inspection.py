@@ -10,14 +10,17 @@ import numpy as np
 
 from .buffers import Slot
 from .build import image_of
+from .derivatives.chain import differentiable, tangent_of, with_tangent
+from .derivatives.kernels import backward_kernel, checkpoint_results, forward_kernel
 from .kernel.code_size import code_bytes
 from .kernel.library import unpack_blobs
 from .kernel.occupancy import Occupancy, occupancy
 from .kernel.target import Target
+from .operands import Function, cotangent_name
 from .plan import Plan
 from .printing import describe_inspection, inspection_html
-from .problem import Request
-from .settings import closest
+from .problem import Problem, Request
+from .settings import check_choice, closest
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -30,6 +33,10 @@ class Inspection:
     for each buffer its region and its words for one lane; slots: the same with its first word in that region, and the
     buffer whose words it uses. word_bytes: bytes of a word. ptx: the PTX ("" on the host). code_bytes: the machine code;
     image_bytes: the image around it, in which a CUDA one has its PTX, too. key: the image's name in the cache.
+
+    derivative: None, "jvp", or "vjp"; `program` of the latter is f, and behind it the transposes of f and `SaveAt.fn`.
+    checkpoint_bytes: what a lane keeps in the device's memory from its solve to its gradient; recording: the solve that does so
+    (0 and None but for "vjp").
     """
 
     title: str
@@ -47,6 +54,9 @@ class Inspection:
     code_bytes: int
     image_bytes: int
     key: str
+    derivative: str | None = None
+    checkpoint_bytes: int = 0
+    recording: Inspection | None = None
 
     @property
     def buffers(self) -> dict[str, tuple[str, int]]:
@@ -60,8 +70,34 @@ class Inspection:
         return inspection_html(self)
 
 
-def inspect_request(request: Request, batched: Iterable[str] | str, target: str) -> Inspection:
-    """Builds the image of a request whose arguments in `batched` have a lane axis."""
+def inspect_request(request: Request, batched: Iterable[str] | str, target: str, derivative: str | None) -> Inspection:
+    """Builds the image of a request whose arguments in `batched` have a lane axis, or those of a derivative by y0 and args."""
+    check_choice("derivative", derivative, (None, "jvp", "vjp"))
+    problem, chosen = request.problem, _with_lanes(request, batched)
+    device = Target.parse(target)
+    if derivative is None:
+        return _inspect(problem, problem, chosen, device)
+    names = {"y0", *request.args}
+    wrt = [number for number, can in enumerate(differentiable(problem)) if can and problem.operands[number].name in names]
+    if derivative == "jvp":
+        found = _inspect(forward_kernel(tangent_of(problem, wrt), None), problem, chosen, device, ", with tangents")
+        return dataclasses.replace(found, derivative=derivative)
+    several = any(operand.name in chosen for operand in problem.operands)
+    summed = [number for number in wrt if several and problem.operands[number].name not in chosen]
+    seeds = with_tangent(problem)
+    kernel = backward_kernel(problem, seeds, tuple(wrt), tuple(summed))
+    # Checkpoints and cotangents of results have lanes where anything has.
+    given = {"checkpoints", *(cotangent_name(problem.results[number].name) for number in seeds)} if several else set()
+    return dataclasses.replace(
+        _inspect(kernel, problem, chosen | given, device, ", backwards"),
+        derivative=derivative,
+        checkpoint_bytes=sum(kept.size * np.dtype(kept.dtype).itemsize for kept in checkpoint_results(problem, 0)),
+        recording=_inspect(forward_kernel(problem, 0), problem, chosen, device, ", with checkpoints"),
+    )
+
+
+def _with_lanes(request: Request, batched: Iterable[str] | str) -> set[str]:
+    """The operands that have a lane axis, where the arguments in `batched` have it."""
     problem = request.problem
     names = {operand.name for operand in problem.operands} - {"span", "offsets"} | {"t1"}
     names |= {"ts"} if "offsets" in {operand.name for operand in problem.operands} else set()
@@ -78,14 +114,19 @@ def inspect_request(request: Request, batched: Iterable[str] | str, target: str)
     for name, also in (("t0", ("span", "offsets")), ("t1", ("span",)), ("ts", ("offsets",))):
         if name in chosen:
             chosen |= set(also)
-    operands = tuple(operand.batch(0 if operand.name in chosen else None) for operand in problem.operands)
-    plan = Plan(problem, operands, 1, Target.parse(target))
+    return chosen
+
+
+def _inspect(kernel: Problem, problem: Problem, chosen: set[str], target: Target, what: str = "") -> Inspection:
+    """A kernel of a problem's. chosen: the operands that have lanes, their tangents with them."""
+    operands = tuple(operand.batch(0 if operand.name.partition(".")[0] in chosen else None) for operand in kernel.operands)
+    plan = Plan(kernel, operands, 1, target)
     image = image_of(plan)
     taken, on_gpu = image.resources, plan.target.platform == "cuda"
     return Inspection(
-        title=f"{problem.title}: {problem.states} states of {problem.dtype} by {problem.method.name}",
+        title=f"{problem.title}{what}: {problem.states} states of {problem.dtype} by {problem.method.name}",
         target=str(plan.target),
-        program=plan.field.program.describe(),
+        program=plan.field.program.describe() if kernel.adjoint is None else _describe_all(plan.functions),
         registers=taken.registers,
         stack_bytes=taken.stack_bytes,
         spill_bytes=taken.spill_bytes,
@@ -99,6 +140,10 @@ def inspect_request(request: Request, batched: Iterable[str] | str, target: str)
         image_bytes=len(image.data),
         key=plan.key,
     )
+
+
+def _describe_all(functions: Iterable[Function]) -> str:
+    return "\n".join(f"{function.name}\n{function.program.describe()}" for function in functions)
 
 
 def _ptx(data: bytes) -> Any:

@@ -32,7 +32,7 @@ _INLINE_BYTES = 16 * 1024
 # Threads of a multiprocessor that take lanes from a queue: more of them each have fewer lanes, and so idle longer at the end.
 _QUEUED_THREADS = 512
 # What the user calls the functions of the user's.
-_SAID = {"f": "f", "output": "SaveAt.fn"}
+_SAID = {"f": "f", "output": "SaveAt.fn", "f_vjp": "f's transpose", "output_vjp": "SaveAt.fn's transpose"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,10 +185,14 @@ class Plan:
         if total <= limit:
             return
         largest = sorted(arrays.items(), key=lambda item: -item[1])[:3]
+        advice = "a method with fewer stages, or smaller arrays in f"
+        if largest[0][0] == "checkpoint_window":  # it has no other size
+            advice = f"fewer states (these are {WINDOWS * WINDOW} checkpoints), or derivatives forwards (jax.jvp, jax.jacfwd)"
+        who = "a lane" if self.problem.adjoint is None else "a lane's gradient"
         raise ValueError(
-            f"a lane needs {total:,} bytes of its thread's own memory, and {self.target} has {limit:,} for it. The largest: "
+            f"{who} needs {total:,} bytes of its thread's own memory, and {self.target} has {limit:,} for it. The largest: "
             + ", ".join(f"{name} ({size:,} bytes)" for name, size in largest)
-            + ". This is made for many small systems: use float32, a method with fewer stages, or smaller arrays in f"
+            + f". This is made for many small systems: use {'float32, ' * (self.word_bytes > 4)}{advice}"
         )
 
     @property

@@ -159,6 +159,8 @@ def inspection_rows(found: Any) -> Rows:
             f"{occupancy.share:.0%}: {occupancy.blocks} block{'s' * (occupancy.blocks != 1)} at once on a multiprocessor, "
             f"limited by {' and '.join(occupancy.limits)}",
         ))  # fmt: skip
+    if found.checkpoint_bytes:
+        rows.append(("checkpoints", f"{found.checkpoint_bytes:,} bytes a lane in the device's memory, kept by its solve"))
     rows.append(("code", f"{found.code_bytes:,} bytes in an image of {found.image_bytes:,}"))
     return rows
 

@@ -152,11 +152,16 @@ class Solver(eqx.Module):
         dt0: Any = None,
         batched: Iterable[str] | str = ("y0", "args"),
         target: str = "cpu",
+        derivative: str | None = None,
     ) -> Inspection:
         """Builds the image of this solve for `target` ("cpu", "cuda:90", ...) and tells about it; runs nothing.
 
         Arguments are one lane's, as arrays or `jax.ShapeDtypeStruct`s. `batched` names the arguments that get a lane axis:
         of "t0", "t1", "dt0", "y0", "args", "ts", and the names of numeric settings.
+
+        derivative: "vjp" tells about the kernel of a gradient by y0 and the float leaves of args, of those that are not batched
+        summed over the lanes; how many bytes of checkpoints a lane keeps for it; and, as `.recording`, about the solve that
+        keeps them. "jvp" tells about the solve together with a tangent by y0 and these leaves.
         """
         request = make_request(self, f, t0, t1, y0, args, saveat, dt0)
-        return inspect_request(request, batched, target)
+        return inspect_request(request, batched, target, derivative)

@@ -82,7 +82,8 @@ def test_pairs_of_options(case):
         # An error estimate is a small difference of large numbers, so that step sizes have fewer digits in common. In float32
         # diffrax's sizes are differences of rounded times.
         judged = case["controller"].startswith("pid")
-        same(ours, theirs, (1e-7 if judged else 1e-13) if dtype == np.float64 else (2e-3 if judged else 2e-5))
+        close = 1e-7 if jax.default_backend() == "cpu" else 1e-5  # of logarithms that choose steps a GPU has float32's digits
+        same(ours, theirs, (close if judged else 1e-13) if dtype == np.float64 else (2e-3 if judged else 2e-5))
 
 
 @pytest.mark.parametrize("solver", [diffrax.Euler(), diffrax.Heun(), diffrax.Ralston(), diffrax.Dopri5()])

@@ -146,6 +146,8 @@ VALUE = [
     ("inline_f", lambda: run(inline_f="yes"), "inline_f='yes': expected one of True, False, 'auto'"),
     ("throw", lambda: run(throw="yes"), "throw='yes': expected one of True, False"),
     ("target", lambda: Solver().inspect(lorenz, 0.0, 1.0, Y0, 28.0, target="cuda:33"), "unknown target 'cuda:33': expected"),
+    ("derivative", lambda: Solver().inspect(lorenz, 0.0, 1.0, Y0, 28.0, derivative="grad"),
+     "derivative='grad': expected one of None, 'jvp', 'vjp'"),
     ("args int", lambda: run(args=2**80), f"args has the integer {2**80}, which int32 does not hold: use a float"),
     ("batched text", lambda: Solver().inspect(lorenz, 0.0, 1.0, Y0, 28.0, batched="y"), "batched names 'y'.*expected some of"),
     ("batched", lambda: Solver().inspect(lorenz, 0.0, 1.0, Y0, 28.0, batched=("y",)), "batched names 'y'.*expected some of"),
@@ -410,6 +412,21 @@ def test_arrays_larger_than_a_threads_memory(target, size, builds):
         large = jax.ShapeDtypeStruct((size,), "float32")
         Solver().inspect(lambda t, y, a: -y * jnp.sort(jnp.cumsum(a * y[0]))[7], 0.0, 1.0, Y0, large, target=target)
     assert builds.count == 0
+
+
+def test_a_gradient_that_does_not_fit():
+    """The window of checkpoints, in a thread's own memory and in a block's; and what to do instead."""
+    y0 = jax.ShapeDtypeStruct((2000,), "float32")
+    with pytest.raises(ValueError) as caught:
+        Solver().inspect(lambda t, y, a: -y, 0.0, 1.0, y0, target="cuda:90", derivative="vjp")
+    text = str(caught.value)
+    assert re.match(r"a lane's gradient needs [\d,]+ bytes of its thread's own memory, and cuda:90 has", text)
+    assert re.search(r"The largest: checkpoint_window \([\d,]+ bytes\)", text)
+    assert text.endswith("use fewer states (these are 96 checkpoints), or derivatives forwards (jax.jvp, jax.jacfwd)")
+    shared = r"The shared buffers do not fit.*The largest: checkpoint_window .*checkpoint_window_location=\"local\""
+    loss = lambda y: jnp.sum(solve(lambda t, y, a: -y, 0.0, 1.0, y, checkpoint_window_location="shared").ys)  # noqa: E731
+    with jax.default_device(jax.devices("cpu")[0]), pytest.raises(ValueError, match=shared):
+        jax.grad(loss)(jnp.ones(1000, jnp.float32))
 
 
 def test_float64_is_not_switched_on():

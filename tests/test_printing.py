@@ -170,8 +170,9 @@ def test_solutions_without_values():
 # --- Inspection
 
 
-def inspect(target="cuda:90", f=lorenz, y0=Y0, args=28.0, saveat=None, **settings):
-    return Solver(**settings).inspect(f, 0.0, 1.0, y0, args, target=target, saveat=saveat or SaveAt(t1=True))
+def inspect(target="cuda:90", f=lorenz, y0=Y0, args=28.0, saveat=None, derivative=None, **settings):
+    saveat = saveat or SaveAt(t1=True)
+    return Solver(**settings).inspect(f, 0.0, 1.0, y0, args, target=target, saveat=saveat, derivative=derivative)
 
 
 def test_report_of_a_cuda_image():
@@ -198,6 +199,21 @@ def test_report_of_a_host_image():
     assert "registers  " not in said and "occupancy" not in said and found.occupancy is None
     assert found.stack_bytes > 0 and f"{found.stack_bytes:,} bytes a thread" in said
     assert 500 < found.code_bytes < found.image_bytes and f"{found.code_bytes:,} bytes" in said
+
+
+def test_report_of_a_gradient():
+    """That of its kernel backwards; the solve that keeps checkpoints for it is a report of its own."""
+    found = inspect(derivative="vjp")
+    lines = str(found).splitlines()
+    assert lines[0] == "lorenz, backwards: 3 states of float32 by tsit5, for cuda:90"
+    assert f"  checkpoints  {found.checkpoint_bytes:,} bytes a lane in the device's memory, kept by its solve" in lines
+    assert any(re.fullmatch(r"    checkpoint_window +960  █{48}", line) for line in lines)
+    assert 0 < found.registers and 4 * 960 <= found.stack_bytes and found.occupancy.blocks > 0 and ".version" in found.ptx
+    solve_lines = str(found.recording).splitlines()
+    assert solve_lines[0] == "lorenz, with checkpoints: 3 states of float32 by tsit5, for cuda:90"
+    assert not any("checkpoint" in line for line in solve_lines[1:])
+    more = inspect(derivative="vjp", checkpoints=64)
+    assert more.checkpoint_bytes - found.checkpoint_bytes == 32 * 960 // 96 * 4
 
 
 def test_a_large_system_is_drawn_to_scale():
@@ -254,7 +270,7 @@ class _Tags(html.parser.HTMLParser):
 
 def test_html_is_well_formed_and_says_the_same():
     field = lambda t, y, a: {"<b>&": -y["<b>&"]}  # noqa: E731
-    for value in (inspect(), swept(8), solve(field, 0.0, 1.0, {"<b>&": 1.0})):
+    for value in (inspect(), inspect("cpu", derivative="vjp"), swept(8), solve(field, 0.0, 1.0, {"<b>&": 1.0})):
         page = _Tags()
         page.feed(value._repr_html_())
         assert not page.open

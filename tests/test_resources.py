@@ -2,12 +2,13 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from solve_helpers import ADAPTIVE, KINDS, METHODS, lorenz
 
-from jax_cubie import SaveAt, Solver
+from jax_cubie import SaveAt, Solver, solve
 
 SIZES = (1, 2, 3, 5, 8)
 
@@ -105,3 +106,31 @@ def test_what_is_batched():
     shift = jnp.ones(3)
     found = Solver().inspect(closing, 0.0, 1.0, np.zeros(3, np.float32), ("label", np.zeros(3, np.float32)))
     assert found.buffers["parameters"][1] == 3  # the label is no array, and the array that is closed over has no lanes
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_a_derivative_takes(shared, builds):
+    """inspect's images are the very ones that jax.grad and jax.jvp of a batch run; a lane's checkpoints have the bytes told."""
+
+    def field(t, y, rate):  # no other test has its images
+        return 0.71 * rate * polynomial(t, y, rate)
+
+    lanes, y0, rate = 5, np.zeros(3, np.float32), np.float32(0.5)
+    batched = "y0" if shared else ("y0", "args")
+    forwards = Solver().inspect(field, 0.0, 1.0, y0, rate, batched=batched, derivative="jvp")
+    backwards = Solver().inspect(field, 0.0, 1.0, y0, rate, batched=batched, derivative="vjp")
+    assert builds.new() == 3
+    assert (forwards.derivative, forwards.checkpoint_bytes, forwards.recording) == ("jvp", 0, None)
+    assert forwards.buffers["state"][1] == 2 * backwards.buffers["state"][1] == 6
+    assert 4 * backwards.buffers["checkpoint_window"][1] <= backwards.stack_bytes
+    assert backwards.recording.program in backwards.program and "\nf_vjp\n" in backwards.program
+
+    with jax.default_device(jax.devices("cpu")[0]):
+        states, rates = jnp.ones((lanes, 3), jnp.float32), jnp.full(() if shared else lanes, rate)
+        run = jax.vmap(lambda y, rate: solve(field, 0.0, 1.0, y, rate).ys, in_axes=(0, None if shared else 0))
+        found, back = jax.vjp(run, states, rates)
+        back(jnp.ones_like(found))
+        jax.jit(lambda *tangents: jax.jvp(run, (states, rates), tangents))(states, rates)
+    assert builds.count == 0
+    kept = [leaf for leaf in jax.tree.leaves(back) if leaf.dtype == np.uint32]
+    assert sum(leaf.nbytes for leaf in kept) == lanes * backwards.checkpoint_bytes

@@ -16,7 +16,7 @@ from ..kernel.scalar import Scalar, shifted, where
 from ..operands import cotangent_name
 from .adjoint import TIME_ARRAYS
 from .checkpoints import WINDOW, WINDOW_BITS, WINDOWS, checkpoint_name, from_word, power, record_of, slot_of, to_word
-from .clock import end_of, floor_of
+from .clock import end_of, floor_of, whole_steps
 from .cotangents import cell_of, clear, conclude, declare_cells, gather
 from .part import Step
 from .progress import build_progress
@@ -37,7 +37,7 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
     time, size, judge, accepted = progress.time, progress.size, progress.judge, progress.accepted
     end_time, next_turn, advance = progress.end_time, progress.next_turn, progress.advance
     begin, worth, outer = (lane.emitted(kind)(_raw(body)) for kind, body in backward.beginning())
-    above, replaying, keep, deeper = (lane.emitted(kind)(_raw(body)) for kind, body in backward.replay())
+    above, aim, replaying, keep, deeper = (lane.emitted(kind)(_raw(body)) for kind, body in backward.replay())
     left, restore, cotangents, moved, back = (lane.emitted(kind)(_raw(body)) for kind, body in backward.stepping())
     end = lane.emitted()(_raw(backward.end))
     fallible = problem.method.fallible
@@ -57,23 +57,27 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
             outer(b)
         while together(b):
             if left(b):
-                while above(b):
+                # Each function is called at one place: else it is none of the loop's own code, and arrays are no registers.
+                searching = True
+                while searching:
                     restore(b)
-                    while replaying(b):
-                        if fallible:
-                            judge(b, step(b, time(b), size(b)))
-                        else:
-                            step(b, time(b), size(b))
-                            judge(b, status)
-                        if accepted(b):
-                            if finish is not None:
-                                finish(b, end_time(b))
-                            keep(b)
-                            carry(b)
-                        next_turn(b)
-                        advance(b)
-                    deeper(b)
-                restore(b)
+                    searching = above(b)
+                    if searching:
+                        aim(b)
+                        while replaying(b):
+                            if fallible:
+                                judge(b, step(b, time(b), size(b)))
+                            else:
+                                step(b, time(b), size(b))
+                                judge(b, status)
+                            if accepted(b):
+                                if finish is not None:
+                                    finish(b, end_time(b))
+                                keep(b)
+                                carry(b)
+                            next_turn(b)
+                            advance(b)
+                        deeper(b)
                 retake(b, time(b), size(b))
                 cotangents(b)
             if in_step or left(b):
@@ -99,7 +103,8 @@ class _Backward:
     """Writes what happens around the steps.
 
     Cells: at, the accepted step at hand; behind, the next step to go back over; stride, the shift of the slots; depth, the
-    window that has what lies around it, 0 for the slots; taken, the accepted steps; worth, fine, present: whether there are
+    window that has what lies around it, 0 for the slots; shift, its entries are of every 2^shift-th step; edge, steps that it
+    has, less 1; taken, the accepted steps; sizes, those that have the size dt0; worth, fine, present: whether there are
     cotangents, the lane succeeded, and is one; active: whether it has steps left.
     """
 
@@ -109,7 +114,9 @@ class _Backward:
         self._parts = [part.adjoint(lane) for part in problem.parts]
         self._control = problem.controller.control(lane)
         declare_cells(lane)
-        for name in ("at", "behind", "stride", "depth", "taken"):
+        for name in ("at", "behind", "stride", "depth", "shift", "edge", "taken", "sizes"):
+            lane.cell(name, "int32")
+        for name in ("finer", "finer_shift", "finer_edge", "finer_first", "goal"):
             lane.cell(name, "int32")
         for name in ("worth", "fine", "present", "active"):
             lane.cell(name, "bool")
@@ -161,7 +168,8 @@ class _Backward:
         for piece in self._problem.pieces:  # that of t0, if there is no step
             b.begin_piece(piece)
         if self._problem.one_size:
-            b.put(whole=0)
+            size = b.scalar(b.direction) * b.number("dt0")
+            b.put(whole=0, sizes=whole_steps(b, size, b.get("floor")))
         if self._control.end is not None:
             b.put(stop=0, step_size=b.scalar(b.direction) * b.number("dt0") if b.lane.has_operand("dt0") else 0.0)
             if self._control.begin is not None:
@@ -179,18 +187,25 @@ class _Backward:
             return (b.scalar(self._adjoint.slots, "int32") << b.get("stride")) < b.get("taken")
 
         b.repeat_while(more, lambda: b.put(stride=b.get("stride") + 1))
+        self._enter(b, b.get("depth"))
         for part in self._parts:
             part.begin(b)
 
     # --- Steps that are taken again
 
     def replay(self) -> list[tuple[str, Callable]]:
-        return [("bool", self.above), ("bool", self.replaying), ("void", self.keep), ("void", self.deeper)]
+        return [("bool", self.above), ("void", self.aim), ("bool", self.replaying), ("void", self.keep), ("void", self.deeper)]
 
     def _shift(self, b: Body, depth: Scalar) -> Scalar:
         """Entries of a window are beginnings of every 2^shift-th step; in the last of each."""
         shift = b.get("stride") - depth * WINDOW_BITS
         return where(depth.equals(WINDOWS) | (shift < 0), 0, shift)
+
+    def _enter(self, b: Body, depth: Scalar) -> None:
+        """From here on that window is at hand. Its shift is in a cell; so is the last step of where it ends, less 1."""
+        inside = where(depth > 0, depth, 1)
+        edge = where(depth > 0, power(b, self._span(b, inside)) - 1, -1)
+        b.put(depth=depth, shift=self._shift(b, depth), edge=edge)
 
     def _span(self, b: Body, depth: Scalar) -> Scalar:
         """A window has steps of one multiple of 2^span to the next."""
@@ -199,20 +214,24 @@ class _Backward:
 
     def above(self, b: Body) -> Scalar:
         """Whether the next window has to be filled, which has more of the steps around the one at hand."""
-        return self._shift(b, b.get("depth")) > 0
+        return b.get("shift") > 0
+
+    def aim(self, b: Body) -> None:
+        """What the next window is to have: every (finer + 1)-th step from `finer_first` up to `goal`."""
+        depth, behind = b.get("depth") + 1, b.get("behind")
+        shift, edge = self._shift(b, depth), power(b, self._span(b, depth)) - 1
+        finer = power(b, shift) - 1
+        b.put(finer=finer, finer_shift=shift, finer_edge=edge, finer_first=behind & ~edge, goal=behind & ~finer)
 
     def replaying(self, b: Body) -> Scalar:
-        """Whether not all is there that the next window is to have."""
-        finer = power(b, self._shift(b, b.get("depth") + 1)) - 1
-        return b.get("at") <= (b.get("behind") & ~finer)
+        """Whether not all of it is there."""
+        return b.get("at") <= b.get("goal")
 
     def keep(self, b: Body) -> None:
         """An accepted step that was taken again: its beginning into the next window, if it is one of those."""
-        at, depth = b.get("at"), b.get("depth") + 1
-        shift, span = self._shift(b, depth), self._span(b, depth)
-        first = b.get("behind") & ~(power(b, span) - 1)
-        with b.when((at & (power(b, shift) - 1)).equals(0) & (at >= first)):
-            place = self._place(b, depth, at, shift, span)
+        at = b.get("at")
+        with b.when((at & b.get("finer")).equals(0) & (at >= b.get("finer_first"))):
+            place = self._place(b, b.get("depth") + 1, at, b.get("finer_shift"), b.get("finer_edge"))
 
             def write(part: int, index: Any, word: Any) -> None:
                 value = b.emitter.bitcast(word, b.dtype)
@@ -236,9 +255,9 @@ class _Backward:
             return b.get("start")
         return b.get("turn").to(b.dtype).fused(b.get("step_size"), b.get("start"))
 
-    def _place(self, b: Body, depth: Scalar, at: Scalar, shift: Scalar, span: Scalar) -> Scalar:
+    def _place(self, b: Body, depth: Scalar, at: Scalar, shift: Scalar, edge: Scalar) -> Scalar:
         """The first word of an entry."""
-        entry = (at & (power(b, span) - 1)) >> shift
+        entry = (at & edge) >> shift
         return ((depth - 1) * WINDOW + entry) * sum(self._record.words)
 
     def _element(self, b: Body, place: Scalar, part: int, index: Any) -> Any:
@@ -248,7 +267,7 @@ class _Backward:
         return b.emitter.add("int64", begin, offset)
 
     def deeper(self, b: Body) -> None:
-        b.put(depth=b.get("depth") + 1)
+        self._enter(b, b.get("depth") + 1)
 
     # --- Steps that are gone back over
 
@@ -269,7 +288,7 @@ class _Backward:
     def restore(self, b: Body) -> None:
         """The lane as it was at the beginning of the last step that is kept, before or at the one to go back over."""
         depth, behind = b.get("depth"), b.get("behind")
-        shift = self._shift(b, depth)
+        shift = b.get("shift")
         at = behind & ~(power(b, shift) - 1)
         b.put(at=at)
         b.counter("steps").set(at.value)
@@ -284,15 +303,24 @@ class _Backward:
 
                 self._record.restore(b, read_slot)
             with window:
-                place = self._place(b, depth, at, shift, self._span(b, depth))
+                place = self._place(b, depth, at, shift, b.get("edge"))
 
                 def read(part: int, index: Any) -> Any:
                     value = b.buf.checkpoint_window.load(self._element(b, place, part, index))
                     return to_word(b, value, b.dtype)
 
                 self._record.restore(b, read)
+        if self._problem.one_size:
+            self._resume(b, at)
         for part in self._parts:
             part.restored(b)
+
+    def _resume(self, b: Body, at: Scalar) -> None:
+        """The times of step number `at`, where all but the last have one size."""
+        size, count = b.scalar(b.direction) * b.number("dt0"), b.get("sizes")
+        last, begun = at >= count, count.to(b.dtype).fused(size, 0.0)
+        b.put(start=where(last, begun, 0.0), step_size=where(last, b.get("end") - begun, size), last=last)
+        b.put(turn=where(last, 0, at), repeat=where(last, 1, count), whole=where(last, count, 0))
 
     def cotangents(self, b: Body) -> None:
         """Those of what was saved in the step at hand."""
@@ -326,11 +354,9 @@ class _Backward:
         b.put(behind=behind - 1)
 
         def over() -> Scalar:
-            depth = b.get("depth")
-            inside = where(depth > 0, depth, 1)
-            return (depth > 0) & (behind & (power(b, self._span(b, inside)) - 1)).equals(0)
+            return (behind & b.get("edge")).equals(0) & (b.get("depth") > 0)
 
-        b.repeat_while(over, lambda: b.put(depth=b.get("depth") - 1))
+        b.repeat_while(over, lambda: self._enter(b, b.get("depth") - 1))
 
     # --- The end
 

@@ -106,13 +106,12 @@ class Record:
 def record_of(problem: Problem) -> Record:
     """What a checkpoint of a problem has in it."""
     dtype = problem.dtype
-    cells = [("start", dtype), ("step_size", dtype), ("last", "bool")]
+    # Where all steps have one size, their number says it all.
+    cells = [] if problem.one_size else [("start", dtype), ("step_size", dtype), ("last", "bool")]
     if problem.adaptive:
         cells += [("residue", dtype)]
     elif not problem.one_size:
         cells += [("stop", dtype)]
-    else:
-        cells += [("turn", "int32"), ("repeat", "int32"), ("whole", "int32")]
     before = [(name, dtype if kind == "float" else kind) for name, kind in problem.controller.remembered]
     counters = [name for part in problem.parts for name in part.remembered_counters]
     cells += [(name, kind) for part in problem.parts for name, kind in part.remembered]

@@ -215,7 +215,7 @@ def beside_diffrax(quick: bool) -> Iterator[Row]:
     steps = jax.jit(jax.vmap(lambda rho: Solver("tsit5").solve(lorenz, 0.0, 1.0, y0, rho).stats["num_steps"]))(rho)
     assert int(steps.max()) < most - 8, "diffrax needs a larger max_steps"
     mine, other = gradient(end), gradient(their_end)
-    ours, theirs = in_turn([mine, other], (y0, rho), repeats=3 if quick else 9)
+    ours, theirs = in_turn([mine, other], (y0, rho), repeats=3 if quick else 9, in_a_row=1 if on_cpu() else 10)
     asked = ">= 8 times" if on_cpu() else ">= 100 times"
     found = f"{theirs / ours:.0f} times ({milliseconds(ours)}, diffrax {milliseconds(theirs)})"
     yield f"2^{exponent} lanes: gradient, diffrax's RecursiveCheckpointAdjoint", asked, found
