@@ -12,7 +12,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 from jax.extend.core import Primitive
-from jax.extend.mlir import lower_with_sharding_in_types
+from jax.extend.mlir import ir, lower_with_sharding_in_types
 from jax.interpreters import mlir
 
 from .build import plan_and_image
@@ -47,15 +47,16 @@ def _abstract(*avals: Any, kernel: Any, operands: tuple[Operand, ...], levels: i
 
 
 def _lower(context: Any, *values: Any, kernel: Any, operands: tuple[Operand, ...], levels: int, platform: str) -> Any:
-    lanes = _lanes(context.avals_in, operands, levels)
+    sizes, devices = _sizes(context.avals_in, operands, levels), devices_of(context)
     added = [number for number, result in enumerate(kernel.results) if result.added]
-    if added and (not isinstance(lanes, int) or devices_of(context) > 1):
+    # Shares of unequal sizes have lanes behind them that are none, and would be summed, too.
+    if added and not all(isinstance(size, int) and size % devices == 0 for size in sizes):
         return _sum_afterwards(context, values, kernel, operands, levels, platform)
     plan, image = plan_and_image(kernel, operands, levels, default_targets(platform))
     taken, given = _arrays(kernel, plan.words.operands, levels)
     outputs = list(context.avals_out)
     for number in added:
-        chunks = -(-lanes // CHUNK)
+        chunks = -(-math.prod(sizes) // (CHUNK * devices**levels))
         one, aval = given[number], outputs[number]
         shape = (chunks, *one.shape)
         given[number] = dataclasses.replace(one, shape=shape, layout=tuple(reversed(range(len(shape)))), unwritten=0)
@@ -66,17 +67,19 @@ def _lower(context: Any, *values: Any, kernel: Any, operands: tuple[Operand, ...
         scratch=[QUEUE_COUNTER] if plan.queued else [],
     )
     for number in added:
-        found[number] = _lower_sum(context, found[number], outputs[number], context.avals_out[number], (0,))
+        shape, out = ir.RankedTensorType(found[number].type).shape, context.avals_out[number]
+        axes = tuple(range(len(shape) - len(out.shape)))  # of chunks, and of devices in front
+        found[number] = _lower_sum(context, found[number], jax.core.ShapedArray(shape, out.dtype), out, axes)
     return found
 
 
-def _lanes(avals: Sequence[Any], operands: tuple[Operand, ...], levels: int) -> Any:
-    """How many there are; no number where the size of a batch is symbolic."""
+def _sizes(avals: Sequence[Any], operands: tuple[Operand, ...], levels: int) -> list[Any]:
+    """Of the levels; no number where that of a batch is symbolic."""
     sizes: list[Any] = [1] * levels
     for aval, operand in zip(avals, operands, strict=True):
         for level, axis in enumerate(operand.axes):
             sizes[level] = sizes[level] if axis is None else aval.shape[axis]
-    return math.prod(sizes)
+    return sizes
 
 
 def _lower_sum(context: Any, value: Any, aval: Any, out: Any, axes: tuple[int, ...]) -> Any:
@@ -87,7 +90,7 @@ def _lower_sum(context: Any, value: Any, aval: Any, out: Any, axes: tuple[int, .
 def _sum_afterwards(
     context: Any, values: Any, kernel: Any, operands: tuple[Operand, ...], levels: int, platform: str
 ) -> list[Any]:
-    """Of a batch that is split over devices, or of unknown size: each lane gives what it has, and XLA sums that."""
+    """Of a batch that is split unevenly over devices, or of unknown size: each lane gives what it has, and XLA sums that."""
     alone = dataclasses.replace(kernel, adjoint=dataclasses.replace(kernel.adjoint, summed=frozenset()))
     outputs = result_avals(context.avals_in, *_arrays(alone, operands, levels))
     found = _lower(

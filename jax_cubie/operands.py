@@ -178,13 +178,15 @@ class Words:
 class Traced:
     """A function of the user's as JAX has it: of the time, the flat state and the operands of those names, which gives a list
     of arrays. It holds no tracer. constants: known arrays that it has inside, with the operands that they are. said: what the
-    user calls it.
+    user calls it. jaxpr: as it was traced. closed_over: what that closes over, operands by their number.
     """
 
     call: Callable[..., list[Any]]
     operands: tuple[str, ...]
     constants: tuple[tuple[Any, str], ...]
     said: str
+    jaxpr: Any
+    closed_over: tuple[Any, ...]
 
 
 @dataclasses.dataclass(frozen=True)

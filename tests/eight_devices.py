@@ -383,3 +383,70 @@ def test_the_rules_of_derivatives(kind):
         twice = jax.jit(gradient(gradient(lanes(scalar(toy.reference)), 1), 1), compiler_options=FAST)(*arrays)
         found = jax.jit(gradient(gradient(inside, 1), 1), compiler_options=FAST)(*lie)
         np.testing.assert_allclose(found, twice, rtol=1e-9, atol=1e-11)
+
+
+def gradient_of_end(run):
+    """Of a sum over lanes, by what each has of its own, and by a push for all of them."""
+    return jax.grad(lambda rate, push, y0: jnp.sum(run(rate, push, y0) ** 2), (0, 1, 2))
+
+
+@each_kind
+def test_gradients_of_a_sharded_batch(kind):
+    """Lanes stay where they lie, with their bits; the gradient of what devices share is summed over them, and that alone."""
+    mesh, push = mesh_of(kind), np.array([0.5, -1.0], np.float32)
+    run = jax.vmap(end, (0, None, 0))
+    arrays = put(mesh, RATE, "x"), put(mesh, push), put(mesh, Y0, "x")
+    expected = plain(gradient_of_end(run), RATE, push, Y0)
+    assert np.linalg.norm(expected[1]) > 1
+    inside = functools.partial(jax.shard_map, mesh=mesh, in_specs=(P("x"), P(), P("x")))
+    functions = {
+        "outside": gradient_of_end(run),
+        "around shard_map": gradient_of_end(inside(run, out_specs=P("x"))),
+        "in shard_map": inside(gradient_of_end(run), out_specs=(P("x"), P(), P("x"))),
+    }
+    for where, function in functions.items():
+        compiled = jax.jit(function).lower(*arrays).compile()
+        assert collectives(compiled) == ["all-reduce"], where
+        rate, shared, y0 = compiled(*arrays)
+        assert lies(rate, mesh, "x") and lies(y0, mesh, "x") and lies(shared, mesh), where
+        assert_same_bits((rate, y0), (expected[0], expected[2]), where)
+        np.testing.assert_allclose(shared, expected[1], rtol=1e-5)
+        assert len({np.asarray(shard.data).tobytes() for shard in shared.addressable_shards}) == 1
+
+
+@each_kind
+def test_what_devices_share_is_summed_by_each(kind):
+    """Of two levels, in any way that they are sharded, or not: no array has what is shared for each lane."""
+    mesh, others, push = mesh_of(kind, 2), 5 * DEVICES, np.linspace(-1.0, 1.0, 777, dtype=np.float32)
+
+    def one(rate, shared, y0):
+        return solve(lambda t, y, args: field(t, y, (args[0], args[1][:2])), 0.0, 1.0, y0, (rate, shared), checkpoints=2).ys
+
+    run = jax.vmap(jax.vmap(one, (0, None, None)), (None, None, 0))
+    y0 = np.linspace(0.0, 1.0, 2 * others, dtype=np.float32).reshape(others, 2)
+    expected = plain(gradient_of_end(run), RATE, push, y0)
+    shares = {(None, None): 1, ("x", None): DEVICES // 2, (None, ("x", "y")): DEVICES, ("y", "x"): DEVICES}
+    for (outer, inner), split in shares.items():
+        arrays = put(mesh, RATE, inner), put(mesh, push), put(mesh, y0, outer)
+        compiled = jax.jit(gradient_of_end(run)).lower(*arrays).compile()
+        assert set(collectives(compiled)) <= {"all-reduce"}
+        for found, right in zip(compiled(*arrays), expected, strict=True):
+            np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-4)
+        assert compiled.memory_analysis().temp_size_in_bytes < 4 * push.size * LANES * others // split // 4
+    uneven = RATE[:-1], push, y0[:-1]
+    place = functools.partial(jax.lax.with_sharding_constraint, shardings=NamedSharding(mesh_of(AxisType.Auto), P("x")))
+    found = jax.jit(gradient_of_end(lambda rate, push, y0: run(place(rate), push, y0)))(*uneven)
+    np.testing.assert_allclose(found[1], plain(gradient_of_end(run), *uneven)[1], rtol=1e-5, atol=1e-4)
+
+
+@each_kind
+def test_tangents_of_a_sharded_batch(kind):
+    """Directions for all lanes, and a lane's own: no device sends another anything."""
+    mesh, push = mesh_of(kind), np.array([0.5, -1.0], np.float32)
+    run = jax.vmap(end, (0, None, 0))
+
+    def directions(rate, push, y0):
+        ways = jnp.eye(2, dtype=rate.dtype)
+        return jax.vmap(lambda way: jax.jvp(run, (rate, push, y0), (rate, way, y0))[1], out_axes=1)(ways)
+
+    assert lies(split(directions, put(mesh, RATE, "x"), put(mesh, push), put(mesh, Y0, "x")), mesh, "x")

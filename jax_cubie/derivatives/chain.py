@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from ..operands import Operand, Result
 from ..problem import Problem
+from .rule_content import rule_content
 
 # What a solve is differentiated by, besides the leaves of args and the arrays that functions close over ("f0", "f1", ...).
 _DIFFERENTIABLE = frozenset({"y0", "t0", "span", "offsets", "t1", "ts", "step_ends"})
@@ -114,6 +115,8 @@ def with_tangent(problem: Chain) -> tuple[int, ...]:
 
 def tangent_of(problem: Chain, wrt: Iterable[int]) -> Tangent:
     """The problem with tangents of the operands of these numbers."""
+    if isinstance(problem, Problem) and not problem.rules:
+        problem = dataclasses.replace(problem, rules=rule_content(problem.traced))
     chosen = set(wrt)
     return Tangent(problem, tuple(number in chosen for number in range(len(problem.operands))))
 

@@ -146,7 +146,9 @@ def lower_batched(
 
     The entry is handed the pointers, the number of lanes, the size of each level, innermost first, and `words`. For `launch`
     see `custom_call.lower`. scratch: shape and dtype of arrays that a launch has to itself, all 0 when it begins; their
-    pointers follow those of the results.
+    pointers follow those of the results. A result without any level each launch has to itself, too: of several devices it has
+    those in front, one place for each along each level, and a launch has one behind the other as many as its share of the
+    lanes is of all.
     """
     levels = len(results[0].axes)
     results = [*results, *(Batched(*one, (None,) * levels, tuple(reversed(range(len(one[0])))), 0) for one in scratch)]
@@ -156,7 +158,8 @@ def lower_batched(
     filled = [number for number, result in enumerate(results) if result.unwritten is not None]
     devices = devices_of(context)
     # Symbolic sizes are not split but gathered: an export for several devices.
-    if devices == 1 or levels == 0 or not all(isinstance(size, int) for size in sizes):
+    whole = devices == 1 or levels == 0 or not all(isinstance(size, int) for size in sizes)
+    if whole:
         contents = [_full(context, outputs[number], results[number].unwritten) for number in filled]
         found = lower(
             context.replace(avals_in=[*context.avals_in, *(outputs[number] for number in filled)], avals_out=outputs),
@@ -191,9 +194,11 @@ def lower_batched(
             filled=filled,
             attributes=_attributes(taken, given, sizes),
         )
-        found = [_join(value, result) for value, result in zip(found, results, strict=True) if result.levels]
-    known = zip(found[: len(context.avals_out)], context.avals_out, strict=True)
-    return [lower_with_sharding_in_types(context, value, aval) for value, aval in known]
+        found = [_join(value, result) if result.levels else value for value, result in zip(found, results, strict=True)]
+    known = zip(found[: len(context.avals_out)], context.avals_out, results, strict=False)
+    return [
+        lower_with_sharding_in_types(context, value, aval) if whole or result.levels else value for value, aval, result in known
+    ]
 
 
 def _full(context: Any, aval: Any, value: Any) -> Any:

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from llvmlite import ir
+
 from ..kernel.device import View, each
 from ..kernel.emitter import Emitter
 from ..kernel.scalar import Scalar
@@ -30,6 +32,8 @@ class Body:
         self.lane, self.emitter = lane, emitter
         self.words, self.bases, self.direction = members.words, members.bases, members.direction
         self.buf, self._cells = members.arrays.buffers, members.arrays.cells
+        for name, kind in lane.empty.items():
+            setattr(self.buf, name, View(emitter, ir.Constant(kind.pointer, ir.Undefined), kind))
         self.dtype, self.states = lane.problem.dtype, lane.problem.states
         self.primal = lane.problem.primal_states
 

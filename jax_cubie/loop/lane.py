@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..buffers import Slot
 from ..buffers.memory import LaneMemory
 from ..kernel.device import Device, make_struct
 from ..kernel.emitter import LLVM_TYPES
@@ -101,7 +102,17 @@ class Lane:
 
     @functools.cached_property
     def _buffers(self) -> Struct:
-        return Struct({slot.name: self.memory.slice_of(slot) for slot in self.plan.layout.slots})
+        return Struct({slot.name: self.memory.slice_of(slot) for slot in self._slots})
+
+    @functools.cached_property
+    def _slots(self) -> list[Slot]:
+        """Of the buffers that have a word here: each member takes compile time wherever a lane is handed on."""
+        return [slot for slot in self.plan.layout.slots if slot.size]
+
+    @functools.cached_property
+    def empty(self) -> dict[str, Slice]:
+        """The buffers that have none."""
+        return {slot.name: self.memory.slice_of(slot) for slot in self.plan.layout.slots if not slot.size}
 
     @functools.cached_property
     def _cells(self) -> Struct:
@@ -112,7 +123,7 @@ class Lane:
         memory, layout = self.memory, self.plan.layout
         make_primary, make_fallback = memory.make_window(fallback=False), memory.make_window(fallback=True)
         make_persistent = memory.make_local(layout.persistent_words, "float")
-        allocators = {slot.name: layout.allocator(slot.name, memory) for slot in layout.slots}
+        allocators = {slot.name: layout.allocator(slot.name, memory) for slot in self._slots}
 
         @self.device.emitted(lambda *_: self._arrays)
         def allocate(emitter, thread, base):

@@ -14,7 +14,6 @@ import numpy as np
 from ..kernel.lanes import compile_lanes
 from ..kernel.queue import Queue
 from ..kernel.target import Image
-from .backward import build_backward_lanes
 from .lane import Lane
 from .progress import build_progress
 from .staging import build_staging
@@ -26,9 +25,11 @@ if TYPE_CHECKING:
 def build_image(plan: Plan, dump: Callable[[str, str], None]) -> Image:
     """Compiles the plan's kernel."""
     lane = Lane(plan)
-    lanes = build_lanes(lane) if plan.problem.adjoint is None else build_backward_lanes(lane)
+    build = build_lanes
+    if plan.problem.adjoint is not None:
+        from .backward import build_backward_lanes as build  # its import would be a hundredth of any first build
     return compile_lanes(
-        lanes,
+        build(lane),
         lane.device,
         words=plan.words.count,
         lanes=plan.words.lanes,

@@ -24,7 +24,7 @@ class Problem:
     saving first. registry: the buffers with their locations; their sizes are bound by the Plan. operands: what the kernel
     reads. directions: how many tangents a lane takes at once, at most. first_step_given: whether dt0 is one. slots: of
     checkpoints, where there are any; checkpoints: which of them the kernel keeps. adjoint: which backward pass it is, if it is
-    one.
+    one. rules: once it is differentiated, what its functions' derivatives depend on besides their programs.
     """
 
     functions: tuple[tuple[str, tuple[Function, ...]], ...] = dataclasses.field(metadata={"content": None})  # a plan has one's
@@ -47,6 +47,7 @@ class Problem:
     directions: int = dataclasses.field(default=8, metadata={"content": None})  # the pieces tell how many
     checkpoints: Checkpoints | None = None
     adjoint: Adjoint | None = None
+    rules: str = dataclasses.field(default="", metadata={"content": None})  # a kernel's functions tell what comes of it
     title: str = dataclasses.field(default="", compare=False, metadata={"content": None})
 
     def __repr__(self) -> str:  # it stands in every equation of a solve

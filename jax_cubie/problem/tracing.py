@@ -132,7 +132,8 @@ def _traced(
         consts = [value if number is None else values[number].astype(dtype) for number, dtype, value in kept]
         return jex.jaxpr_as_fun(jex.ClosedJaxpr(closed.jaxpr, consts))(t, y, *values[: len(names)])
 
-    return Traced(call, tuple(operands), known, said)
+    closed_over = tuple(value if number is None else number for number, _, value in kept)
+    return Traced(call, tuple(operands), known, said, closed.jaxpr, closed_over)
 
 
 def _flat(f: Callable, state: State, args: Arguments) -> Callable[..., Array]:

@@ -1,5 +1,7 @@
 """Problems with tangents: what their operands and results are called, and which there are."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -43,5 +45,6 @@ def test_orders():
     filled = [(one.name, one.unwritten) for one in twice.results if one.unwritten is not None]
     assert filled == [("times", np.inf), ("ys", np.inf), ("ys.1", 0), ("ys.2", 0), ("ys.3", 0)]
     assert [twice.result_orders[number] for number in with_tangent(twice)] == [0, 1, 2, 3]
-    assert (made.depth, once.depth, twice.depth) == (0, 1, 2) and root(twice) is made
-    assert twice == Tangent(Tangent(made, once.mask), twice.mask) and hash(once) != hash(twice)
+    assert (made.depth, once.depth, twice.depth) == (0, 1, 2)
+    assert root(twice) is once.base and once.base.rules and once.base == dataclasses.replace(made, rules=once.base.rules)
+    assert twice == Tangent(Tangent(once.base, once.mask), twice.mask) and hash(once) != hash(twice)
