@@ -29,7 +29,7 @@ def operand_has_tangent(operand: Operand, adaptive: bool) -> bool:
 
 def result_has_tangent(result: Result) -> bool:
     """Whether a result of a problem has one. The times of steps don't: they are held fixed."""
-    return result.dtype.startswith("float") and result.name != "times"
+    return result.differentiable
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
