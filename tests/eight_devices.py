@@ -62,7 +62,7 @@ def split(function, *arrays, expected=None, found=()):
     """Runs it as sharded as its arrays are: no device sends another anything (but what `found` names), and every bit is as
     on one device."""
     compiled = jax.jit(function).lower(*arrays).compile()
-    assert set(collectives(compiled)) == set(found)
+    assert set(collectives(compiled)) <= set(found)
     results = compiled(*arrays)
     assert_same_bits(results, plain(function, *arrays) if expected is None else expected)
     return results
