@@ -116,7 +116,7 @@ class _Backward:
         declare_cells(lane)
         for name in ("at", "behind", "stride", "depth", "shift", "edge", "taken", "sizes"):
             lane.cell(name, "int32")
-        for name in ("finer", "finer_shift", "finer_edge", "finer_first", "goal"):
+        for name in ("finer", "finer_shift", "finer_edge", "due", "goal"):
             lane.cell(name, "int32")
         for name in ("worth", "fine", "present", "active"):
             lane.cell(name, "bool")
@@ -217,11 +217,12 @@ class _Backward:
         return b.get("shift") > 0
 
     def aim(self, b: Body) -> None:
-        """What the next window is to have: every (finer + 1)-th step from `finer_first` up to `goal`."""
+        """What the next window is to have: every (finer + 1)-th step from `due` on, up to `goal`."""
         depth, behind = b.get("depth") + 1, b.get("behind")
         shift, edge = self._shift(b, depth), power(b, self._span(b, depth)) - 1
         finer = power(b, shift) - 1
-        b.put(finer=finer, finer_shift=shift, finer_edge=edge, finer_first=behind & ~edge, goal=behind & ~finer)
+        first, at = behind & ~edge, b.get("at")
+        b.put(finer=finer, finer_shift=shift, finer_edge=edge, due=where(first > at, first, at), goal=behind & ~finer)
 
     def replaying(self, b: Body) -> Scalar:
         """Whether not all of it is there."""
@@ -230,7 +231,8 @@ class _Backward:
     def keep(self, b: Body) -> None:
         """An accepted step that was taken again: its beginning into the next window, if it is one of those."""
         at = b.get("at")
-        with b.when((at & b.get("finer")).equals(0) & (at >= b.get("finer_first"))):
+        with b.when(at.equals(b.get("due"))):
+            b.put(due=at + b.get("finer") + 1)
             place = self._place(b, b.get("depth") + 1, at, b.get("finer_shift"), b.get("finer_edge"))
 
             def write(part: int, index: Any, word: Any) -> None:

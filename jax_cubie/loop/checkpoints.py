@@ -164,22 +164,23 @@ def slot_of(b: Body, number: Scalar, shift: Scalar, slots: int) -> Scalar:
 
 
 class Recording:
-    """Writes checkpoints into results of the launch. Cells: recorded, accepted steps so far; thinned, the k of above."""
+    """Writes checkpoints into results of the launch. Cells: recorded, accepted steps so far; thinned, the k of
+    above; due, the next step to keep."""
 
     def __init__(self, problem: Problem, checkpoints: Checkpoints):
         self._record, self._checkpoints = record_of(problem), checkpoints
 
     def begin(self, b: Body) -> None:
-        b.put(recorded=0, thinned=0)
+        b.put(recorded=0, thinned=0, due=0)
 
     def accepted(self, b: Body) -> None:
         """At the end of an accepted step, before anything of it is forgotten."""
         slots, step, shift = self._checkpoints.slots, b.get("recorded"), b.get("thinned")
-        due = (step & (power(b, shift) - 1)).equals(0)
-        with b.when(due):
+        with b.when(step.equals(b.get("due"))):
             number = step >> shift
             full = number.equals(slots)
             b.put(thinned=where(full, shift + 1, shift))
+            b.put(due=step + power(b, b.get("thinned")))
             number = where(full, slots // 2, number)
             slot = slot_of(b, number, b.get("thinned"), slots).to("int64")
 

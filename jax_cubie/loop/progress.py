@@ -85,8 +85,8 @@ def build_progress(lane: Lane) -> Progress:
         for name, kind in lane.problem.controller.remembered:
             lane.cell(f"{name}_before", lane.problem.dtype if kind == "float" else kind)
     if lane.problem.checkpoints is not None:
-        lane.cell("recorded", "int32")
-        lane.cell("thinned", "int32")
+        for name in ("recorded", "thinned", "due"):
+            lane.cell(name, "int32")
     writer, dtype = _Writer(lane), lane.problem.dtype
     results = dict.fromkeys(("begun", "going", "turns_left", "accepted", "landed", "halted", "done"), "bool")
     results |= dict(time=dtype, size=dtype, end_time=dtype, steps_taken="int32")
