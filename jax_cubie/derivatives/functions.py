@@ -46,16 +46,10 @@ def along(function: Callable[..., dict[int, list[Any]]], directed: Callable[[str
 
     def several(values: Mapping[str, Terms]) -> dict[int, list[Any]]:
         places = {name: {order: 0 if directed(name, order) else None for order in terms} for name, terms in values.items()}
-        orders = function_orders(values)
-        out = {order: 0 if directed("y", order) else None for order in orders}
+        out = {order: 0 if directed("y", order) else None for order in values["y"]}  # it has the state's orders
         return jax.vmap(function, in_axes=(places,), out_axes=out)(dict(values))
 
     return several
-
-
-def function_orders(values: Mapping[str, Terms]) -> list[int]:
-    """The orders of what a function gives, once it is differentiated as often as the state."""
-    return sorted(values["y"])
 
 
 def terms_of(traced: Traced, depth: int) -> Callable[[Mapping[str, Terms]], dict[int, list[Any]]]:

@@ -19,7 +19,7 @@ from .checkpoints import WINDOW, WINDOW_BITS, WINDOWS, checkpoint_name, from_wor
 from .clock import end_of, floor_of, whole_steps
 from .cotangents import cell_of, clear, conclude, declare_cells, gather
 from .part import Step
-from .progress import build_progress
+from .progress import build_progress, raw
 
 if TYPE_CHECKING:
     from .body import Body
@@ -36,14 +36,14 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
     allocate, locate = lane.allocate(), lane.locate()
     time, size, judge, accepted = progress.time, progress.size, progress.judge, progress.accepted
     end_time, next_turn, advance = progress.end_time, progress.next_turn, progress.advance
-    begin, worth, outer = (lane.emitted(kind)(_raw(body)) for kind, body in backward.beginning())
-    above, aim, replaying, keep, deeper = (lane.emitted(kind)(_raw(body)) for kind, body in backward.replay())
-    left, restore, cotangents, moved, back = (lane.emitted(kind)(_raw(body)) for kind, body in backward.stepping())
-    end = lane.emitted()(_raw(backward.end))
+    begin, worth, outer = (lane.emitted(kind)(raw(body)) for kind, body in backward.beginning())
+    above, aim, replaying, keep, deeper = (lane.emitted(kind)(raw(body)) for kind, body in backward.replay())
+    left, restore, cotangents, moved, back = (lane.emitted(kind)(raw(body)) for kind, body in backward.stepping())
+    end = lane.emitted()(raw(backward.end))
     fallible = problem.method.fallible
     status = np.int32(0)
 
-    together, lanes, in_step = lane.emitted("bool")(_raw(backward.together)), lane.plan.words.lanes, lane.plan.in_step
+    together, lanes, in_step = lane.emitted("bool")(raw(backward.together)), lane.plan.words.lanes, lane.plan.in_step
     in_warps, one = lane.plan.in_warps, np.int64(1)
 
     @lane.function
@@ -88,15 +88,6 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
         end(b)
 
     return go_back
-
-
-def _raw(write: Callable) -> Callable:
-    def body(b: Body, *arguments: Any) -> Any:
-        answer = write(b, *arguments)
-        return answer.value if isinstance(answer, Scalar) else answer
-
-    body.__name__ = write.__name__
-    return body
 
 
 class _Backward:

@@ -91,7 +91,7 @@ def build_progress(lane: Lane) -> Progress:
     results = dict.fromkeys(("begun", "going", "turns_left", "accepted", "landed", "halted", "done"), "bool")
     results |= dict(time=dtype, size=dtype, end_time=dtype, steps_taken="int32")
     names = [field.name for field in dataclasses.fields(Progress)]
-    return Progress(**{name: lane.emitted(results.get(name, "void"))(_raw(getattr(writer, name))) for name in names})
+    return Progress(**{name: lane.emitted(results.get(name, "void"))(raw(getattr(writer, name))) for name in names})
 
 
 def _counts_whole(lane: Lane) -> bool:
@@ -100,7 +100,7 @@ def _counts_whole(lane: Lane) -> bool:
     return problem.one_size and bool(problem.moving or problem.checkpoints is not None or problem.adjoint is not None)
 
 
-def _raw(write: Callable) -> Callable:
+def raw(write: Callable) -> Callable:
     """What `write` answers with as an llvmlite value."""
 
     def body(b: Body, *arguments: Any) -> Any:

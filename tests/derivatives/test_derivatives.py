@@ -282,7 +282,7 @@ def test_placements_change_no_bit(platform):
     backward = sorted(buffer.keyword for buffer in Solver().buffers)
     expected = gradient_of(rtol=1e-5, atol=1e-5, method="dop853")
     for names in (backward, backward[::2], backward[1::2]):
-        moved = dict.fromkeys(names, "shared") | {"checkpoint_window_location": "local"}
+        moved = dict.fromkeys(names, "shared")
         assert_same_bits(gradient_of(rtol=1e-5, atol=1e-5, method="dop853", block=1, **moved), expected)
 
 
