@@ -11,7 +11,7 @@ from .buffers import BufferRegistry
 from .controllers import CONTROLLERS, Named, Tolerances
 from .foreign_names import instead_of_controller, instead_of_method
 from .loop.buffers import BUFFERS
-from .methods import EXPLICIT, ButcherTableau, Method, find_method
+from .methods import NAMES, TABLEAUS, Method, Tableau, components_of, find_method
 from .outputs import PARTS
 from .problem import DEFAULT_MAX_STEPS
 from .settings import Component, check_choice, check_count, closest, concrete, refuse_tracer
@@ -67,16 +67,18 @@ class Code(Component):
         return {}
 
 
-def resolve(old: Any, method: str | ButcherTableau, settings: dict[str, Any]) -> dict[str, Any]:
+def resolve(old: Any, method: str | Tableau, settings: dict[str, Any]) -> dict[str, Any]:
     """The fields of a solver: `settings` over those of the solver `old`, or over the defaults where that is None."""
-    stepper = find_method(method)
     given = frozenset(settings) | (old.given if old is not None else frozenset())
-    controller = _controller_name(old, given, settings, stepper)
-    named = CONTROLLERS[controller]
     kept = {type(component): component for component in (old.components if old is not None else ())}
 
     def component(kind: type[Component]) -> Component:
         return kept.get(kind) or kind()
+
+    of_method = [component(kind).update(**settings)[0] for kind in components_of(method)]
+    stepper = find_method(method, {type(one): one for one in of_method})
+    controller = _controller_name(old, given, settings, stepper)
+    named = CONTROLLERS[controller]
 
     control = component(named.component)
     if old is None or old.controller != controller:
@@ -87,7 +89,7 @@ def resolve(old: Any, method: str | ButcherTableau, settings: dict[str, Any]) ->
         registry, _ = registry.update(**old.buffers.settings)
 
     components, known = [], {"controller"}
-    for one in (component(Budget), *adapting, control, component(Code)):
+    for one in (component(Budget), *adapting, control, *of_method, component(Code)):
         changed, recognised = one.update(**settings)
         components.append(changed)
         known |= recognised
@@ -112,19 +114,19 @@ def resolve(old: Any, method: str | ButcherTableau, settings: dict[str, Any]) ->
     }
 
 
-def known_method(method: Any) -> str | ButcherTableau:
+def known_method(method: Any) -> str | Tableau:
     """A tableau as it is; of a name, the method's own where an alias was given."""
     refuse_tracer("method", method)
-    if isinstance(method, ButcherTableau):
+    if isinstance(method, TABLEAUS):
         return method
-    if not isinstance(method, str) or method not in EXPLICIT.names:
+    if not isinstance(method, str) or method not in NAMES:
         if (instead := instead_of_method(method)) is not None:
             raise ValueError(instead)
         raise ValueError(
-            f"unknown method {method!r}: expected one of {', '.join(EXPLICIT)}, or a jax_cubie.ButcherTableau"
-            f"{closest(method, EXPLICIT.names)}"
+            f"unknown method {method!r}: expected one of {', '.join(dict.fromkeys(NAMES.values()))}, or a tableau, as a "
+            f"jax_cubie.ButcherTableau{closest(method, NAMES)}"
         )
-    return EXPLICIT.names[method]
+    return NAMES[method]
 
 
 def _controller_name(
@@ -147,7 +149,7 @@ def _controller_name(
     return name
 
 
-def _unknown(name: str, controller: str, method: str | ButcherTableau, known: set[str]) -> str:
+def _unknown(name: str, controller: str, method: str | Tableau, known: set[str]) -> str:
     for other, named in CONTROLLERS.items():
         if name in _settings_with(named):
             return (

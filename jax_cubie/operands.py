@@ -174,11 +174,22 @@ class Words:
         return next(number for number, operand in enumerate(self.operands) if operand.name == name)
 
 
+@dataclasses.dataclass(frozen=True)
+class FieldFunction:
+    """A function that a method evaluates: of `inputs`, which the caller gives by these names, then of f's operands.
+
+    inputs: "t", the time, and others as long as the state, "y" among them.
+    """
+
+    call: Callable[..., Any]
+    inputs: tuple[str, ...] = ("t", "y")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Traced:
-    """A function of the user's as JAX has it: of the time, the flat state and the operands of those names, which gives a list
-    of arrays. It holds no tracer. constants: known arrays that it has inside, with the operands that they are. said: what the
-    user calls it. jaxpr: as it was traced. closed_over: what that closes over, operands by their number.
+    """A function of the user's as JAX has it: of `inputs`, as the time and the flat state, and the operands of those names,
+    which gives a list of arrays. It holds no tracer. constants: known arrays that it has inside, with the operands that they
+    are. said: what the user calls it. jaxpr: as it was traced. closed_over: what that closes over, operands by their number.
     """
 
     call: Callable[..., list[Any]]
@@ -187,6 +198,7 @@ class Traced:
     said: str
     jaxpr: Any
     closed_over: tuple[Any, ...]
+    inputs: tuple[str, ...] = ("t", "y")
 
 
 @dataclasses.dataclass(frozen=True)

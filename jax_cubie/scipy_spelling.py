@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .field_errors import call_field, check_signature
 from .foreign_names import front_door, refused
-from .methods import EXPLICIT, ButcherTableau
+from .methods import NAMES, Tableau
 from .outputs import SaveAt
 from .printing import describe_ivp
 from .settings import Range, concrete
@@ -90,7 +90,7 @@ def solve_ivp(
     fun: Callable[..., Any],
     t_span: Any,
     y0: Any,
-    method: str | ButcherTableau = "RK45",
+    method: str | Tableau = "RK45",
     t_eval: Any = None,
     *,
     args: tuple | None = None,
@@ -152,7 +152,7 @@ def solve_ivp(
 def _solver(method: Any, rtol: Any, atol: Any, max_step: Any, settings: dict[str, Any]) -> Solver:
     """The solver of these settings, with tolerances where its controller has any."""
     lower = method.lower() if isinstance(method, str) else method
-    solver = Solver(lower if lower in EXPLICIT.names else method, **settings)
+    solver = Solver(lower if lower in NAMES else method, **settings)
     if "rtol" in solver.settings():
         listed = {"rtol": rtol, "atol": atol}
         solver = solver.update(**{key: jnp.asarray(v) if isinstance(v, (list, tuple)) else v for key, v in listed.items()})

@@ -69,6 +69,10 @@ class RESULTS(eqx.Enumeration, metaclass=_Listed):  # pyright: ignore[reportGene
         "tolerance or a coefficient of the controller is NaN or outside of its range, rtol and atol are both 0, max_steps is "
         "below 1, or ts are not in order between t0 and t1."
     )
+    singular_matrix = (
+        "The matrix of an implicit step was singular, and smaller steps did not mend it. Check the Jacobian of the vector "
+        "field there, which may be infinite or NaN."
+    )
 
 
 NAMES = tuple(RESULTS.__members__)
@@ -126,6 +130,7 @@ def make_solution(request: Any, results: Any) -> Solution:
             "num_rejected_steps": rejected,
             "max_steps": given["max_steps"],
             "nfev": begun + problem.method.evaluations(steps, accepted, found),
+            **problem.method.work(steps, accepted, found),
         },
         result=eqx.tree_at(lambda item: item._value, RESULTS.successful, code),
         **presented,

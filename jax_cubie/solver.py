@@ -13,7 +13,7 @@ from .choices import known_method, resolve
 from .controllers import CONTROLLERS
 from .foreign_names import front_door
 from .inspection import Inspection, inspect_request
-from .methods import ButcherTableau, Method, find_method
+from .methods import Method, Tableau, find_method
 from .outputs import SaveAt
 from .primitive import run
 from .printing import as_document, describe_call
@@ -54,14 +54,14 @@ class Solver(eqx.Module):
     have; TypeError for a traced value where a static one is needed.
     """
 
-    method: str | ButcherTableau = eqx.field(static=True)
+    method: str | Tableau = eqx.field(static=True)
     controller: str = eqx.field(static=True)
     components: tuple[Component, ...]
     buffers: BufferRegistry = eqx.field(static=True)
     given: frozenset[str] = eqx.field(static=True)
 
     @front_door
-    def __init__(self, method: str | ButcherTableau = "tsit5", **settings: Any):
+    def __init__(self, method: str | Tableau = "tsit5", **settings: Any):
         for name, value in resolve(None, known_method(method), settings).items():
             setattr(self, name, value)
 
@@ -109,7 +109,7 @@ class Solver(eqx.Module):
     @property
     def stepper(self) -> Method:
         """The method itself."""
-        return find_method(self.method)
+        return find_method(self.method, {type(component): component for component in self.components})
 
     @property
     def control(self) -> Any:

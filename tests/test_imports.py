@@ -30,6 +30,7 @@ ROOMS = (
     "plan",
     "problem",
     "methods",
+    "linear",
     "controllers",
     "outputs",
     "loop",

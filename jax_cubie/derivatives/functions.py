@@ -53,10 +53,10 @@ def along(function: Callable[..., dict[int, list[Any]]], directed: Callable[[str
 
 
 def terms_of(traced: Traced, depth: int) -> Callable[[Mapping[str, Terms]], dict[int, list[Any]]]:
-    """A function of the user's, of terms by the names "t", "y" and those of its operands, `depth` times differentiated."""
+    """A function of the user's, of terms by the names of its inputs and operands, `depth` times differentiated."""
 
     def plain(values: Mapping[str, Terms]) -> dict[int, list[Any]]:
-        return {0: traced.call(values["t"][0], values["y"][0], *(values[name][0] for name in traced.operands))}
+        return {0: traced.call(*(values[name][0] for name in (*traced.inputs, *traced.operands)))}
 
     function: Callable[[Mapping[str, Terms]], dict[int, list[Any]]] = plain
     for level in range(depth):
@@ -74,8 +74,9 @@ class Inputs:
         self, traced: Traced, pieces: Sequence[Piece], moving: Sequence[int], operands: Mapping[str, Operand], dtype: str
     ):
         self.traced, self.pieces, self._operands = traced, pieces, operands
-        own = [(name, 0) for name in ("t", "y", *traced.operands)]
-        tangents = [("t", order) for order in moving] + [("y", piece.order) for piece in pieces[1:]]
+        self.vectors = tuple(name for name in traced.inputs if name != "t")
+        own = [(name, 0) for name in (*traced.inputs, *traced.operands)]
+        tangents = [("t", order) for order in moving] + [(name, piece.order) for name in self.vectors for piece in pieces[1:]]
         for name in traced.operands:
             tangents += [(name, piece.order) for piece in pieces[1:] if tangent_name(name, piece.order) in operands]
         self.own, self.terms = len(own), (*own, *tangents)
@@ -87,14 +88,14 @@ class Inputs:
     def _aval(self, name: str, order: int, dtype: Any) -> jax.ShapeDtypeStruct:
         if name == "t":
             return jax.ShapeDtypeStruct((), dtype)
-        if name == "y":
+        if name in self.vectors:
             return jax.ShapeDtypeStruct((self._sizes[order].size,), dtype)
         operand = self._operands[tangent_name(name, order)]
         return jax.ShapeDtypeStruct(operand.shape, jnp.dtype(operand.dtype))
 
     def directed(self, name: str, order: int) -> bool:
         """Whether a term has an axis of directions in front."""
-        if name == "y":
+        if name in self.vectors:
             return self._sizes[order].directed
         return name != "t" and self._operands[tangent_name(name, order)].directed
 
@@ -108,7 +109,7 @@ class Inputs:
         def of_inputs(*values: Any) -> dict[int, list[Any]]:
             found: dict[str, Terms] = {}
             for (name, order), value in zip(self.terms, values, strict=True):
-                if name == "y" and self._sizes[order].directed:
+                if name in self.vectors and self._sizes[order].directed:
                     value = value.reshape(self._sizes[order].directions, -1)
                 found.setdefault(name, {})[order] = value
             return function(found)
@@ -157,9 +158,9 @@ def backward(
     outputs: Sequence[str], numbers: Sequence[int], unroll: int | str,
 ) -> dict[str, Function]:
     """A function's transpose for each platform: behind its inputs it takes the cotangents of its outputs of those numbers,
-    which are called `outputs`. It gives the cotangents of the state, of the time in `orders`, and of those operands in `wrt`
-    that it reads."""
-    asked = [("y", piece.order) for piece in inputs.pieces] + [("t", order) for order in orders]
+    which are called `outputs`. It gives the cotangents of the state and its like, of the time in `orders`, and of those
+    operands in `wrt` that it reads."""
+    asked = [(name, piece.order) for name in inputs.vectors for piece in inputs.pieces] + [("t", order) for order in orders]
     places = [inputs.terms.index(term) for term in asked] + [inputs.names.index(one) for one in wrt if one in inputs.operands]
     count = len(inputs.avals)
 

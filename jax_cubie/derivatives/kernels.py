@@ -11,7 +11,7 @@ import jax
 
 from ..loop.adjoint import Adjoint, is_of_functions
 from ..loop.checkpoints import Checkpoints
-from ..operands import Function, Operand, Piece, Result, cotangent_name, tangent_name
+from ..operands import FieldFunction, Function, Operand, Piece, Result, Traced, cotangent_name, tangent_name
 from ..problem import Problem
 from ..translate.platforms import PLATFORMS
 from .functions import Inputs, backward, field_of, forward, output_of
@@ -62,13 +62,15 @@ def backward_kernel(
     operands = {operand.name: operand for operand in problem.operands}
     kept = [Operand(one.name, one.shape, one.dtype) for one in checkpoint_results(chain, problem.depth)]
     given = [Operand(cotangent_name(one.name), one.shape, one.dtype) for one in results]
+    named = {function.name: number for number, function in enumerate(problem.functions[0][1])}
     made = []
-    for name, traced in problem.traced:
+    for name, traced in _differentiated(problem):
         inputs = Inputs(traced, problem.pieces, problem.moving, operands, problem.dtype)
-        if name == "f":
+        if name != "output":
             function, numbers = field_of(inputs), list(range(len(problem.pieces)))
-            outputs = [tangent_name("f", piece.order) for piece in problem.pieces]
-            made.append({platform: dict(problem.functions)[platform][0] for platform in PLATFORMS})
+            outputs = [tangent_name(name, piece.order) for piece in problem.pieces]
+            if name in named:
+                made.append({platform: problem.on(platform)[named[name]] for platform in PLATFORMS})
         else:
             function = output_of(inputs)
             kinds = [one.dtype for one in jax.eval_shape(function, *inputs.avals)]
@@ -77,7 +79,7 @@ def backward_kernel(
         made.append(backward(name, function, inputs, adjoint.wrt, adjoint.orders, outputs, numbers, problem.unroll))
     return dataclasses.replace(
         problem,
-        functions=_by_platform(made),
+        functions=_by_platform([*made, *_primal(problem)]),
         adjoint=adjoint,
         operands=(*problem.operands, *kept, *given),
         title=f"{problem.title}, backwards",
@@ -116,13 +118,39 @@ def _with_tangents(chain: Any, directions: int, directed: tuple[bool, ...]) -> P
     moving = tuple(order for order in range(1, 1 << depth) if any(tangent_name(name, order) in operands for name in _TIMES))
     limits = {platform: dict(problem.functions)[platform][0].unroll for platform in PLATFORMS}
     made = []
-    for name, traced in problem.traced:
+    for name, traced in _differentiated(problem):
         inputs = Inputs(traced, pieces, moving, operands, problem.dtype)
-        make = field_of if name == "f" else output_of
+        make = output_of if name == "output" else field_of
         made.append(forward(name, make(inputs), inputs, limits))
     return dataclasses.replace(
-        problem, functions=_by_platform(made), pieces=pieces, moving=moving, operands=tuple(operands.values())
+        problem,
+        functions=_by_platform([*made, *_primal(problem)]),
+        pieces=pieces,
+        moving=moving,
+        operands=tuple(operands.values()),
     )
+
+
+def _differentiated(problem: Problem) -> list[tuple[str, Traced]]:
+    """The functions that have tangents or are transposed, by their names: the method's, "f" first, then `SaveAt.fn`."""
+    traced = dict(problem.traced)
+    own = problem.method.differentiated(lambda *given: traced["f"].call(*given)[0])
+    found = {"f": traced["f"]}
+    for name, function in own.items():
+        if name != "f":
+
+            def call(*given: Any, function: FieldFunction = function) -> list[Any]:
+                return [function.call(*given)]
+
+            found[name] = dataclasses.replace(traced["f"], call=call, inputs=function.inputs)
+    return list((found | {name: one for name, one in traced.items() if name != "f"}).items())
+
+
+def _primal(problem: Problem) -> list[dict[str, Function]]:
+    """The functions of the primal state alone, which are as they were."""
+    names = {name for name, _ in _differentiated(problem)}
+    kept = [number for number, function in enumerate(problem.functions[0][1]) if function.name not in names]
+    return [{platform: problem.on(platform)[number] for platform in PLATFORMS} for number in kept]
 
 
 def _by_platform(functions: Sequence[dict[str, Function]]) -> tuple[tuple[str, tuple[Function, ...]], ...]:

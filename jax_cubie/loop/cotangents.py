@@ -59,22 +59,23 @@ def some_of(b: Body, condition: Scalar) -> Scalar:
     return b.scalar(warp.some(b.emitter, (condition & b.get("active")).value), "bool")
 
 
-def into_adjoints(b: Body, function: str, state: View, *, add: bool = False) -> Sink:
-    """The outputs of the transposed function of that name: the cotangent of the state into an array, or added to it; those of
+def into_adjoints(b: Body, function: str, *states: View, add: bool = False) -> Sink:
+    """The outputs of the transposed function of that name: the cotangents of the state and its like, in the order of the
+    function's inputs, into arrays, or added to them; those of
     the time, by order, into `time_adjoint`; those of operands are added to `operand_adjoint`, or summed over the warp's lanes
     and added to the results."""
     lane, adjoint = b.lane, b.lane.adjoint
-    views = (state, b.buf.time_adjoint, b.buf.operand_adjoint)
+    views = (*states, b.buf.time_adjoint, b.buf.operand_adjoint)
     read, together = lane.functions[function].function.operands, adjoint.together(lane.plan)
     offsets = {name: (begin, dtype) for name, begin, dtype in adjoint.offsets(lane.plan)}
     operands = [name for name in adjoint.wrt if is_of_functions(name) and name in read]
     begins, times = [begin for begin, _ in b.pieces], len(adjoint.orders)
-    first = len(begins) + times
+    first = len(states) * len(begins) + times
     results = tuple(cotangent_name(name) for name in operands if name in together)
     summed = frozenset(first + number for number, name in enumerate(operands) if name in together)
 
     def store(emitter: Emitter, words: Any, bases: Any, values: Sequence[Any]) -> Store:
-        into, time, operand = (View(emitter, value, view.type) for value, view in zip(values, views, strict=False))
+        *arrays, time, operand = (View(emitter, value, view.type) for value, view in zip(values, views, strict=False))
 
         def counted(name: str, value: Any) -> Any:
             """Threads whose lanes are done go along with others of their warp, and count for nothing."""
@@ -86,11 +87,11 @@ def into_adjoints(b: Body, function: str, state: View, *, add: bool = False) -> 
             lane.addressing.add(emitter, words, bases, lane.result_number(cotangent_name(name)), place, value)
 
         def keep(output: int, index: Any, value: Any) -> None:
-            if output < len(begins):
-                place = shifted(emitter, index, begins[output])
+            if output < first - times:
+                into, place = arrays[output // len(begins)], shifted(emitter, index, begins[output % len(begins)])
                 into.store(place, emitter.add(into.dtype, into.load(place), value) if add else value)
             elif output < first:
-                time.store(output - len(begins), value)
+                time.store(output - (first - times), value)
             elif output in summed:
                 name = operands[output - first]
                 value = warp.total(emitter, lane.operand(name).dtype, counted(name, value))

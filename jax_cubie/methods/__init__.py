@@ -6,12 +6,15 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from .catalogue import EXPLICIT, find_method
-from .explicit_rk import ExplicitRungeKutta
+from .catalogue import EXPLICIT
+from .families import CATALOGUES, NAMES, TABLEAUS, Tableau, components_of, family_of, find_method
 from .method import Method
 from .tableau import ButcherTableau, ContinuousExtension
 
-__all__ = ["EXPLICIT", "ButcherTableau", "ContinuousExtension", "ExplicitRungeKutta", "Method", "find_method"]
+__all__ = [
+    "CATALOGUES", "EXPLICIT", "NAMES", "TABLEAUS", "ButcherTableau", "ContinuousExtension", "Method", "Tableau",
+    "components_of", "find_method",
+]
 
 
 class _Methods(ModuleType):
@@ -27,14 +30,15 @@ class _Methods(ModuleType):
             {
                 "name": tableau.name,
                 "aliases": tableau.aliases,
-                "family": ExplicitRungeKutta.family,
+                "family": family_of(tableau),
                 "order": tableau.order,
                 "embedded_order": tableau.embedded_order,
                 "dense_order": tableau.dense_order,
                 "stages": tableau.stages,
                 "fsal": tableau.fsal,
             }
-            for tableau in EXPLICIT.values()
+            for catalogue in CATALOGUES
+            for tableau in catalogue.values()
         ]
 
 

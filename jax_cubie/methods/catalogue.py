@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .dormand_prince import DOP853, DOPRI5, DOPRI8
-from .explicit_rk import ExplicitRungeKutta
-from .method import Method
 from .tableau import ButcherTableau, ContinuousExtension
 from .verner import VERN6, VERN7, VERN8, VERN9
 
@@ -238,8 +236,3 @@ EXPLICIT = Catalogue(
     EULER, HEUN, MIDPOINT, RALSTON2, RALSTON3, BOSH3, RK4, RK38, FEHLBERG45, CASHKARP45, DOPRI5, TSIT5, DOPRI8, DOP853,
     VERN6, VERN7, VERN8, VERN9,
 )  # fmt: skip
-
-
-def find_method(method: str | ButcherTableau) -> Method:
-    """The method that a name or a tableau stands for."""
-    return ExplicitRungeKutta(EXPLICIT[method] if isinstance(method, str) else method)

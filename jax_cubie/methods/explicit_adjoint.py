@@ -17,7 +17,7 @@ from ..loop import AdjointSteps
 from ..loop.cotangents import gather, into_adjoints, some_of, unless_done
 from ..loop.jets import Jet
 from ..outputs.interpolation import dense_shares
-from .explicit_rk import combine, stage_time
+from .combine import combine, stage_time
 
 if TYPE_CHECKING:
     from ..kernel.device import View

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from ..buffers import BACKWARD, Buffer
 from ..loop import AdjointSteps, Dimensions, Steps
 from ..loop.jets import Jet
 from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
+from .combine import combine, stage_time
+from .field_functions import FieldFunction
 from .method import Method
 from .tableau import ButcherTableau
 
 if TYPE_CHECKING:
+    from jax.extend.core import ClosedJaxpr
+
     from ..kernel.device import View
     from ..kernel.scalar import Scalar
     from ..loop.body import Body
@@ -76,8 +79,14 @@ class ExplicitRungeKutta(Method):
             total = total + counted["dense"] * len(self.dense_stages)
         return total
 
-    def functions(self, field: Callable) -> dict[str, Callable]:
-        return {"f": field}
+    def functions(self, field: Callable) -> dict[str, FieldFunction]:
+        return {"f": FieldFunction(field)}
+
+    def differentiated(self, field: Callable) -> dict[str, FieldFunction]:
+        return {"f": FieldFunction(field)}
+
+    def fitted(self, field: ClosedJaxpr) -> ExplicitRungeKutta:
+        return self
 
     def buffers(self) -> tuple[Buffer, ...]:
         return (
@@ -115,6 +124,9 @@ class ExplicitRungeKutta(Method):
         if not dimensions.backward:
             return {"f": stages}
         return {"f": 2 * stages, "f_vjp": stages + dimensions.inside}
+
+    def work(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
 
     def steps(self, lane: Lane) -> Steps:
         @lane.emitted()
@@ -226,57 +238,3 @@ class ExplicitRungeKutta(Method):
         rows = self.dense_rows(b)
         share, weights = emit_dense_weights(b.emitter, b.dtype, theta, step_size, dense.terms)
         return lambda index: emit_dense(b.emitter, share, weights, state, proposed, rows, index)
-
-
-def combine(
-    b: Body, target: View, base: View | None, step_size: Any, weights: Sequence[Fraction], rows: Sequence[View],
-    *, transposed: bool = False,
-) -> None:
-    """target = base + step_size * sum(weight * row), of as many components as the target has.
-
-    Where the step size has tangents, those of the target have a share of them; transposed: where rows and target are
-    cotangents, a share of those of the rows.
-    """
-    emitter, dtype = b.emitter, b.dtype
-    used = [(b.real(float(weight)), row) for weight, row in zip(weights, rows, strict=False) if weight != 0]
-    # Scaled weights cost a product each, a scaled sum one for each component; and only a weight that is a constant is part
-    # of its instruction, which spares the register file a read.
-    scale_weights = len(used) <= b.primal
-    plain = used
-    if scale_weights:
-        used = [(emitter.mul(dtype, constant, step_size), row) for constant, row in used]
-
-    def body(index: Any) -> None:
-        total = base.load(index) if scale_weights and base is not None else None
-        for constant, row in used:
-            value = row.load(index)
-            total = emitter.mul(dtype, constant, value) if total is None else emitter.fma(dtype, constant, value, total)
-        if total is None:
-            total = base.load(index) if base is not None else b.real(0)
-        elif not scale_weights:
-            if base is None:
-                total = emitter.mul(dtype, step_size, total)
-            else:
-                total = emitter.fma(dtype, step_size, total, base.load(index))
-        target.store(index, total)
-
-    b.each(body, target.size)
-    if base is None and not transposed:
-        return
-    for moved in b.moving:
-        for order in b.orders_with(moved):
-
-            def add(index: Any, moved: int = moved, order: int = order) -> None:
-                total, others = None, order & ~moved
-                for constant, row in plain:
-                    value = b.piece(row, order if transposed else others).load(index)
-                    total = emitter.mul(dtype, constant, value) if total is None else emitter.fma(dtype, constant, value, total)
-                part = b.piece(target, others if transposed else order)
-                part.store(index, emitter.fma(dtype, b.get(f"size_{moved}").value, total, part.load(index)))
-
-            if plain:
-                b.each(add, b.primal)
-
-
-def stage_time(b: Body, fraction: Fraction, step_size: Any, time: Any) -> Any:
-    return b.emitter.fma(b.dtype, b.real(float(fraction)), step_size, time)

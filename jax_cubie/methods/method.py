@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..buffers import Buffer
 from ..loop import AdjointSteps, Dimensions, Steps
+from ..operands import FieldFunction
 
 if TYPE_CHECKING:
+    from jax.extend.core import ClosedJaxpr
+
     from ..kernel.device import View
     from ..kernel.scalar import Scalar
     from ..loop.body import Body
@@ -48,9 +51,19 @@ class Method(abc.ABC):
         """Error estimates of a step, rows of the buffer `error`; 0 where there is none to adapt the step size by."""
 
     @abc.abstractmethod
-    def functions(self, field: Callable) -> dict[str, Callable]:
-        """What it evaluates, by the names that `b.call` takes, "f" first: `field(t, y, *values)` with the flat state, and
-        functions of the same arguments that are derived of it, as `jax.jacfwd(field, argnums=1)`."""
+    def fitted(self, field: ClosedJaxpr) -> Method:
+        """This method for that f, `field(t, y, *values)` with the flat state: linear systems depend on what its Jacobian is
+        like."""
+
+    @abc.abstractmethod
+    def functions(self, field: Callable) -> dict[str, FieldFunction]:
+        """What it evaluates, by the names that `b.call` takes, "f" first: `field(t, y, *values)` with the flat state, and what
+        is derived of it."""
+
+    @abc.abstractmethod
+    def differentiated(self, field: Callable) -> dict[str, FieldFunction]:
+        """What it evaluates of a state with tangents, and transposes, "f" first. Those of `functions` that are not among these
+        it evaluates of the primal state alone."""
 
     @abc.abstractmethod
     def buffers(self) -> tuple[Buffer, ...]:
@@ -71,6 +84,10 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def evaluations(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> Any:
         """Evaluations of f in `steps` steps, `accepted` of them accepted, beyond the one at t0."""
+
+    @abc.abstractmethod
+    def work(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> dict[str, Any]:
+        """What else it did in those steps, by names in the statistics of the solution."""
 
     @abc.abstractmethod
     def steps(self, lane: Lane) -> Steps:

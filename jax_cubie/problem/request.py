@@ -96,19 +96,20 @@ def make_request(
         values |= component.operands(state)
 
     leaves = Arguments(args, state.dtype)
-    functions, traced, closed_over, output = trace_functions(f, saveat.fn, method, state, leaves, settings["unroll"])
-    values |= dict(zip(leaves.names, leaves.arrays, strict=True)) | closed_over
+    functions = trace_functions(f, saveat.fn, method, state, leaves, settings["unroll"])
+    values |= dict(zip(leaves.names, leaves.arrays, strict=True)) | functions.closed_over
     if saveat.steps and "max_steps" not in solver.given and concrete(settings["max_steps"]) == DEFAULT_MAX_STEPS:
         raise ValueError(
             f"SaveAt(steps=...) keeps room for max_steps rows in every lane, and max_steps was left at {DEFAULT_MAX_STEPS:,}: "
             "give max_steps=, somewhat more steps than you expect"
         )
-    programs = {function.name: function.program for function in functions[0][1]}  # their outputs are alike on all platforms
+    # Their outputs are alike on all platforms.
+    programs = {function.name: function.program for function in functions.by_platform[0][1]}
     outputs = programs["output"].outputs if saveat.fn is not None else None
     saving = _make_saving(saveat, settings["max_steps"], outputs)
     problem = Problem(
-        functions=functions,
-        method=method,
+        functions=functions.by_platform,
+        method=functions.method,
         controller=controller,
         parts=(saving,),
         registry=solver.buffers,
@@ -121,12 +122,12 @@ def make_request(
         inline_f=settings["inline_f"],
         schedule=settings["schedule"],
         block=settings["block"],
-        traced=traced,
+        traced=functions.traced,
         slots=settings["checkpoints"],
         directions=settings["directions"],
         title=getattr(f, "__qualname__", type(f).__name__),
     )
-    return Request(problem, tuple(values.values()), state, output, times, leaves.names)
+    return Request(problem, tuple(values.values()), state, functions.output, times, leaves.names)
 
 
 def _make_saving(saveat: SaveAt, max_steps: Any, outputs: Any) -> Saving:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from jax.dtypes import float0
 from jaxtyping import Array, PyTree
 
-from ..field_errors import call_field, check_signature, in_our_words
+from ..field_errors import call_field, check_signature, in_derivative_words, in_our_words
 from ..methods import Method
 from ..operands import Function, Traced
 from ..translate import check_dtype, trace, translate_for_all
@@ -22,8 +23,7 @@ from ..translate.platforms import PLATFORMS
 from ..translate.program import DTYPES as KERNEL_DTYPES
 from .state import State, name_of
 
-# The functions that a solve is differentiated through, and what the user calls them.
-_SAID = (("f", "f(t, y, args)"), ("output", "SaveAt(fn=...)"))
+_SAID_F, _SAID_OUTPUT = "f(t, y, args)", "SaveAt(fn=...)"
 
 
 class Arguments:
@@ -73,6 +73,21 @@ def _default_int(value: int) -> Array:
         raise ValueError(f"args has the integer {value}, which {kind} does not hold: use a float, or switch x64 on") from None
 
 
+@dataclasses.dataclass(frozen=True)
+class TracedFunctions:
+    """The user's functions of a solve.
+
+    method: for this f. by_platform: programs, "f" first. traced: f and `SaveAt.fn` as JAX has them. closed_over: what they
+    close over, by its names as operands. output: the structure of fn's result.
+    """
+
+    method: Method
+    by_platform: tuple[tuple[str, tuple[Function, ...]], ...]
+    traced: tuple[tuple[str, Traced], ...]
+    closed_over: dict[str, Any]
+    output: Any
+
+
 def _time_and_state(state: State) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
     dtype = jnp.dtype(state.dtype)
     return jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((state.size,), dtype)
@@ -80,13 +95,21 @@ def _time_and_state(state: State) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeS
 
 def trace_functions(
     f: Callable, fn: Callable | None, method: Method, state: State, args: Arguments, unroll: int | str
-) -> tuple[tuple[tuple[str, tuple[Function, ...]], ...], tuple[tuple[str, Traced], ...], dict[str, Any], Any]:
+) -> TracedFunctions:
     """For each platform f, what the method derives of it and, where there is one, `SaveAt.fn`: functions of time, the flat
-    state, the leaves of args and what they close over. With them f and `SaveAt.fn` as JAX has them; what they close over, by
-    its names as operands; and the structure of fn's result."""
-    functions = method.functions(_flat(f, state, args))
-    check_signature(f, "f(t, y, args)")
-    closed = {name: trace(function, *_time_and_state(state), *args.avals) for name, function in functions.items()}
+    state, the leaves of args and what they close over."""
+    check_signature(f, _SAID_F)
+    time, vector = _time_and_state(state)
+    field = trace(_flat(f, state, args), time, vector, *args.avals)
+    method = method.fitted(field)
+    inputs = {"f": ("t", "y"), "output": ("t", "y")}
+    closed = {"f": field}
+    with in_derivative_words(_SAID_F, reverse=False):
+        for name, function in method.functions(lambda *given: jex.jaxpr_as_fun(field)(*given)[0]).items():
+            inputs[name] = function.inputs
+            if name != "f":
+                given = (time if one == "t" else vector for one in function.inputs)
+                closed[name] = trace(function.call, *given, *args.avals)
     structure = None
     if fn is not None:
         closed["output"], structure = _trace_output(fn, state, args)
@@ -102,15 +125,16 @@ def trace_functions(
     def function(name: str, platform: str) -> Function:
         program, constants, limit = translated[name][platform]
         operands = (*args.names, *(names[id(value)] for value in constants))
-        return Function(name, program, ("t", "y", *operands), operands, limit)
+        return Function(name, program, (*inputs[name], *operands), operands, limit)
 
     by_platform = tuple((platform, tuple(function(name, platform) for name in translated)) for platform in PLATFORMS)
     converted = {id(after): before for before, after in conversions.values()}
     given = {id(converted.get(id(value), value)): name for name, value in reversed(closed_over.items())}
     given |= {id(value): name for name, value in closed_over.items()}  # as it is, rather than converted
     known = tuple((value, name) for name, value in closed_over.items() if not isinstance(value, jax.core.Tracer))
-    traced = tuple((name, _traced(closed[name], args.names, given, known, said)) for name, said in _SAID if name in closed)
-    return by_platform, traced, closed_over, structure
+    said = {"f": _SAID_F, "output": _SAID_OUTPUT}
+    traced = tuple((name, _traced(closed[name], args.names, given, known, said[name])) for name in said if name in closed)
+    return TracedFunctions(method, by_platform, traced, closed_over, structure)
 
 
 def _traced(

@@ -16,7 +16,7 @@ from jax_cubie.kernel.scalar import where
 from jax_cubie.loop import Control, Dimensions, Hooks, Part, Steps
 from jax_cubie.loop.buffers import BUFFERS
 from jax_cubie.methods import Method
-from jax_cubie.operands import Result
+from jax_cubie.operands import FieldFunction, Result
 from jax_cubie.outputs import PARTS
 from jax_cubie.primitive import run
 from jax_cubie.problem import make_request
@@ -32,8 +32,13 @@ class Euler(Method):
 
     name, family, fallible, order, error_order, error_rows = "scripted", "test", True, 1, 1, 1
 
-    def functions(self, field: Callable) -> dict[str, Callable]:
-        return {"f": field}
+    def fitted(self, field: Any) -> Method:
+        return self
+
+    def functions(self, field: Callable) -> dict[str, FieldFunction]:
+        return {"f": FieldFunction(field)}
+
+    differentiated = functions
 
     def buffers(self) -> tuple[Buffer, ...]:
         return (Buffer("slope", 0),)
@@ -49,6 +54,9 @@ class Euler(Method):
 
     def evaluations(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> Any:
         return 100 * counted["tried"]
+
+    def work(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
 
     def steps(self, lane: Any) -> Steps:
         @lane.emitted("int32")
