@@ -17,6 +17,7 @@ from ..loop import AdjointSteps
 from ..loop.cotangents import gather, into_adjoints, some_of, unless_done
 from ..loop.jets import Jet
 from ..outputs.interpolation import dense_shares
+from .between import between_adjoint, dot
 from .combine import combine, stage_time
 
 if TYPE_CHECKING:
@@ -37,42 +38,7 @@ class ExplicitAdjoint:
         return [b.row(b.buf.stage_adjoint, number) for number in range(b.buf.stage_adjoint.size // b.states)]
 
     def between(self, b: Body, theta: Jet, size: Jet, cotangent: View) -> tuple[dict[int, Scalar], dict[int, Scalar]]:
-        weights = self._method.between_weights(b, theta, size)
-        adjoints = self._between_adjoints(b)
-        for (_, weight), adjoint in zip(weights, adjoints, strict=True):
-            for order, value in weight.terms.items():
-                for piece in b.lane.problem.pieces:
-                    if piece.order & order != order:
-                        continue
-                    source, target = b.piece(cotangent, piece.order), b.piece(adjoint, piece.order & ~order)
-
-                    def add(index: Any, value: Scalar = value, source: View = source, target: View = target) -> None:
-                        target.store(index, b.emitter.fma(b.dtype, value.value, source.load(index), target.load(index)))
-
-                    b.each(add, b.primal)
-        if not b.lane.adjoint.orders:
-            return {}, {}
-        return tuple(self._moved(b, cotangent, number, theta, size) for number in (0, 1))  # pyright: ignore
-
-    def _moved(self, b: Body, cotangent: View, number: int, theta: Jet, size: Jet) -> dict[int, Scalar]:
-        """The cotangents of the terms of `theta` (number 0) or `size` (1)."""
-        orders, beside = [piece.order for piece in b.lane.problem.pieces], 1 << b.lane.problem.depth
-        changed = [theta, size]
-        one = theta.terms[0].like(1.0)
-        changed[number] = Jet({**changed[number].terms, beside: one})
-        found: dict[int, Scalar] = {}
-        for row, weight in self._method.between_weights(b, *changed):
-            for order, value in weight.terms.items():
-                if not order & beside:
-                    continue
-                for whole in orders:  # of the values
-                    for rest in orders:  # of the row
-                        moved = whole & ~rest & ~(order & ~beside)
-                        if whole & rest != rest or (order & ~beside) & ~(whole & ~rest) or moved not in (0, *b.moving):
-                            continue
-                        total = value * dot(b, b.piece(cotangent, whole), b.piece(row, rest))
-                        found[moved] = found[moved] + total if moved in found else total
-        return found
+        return between_adjoint(b, self._method.between_weights, self._between_adjoints(b), theta, size, cotangent)
 
     def _end_adjoint(self, adjoints: list[View]) -> View:
         """That of f at the end of the step."""
@@ -217,10 +183,3 @@ class ExplicitAdjoint:
             target.store(index, unless_done(b, b.emitter.add(b.dtype, before, end.load(index)), before))
 
         b.each(add)
-
-
-def dot(b: Body, one: View, other: View) -> Scalar:
-    """The sum of the products of their elements."""
-    total = b.variable(b.real(0))
-    b.each(lambda index: total.set(b.emitter.fma(b.dtype, one.load(index), other.load(index), total.get())), one.size)
-    return b.scalar(total.get())
