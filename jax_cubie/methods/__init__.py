@@ -6,12 +6,22 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from .catalogue import EXPLICIT, find_method
+from .catalogue import EXPLICIT, ROSENBROCK, find_method
 from .explicit_rk import ExplicitRungeKutta
 from .method import Method
+from .rosenbrock_tableau import RosenbrockTableau
 from .tableau import ButcherTableau, ContinuousExtension
 
-__all__ = ["EXPLICIT", "ButcherTableau", "ContinuousExtension", "ExplicitRungeKutta", "Method", "find_method"]
+__all__ = [
+    "EXPLICIT",
+    "ROSENBROCK",
+    "ButcherTableau",
+    "ContinuousExtension",
+    "ExplicitRungeKutta",
+    "Method",
+    "RosenbrockTableau",
+    "find_method",
+]
 
 
 class _Methods(ModuleType):

@@ -15,6 +15,8 @@ Row = tuple[Fraction, ...]
 TOLERANCE = Fraction(1, 10**12)
 # Conditions beyond this order are as many again as all before, and a wrong digit does not wait for them.
 CHECKED_ORDER = 5
+# Where values between steps are checked: a polynomial that misses its condition misses it nearly everywhere.
+INNER_POINTS = (Fraction(1, 3), Fraction(3, 4))
 
 
 def exact(where: str, value: Number) -> Fraction:

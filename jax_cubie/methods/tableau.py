@@ -8,7 +8,19 @@ from fractions import Fraction
 from math import comb
 
 from .order_conditions import ElementaryWeights
-from .rows import Number, Row, assign, check_conditions, check_orders, check_sums, difference, exact_row, exact_rows, near
+from .rows import (
+    INNER_POINTS,
+    Number,
+    Row,
+    assign,
+    check_conditions,
+    check_orders,
+    check_sums,
+    difference,
+    exact_row,
+    exact_rows,
+    near,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +120,7 @@ def check_extension(name: str, dense: ContinuousExtension, rows: Sequence[Row], 
                 f"{float(weight)}, its weight in the step"
             )
     elementary = ElementaryWeights((*rows, *dense.a))
-    # A polynomial that misses its condition misses it nearly everywhere.
-    for x in (Fraction(1, 3), Fraction(3, 4)):
+    for x in INNER_POINTS:
         check_conditions(name, f"the continuous extension at x = {x}", elementary, dense.at(x), dense.order, x)
 
 
