@@ -4,6 +4,8 @@ from fractions import Fraction
 
 import numpy as np
 
+BETWEEN = [Fraction(number, 7) for number in range(1, 7)]
+
 
 def field(t, y):
     """Not autonomous, coupled, nonlinear: a hyperbola's sech and -tanh of a time that runs now faster, now slower."""
@@ -90,3 +92,17 @@ def error_at_end(step, t0, t1, count):
 def slope(sizes, errors):
     """How many powers of the size the errors fall with."""
     return np.polyfit(np.log(sizes), np.log(errors), 1)[0]
+
+
+def slope_of_steps(step, embedded=False):
+    """Of the largest errors of single steps from points of the solution, between steps or of the embedded method: the slope,
+    and the errors."""
+    sizes, errors = 0.08 * 0.8 ** np.arange(5), []
+    for h in sizes:
+        found = []
+        for start in (-1.4, -0.7, 0.3):
+            y1, error, between = step(start, exact(start), h)
+            values = [(1, y1 - error)] if embedded else zip(BETWEEN, between, strict=True)
+            found += [np.linalg.norm(value - exact(start + float(x) * h)) for x, value in values]
+        errors.append(max(found))
+    return slope(sizes, errors), errors

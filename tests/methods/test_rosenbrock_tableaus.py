@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from reference_steps import Rosenbrock, error_at_end, exact, field, jacobian, slope, time_derivative
+from reference_steps import BETWEEN, Rosenbrock, error_at_end, field, jacobian, slope, slope_of_steps, time_derivative
 
 from jax_cubie.content import content
 from jax_cubie.methods import ROSENBROCK, RosenbrockTableau
@@ -232,23 +232,15 @@ def test_error_with_another_jacobian_falls_with_its_order(name):
 
 @pytest.mark.parametrize("name", ROSENBROCK)
 def test_embedded_error_falls_with_its_order(name):
-    tableau, start = ROSENBROCK[name], -0.7
-    sizes, errors = 0.08 * 0.8 ** np.arange(5), []
-    for h in sizes:
-        y1, error, _ = Rosenbrock(tableau)(start, exact(start), h)
-        errors.append(np.linalg.norm(y1 - error - exact(start + h)))
-    found = slope(sizes, errors)
+    tableau = ROSENBROCK[name]
+    found, errors = slope_of_steps(Rosenbrock(tableau), embedded=True)
     assert tableau.embedded_order + 0.6 < found < tableau.embedded_order + 2, (found, errors)
 
 
 @pytest.mark.parametrize("name", DENSE)
 def test_error_between_steps_falls_with_its_order(name):
-    tableau, points, start = ROSENBROCK[name], [Fraction(number, 7) for number in range(1, 7)], 0.3
-    sizes, errors = 0.08 * 0.8 ** np.arange(5), []
-    for h in sizes:
-        values = Rosenbrock(tableau, between=points)(start, exact(start), h)[2]
-        errors.append(max(np.linalg.norm(v - exact(start + float(x) * h)) for v, x in zip(values, points, strict=True)))
-    found = slope(sizes, errors)
+    tableau = ROSENBROCK[name]
+    found, errors = slope_of_steps(Rosenbrock(tableau, between=BETWEEN))
     assert tableau.dense_order + 0.6 < found < tableau.dense_order + 2, (found, errors)
 
 
