@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernel.scalar import Scalar
 from ..loop import AdjointSteps
-from ..loop.cotangents import gather, into_adjoints, some_of, unless_done
+from ..loop.cotangents import gather, some_of, unless_done
 from ..loop.jets import Jet
 from ..outputs.interpolation import dense_shares
 from .between import between_adjoint, dot
 from .combine import combine, stage_time
+from .transposed import pull
 
 if TYPE_CHECKING:
     from ..kernel.device import View
@@ -124,11 +125,7 @@ class ExplicitAdjoint:
         return [b.buf.state, *(b.row(b.buf.stage_state, number) for number in range(count))]
 
     def _pull_at(self, b: Body, since_t0: Any, state: View, fraction: Fraction | int, into: View) -> None:
-        given = {**b.instant(since_t0, fraction), "y": state, "f*": b.buf.stage_cotangent}
-        b.call("f_vjp", out=into_adjoints(b, "f_vjp", into), **given)
-        for number, order in enumerate(b.lane.adjoint.orders):
-            value = b.scalar(b.buf.time_adjoint.load(number))
-            gather(b, **{f"t0_{order}": value, f"start_{order}": value, f"size_{order}": float(fraction) * value})
+        pull(b, "f", since_t0, fraction, b.buf.stage_cotangent, into, y=state)
 
     def _gather_size(self, b: Body, order: int, cotangent: View, weights: Sequence[Fraction], rows: Sequence[View]) -> None:
         """Adds the share that the size of a step has in the cotangent of base + size * sum(weight * row)."""
