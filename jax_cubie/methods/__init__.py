@@ -6,20 +6,27 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from .catalogue import EXPLICIT, ROSENBROCK, find_method
+from .catalogue import DIRK, EXPLICIT, FIRK, ROSENBROCK, TRANSFORMATIONS, find_method
 from .explicit_rk import ExplicitRungeKutta
+from .implicit_tableau import ImplicitTableau
 from .method import Method
 from .rosenbrock_tableau import RosenbrockTableau
+from .stage_transformation import StageTransformation
 from .tableau import ButcherTableau, ContinuousExtension
 
 __all__ = [
+    "DIRK",
     "EXPLICIT",
+    "FIRK",
     "ROSENBROCK",
+    "TRANSFORMATIONS",
     "ButcherTableau",
     "ContinuousExtension",
     "ExplicitRungeKutta",
+    "ImplicitTableau",
     "Method",
     "RosenbrockTableau",
+    "StageTransformation",
     "find_method",
 ]
 
