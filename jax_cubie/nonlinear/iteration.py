@@ -58,6 +58,10 @@ class Iteration:
         """Iterations so far, int32."""
         return self._b.scalar(self._count.get(), "int32")
 
+    def stop_unless(self, fine: Scalar) -> None:
+        """No system is solved any more where that does not hold."""
+        self._ok.set((self.ok & fine).value)
+
     def solve(self, correct: Callable[[], None], magnitude: Callable[[Any], Any]) -> None:
         """Iterates until convergence, unless a system before has failed.
 
