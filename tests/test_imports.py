@@ -30,6 +30,7 @@ ROOMS = (
     "plan",
     "problem",
     "methods",
+    "nonlinear",
     "linear",
     "controllers",
     "outputs",
