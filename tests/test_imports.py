@@ -32,6 +32,7 @@ ROOMS = (
     "methods",
     "controllers",
     "outputs",
+    "linear",
     "loop",
     "solution",
     "buffers",
