@@ -3,5 +3,15 @@
 from .colouring import colours
 from .jacobian import jacobian_function
 from .pattern import Pattern, jacobian_pattern
+from .symbolic import SparseLU, dense_cost, is_worth_it, sparse_cost
 
-__all__ = ["Pattern", "colours", "jacobian_function", "jacobian_pattern"]
+__all__ = [
+    "Pattern",
+    "SparseLU",
+    "colours",
+    "dense_cost",
+    "is_worth_it",
+    "jacobian_function",
+    "jacobian_pattern",
+    "sparse_cost",
+]

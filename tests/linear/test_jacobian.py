@@ -72,11 +72,9 @@ def derived(field: Callable[..., Any], n: int, dtype: str = "float32") -> tuple[
 def test_values(field: Callable[..., Any], n: int, x64: None) -> None:
     function, pattern = derived(field, n, "float64")
     y = np.random.default_rng(1).normal(size=n)
-    both = jax.jit(lambda *args: (jax.jacfwd(field, argnums=1)(*args), function(*args)))
-    dense, ours = map(np.asarray, both(0.5, jnp.asarray(y), 1.7))
+    dense = np.asarray(jax.jit(jax.jacfwd(field, argnums=1))(0.5, jnp.asarray(y), 1.7))
     assert not dense[~pattern.mask()].any()
     expected = dense[pattern.mask()]
-    np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-12)
     made = list(programs(function, n, "float64", structural_zeros=True).values())
     image = Compiled([program for program, _ in made])
     for k, (_, constants) in enumerate(made):
