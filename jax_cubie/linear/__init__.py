@@ -2,7 +2,7 @@
 
 from .colouring import colours
 from .jacobian import jacobian_function
-from .pattern import Pattern, jacobian_pattern
+from .pattern import Pattern, jacobian_pattern, without_custom_vjp
 from .symbolic import SparseLU, dense_cost, is_worth_it, sparse_cost
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "jacobian_function",
     "jacobian_pattern",
     "sparse_cost",
+    "without_custom_vjp",
 ]
