@@ -260,6 +260,7 @@ STEPS: dict[str, Callable[[Any, Any, int], Any]] = {
     "scan": lambda x, y, i: lax.scan(lambda c, z: (z * y[1], c + z), y[0], x, reverse=i > 4)[1],
     "long scan": lambda x, y, i: x + lax.scan(lambda c, z: (c * 0.9 + z, z), x[0], jnp.tile(jnp.sin(y), 200))[0],
     "vmap": lambda x, y, i: jax.vmap(lambda a, k: jnp.sin(a)[k] * a)(x.reshape(2, 3), jnp.array([i % 3, 1])).reshape(-1),
+    "barrier": lambda x, y, i: jnp.multiply(*lax.optimization_barrier((x, jnp.tile(y[:2], 3)))),
     "jit": lambda x, y, i: jax.jit(lambda a: a[1:] * a[:-1])(jnp.append(x, y[0])),
     "checkpoint": lambda x, y, i: jax.checkpoint(lambda a: jnp.sin(a) * y)(x),
     "sigmoid": lambda x, y, i: jax.nn.silu(x) + jax.nn.relu(y),
