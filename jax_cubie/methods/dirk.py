@@ -26,6 +26,7 @@ from ..linear import LinearSolver
 from ..loop import AdjointSteps, Dimensions, Steps
 from ..loop.jets import Jet
 from ..nonlinear import Newton
+from ..operands import primal_name
 from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
 from ..solution import CODES
 from .between import hermite_weights
@@ -54,6 +55,7 @@ class Dirk(Method):
 
     family = "DIRK"
     fallible = True
+    primal_too = ("f",)
 
     def __post_init__(self) -> None:
         if self.tableau.dense is not None and self.tableau.dense.a:
@@ -146,7 +148,7 @@ class Dirk(Method):
         if dimensions.orders == 1:
             return {"f": implicit + evaluated + ends, "f_jac": self._matrices}
         solved = implicit * (dimensions.orders - 1)
-        return {"f": solved + evaluated + ends, "f_primal": implicit + evaluated, "f_jac": self._matrices + implicit}
+        return {"f": solved + evaluated + ends, primal_name("f"): implicit + evaluated, "f_jac": self._matrices + implicit}
 
     def evaluations(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> Any:
         total = counted["newton_iterations"] + len(self._evaluated) * steps
@@ -273,7 +275,7 @@ class Dirk(Method):
 
     def _evaluate_primal(self, b: Body, since_t0: Any, state: View, into: View) -> None:
         """f of the primal components alone."""
-        b.call("f_primal" if len(b.pieces) > 1 else "f", y=state, out=into, **b.instant(since_t0))
+        b.call(primal_name("f") if len(b.pieces) > 1 else "f", y=state, out=into, **b.instant(since_t0))
 
     # --- Tangents
 
