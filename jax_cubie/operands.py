@@ -183,8 +183,8 @@ class Words:
 class FieldFunction:
     """A function that a method evaluates: of `inputs`, which the caller gives by these names, then of f's operands.
 
-    inputs: "t", the time, and others as long as the state, "y" among them. structural_zeros: whether its zeros mean that nothing
-    is there, as `translate_for_all` takes it.
+    inputs: "t", the time, and others as long as the state, "y" among them. structural_zeros: whether its zeros mean that
+    nothing is there, as `translate_for_all` takes it.
     """
 
     call: Callable[..., Any]

@@ -55,7 +55,8 @@ def look_up(emitter: Emitter, name: str, numbers: Sequence[int], index: Any) -> 
     symbol = f"jax_cubie_table_{name}_{content}"
     table = builder.module.globals.get(symbol)
     if table is None:
-        table = ir.GlobalVariable(builder.module, ir.ArrayType(kind, len(numbers)), symbol, addrspace=_GLOBAL_SPACE[emitter.platform])
+        space = _GLOBAL_SPACE[emitter.platform]
+        table = ir.GlobalVariable(builder.module, ir.ArrayType(kind, len(numbers)), symbol, addrspace=space)
         table.linkage, table.global_constant = "internal", True
         table.initializer = ir.Constant(table.value_type, [kind(number) for number in numbers])
     return emitter.cast(builder.load(builder.gep(table, [ir.IntType(64)(0), index], inbounds=True)), "int32", "int64")

@@ -10,8 +10,9 @@ import equinox as eqx
 from ..settings import Component, check_choice
 from .dense import DenseLU
 from .linear_solver import LinearSolver
+from .pattern import Pattern, jacobian_pattern
 from .sparse import SparseFactors
-from .symbolic import is_worth_it
+from .symbolic import sparse_if_better
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
@@ -22,12 +23,9 @@ class Automatic(LinearSolver):
     """The dense one, or the sparse one where that halves the work; known once there is a field."""
 
     def fitted(self, field: ClosedJaxpr) -> LinearSolver:
-        try:
-            sparse = SparseFactors().fitted(field)
-        except ValueError:  # its elimination meets a zero, which pivoting may help against
-            return DenseLU().fitted(field)
-        assert sparse.plan is not None
-        return sparse if is_worth_it(sparse.plan) else DenseLU().fitted(field)
+        entries = jacobian_pattern(field)
+        plan = sparse_if_better(entries | Pattern.diagonal(entries.rows))
+        return DenseLU(entries) if plan is None else SparseFactors(plan, entries)
 
     def _unfitted(self, *_: Any) -> Any:
         raise TypeError("which linear solver it is depends on the field, to which it is not fitted yet")
