@@ -57,6 +57,18 @@ def test_every_solver_of_defaults_is_its_name():
         assert repr(Solver(method["name"])) == f"Solver({method['name']!r})"
 
 
+def test_methods_are_a_table():
+    lines = repr(methods()).splitlines()
+    assert lines[0].split() == list(methods()[0]) and lines[0].startswith("name ")
+    assert len(lines) == 1 + len(methods())
+    assert len({line.find("DIRK") for line in lines if "DIRK" in line}) == 1
+    named = {line.split()[0]: line.split() for line in lines}
+    assert named["euler"] == ["euler", "explicit", "Runge-Kutta", "-", "1", "-", "3", "1", "-"]
+    assert named["bosh3"] == "bosh3 rk23, ode23, bs3 explicit Runge-Kutta - 3 2 3 4 yes".split()
+    assert named["kvaerno5"] == ["kvaerno5", "DIRK", "yes", "5", "4", "3", "7", "yes"]
+    assert repr(type(methods())()) == "[]"
+
+
 def test_solvers_with_what_cannot_be_typed():
     assert repr(Solver(atol=jnp.linspace(0.0, 2.0, 100))) == "Solver('tsit5', atol=<float32[100], from 0 to 2>)"
     seen = []
