@@ -150,8 +150,8 @@ def from_word(b: Body, word: Any, dtype: str) -> Any:
     return b.emitter.bitcast(word, dtype) if dtype == b.dtype else b.emitter.cast(word, word_dtype(b.dtype), dtype)
 
 
-def slot_of(b: Body, number: Scalar, shift: Scalar, slots: int) -> Scalar:
-    """The slot of entry `number` (int32), the beginning of step number * 2^shift.
+def slot_of(b: Body, number: Scalar, turn: Scalar, slots: int) -> Scalar:
+    """The slot of entry `number` (int32), the beginning of step number * 2^shift; `turn`: `turn_of` that shift.
 
     When slots run out, those of odd numbers are given to the second half of all: so a number is turned to the left by a bit
     each time.
@@ -159,13 +159,22 @@ def slot_of(b: Body, number: Scalar, shift: Scalar, slots: int) -> Scalar:
     bits = slots.bit_length() - 1
     if bits == 0:
         return b.scalar(0, "int32")
-    turn = b.scalar(b.emitter.apply("rem", "int32", shift.value, b.int32(bits)), "int32")
     return ((number << turn) | (number >> (bits - turn))) & (slots - 1)
+
+
+def turn_of(b: Body, shift: Scalar, slots: int) -> Scalar:
+    """By how many bits the numbers of entries are turned, int32."""
+    bits = slots.bit_length() - 1
+    return b.scalar(b.emitter.apply("rem", "int32", shift.value, b.int32(bits)) if bits else b.int32(0), "int32")
 
 
 class Recording:
     """Writes checkpoints into results of the launch. Cells: recorded, accepted steps so far; thinned, the k of
-    above; due, the next step to keep."""
+    above; due, the next step to keep.
+
+    A step whose size may be rejected is kept once it is accepted. Of steps of one size, which are taken in a loop of their own,
+    none is looked at: that loop ends in front of the one to keep.
+    """
 
     def __init__(self, problem: Problem, checkpoints: Checkpoints):
         self._record, self._checkpoints = record_of(problem), checkpoints
@@ -175,6 +184,19 @@ class Recording:
 
     def accepted(self, b: Body) -> None:
         """At the end of an accepted step, before anything of it is forgotten."""
+        self.keep(b)
+        self.passed(b, b.scalar(1, "int32"))
+
+    def passed(self, b: Body, steps: Scalar) -> None:
+        """So many have been accepted."""
+        b.put(recorded=b.get("recorded") + steps)
+
+    def ahead(self, b: Body) -> Scalar:
+        """How many steps there are in front of the next one to keep."""
+        return b.get("due") - b.get("recorded")
+
+    def keep(self, b: Body) -> None:
+        """The beginning of the step at hand, if it is one to keep."""
         slots, step, shift = self._checkpoints.slots, b.get("recorded"), b.get("thinned")
         with b.when(step.equals(b.get("due"))):
             number = step >> shift
@@ -182,7 +204,7 @@ class Recording:
             b.put(thinned=where(full, shift + 1, shift))
             b.put(due=step + power(b, b.get("thinned")))
             number = where(full, slots // 2, number)
-            slot = slot_of(b, number, b.get("thinned"), slots).to("int64")
+            slot = slot_of(b, number, turn_of(b, b.get("thinned"), slots), slots).to("int64")
 
             def write(depth: int, index: Any, word: Any) -> None:
                 if depth <= self._checkpoints.depth:
@@ -191,7 +213,6 @@ class Recording:
                     b.res(checkpoint_name(depth), b.emitter.add("int64", begin, index), word)
 
             self._record.save(b, write)
-        b.put(recorded=step + 1)
 
     def end(self, b: Body) -> None:
         behind = self._checkpoints.slots * self._record.words[0]
