@@ -96,9 +96,11 @@ class _Backward:
     """Writes what happens around the steps.
 
     Cells: at, the accepted step at hand; behind, the next step to go back over; stride, the shift of the slots, and slot_turn,
-    the turn of their numbers; depth, the window that has what lies around it, 0 for the slots; shift, its entries are of every 2^shift-th step; edge, steps that it
-    has, less 1; taken, the accepted steps; sizes, those that have the size dt0; worth, fine, present: whether there are
-    cotangents, the lane succeeded, and is one; active: whether it has steps left.
+    the turn of their numbers; depth, the window that has what lies around it, 0 for the slots; shift, its entries are of every
+    2^shift-th step; edge, steps that it has, less 1; taken, the accepted steps; sizes, those that have the size dt0; worth,
+    fine, present: whether there are cotangents, the lane succeeded, and is one; active: whether it has steps left. Of the
+    window that is filled: finer, finer_shift, finer_edge, likewise; due, the next step to keep; goal, the last one. Of steps
+    of one size: next_place, where the next one is kept, and next_stride, how far behind it the one after that.
     """
 
     def __init__(self, lane: Lane):
@@ -221,10 +223,8 @@ class _Backward:
         depth, behind = b.get("depth") + 1, b.get("behind")
         shift, edge = self._shift(b, depth), power(b, self._span(b, depth)) - 1
         finer = power(b, shift) - 1
-        first, goal = most(behind & ~edge, b.get("at")), behind & ~finer
-        b.put(finer=finer, finer_shift=shift, finer_edge=edge, due=first, goal=goal)
-        if self._problem.one_size:
-            b.put(due=where(finer.equals(0), goal, first))
+        first = most(behind & ~edge, b.get("at"))
+        b.put(finer=finer, finer_shift=shift, finer_edge=edge, due=first, goal=behind & ~finer)
 
     def replaying(self, b: Body) -> Scalar:
         """Whether not all of it is there. A step whose size may be rejected is kept once it is accepted, others in front."""
@@ -239,10 +239,12 @@ class _Backward:
         if not self._problem.one_size:
             b.put(turn=0, until=1)
             return
-        at, next_one, every = b.get("at"), least(b.get("due"), b.get("goal")), b.get("finer").equals(0)
-        b.put(until=least(b.get("turn") + (next_one - at), b.get("repeat")))
+        at, goal = b.get("at"), b.get("goal")
+        every = b.get("finer").equals(0) & (at >= (goal & ~b.get("finer_edge")))
+        end = where(every, goal, least(b.get("due"), goal))
+        b.put(until=least(b.get("turn") + (end - at), b.get("repeat")))
         # The loop keeps each, and does not ask whether it is wanted: if not, there comes another one to its place.
-        kept = where(every, at, next_one)
+        kept = where(every, at, end)
         place = self._place(b, b.get("depth") + 1, kept, b.get("finer_shift"), b.get("finer_edge"))
         b.put(next_place=place, next_stride=where(every, b.scalar(sum(self._record.words), "int32"), 0))
 
@@ -263,7 +265,7 @@ class _Backward:
     def _keep(self, b: Body) -> None:
         """The beginning of the step at hand into the next window, if it is one of those."""
         at = b.get("at")
-        with b.when(at.equals(b.get("due"))):
+        with b.when(at >= b.get("due")):
             b.put(due=at + b.get("finer") + 1)
             self._save(b, self._place(b, b.get("depth") + 1, at, b.get("finer_shift"), b.get("finer_edge")))
 
