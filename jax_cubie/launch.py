@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.extend.mlir import ir, lower_with_sharding_in_types
 from jax.interpreters import mlir
+from jax.sharding import AxisType
 
 from .build import plan_and_image
 from .kernel.partition import QUEUE_COUNTER, Batched, devices_of, lower_batched, result_avals, vary_alike
@@ -123,21 +124,25 @@ def _in_chunks(sizes: Sequence[Any], summed: int, devices: int) -> dict[int, Any
     """
     shares = devices if all(isinstance(size, int) for size in sizes) else 1
     steps = [shares * (CHUNK if summed < len(sizes) and level == 0 else 1) for level in range(len(sizes))]
-    whole = [-(-size // step) * step for size, step in zip(sizes, steps, strict=True)]
-    return {level: size for level, size in enumerate(whole) if steps[level] > 1 and not _same(size, sizes[level])}
+    return {
+        level: -(-size // step) * step
+        for level, (size, step) in enumerate(zip(sizes, steps, strict=True))
+        if not _divides(step, size)
+    }
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Whether two sizes are known to be the same."""
-    return isinstance(one, int) and isinstance(other, int) and one == other
+def _divides(step: int, size: Any) -> bool:
+    """Whether a size, which may be symbolic, is known to be a multiple."""
+    rest = size % step
+    return isinstance(rest, int) and rest == 0
 
 
 def _is_worth_padding(
     context: Any, kernel: Any, operands: tuple[Operand, ...], sizes: Sequence[Any], wider: dict[int, Any]
 ) -> bool:
     """Whether lanes that are none cost less memory than to have what is summed for each lane."""
-    if any(not aval.sharding.mesh.empty for aval in context.avals_in):
-        return False  # an explicit mesh's arrays are split as their types say
+    if any(AxisType.Explicit in aval.sharding.mesh.axis_types for aval in context.avals_in):
+        return False  # such arrays are split as their types say, into equal shares
     if not all(isinstance(size, int) for size in (*wider.values(), *(sizes[level] for level in wider))):
         return True
     more = math.prod(size / sizes[level] for level, size in wider.items())
@@ -149,6 +154,7 @@ def _padded(
     context: Any, values: Any, kernel: Any, operands: tuple[Operand, ...], levels: int, summed: int, wider: dict[int, Any]
 ) -> Any:
     """With more lanes: their results have no cotangents, so they are neither gone back over nor add anything."""
+    shares = devices_of(context)
 
     def function(*arrays: Any) -> list[Any]:
         given, shaped = [], []
@@ -160,8 +166,7 @@ def _padded(
                     axes = [axis if axis is None else axis + 1 for axis in axes]
                     axes[level] = 0
                 if (axis := axes[level]) is not None:
-                    shape = (*array.shape[:axis], size - array.shape[axis], *array.shape[axis + 1 :])
-                    array = jnp.concatenate([array, jnp.zeros(shape, array.dtype)], axis)
+                    array = _widened(array, axis, size, shares)
             given.append(array)
             shaped.append(dataclasses.replace(operand, axes=tuple(axes)))
         found = launch(kernel, given, shaped, levels, summed)
@@ -170,12 +175,30 @@ def _padded(
             own = axes_of(result, levels, summed)
             for level in wider:
                 if (axis := own[level]) is not None:
-                    size = _sizes(arrays, operands, levels)[level]
-                    array = jax.lax.slice_in_dim(array, 0, size, axis=axis)
+                    array = _narrowed(array, axis, _sizes(arrays, operands, levels)[level], shares)
             outputs.append(array)
         return outputs
 
     return mlir.lower_fun(function, multiple_results=True)(context, *values)
+
+
+def _widened(array: Any, axis: int, size: Any, shares: int) -> Any:
+    """The array with zeros along an axis, which then has that size: behind each of so many equal shares, whose elements stay on
+    their device, or, where there are no such, behind them all."""
+    before, shape = array.shape[axis], array.shape
+    groups = shares if _divides(shares, before) else 1
+    array = array.reshape(*shape[:axis], groups, before // groups, *shape[axis + 1 :])
+    more = [(0, size // groups - before // groups if one == axis + 1 else 0, 0) for one in range(array.ndim)]
+    return jax.lax.pad(array, jnp.zeros((), array.dtype), more).reshape(*shape[:axis], size, *shape[axis + 1 :])
+
+
+def _narrowed(array: Any, axis: int, size: Any, shares: int) -> Any:
+    """The array without them."""
+    wide, shape = array.shape[axis], array.shape
+    groups = shares if _divides(shares, size) else 1
+    array = array.reshape(*shape[:axis], groups, wide // groups, *shape[axis + 1 :])
+    array = jax.lax.slice_in_dim(array, 0, size // groups, axis=axis + 1)
+    return array.reshape(*shape[:axis], size, *shape[axis + 1 :])
 
 
 def _lower_sum(context: Any, value: Any, aval: Any, out: Any, axes: tuple[int, ...], front: int = 0) -> Any:
