@@ -75,19 +75,8 @@ def _lower(
     taken, given = _arrays(kernel, plan.words.operands, levels, summed)
     outputs = list(context.avals_out)
     for number in added:
-        one, dtype = given[number], outputs[number].dtype
-        if summed == levels:
-            # Each device has places of its own, so many for its share of the lanes as the shares are.
-            shares = devices**levels if all(isinstance(size, int) for size in sizes) else 1
-            batch, axes, grain = [-(-math.prod(sizes) // (CHUNK * shares))], one.axes, 1
-            own: tuple[int, ...] = (batch[0], *one.shape)
-        else:
-            batch, own, grain = [*reversed(sizes[1:]), sizes[0] // CHUNK], one.shape, CHUNK
-            axes = tuple(reversed(range(levels)))
-        shape = (*batch, *one.shape)
-        layout = tuple(reversed(range(len(shape))))
-        given[number] = dataclasses.replace(one, shape=own, axes=axes, layout=layout, unwritten=0, grain=grain)
-        outputs[number] = jax.core.ShapedArray(shape, dtype)
+        given[number] = _of_chunks(given[number], sizes, summed, devices)
+        outputs[number] = jax.core.ShapedArray(_whole_shape(given[number], sizes), outputs[number].dtype)
     found = lower_batched(
         context.replace(avals_in=[context.avals_in[number] for number in plan.sources], avals_out=outputs),
         [values[number] for number in plan.sources], image, operands=taken, results=given, words=[], launch=plan.launch(),
@@ -95,15 +84,30 @@ def _lower(
     )
     for number in added:
         value, out, aval = found[number], context.avals_out[number], outputs[number]
-        if summed == levels:  # behind the axes of devices, if there are any
-            rank, own = len(ir.RankedTensorType(value.type).shape), len(out.shape)
-            if rank > len(aval.shape):
-                aval = jax.core.ShapedArray(tuple(ir.RankedTensorType(value.type).shape), out.dtype)
-            axes = tuple(range(rank - own))
-        else:
+        if summed < levels:
             axes = tuple(range(levels - summed, levels))
+        else:  # of chunks, and of devices in front, if there are several
+            shape = ir.RankedTensorType(value.type).shape
+            axes = tuple(range(len(shape) - len(out.shape)))
+            aval = aval if len(shape) == len(aval.shape) else jax.core.ShapedArray(shape, out.dtype)
         found[number] = _lower_sum(context, value, aval, out, axes)
     return found
+
+
+def _of_chunks(one: Batched, sizes: Sequence[Any], summed: int, devices: int) -> Batched:
+    """What the kernel itself gives of a result that is added: one sum for each chunk of lanes."""
+    if summed == len(sizes):
+        # Each device has places of its own: as many as its share of the lanes needs, however the levels are split.
+        shares = devices ** len(sizes) if all(isinstance(size, int) for size in sizes) else 1
+        one = dataclasses.replace(one, shape=(-(-math.prod(sizes) // (CHUNK * shares)), *one.shape))
+    else:
+        one = dataclasses.replace(one, axes=tuple(reversed(range(len(sizes)))), grain=CHUNK)
+    rank = len(one.shape) + len(one.levels)
+    return dataclasses.replace(one, layout=tuple(reversed(range(rank))), unwritten=0)
+
+
+def _whole_shape(one: Batched, sizes: Sequence[Any]) -> tuple[Any, ...]:
+    return one.whole(one.shape, [size // one.grain if level == 0 else size for level, size in enumerate(sizes)])
 
 
 def _sizes(avals: Sequence[Any], operands: tuple[Operand, ...], levels: int) -> list[Any]:

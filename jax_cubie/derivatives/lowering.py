@@ -147,8 +147,8 @@ def _launch(
     for array, result, want, own in zip(found, kernel.results, out_axes, depends, strict=True):
         have = axes_of(result, levels, summed)
         for level in empty:
-            if own[level]:
-                array = lax.slice_in_dim(array, 0, 0, axis=have[level])
+            if own[level] and (axis := have[level]) is not None:
+                array = lax.slice_in_dim(array, 0, 0, axis=axis)
         outputs.append(lay_out(array, have, want, own, sizes))
     return outputs
 
