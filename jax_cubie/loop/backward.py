@@ -15,7 +15,7 @@ from ..kernel import warp
 from ..kernel.scalar import Scalar, least, most, shifted, where
 from ..operands import cotangent_name
 from .adjoint import TIME_ARRAYS
-from .checkpoints import WINDOW, WINDOW_BITS, WINDOWS, checkpoint_name, from_word, power, record_of, slot_of, to_word, turn_of
+from .checkpoints import WINDOW, WINDOW_BITS, checkpoint_name, from_word, power, record_of, slot_of, to_word, turn_of
 from .clock import end_of, floor_of, whole_steps
 from .cotangents import cell_of, clear, conclude, declare_cells, gather
 from .part import Step
@@ -201,7 +201,7 @@ class _Backward:
     def _shift(self, b: Body, depth: Scalar) -> Scalar:
         """Entries of a window are beginnings of every 2^shift-th step; in the last of each."""
         shift = b.get("stride") - depth * WINDOW_BITS
-        return where(depth.equals(WINDOWS) | (shift < 0), 0, shift)
+        return where(depth.equals(self._adjoint.windows) | (shift < 0), 0, shift)
 
     def _enter(self, b: Body, depth: Scalar) -> None:
         """From here on that window is at hand. Its shift is in a cell; so is the last step of where it ends, less 1."""
@@ -212,7 +212,7 @@ class _Backward:
     def _span(self, b: Body, depth: Scalar) -> Scalar:
         """A window has steps of one multiple of 2^span to the next."""
         span = self._shift(b, depth - 1)
-        return where(depth.equals(WINDOWS) & (span > WINDOW_BITS), WINDOW_BITS, span)
+        return where(depth.equals(self._adjoint.windows) & (span > WINDOW_BITS), WINDOW_BITS, span)
 
     def above(self, b: Body) -> Scalar:
         """Whether the next window has to be filled, which has more of the steps around the one at hand."""

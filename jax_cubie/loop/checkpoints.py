@@ -22,10 +22,16 @@ if TYPE_CHECKING:
     from ..problem import Problem
     from .body import Body
 
-# Entries of each window, and how many windows there are, one within another: 32 slots and three windows are 2^20 steps, each
-# of them taken again three times at most.
+# Entries of each window, and how many windows there are at most, one within another: 32 slots and three windows are 2^20 steps,
+# each of them taken again three times at most.
 WINDOW, WINDOWS = 32, 3
 WINDOW_BITS = WINDOW.bit_length() - 1
+
+
+def windows_for(slots: int, max_steps: int | None) -> int:
+    """How many windows a lane of so many steps can need; max_steps: None where nobody knows."""
+    wanted = (count for count in range(1, WINDOWS) if max_steps is not None and slots * WINDOW**count >= max_steps)
+    return next(wanted, WINDOWS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +46,8 @@ class Checkpoints:
 class Record:
     """What a checkpoint of a problem consists of.
 
-    cells, with their dtypes, and counters: one word each. rows: the arrays as long as the state that outlive a step, the state
-    itself among them.
+    cells, with their dtypes, and counters: one word each; the sign of `step_size`, which is a positive number, says whether the
+    step is the last. rows: the arrays as long as the state that outlive a step, the state itself among them.
     """
 
     cells: tuple[tuple[str, str], ...]
@@ -60,8 +66,11 @@ class Record:
         """Hands over `write(depth, index, word)` each word of the lane as it is at the beginning of the step at hand."""
         index = 0
         for name, dtype in self.cells:
-            value = b.get(f"{name}_before" if name in self.before else name)
-            write(0, index, to_word(b, value.value, dtype))
+            word = to_word(b, b.get(f"{name}_before" if name in self.before else name).value, dtype)
+            if name == "step_size":
+                last = b.get("last").to(word_dtype(b.dtype))
+                word = (last << _sign_of(b) | b.scalar(word, word_dtype(b.dtype))).value
+            write(0, index, word)
             index += 1
         for name in self.counters:
             write(0, index, to_word(b, b.counter(name).get(), "int32"))
@@ -76,7 +85,11 @@ class Record:
         """The lane as it was, from its words `read(depth, index)`."""
         index = 0
         for name, dtype in self.cells:
-            b.put(**{name: b.scalar(from_word(b, read(0, index), dtype), dtype)})
+            word = b.scalar(read(0, index), word_dtype(b.dtype))
+            if name == "step_size":
+                b.put(last=~(word >> _sign_of(b)).equals(0))
+                word = word & (2 ** _sign_of(b) - 1)
+            b.put(**{name: b.scalar(from_word(b, word.value, dtype), dtype)})
             index += 1
         for name in self.counters:
             b.counter(name).set(from_word(b, read(0, index), "int32"))
@@ -107,7 +120,7 @@ def record_of(problem: Problem) -> Record:
     """What a checkpoint of a problem has in it."""
     dtype = problem.dtype
     # Where all steps have one size, their number says it all.
-    cells = [] if problem.one_size else [("start", dtype), ("step_size", dtype), ("last", "bool")]
+    cells = [] if problem.one_size else [("start", dtype), ("step_size", dtype)]
     if problem.adaptive:
         cells += [("residue", dtype)]
     elif not problem.one_size:
@@ -137,6 +150,11 @@ def checkpoint_name(depth: int) -> str:
 def word_dtype(dtype: str) -> str:
     """The words of a checkpoint."""
     return "uint32" if dtype == "float32" else "uint64"
+
+
+def _sign_of(b: Body) -> int:
+    """The bit of a word that is a float's sign."""
+    return 31 if b.dtype == "float32" else 63
 
 
 def to_word(b: Body, value: Any, dtype: str) -> Any:

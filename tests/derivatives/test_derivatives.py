@@ -219,6 +219,17 @@ def test_steps_are_taken_again_to_the_bit(settings, platform):
         assert_same_bits(gradient_of(checkpoints=slots, **settings), many, f"{slots} slots")
 
 
+@pytest.mark.parametrize(("max_steps", "windows"), [(1_000, 1), (30_000, 2), (100_000, 3)])
+def test_no_more_windows_than_the_most_steps_need(max_steps, windows, platform):
+    """Their number changes no bit, and a lane's memory."""
+    settings = {"rtol": 1e-9, "atol": 1e-9, "max_steps": max_steps}
+    assert_same_bits(gradient_of(**settings), gradient_of(rtol=1e-9, atol=1e-9, checkpoints=2**17), f"{windows} windows")
+    found = Solver(**settings).inspect(lorenz, 0.0, 2.0, Y0, (28.0, 8 / 3), derivative="vjp", target="cuda:90")
+    words = 3 + 2 * len(Y0)  # start, size and what is lost to rounding; the state, and f of it
+    assert found.buffers["checkpoint_window"] == ("local", windows * 32 * words)
+    assert found.checkpoint_bytes == 8 * (32 * words + 2)
+
+
 def test_lanes_are_on_their_own(platform):
     """A batch's gradients are each lane's own, to the bit; a lane that fails has NaN, one without cotangents 0."""
 
