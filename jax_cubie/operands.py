@@ -42,6 +42,11 @@ class Operand:
         return math.prod(self.shape)
 
     @property
+    def is_cotangent(self) -> bool:
+        """Whether it is that of a result."""
+        return self.name.endswith("*")
+
+    @property
     def batched(self) -> bool:
         return any(axis is not None for axis in self.axes)
 
