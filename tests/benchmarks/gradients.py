@@ -423,7 +423,7 @@ def memory(quick: bool) -> Iterator[Row]:
         yield "of that, arrays between the two launches (XLA's plan)", "", f"{arrays * gib:.2f} GiB"
         if after:
             found = f"{(after - used) / 2**30:.2f} GiB"
-            yield "all that the process takes of the GPU, context and threads' stacks, too", "<= 2 GiB", found
+            yield "all that the process takes of the GPU (XLA takes arrays' memory by powers of 2)", "", found
 
 
 # One long lane
