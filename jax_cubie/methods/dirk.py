@@ -1,9 +1,9 @@
 """Diagonally implicit Runge-Kutta methods: one step for the whole family, driven by a tableau.
 
-A stage's slope k_i, a row of `stage_increment`, solves k_i = f(t + c_i h, Y_i), Y_i = y + h sum_(j <= i) a_ij k_j, by simplified
-Newton iterations: with J, the derivative of f by the state at the step's beginning, and W = 1/(h a_ii) - J, the state's
-increment is W^-1 (f(Y_i) - k_i), and that of k_i the same over h a_ii. (Hairer, Wanner, Solving Ordinary Differential Equations
-II, section IV.8.)
+A slope k_i, a row of `stage_increment`, solves k_i = f(t + c_i h, Y_i), Y_i = y + h sum(a_ij k_j), j <= i, by simplified Newton
+iterations: with J, the derivative of f by the state at the beginning of the step, and W = 1/(h a_ii) - J, the increment of Y_i
+is W^-1 (f(Y_i) - k_i), and that of k_i the same over h a_ii. (Hairer, Wanner, Solving Ordinary Differential Equations II,
+section IV.8.)
 
 The rows are f at the beginning of the step, which is the first stage of methods that have an explicit one; the stages; and f
 at the end of the step, which is the last stage of stiffly accurate methods.
@@ -59,7 +59,7 @@ class Dirk(Method):
 
     def __post_init__(self) -> None:
         if self.tableau.dense is not None and self.tableau.dense.a:
-            raise ValueError(f"tableau {self.name!r}: values between steps have stages of their own, which only explicit methods do")
+            raise ValueError(f"tableau {self.name!r}: its values between steps can't have stages of their own")
 
     @property
     def name(self) -> str:

@@ -104,9 +104,9 @@ class Iteration:
         """The root mean square of the increments over the tolerances."""
         b, delta = self._b, self._b.buf.newton_delta
         total = b.variable(b.real(0))
-        for begin in range(0, delta.size, b.primal):
+        for increment in (delta.part(begin, b.primal) for begin in range(0, delta.size, b.primal)):
 
-            def add(index: Any, increment: View = delta.part(begin, b.primal)) -> None:
+            def add(index: Any, increment: View = increment) -> None:
                 value = quick(b.emitter, "div", b.dtype, increment.load(index), self._tolerance(index, magnitude(index)))
                 total.set(b.emitter.fma(b.dtype, value, value, total.get()))
 
