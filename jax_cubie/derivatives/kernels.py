@@ -57,6 +57,7 @@ def backward_kernel(
         tuple(names[number] for number in wrt),
         tuple(result.name for result in results),
         problem.slots,
+        problem.windows,
         frozenset(names[number] for number in summed if is_of_functions(names[number])),
     )
     operands = {operand.name: operand for operand in problem.operands}

@@ -35,7 +35,6 @@ TRAPEZOID = dict(
     b=["1/2", "1/2"],
     b_embedded=[0, 1],
     embedded_order=1,
-    predictor=[[1]],
     source="Hairer, Wanner, Solving Ordinary Differential Equations II, section IV.3; backward Euler's weights embedded",
 )
 
