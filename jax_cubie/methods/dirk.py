@@ -264,8 +264,7 @@ class Dirk(Method):
         if self._reuses(b.lane):
             # Until the step is accepted: one that is taken again goes by the Jacobian of its own beginning.
             b.put(jacobian_serves=b.get("jacobian_here"), converges_fast=iteration.rate <= SERVES)
-        unsolved = where(iteration.ok, b.scalar(0, "int32"), CODES["nonlinear_divergence"])
-        return where(regular, unsolved, CODES["singular_matrix"])
+        return where(regular, iteration.status, CODES["singular_matrix"])
 
     def _linearise(self, b: Body, time: Any) -> None:
         """J at the step's beginning, unless the one at hand serves."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..kernel.memory import quick
 from ..kernel.scalar import Scalar, least, most, where
+from ..solution import CODES
 
 if TYPE_CHECKING:
     from ..kernel.device import View
@@ -38,8 +39,8 @@ class Iteration:
     """
 
     def __init__(self, b: Body, fine: Scalar):
-        self._b = b
-        self._ok, self._going = b.variable(fine.value, "bool"), b.variable(fine.value, "bool")
+        self._b, self._valid = b, _are_valid(b)
+        self._ok, self._going = (b.variable((fine & self._valid).value, "bool") for _ in range(2))
         self._eta, self._before, self._rate = b.variable(b.real(1)), b.variable(b.real(0)), b.variable(b.real(0))
         self._number, self._count = b.variable(b.int32(0), "int32"), b.variable(b.int32(0), "int32")
 
@@ -47,6 +48,14 @@ class Iteration:
     def ok(self) -> Scalar:
         """Whether all systems so far were solved."""
         return self._b.scalar(self._ok.get(), "bool")
+
+    @property
+    def status(self) -> Scalar:
+        """0 where they were, else the code of why not."""
+        b = self._b
+        finite = b.scalar(self._before.get()) < math.inf
+        reason = where(finite, b.scalar(CODES["nonlinear_divergence"], "int32"), CODES["not_finite"])
+        return where(self.ok, 0, where(self._valid, reason, CODES["invalid_input"]))
 
     @property
     def rate(self) -> Scalar:
@@ -124,6 +133,19 @@ class Iteration:
         b = self._b
         known = [one for one in (f"newton_{name}", name) if b.lane.has_operand(one)]
         return b.number(known[0], index) if known else b.scalar(UNJUDGED[b.dtype])
+
+
+def _are_valid(b: Body) -> Scalar:
+    """Whether the settings are what they may be; of those that are known it is known."""
+    valid = b.variable((b.number("newton_max_steps") >= 1).value, "bool")
+    for name in ("newton_rtol", "newton_atol"):
+        if b.lane.has_operand(name):
+
+            def look(index: Any, name: str = name) -> None:
+                valid.set((b.scalar(valid.get(), "bool") & (b.number(name, index) >= 0.0)).value)
+
+            b.each(look, b.lane.operand(name).size)
+    return b.scalar(valid.get(), "bool")
 
 
 def _power(b: Body, base: Scalar, exponent: Scalar) -> Scalar:
