@@ -21,7 +21,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from ..buffers import BACKWARD, Buffer
-from ..kernel.scalar import Scalar, most, where
+from ..kernel.scalar import Scalar, where
 from ..linear import LinearSolver
 from ..loop import AdjointSteps, Dimensions, Steps
 from ..loop.jets import Jet
@@ -309,11 +309,8 @@ class Dirk(Method):
             self.linear.solve(b, delta)
             b.each(add, b.primal)
 
-        def magnitude(index: Any) -> Any:
-            return most(abs(b.scalar(at.load(index))), abs(b.scalar(state.load(index)))).value
-
         b.each(place, b.primal)
-        iteration.solve(correct, magnitude)
+        iteration.solve(correct, lambda index: abs(b.scalar(state.load(index))).value)
 
     def _predictor(self, b: Body, stage: int, rows: list[View]) -> tuple[Sequence[Fraction], list[View]]:
         """Where a stage begins: weights, and rows of which it is the sum."""

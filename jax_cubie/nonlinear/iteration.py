@@ -75,7 +75,8 @@ class Iteration:
         """Iterates until convergence, unless a system before has failed.
 
         correct: writes one iteration, which leaves its increments, one as long as the state for each stage, in `newton_delta`.
-        magnitude: of component `index` of the state, for the tolerance.
+        magnitude: of component `index` of the state, for the tolerance. It had better not change from one iteration to the next:
+        increments of an iterate that grows without bounds are small beside it.
         """
         b = self._b
         self._number.set(b.int32(0))
@@ -94,7 +95,7 @@ class Iteration:
         """Behind an iteration: whether another one follows."""
         b, number = self._b, self._b.scalar(self._number.get(), "int32")
         first, rate = number.equals(0), norm / b.scalar(self._before.get())
-        eta = where(first, b.scalar(self._eta.get()), rate / (1.0 - rate))
+        eta = where(first, b.scalar(self._eta.get()), where(rate < 1.0, rate / (1.0 - rate), 1.0))
         # An increment within the tolerance is the last in any case: rounding may be all that it consists of.
         converged = least(eta, b.scalar(1.0)) * norm <= KAPPA
         left = b.number("newton_max_steps") - number - 1
