@@ -36,9 +36,10 @@ class DenseLU(LinearSolver):
     """Factors with partial pivoting; the pivots' reciprocals lie on the diagonal. pattern: of J, once it is fitted."""
 
     pattern: Pattern | None = None
+    keeps: bool = False
 
     def fitted(self, field: ClosedJaxpr) -> DenseLU:
-        return DenseLU(jacobian_pattern(field))
+        return dataclasses.replace(self, pattern=jacobian_pattern(field))
 
     def jacobian(self, field: Callable) -> FieldFunction:
         pattern = self.pattern
@@ -54,16 +55,24 @@ class DenseLU(LinearSolver):
 
     def words(self, dimensions: Dimensions) -> dict[str, int]:
         n = dimensions.primal
-        return {"lu_factors": n * n, "lu_pivots": 1 if n <= UNROLLED else n}
+        return {
+            "jacobian": n * n if self.keeps else 0,
+            "lu_factors": n * n,
+            "lu_pivots": 1 if n <= UNROLLED else n,
+        }
+
+    def _jacobian(self, b: Body) -> View:
+        """Where J lies: where its factors will, unless it is kept."""
+        return b.buf.jacobian if self.keeps else b.buf.lu_factors
 
     def linearise(self, b: Body, since_t0: Any, state: View) -> None:
-        b.call("f_jac", y=state, out=b.buf.lu_factors, **b.instant(since_t0))
+        b.call("f_jac", y=state, out=self._jacobian(b), **b.instant(since_t0))
 
     def factor(self, b: Body, shift: Scalar) -> Scalar:
-        factors, n = b.buf.lu_factors, b.primal
+        factors, jacobian, n = b.buf.lu_factors, self._jacobian(b), b.primal
 
         def negate(index: Any) -> None:
-            factors.store(index, b.emitter.neg(b.dtype, factors.load(index)))
+            factors.store(index, b.emitter.neg(b.dtype, jacobian.load(index)))
 
         _each(b, n * n, negate)
         _each(b, n, lambda index: _element(b, factors, index, index).add(shift))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from ..buffers import Buffer
+from ..buffers import ALWAYS, Buffer
 from ..kernel.scalar import Scalar
 from ..operands import FieldFunction
 
@@ -22,8 +23,15 @@ class LinearSolver(abc.ABC):
     """Solves systems with W = shift - J, J the Jacobian of f by the state. A frozen dataclass: static, and part of an image's
     key.
 
-    Systems are those of the primal components of the state; tangents have the same matrix.
+    Systems are those of the primal components of the state; tangents have the same matrix. keeps: whether J outlives `factor`,
+    and steps.
     """
+
+    keeps: bool
+
+    def keeping(self) -> Self:
+        """This one, with a J that serves several times."""
+        return dataclasses.replace(self, keeps=True)  # pyright: ignore[reportArgumentType] - those that are not abstract
 
     @abc.abstractmethod
     def fitted(self, field: ClosedJaxpr) -> LinearSolver:
@@ -40,7 +48,7 @@ class LinearSolver(abc.ABC):
         """
         live = frozenset({"step"})
         return (
-            Buffer("jacobian", 0, live=live),
+            Buffer("jacobian", 0, live=ALWAYS if self.keeps else live),
             Buffer("lu_factors", 0, live=live),
             Buffer("lu_pivots", 0, dtype="int32", live=live),
         )

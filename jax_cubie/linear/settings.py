@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 class Automatic(LinearSolver):
     """The dense one, or the sparse one where that halves the work; known once there is a field."""
 
+    keeps: bool = False
+
     def fitted(self, field: ClosedJaxpr) -> LinearSolver:
         entries = jacobian_pattern(field)
         plan = sparse_if_better(entries | Pattern.diagonal(entries.rows))
-        return DenseLU(entries) if plan is None else SparseFactors(plan, entries)
+        return DenseLU(entries, self.keeps) if plan is None else SparseFactors(plan, entries, self.keeps)
 
     def _unfitted(self, *_: Any) -> Any:
         raise TypeError("which linear solver it is depends on the field, to which it is not fitted yet")

@@ -36,10 +36,11 @@ class SparseFactors(LinearSolver):
 
     plan: SparseLU | None = None
     entries: Pattern | None = None
+    keeps: bool = False
 
     def fitted(self, field: ClosedJaxpr) -> SparseFactors:
         entries = jacobian_pattern(field)
-        return SparseFactors(SparseLU.of(entries | Pattern.diagonal(entries.rows)), entries)
+        return SparseFactors(SparseLU.of(entries | Pattern.diagonal(entries.rows)), entries, self.keeps)
 
     @property
     def _fitted(self) -> tuple[SparseLU, Pattern]:

@@ -62,4 +62,4 @@ def find_method(method: str | Tableau, components: Mapping[type[Component], Any]
     linear = components[LinearSettings].static
     if isinstance(tableau, RosenbrockTableau):
         return Rosenbrock(tableau, linear)
-    return Dirk(tableau, linear, components[NewtonSettings].static)
+    return Dirk.of(tableau, linear, components[NewtonSettings].static)
