@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..buffers import Buffer
 from ..kernel.scalar import Scalar
 from ..operands import FieldFunction
+from .complex_scalar import Complex
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
@@ -17,13 +18,21 @@ if TYPE_CHECKING:
     from ..loop import Dimensions
     from ..loop.body import Body
 
+# A vector in a lane: an array, or of complex numbers those of their parts.
+Vector: TypeAlias = "View | tuple[View, View]"
+
 
 class LinearSolver(abc.ABC):
     """Solves systems with W = shift - J, J the Jacobian of f by the state. A frozen dataclass: static, and part of an image's
     key.
 
-    Systems are those of the primal components of the state; tangents have the same matrix.
+    Systems are those of the primal components of the state; tangents have the same matrix. One that is `holding` several
+    matrices has as many shifts for one J; `number` says which of them is meant, "complex" ones take complex shifts and vectors.
     """
+
+    @abc.abstractmethod
+    def holding(self, matrices: tuple[str, ...]) -> LinearSolver:
+        """The solver of several matrices at once, "real" and "complex" ones. Raises ValueError if there is none."""
 
     @abc.abstractmethod
     def fitted(self, field: ClosedJaxpr) -> LinearSolver:
@@ -46,13 +55,18 @@ class LinearSolver(abc.ABC):
         """Keeps J at that time and state."""
 
     @abc.abstractmethod
-    def factor(self, b: Body, shift: Scalar) -> Scalar:
+    def each_entry(self, b: Body, body: Callable[[Any, Any, Scalar], None]) -> None:
+        """`body(row, column, value)` for each element of J that is not 0 by its structure, before the first `factor`, or where
+        it is `holding` several matrices."""
+
+    @abc.abstractmethod
+    def factor(self, b: Body, shift: Scalar | Complex, number: int = 0) -> Scalar:
         """Makes ready to solve with W. A bool: whether it can be; else W is singular, or not finite."""
 
     @abc.abstractmethod
-    def solve(self, b: Body, vector: View) -> None:
+    def solve(self, b: Body, vector: Vector, number: int = 0) -> None:
         """vector = W^-1 vector."""
 
     @abc.abstractmethod
-    def solve_transposed(self, b: Body, vector: View) -> None:
+    def solve_transposed(self, b: Body, vector: Vector, number: int = 0) -> None:
         """vector = W^-T vector."""
