@@ -4,7 +4,7 @@ from .colouring import colours
 from .dense import DenseLU
 from .jacobian import jacobian_function
 from .linear_solver import LinearSolver
-from .pattern import Pattern, jacobian_pattern
+from .pattern import Pattern, jacobian_pattern, without_custom_vjp
 from .settings import LinearSettings
 from .symbolic import SparseLU, dense_cost, is_worth_it, sparse_cost
 
@@ -20,4 +20,5 @@ __all__ = [
     "jacobian_function",
     "jacobian_pattern",
     "sparse_cost",
+    "without_custom_vjp",
 ]

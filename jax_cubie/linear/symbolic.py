@@ -66,9 +66,9 @@ class SparseLU:
         return tuple((self.order[i], self.order[j]) for i, row in enumerate(self._rows) for j in sorted(row))
 
     @cached_property
-    def fill(self) -> int:
-        """How many of the factors are no entries of A."""
-        return len(self.entries) - len(self.pattern.entries)
+    def fill(self) -> tuple[int, ...]:
+        """Which of the factors are no entries of A, and so begin as zeros."""
+        return tuple(sorted(set(range(len(self.entries))) - set(self.places(self.pattern))))
 
     def places(self, pattern: Pattern) -> tuple[int, ...]:
         """Where in the factors' array the entries of a part of A begin, such as a Jacobian's or the diagonal's."""
