@@ -8,6 +8,7 @@ digits.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -74,6 +75,37 @@ class StageTransformation:
     @property
     def stages(self) -> int:
         return len(self.t)
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """The systems' matrices: "real" or "complex"."""
+        return (*(() if self.gamma is None else ("real",)), *("complex" for _ in self.pairs))
+
+    @functools.cached_property
+    def scaled_inverse(self) -> tuple[Row, ...]:
+        """T^-1 A^-1."""
+        rows, found = iter(self.inverse), []
+        if self.gamma is not None:
+            found.append(tuple(self.gamma * value for value in next(rows)))
+        for (alpha, beta), one, other in zip(self.pairs, rows, rows, strict=False):
+            found.append(tuple(alpha * x - beta * y for x, y in zip(one, other, strict=True)))
+            found.append(tuple(beta * x + alpha * y for x, y in zip(one, other, strict=True)))
+        return tuple(found)
+
+
+def inverse_of(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """The inverse of a matrix in exact numbers. Raises ZeroDivisionError where there is none."""
+    n = len(rows)
+    work = [[*row, *(Fraction(int(i == j)) for j in range(n))] for i, row in enumerate(rows)]
+    for k in range(n):
+        pivot = max(range(k, n), key=lambda row: abs(work[row][k]))
+        work[k], work[pivot] = work[pivot], work[k]
+        work[k] = [value / work[k][k] for value in work[k]]
+        for row in range(n):
+            if row != k and work[row][k]:
+                factor = work[row][k]
+                work[row] = [value - factor * other for value, other in zip(work[row], work[k], strict=True)]
+    return tuple(tuple(row[n:]) for row in work)
 
 
 GAUSS_LEGENDRE_2 = dict(
