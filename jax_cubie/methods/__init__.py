@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from .catalogue import DIRK, EXPLICIT, FIRK, ROSENBROCK, TRANSFORMATIONS
-from .families import CATALOGUES, NAMES, TABLEAUS, Tableau, components_of, family_of, find_method
+from .families import CATALOGUES, NAMES, TABLEAUS, Tableau, components_of, embedded_order_of, family_of, find_method
 from .implicit_tableau import ImplicitTableau
 from .method import Method
 from .rosenbrock_tableau import RosenbrockTableau
@@ -36,7 +36,7 @@ class _Methods(ModuleType):
                 "aliases": tableau.aliases,
                 "family": family_of(tableau),
                 "order": tableau.order,
-                "embedded_order": tableau.embedded_order,
+                "embedded_order": embedded_order_of(tableau),
                 "dense_order": tableau.dense_order,
                 "stages": tableau.stages,
                 "fsal": not isinstance(tableau, RosenbrockTableau) and tableau.fsal,

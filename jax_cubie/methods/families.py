@@ -16,7 +16,7 @@ from .implicit_tableau import ImplicitTableau
 from .method import Method
 from .rosenbrock import Rosenbrock
 from .rosenbrock_tableau import RosenbrockTableau
-from .stage_transformation import StageTransformation
+from .stage_transformation import StageTransformation, transformation_of
 from .tableau import ButcherTableau
 
 Tableau = ButcherTableau | RosenbrockTableau | ImplicitTableau
@@ -42,9 +42,18 @@ def _class_of(tableau: Tableau) -> type[Method]:
     return ExplicitRungeKutta
 
 
-def transformation_of(tableau: ImplicitTableau) -> StageTransformation:
+def _transformation_of(tableau: ImplicitTableau) -> StageTransformation:
     """That of a fully implicit method."""
-    return TRANSFORMATIONS[tableau.name]
+    if FIRK.get(tableau.name) == tableau:
+        return TRANSFORMATIONS[tableau.name]
+    return transformation_of(tableau.name, tableau.a)
+
+
+def embedded_order_of(tableau: Tableau) -> int | None:
+    """The order of the solution that a method's error estimate compares with; None without one."""
+    if isinstance(tableau, ImplicitTableau) and _class_of(tableau) is Firk and _transformation_of(tableau).error is not None:
+        return tableau.stages
+    return tableau.embedded_order
 
 
 def family_of(method: str | Tableau) -> str:
@@ -69,5 +78,5 @@ def find_method(method: str | Tableau, components: Mapping[type[Component], Any]
         return Rosenbrock(tableau, linear)
     newton = components[NewtonSettings].static
     if _class_of(tableau) is Firk:
-        return Firk(tableau, transformation_of(tableau), linear, newton)
+        return Firk(tableau, _transformation_of(tableau), linear, newton)
     return Dirk(tableau, linear, newton)

@@ -12,6 +12,8 @@ import functools
 from collections.abc import Sequence
 from fractions import Fraction
 
+import numpy as np
+
 from .rows import Number, Row, assign, exact, exact_row, exact_rows, near
 
 
@@ -93,7 +95,32 @@ class StageTransformation:
         return tuple(found)
 
 
-def inverse_of(rows: Sequence[Row]) -> tuple[Row, ...]:
+def transformation_of(name: str, a: Sequence[Row]) -> StageTransformation:
+    """That of the matrix A of any method's coefficients, in float64, which is enough to iterate by. Raises ValueError where it
+    can't be had."""
+    try:
+        inverse = np.array(inverse_of(a), float)
+    except ZeroDivisionError:
+        raise ValueError(f"tableau {name!r}: its stages are coupled, and a is singular, so that they can't be solved for together")
+    values, vectors = np.linalg.eig(inverse)
+    real, upper = np.abs(values.imag) <= 1e-10 * np.abs(values), values.imag > 1e-10 * np.abs(values)
+    if real.sum() > 1 or np.linalg.cond(vectors) > 1e6:
+        raise ValueError(
+            f"tableau {name!r}: its stages are coupled, and the eigenvalues of a are {np.round(1 / values, 6)}; expected different "
+            "ones, of which at most one is real, as those of Gauss, Radau and Lobatto methods"
+        )
+    columns = [vectors[:, real].real, *(np.stack([v.real, -v.imag], 1) for v in vectors[:, upper].T)]
+    t = [[Fraction(float(value)) for value in row] for row in np.concatenate(columns, 1)]
+    return StageTransformation(
+        name,
+        gamma=next(map(float, values[real].real), None),
+        pairs=[(float(value.real), float(value.imag)) for value in values[upper]],
+        t=t,
+        inverse=inverse_of(t),
+    )
+
+
+def inverse_of(rows: Sequence[Sequence[Fraction]]) -> tuple[Row, ...]:
     """The inverse of a matrix in exact numbers. Raises ZeroDivisionError where there is none."""
     n = len(rows)
     work = [[*row, *(Fraction(int(i == j)) for j in range(n))] for i, row in enumerate(rows)]
