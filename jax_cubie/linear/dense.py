@@ -10,13 +10,16 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import jax
+import jax.numpy as jnp
+import numpy as np
 
-from ..buffers import Buffer
 from ..kernel.scalar import Scalar
 from ..operands import FieldFunction
-from .complex_scalar import Complex, either, of_parts, parts_of, reciprocal, size
-from .linear_solver import LinearSolver, Vector
+from .colouring import colours
+from .jacobian import jacobian_function
+from .linear_solver import LinearSolver
+from .numbers import Complex, Numbers, Total, Vector, either, is_pivot, reciprocal, size, to_matrix
+from .pattern import Pattern, jacobian_pattern
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
@@ -31,35 +34,34 @@ UNROLLED = 8
 
 @dataclasses.dataclass(frozen=True)
 class DenseLU(LinearSolver):
-    """Factors with partial pivoting; the pivots' reciprocals lie on the diagonal.
+    """Factors with partial pivoting; the pivots' reciprocals lie on the diagonal. pattern: of J, once it is fitted.
 
     J has a buffer of its own but where there is one real matrix, in whose place it can be.
     """
 
+    pattern: Pattern | None = None
     matrices: tuple[str, ...] = ("real",)
 
     def fitted(self, field: ClosedJaxpr) -> DenseLU:
-        return self
-
-    def holding(self, matrices: tuple[str, ...]) -> DenseLU:
-        return dataclasses.replace(self, matrices=matrices)
+        return dataclasses.replace(self, pattern=jacobian_pattern(field))
 
     def jacobian(self, field: Callable) -> FieldFunction:
-        return FieldFunction(lambda t, y, *values: jax.jacfwd(field, argnums=1)(t, y, *values).reshape(-1))
+        pattern = self.pattern
+        assert pattern is not None
+        entries, n = jacobian_function(field, pattern, colours(pattern)), pattern.rows
+        places = np.array([row * n + column for row, column in pattern.entries], np.uint32)
 
-    def buffers(self) -> tuple[Buffer, ...]:
-        live = frozenset({"step"})
-        return (
-            Buffer("jacobian", 0, live=live),
-            Buffer("lu_factors", 0, live=live),
-            Buffer("lu_pivots", 0, dtype="int32", live=live),
-        )
+        def full(t: Any, y: Any, *values: Any) -> Any:
+            found = entries(t, y, *values)
+            return found if len(places) == n * n else jnp.zeros(n * n, y.dtype).at[places].set(found)
 
-    def sizes(self, dimensions: Dimensions) -> dict[str, int]:
+        return FieldFunction(full, structural_zeros=True)
+
+    def words(self, dimensions: Dimensions) -> dict[str, int]:
         n = dimensions.primal
         return {
-            "jacobian": 0 if self.matrices == ("real",) else n * n,
-            "lu_factors": self._begin(len(self.matrices)) * n * n,
+            "jacobian": n * n if self.keeps_jacobian else 0,
+            "lu_factors": self.reals * n * n,
             "lu_pivots": len(self.matrices) * pivot_words(n),
         }
 
@@ -71,12 +73,8 @@ class DenseLU(LinearSolver):
         values.each(lambda row, column: body(row, column, values.element(row, column).get()))
 
     def factor(self, b: Body, shift: Scalar | Complex, number: int = 0) -> Scalar:
-        matrix, zero = self._matrix(b, number), b.scalar(0.0)
-
-        def negate(row: Any, column: Any, value: Scalar) -> None:
-            matrix.element(row, column).set(-value if isinstance(shift, Scalar) else Complex(-value, zero))
-
-        self.each_entry(b, negate)
+        matrix = self._matrix(b, number)
+        self.each_entry(b, lambda row, column, value: matrix.element(row, column).set(to_matrix(-value, shift)))
         matrix.add_to_diagonal(shift)
         return matrix.factor()
 
@@ -87,17 +85,12 @@ class DenseLU(LinearSolver):
         self._matrix(b, number).solve_transposed(vector)
 
     def _values(self, b: Body) -> View:
-        return b.buf.lu_factors if self.matrices == ("real",) else b.buf.jacobian
-
-    def _begin(self, number: int) -> int:
-        """The real matrices that lie in front of that one."""
-        return sum(2 if kind == "complex" else 1 for kind in self.matrices[:number])
+        return b.buf.jacobian if self.keeps_jacobian else b.buf.lu_factors
 
     def _matrix(self, b: Body, number: int) -> DenseMatrix:
-        n, begin = b.primal, self._begin(number)
-        parts = [b.buf.lu_factors.part(one * n * n, n * n) for one in range(begin, self._begin(number + 1))]
+        n = b.primal
         pivots = b.buf.lu_pivots.part(number * pivot_words(n), pivot_words(n))
-        return DenseMatrix(b, n, parts[0] if len(parts) == 1 else (parts[0], parts[1]), pivots)
+        return DenseMatrix(b, n, self.part_of(b.buf.lu_factors, n * n, number), pivots)
 
 
 def pivot_words(n: int) -> int:
@@ -105,39 +98,10 @@ def pivot_words(n: int) -> int:
     return 1 if n <= UNROLLED else n
 
 
-class _Array:
-    """Numbers in memory, real ones or pairs."""
-
-    def __init__(self, b: Body, vector: Vector):
-        self._b, self._parts = b, vector if isinstance(vector, tuple) else (vector,)
-
-    def get(self, index: Any) -> Any:
-        return of_parts([self._b.scalar(part.load(index)) for part in self._parts])
-
-    def set(self, index: Any, value: Scalar | Complex) -> None:
-        for part, one in zip(self._parts, parts_of(value), strict=True):
-            part.store(index, one.value)
-
-
-class _Sum:
-    """A number that a loop adds to."""
-
-    def __init__(self, b: Body, start: Scalar | Complex):
-        self._b, self._parts = b, [b.variable(part.value) for part in parts_of(start)]
-
-    def get(self) -> Any:
-        return of_parts([self._b.scalar(part.get()) for part in self._parts])
-
-    def subtract(self, factor: Any, other: Any) -> None:
-        """Less a product."""
-        for part, one in zip(self._parts, parts_of((-factor).fused(other, self.get())), strict=True):
-            part.set(one.value)
-
-
 class _Element:
     """One element of an array, to compute with."""
 
-    def __init__(self, array: _Array, index: Any):
+    def __init__(self, array: Numbers, index: Any):
         self._array, self._index = array, index
 
     def get(self) -> Any:
@@ -164,7 +128,7 @@ class DenseMatrix:
     """
 
     def __init__(self, b: Body, n: int, elements: Vector, pivots: View):
-        self._b, self._n, self._elements, self._pivots = b, n, _Array(b, elements), pivots
+        self._b, self._n, self._elements, self._pivots = b, n, Numbers(b, elements), pivots
         self._unrolled = n <= UNROLLED
 
     def each(self, body: Callable[[Any, Any], None]) -> None:
@@ -206,7 +170,7 @@ class DenseMatrix:
 
     def solve(self, vector: Vector) -> None:
         """vector = matrix^-1 vector."""
-        x = _Array(self._b, vector)
+        x = Numbers(self._b, vector)
         if self._unrolled:
             self._solve_unrolled([_Element(x, index) for index in range(self._n)])
         else:
@@ -214,16 +178,11 @@ class DenseMatrix:
 
     def solve_transposed(self, vector: Vector) -> None:
         """vector = matrix^-T vector."""
-        x = _Array(self._b, vector)
+        x = Numbers(self._b, vector)
         if self._unrolled:
             self._solve_transposed_unrolled([_Element(x, index) for index in range(self._n)])
         else:
             self._solve_transposed_looped(x)
-
-    @staticmethod
-    def _is_fine(inverse: Scalar | Complex) -> Scalar:
-        """Whether that may be a pivot's reciprocal."""
-        return size(inverse).is_finite & ~size(inverse).equals(0.0)
 
     # --- Unrolled
 
@@ -248,7 +207,7 @@ class DenseMatrix:
                 self.element(row, k).set(factor)
                 for column in rest:
                     self.element(row, column).subtract(factor, self.element(k, column).get())
-            fine = fine & self._is_fine(inverse)
+            fine = fine & is_pivot(inverse)
         self._pivots.store(0, bits.value)
         return fine
 
@@ -336,7 +295,7 @@ class DenseMatrix:
             pivot = self.element(k, k)
             inverse = reciprocal(pivot.get())
             pivot.set(inverse)
-            fine.set((b.scalar(fine.get(), "bool") & self._is_fine(inverse)).value)
+            fine.set((b.scalar(fine.get(), "bool") & is_pivot(inverse)).value)
 
             def eliminate(row: Any, k: Any = k, inverse: Any = inverse) -> None:
                 factor = self.element(row, k).get() * inverse
@@ -350,17 +309,17 @@ class DenseMatrix:
             self._count_up(self._after(k), end, eliminate)
         return b.scalar(fine.get(), "bool")
 
-    def _exchange_looped(self, x: _Array, k: Any) -> None:
+    def _exchange_looped(self, x: Numbers, k: Any) -> None:
         other = self._b.emitter.cast(self._pivots.load(k), "int32", "int64")
         _exchange(_Element(x, k), _Element(x, other), self._b.scalar(True, "bool"))
 
-    def _dot(self, x: _Array, first: Any, end: Any, coefficient: Callable[[Any], Any], start: Any) -> Any:
+    def _dot(self, x: Numbers, first: Any, end: Any, coefficient: Callable[[Any], Any], start: Any) -> Any:
         """start, less the sum of coefficient(index) * x[index]."""
-        total = _Sum(self._b, start)
+        total = Total(self._b, start)
         self._count_up(first, end, lambda index: total.subtract(coefficient(index), x.get(index)))
         return total.get()
 
-    def _solve_looped(self, x: _Array) -> None:
+    def _solve_looped(self, x: Numbers) -> None:
         zero, end = self._integer(0), self._integer(self._n)
         with self._b.emitter.loop(self._n) as k:
             self._exchange_looped(x, k)
@@ -373,7 +332,7 @@ class DenseMatrix:
 
         self._count_down(substitute)
 
-    def _solve_transposed_looped(self, x: _Array) -> None:
+    def _solve_transposed_looped(self, x: Numbers) -> None:
         zero, end = self._integer(0), self._integer(self._n)
         with self._b.emitter.loop(self._n) as k:
             rest = self._dot(x, zero, k, lambda index, k=k: self.element(index, k).get(), x.get(k))

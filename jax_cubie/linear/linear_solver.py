@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
 from ..buffers import Buffer
 from ..kernel.scalar import Scalar
 from ..operands import FieldFunction
-from .complex_scalar import Complex
+from .numbers import Complex, Vector
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from ..kernel.device import View
     from ..loop import Dimensions
     from ..loop.body import Body
-
-# A vector in a lane: an array, or of complex numbers those of their parts.
-Vector: TypeAlias = "View | tuple[View, View]"
 
 
 class LinearSolver(abc.ABC):
@@ -30,9 +28,29 @@ class LinearSolver(abc.ABC):
     matrices has as many shifts for one J; `number` says which of them is meant, "complex" ones take complex shifts and vectors.
     """
 
-    @abc.abstractmethod
-    def holding(self, matrices: tuple[str, ...]) -> LinearSolver:
-        """The solver of several matrices at once, "real" and "complex" ones. Raises ValueError if there is none."""
+    matrices: tuple[str, ...]
+
+    def holding(self, matrices: tuple[str, ...]) -> Self:
+        """This one, for several matrices at once, "real" and "complex" ones."""
+        return dataclasses.replace(self, matrices=matrices)  # pyright: ignore[reportArgumentType] - those that are not abstract
+
+    @property
+    def keeps_jacobian(self) -> bool:
+        """Whether J has to be kept beside its factors."""
+        return self.matrices != ("real",)
+
+    @property
+    def reals(self) -> int:
+        """Real numbers that all matrices have at one place."""
+        return self._reals_before(len(self.matrices))
+
+    def _reals_before(self, number: int) -> int:
+        return sum(2 if kind == "complex" else 1 for kind in self.matrices[:number])
+
+    def part_of(self, view: View, size: int, number: int) -> Vector:
+        """What is that matrix's in an array of `reals` parts of that size."""
+        parts = [view.part(one * size, size) for one in range(self._reals_before(number), self._reals_before(number + 1))]
+        return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
     @abc.abstractmethod
     def fitted(self, field: ClosedJaxpr) -> LinearSolver:
@@ -42,13 +60,25 @@ class LinearSolver(abc.ABC):
     def jacobian(self, field: Callable) -> FieldFunction:
         """The function "f_jac", which `linearise` calls: the elements of J that it wants, flat."""
 
-    @abc.abstractmethod
     def buffers(self) -> tuple[Buffer, ...]:
-        """Its buffers; their sizes wait for a problem."""
+        """The buffers of all linear solvers: which of them a solve takes may depend on its f. Their sizes wait for a problem.
+
+        jacobian: the elements of J, where they have to be kept. lu_factors, lu_pivots: of W.
+        """
+        live = frozenset({"step"})
+        return (
+            Buffer("jacobian", 0, live=live),
+            Buffer("lu_factors", 0, live=live),
+            Buffer("lu_pivots", 0, dtype="int32", live=live),
+        )
+
+    def sizes(self, dimensions: Dimensions) -> dict[str, int]:
+        """Words of each of them."""
+        return {**{buffer.name: 0 for buffer in self.buffers()}, **self.words(dimensions)}
 
     @abc.abstractmethod
-    def sizes(self, dimensions: Dimensions) -> dict[str, int]:
-        """Words of each of its buffers."""
+    def words(self, dimensions: Dimensions) -> dict[str, int]:
+        """Those of the buffers that it needs."""
 
     @abc.abstractmethod
     def linearise(self, b: Body, since_t0: Any, state: View) -> None:

@@ -36,6 +36,10 @@ class Pattern:
     def dense(cls, rows: int, columns: int) -> Pattern:
         return cls.of(np.ones((rows, columns), bool))
 
+    @classmethod
+    def diagonal(cls, size: int) -> Pattern:
+        return cls(size, size, tuple((number, number) for number in range(size)))
+
     def mask(self) -> np.ndarray:
         """The matrix of bool, [rows, columns]."""
         found = np.zeros((self.rows, self.columns), bool)

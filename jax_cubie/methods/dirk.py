@@ -71,7 +71,8 @@ class Dirk(Method):
 
     @property
     def error_order(self) -> int:
-        return self.tableau.order
+        embedded = self.tableau.embedded_order
+        return self.tableau.order if embedded is None else min(self.tableau.order, embedded) + 1
 
     @property
     def error_rows(self) -> int:

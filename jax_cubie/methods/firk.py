@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ..buffers import BACKWARD, Buffer
 from ..kernel.scalar import Scalar, most, shifted, where
 from ..linear import DenseMatrix, LinearSolver, pivot_words
-from ..linear.complex_scalar import Complex
+from ..linear.numbers import Complex
 from ..loop import AdjointSteps, Dimensions, Steps
 from ..loop.jets import Jet, size_of
 from ..nonlinear import Newton
@@ -77,10 +77,8 @@ class Firk(Method):
 
     @property
     def error_order(self) -> int:
-        """One more than that of the solution whose difference the error estimate is; RADAU5 takes it, too."""
-        if self.transformation.error is None:
-            return self.order
-        return min(self.order, self.tableau.stages + 1)
+        embedded = self.tableau.embedded_order if self.transformation.error is None else self.tableau.stages
+        return self.order if embedded is None else min(self.order, embedded) + 1
 
     @property
     def error_rows(self) -> int:

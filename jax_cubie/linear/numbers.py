@@ -1,4 +1,4 @@
-"""Complex scalars inside an emitter's body, and what real and complex ones have in common."""
+"""Real and complex numbers inside an emitter's body, alone and in memory."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..kernel.scalar import Scalar, most, where
+
+if TYPE_CHECKING:
+    from ..kernel.device import View
+    from ..loop.body import Body
+
+# A vector in a lane: an array, or of complex numbers those of their parts.
+Vector: TypeAlias = "View | tuple[View, View]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,3 +73,45 @@ def size(number: Scalar | Complex) -> Scalar:
 def either(condition: Scalar, one: Scalar | Complex, other: Scalar | Complex) -> Any:
     """One of two."""
     return of_parts([where(condition, x, y) for x, y in zip(parts_of(one), parts_of(other), strict=True)])
+
+
+def is_pivot(inverse: Scalar | Complex) -> Scalar:
+    """Whether that may be a pivot's reciprocal."""
+    return size(inverse).is_finite & ~size(inverse).equals(0.0)
+
+
+def to_matrix(value: Scalar, shift: Scalar | Complex) -> Any:
+    """A real number as an element of the matrix with that shift."""
+    return value if isinstance(shift, Scalar) else Complex(value, value.like(0.0))
+
+
+class Numbers:
+    """Numbers in memory, real ones or pairs."""
+
+    def __init__(self, b: Body, vector: Vector):
+        self._b, self._parts = b, vector if isinstance(vector, tuple) else (vector,)
+
+    def get(self, index: Any) -> Any:
+        return of_parts([self._b.scalar(part.load(index)) for part in self._parts])
+
+    def set(self, index: Any, value: Scalar | Complex) -> None:
+        for part, one in zip(self._parts, parts_of(value), strict=True):
+            part.store(index, one.value)
+
+
+class Total:
+    """A number that a loop changes."""
+
+    def __init__(self, b: Body, start: Scalar | Complex):
+        self._b, self._parts = b, [b.variable(part.value) for part in parts_of(start)]
+
+    def get(self) -> Any:
+        return of_parts([self._b.scalar(part.get()) for part in self._parts])
+
+    def set(self, value: Scalar | Complex) -> None:
+        for part, one in zip(self._parts, parts_of(value), strict=True):
+            part.set(one.value)
+
+    def subtract(self, factor: Any, other: Any) -> None:
+        """Less a product."""
+        self.set((-factor).fused(other, self.get()))
