@@ -29,12 +29,13 @@ from ..nonlinear import SERVES, Newton
 from ..operands import primal_name
 from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
 from ..solution import CODES
-from .between import between_adjoint, hermite_weights
+from .between import add_between_moved, between_adjoint, hermite_weights
 from .combine import combine, stage_time
 from .field_functions import FieldFunction
 from .implicit_tableau import ImplicitTableau
 from .method import Method
 from .rosenbrock import copy, directions, fill
+from .stiffness import measure_jacobian
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
@@ -47,11 +48,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Dirk(Method):
-    """A diagonally implicit Runge-Kutta method."""
+    """A diagonally implicit Runge-Kutta method. watched: whether a Jacobian at a step's beginning is measured, for those who
+    change methods."""
 
     tableau: ImplicitTableau
     linear: LinearSolver
     newton: Newton
+    watched: bool = False
 
     family = "DIRK"
     fallible = True
@@ -200,11 +203,14 @@ class Dirk(Method):
             for name in ("jacobian_serves", "jacobian_here", "converges_fast"):
                 lane.cell(name, "bool")
 
+        def renew(b: Body) -> None:
+            if reuses:
+                b.put(jacobian_serves=False, jacobian_here=False)
+
         @lane.emitted()
         def start(b, t):
             b.evaluate(t, b.buf.state, self.start_rhs(b))
-            if reuses:
-                b.put(jacobian_serves=False, jacobian_here=False)
+            renew(b)
 
         @lane.emitted("int32")
         def step(b, t, h):
@@ -224,7 +230,8 @@ class Dirk(Method):
             if reuses:
                 b.put(jacobian_serves=b.get("converges_fast"), jacobian_here=False)
 
-        return Steps(start=start, step=step, finish=None if self.tableau.stiffly_accurate else finish, carry=carry)
+        end = None if self.tableau.stiffly_accurate else finish
+        return Steps(start=start, step=step, finish=end, carry=carry, forget=lane.emitted()(renew))
 
     def _reuses(self, lane: Lane) -> bool:
         """Whether a Jacobian may serve for several steps: not where a step is taken again, or where tangents need others."""
@@ -270,14 +277,19 @@ class Dirk(Method):
         """J at the step's beginning, unless the one at hand serves."""
         state = b.piece(b.buf.state, 0)
         if not self._reuses(b.lane):
-            self.linear.linearise(b, time, state)
+            self._linearise_at(b, time, state)
             if self.newton.reuse:
                 b.counter("jacobians").add()
             return
         with b.when(~b.get("jacobian_serves")):
-            self.linear.linearise(b, time, state)
+            self._linearise_at(b, time, state)
             b.counter("jacobians").add()
             b.put(jacobian_here=True)
+
+    def _linearise_at(self, b: Body, time: Any, state: View) -> None:
+        self.linear.linearise(b, time, state)
+        if self.watched:
+            measure_jacobian(b, self.linear)
 
     def factor(self, b: Body, since_t0: Any, state: View, size: Scalar) -> Scalar:
         """Makes ready to solve with 1/size - J, J at that time and state; whether it can be."""
@@ -406,7 +418,11 @@ class Dirk(Method):
         share, weights = emit_dense_weights(b.emitter, b.dtype, theta, step_size, dense.terms)
         return lambda index: emit_dense(b.emitter, share, weights, state, proposed, self.rows(b), index)
 
+    def add_between_moved(self, b: Body, theta: Jet, size: Jet, values: View) -> None:
+        add_between_moved(b, self.between_weights(b, theta, size), values)
+
     def between_weights(self, b: Body, theta: Jet, size: Jet) -> list[tuple[View, Jet]]:
+        """What values between are sums of: arrays as long as the state, with the weight of each."""
         dense = self.tableau.dense
         if dense is None:
             return hermite_weights(b, theta, size, self.start_rhs(b), self.end_rhs(b))
