@@ -45,8 +45,9 @@ if TYPE_CHECKING:
 
 # More than so many verdicts of one kind in a row change the method: that a system is stiff, or that it is not.
 STIFF, NONSTIFF = 10, 3
-# A step is stiff whose eigenvalue is beyond this fraction of the explicit method's interval of stability.
-TOLERANCE = 0.9
+# The fractions of the explicit method's interval of stability from which on steps are stiff: explicit ones, whose eigenvalue is
+# told from below, and implicit ones, whose is told from above.
+FROM_BELOW, FROM_ABOVE = 0.6, 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +212,7 @@ class AutoSwitch(Method):
         def look(b):
             seen = self._as_seen_by(self.explicit)(b)
             rows = [b.piece(seen.row(seen.buf.stage_rhs, number), 0) for number in range(self.explicit.tableau.stages)]
-            b.put(beyond=is_beyond(b, self.explicit.tableau, rows, self._limit))
+            b.put(beyond=is_beyond(b, self.explicit.tableau, rows, FROM_BELOW * self._interval))
 
         @lane.emitted()
         def count(b):
@@ -284,13 +285,13 @@ class AutoSwitch(Method):
         return hand_over
 
     @property
-    def _limit(self) -> float:
-        return TOLERANCE * stability_interval(self.explicit.tableau)
+    def _interval(self) -> float:
+        return stability_interval(self.explicit.tableau)
 
     def _judge(self, b: Body) -> Scalar:
         """Behind an accepted step: which method takes the next one. Whether the implicit one does so for the first time."""
         implicit, verdicts = b.get("implicit"), b.get("verdicts")
-        within = b.get("jacobian_norm") * b.get("step_size") <= self._limit
+        within = b.get("jacobian_norm") * b.get("step_size") <= FROM_ABOVE * self._interval
         stiff = (implicit & ~within) | (~implicit & b.get("beyond"))
         more, fewer = where(verdicts < 0, 1, verdicts + 1), where(verdicts > 0, -1, verdicts - 1)
         verdicts = where(stiff, more, fewer)
