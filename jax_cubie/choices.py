@@ -134,7 +134,8 @@ def _known_pair(pair: Any) -> tuple[str | Tableau, ...]:
     """The same of the two methods that `auto` names."""
     refuse_tracer("auto", pair)
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise ValueError(f"auto={pair!r}: expected two methods, an explicit one and one for stiff systems, as ('tsit5', 'rodas5p')")
+        expected = "expected two methods, an explicit one and one for stiff systems, as ('tsit5', 'rodas5p')"
+        raise ValueError(f"auto={pair!r}: {expected}")
     return tuple(map(known_method, pair))
 
 
@@ -170,7 +171,7 @@ def _controller_name(
 
 def _unknown(name: str, controller: str, method: str | Tableau, known: set[str]) -> str:
     if name == "auto":
-        return f"auto names the two methods of method={AUTO!r}, and this solver's method is {method!r}: leave it out, or take that"
+        return f"auto names the two methods of method={AUTO!r}, and this solver's is {method!r}: leave it out, or take that"
     for other, named in CONTROLLERS.items():
         if name in _settings_with(named):
             return (

@@ -3,6 +3,7 @@
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,14 @@ import pytest
 from solve_helpers import all_are, assert_same_bits, lorenz, pairwise
 
 from jax_cubie import ImplicitTableau, SaveAt, Solver, solve, solve_ivp
+from jax_cubie.kernel import cache, warp
 from jax_cubie.methods import EXPLICIT
+from jax_cubie.methods.auto import AutoSwitch
 from jax_cubie.methods.stiffness import stability_interval, stages_at_one_time
+from jax_cubie.plan import Plan
 
 IVP = json.loads((Path(__file__).parent.parent / "tables" / "ivp.json").read_text())
-# Of each family an implicit method, with others' orders and with their own; whose f at the ends lies elsewhere, and who keep more.
+# An implicit method of each family: some have another order, keep f at the ends of a step elsewhere, or more than that.
 PAIRS = [("tsit5", "rodas5p"), ("dopri5", "kvaerno3"), ("tsit5", "radau_iia_5"), ("vern7", "rosenbrock23")]
 
 
@@ -23,7 +27,7 @@ def van_der_pol(t, y, mu):
     return jnp.stack([y[1], mu * (1 - y[0] * y[0]) * y[1] - y[0]])
 
 
-# At t = 2000 for mu = 1000: Mazzia, Magherini, Test set for initial value problem solvers (2008), whose time runs mu times faster.
+# At t = 2000 for mu = 1000: Mazzia, Magherini, Test set for initial value problem solvers (2008), in its time t / mu.
 END = np.array([1.706167732170483, -0.8928097010247975e-3])
 
 
@@ -199,31 +203,29 @@ SAVES = {
     "t1": SaveAt(t1=True),
     "ts": SaveAt(ts=np.array([0.02, 0.55, 2.93, 6.11, 6.12]), t0=True, t1=True, fn=lambda t, y, args: jnp.sin(y) * t),
 }
-CASES = [("fixed", "t1", PAIRS[0]), ("fixed", "ts", PAIRS[0]), ("pid", "ts", PAIRS[0]), ("pid", "t1", PAIRS[1]),
-         ("even", "ts", PAIRS[1]), ("pid", "ts", PAIRS[2])]  # fmt: skip
+CASES = [("fixed", "ts", PAIRS[0]), ("pid", "t1", PAIRS[0]), ("pid", "ts", PAIRS[1]), ("pid", "ts", PAIRS[2])]
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("controller", "saves", "pair"), CASES)
 def test_derivatives(platform, controller, saves, pair):
     """Forwards and backwards the same; and of steps whose sizes and methods stay as they are, differences, too."""
-    settings = {"rtol": 1e-4, "atol": 1e-4} if controller == "pid" else {"dt0": 0.1}
-    point = {"y0": np.array([1.5, 0.7]), "args": np.array([15.0, 1.0]), "t0": 0.01, "t1": 12.7}
+    settings: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4} if controller == "pid" else {}
+    point: dict[str, Any] = {"y0": np.array([1.5, 0.7]), "args": np.array([15.0, 1.0]), "t0": 0.01, "t1": 12.7}
     if controller == "fixed":
-        point["dt0"] = settings.pop("dt0")
+        point["dt0"] = 0.1
     if SAVES[saves].ts is not None:
         point["ts"] = np.asarray(SAVES[saves].ts)
 
     def run(point):
         saveat = SAVES[saves] if "ts" not in point else SaveAt(ts=point["ts"], t0=True, t1=True, fn=SAVES[saves].fn)
-        arguments = (point["t0"], point["t1"], point["y0"], point["args"])
-        dt0 = {"dt0": point["dt0"]} if "dt0" in point else {}
-        return solve(relaxing, *arguments, method="auto", auto=pair, controller=controller, saveat=saveat, **dt0, **settings)
+        chosen = {"method": "auto", "auto": pair, "controller": controller, "dt0": point.get("dt0"), **settings}
+        return solve(relaxing, point["t0"], point["t1"], point["y0"], point["args"], saveat=saveat, **chosen)
 
     point = jax.tree.map(jnp.asarray, point)
     solution = run(point)
     explicit, implicit = counts(solution)
-    assert all_are(solution, "successful") and explicit > 20 and implicit > 20, (explicit, implicit)
+    assert all_are(solution, "successful") and explicit > 15 and implicit > 15, (explicit, implicit)
     weights = np.random.default_rng(3).normal(size=solution.ys.shape)
     gradient = jax.jit(jax.grad(lambda p: jnp.vdot(run(p).ys, weights)))(point)
     forwards = jax.jit(jax.jacfwd(lambda p: jnp.vdot(run(p).ys, weights)))(point)
@@ -272,9 +274,8 @@ def test_second_derivatives(platform):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("method", ["auto", "rodas5p"])
-def test_gradients_that_lanes_share(platform, method):
-    """Large operands, whose cotangents the threads of a warp sum while they take steps back together, each by its own method."""
+def test_gradients_that_lanes_share(platform):
+    """Large operands, whose cotangents the threads of a warp sum while they take steps back together, each by its method."""
 
     def field(t, y, args):
         weights, rate = args
@@ -282,13 +283,13 @@ def test_gradients_that_lanes_share(platform, method):
 
     def loss(weights, rates):
         def one(rate):
-            return solve(field, 0.0, 2.0, jnp.ones(6), (weights, rate), method=method, rtol=1e-5, atol=1e-5, max_steps=500)
+            return solve(field, 0.0, 2.0, jnp.ones(6), (weights, rate), method="auto", auto=SMALL, rtol=1e-5, atol=1e-5)
 
         solution = jax.vmap(one)(rates)
         return jnp.sum(solution.ys**2), solution
 
     weights, rates = np.random.default_rng(1).normal(size=(6, 6)), np.linspace(1.0, 200.0, 70)
-    assert method != "auto" or 10 < np.count_nonzero(counts(loss(weights, rates)[1])[1]) < 60
+    assert 10 < np.count_nonzero(counts(loss(weights, rates)[1])[1]) < 60
     gradient = jax.jit(jax.grad(lambda w: loss(w, rates)[0]))(weights)
     forwards = jax.jit(lambda way: jax.jvp(lambda w: loss(w, rates)[0], (weights,), (way,))[1])
     for seed in range(2):
@@ -296,11 +297,52 @@ def test_gradients_that_lanes_share(platform, method):
         np.testing.assert_allclose(jnp.vdot(gradient, way), forwards(way), rtol=1e-10)
 
 
+@pytest.mark.usefixtures("x64", "builds")
+@pytest.mark.parametrize("pair", PAIRS[:3])
+def test_lanes_that_go_along_are_not_disturbed(pair, monkeypatch):
+    """Where the threads of a warp go back together, a lane goes through the transposed steps of both methods."""
+    saveat = SaveAt(ts=np.array([0.02, 0.55, 2.93, 6.11]), t1=True)
+
+    def loss(point):
+        return jnp.sum(jnp.sin(solve(relaxing, 0.0, 6.5, *point, saveat=saveat, method="auto", auto=pair).ys))
+
+    point = (jnp.array([1.5, 0.7]), jnp.array([15.0, 1.0]))
+    alone = jax.jit(jax.grad(loss))(point)
+    assert np.all(alone[1] != 0)
+    cache.forget()
+    jax.clear_caches()
+    monkeypatch.setenv("JAX_CUBIE_CACHE", "")
+    monkeypatch.setattr(Plan, "in_step", property(lambda plan: plan.problem.adjoint is not None))
+    monkeypatch.setattr(warp, "some", lambda emitter, condition: condition)  # a warp of one
+    takes_part = AutoSwitch._takes_part
+
+    def always(self, lane):
+        of = takes_part(self, lane)
+
+        def along(implicit):
+            own = of(implicit)
+
+            @lane.emitted("bool")
+            def told(b):
+                return b.emitter.constant("bool", 1)
+
+            @lane.function
+            def takes_part(b):
+                own(b)
+                return told(b)
+
+            return takes_part
+
+        return along
+
+    monkeypatch.setattr(AutoSwitch, "_takes_part", always)
+    assert_same_bits(jax.jit(jax.grad(loss))(point), alone)
+
+
 def test_the_gradient_builds_for_cuda():
     """Where the threads of a warp go back over their steps together, too."""
-    args = (np.ones((8, 8), np.float32), np.float32(1.0))
     found = Solver("auto", auto=SMALL).inspect(
-        lambda t, y, args: -args[1] * (args[0] @ y), 0.0, 1.0, np.ones(8, np.float32), args, batched=("y0",),
+        lambda t, y, args: -(args @ y), 0.0, 1.0, np.ones(6, np.float32), np.ones((6, 6), np.float32), batched=("y0",),
         target="cuda:90", derivative="vjp",
     )  # fmt: skip
     assert found.registers > 0
@@ -338,7 +380,7 @@ WRONG = {
     "no error": (("rk4", "rodas5p"), "the first method, 'rk4', has no error estimate"),
     "no error of the second": (("tsit5", "gauss_legendre_4"), "the second method, 'gauss_legendre_4', has no error estimate"),
     "stages": (("bosh3", "rodas5p"), "the first method, 'bosh3', has no two stages at one time"),
-    "tableau": (("tsit5", ImplicitTableau("mine", order=1, a=[[1]], b=[1])), "the second method, 'mine', has no error estimate"),
+    "tableau": (("tsit5", ImplicitTableau("mine", order=1, a=[[1]], b=[1])), "the second method, 'mine', has no error"),
 }
 
 
@@ -350,7 +392,7 @@ def test_wrong_pairs(wrong):
 
 
 def test_pairs_of_no_use():
-    with pytest.raises(ValueError, match="auto names the two methods of method='auto', and this solver's method is 'tsit5'"):
+    with pytest.raises(ValueError, match="auto names the two methods of method='auto', and this solver's is 'tsit5'"):
         Solver("tsit5", auto=("tsit5", "rodas5p"))
     with pytest.raises(ValueError, match="write method='auto'"):
         Solver("LSODA")
