@@ -119,6 +119,22 @@ def into_adjoints(b: Body, function: str, *states: View, add: bool = False) -> S
     return Sink(f"adjoints_{kinds}_{add}", values, results, store)
 
 
+def into_view_of_input(b: Body, number: int, view: View) -> Sink:
+    """Of the outputs of a transposed function only the cotangent of state number `number` among its inputs, into an array."""
+    begins = [begin for begin, _ in b.pieces]
+
+    def store(emitter: Emitter, words: Any, bases: Any, values: Sequence[Any]) -> Store:
+        target = View(emitter, values[0], view.type)
+
+        def keep(output: int, index: Any, value: Any) -> None:
+            if output // len(begins) == number:
+                target.store(shifted(emitter, index, begins[output % len(begins)]), value)
+
+        return Store(keep)
+
+    return Sink(f"input_{number}_{view.type.stride}_{view.type.space}", (view.pointer,), (), store)
+
+
 def _is_first(emitter: Emitter) -> Any:
     """Whether the thread is the first of its warp."""
     return emitter.compare("eq", "uint32", warp.thread_of_warp(emitter), emitter.constant("uint32", 0))

@@ -6,14 +6,15 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from .catalogue import EXPLICIT
+from .catalogue import EXPLICIT, ROSENBROCK
 from .families import CATALOGUES, NAMES, TABLEAUS, Tableau, components_of, family_of, find_method
 from .method import Method
+from .rosenbrock_tableau import RosenbrockTableau
 from .tableau import ButcherTableau, ContinuousExtension
 
 __all__ = [
-    "CATALOGUES", "EXPLICIT", "NAMES", "TABLEAUS", "ButcherTableau", "ContinuousExtension", "Method", "Tableau",
-    "components_of", "find_method",
+    "CATALOGUES", "EXPLICIT", "NAMES", "ROSENBROCK", "TABLEAUS", "ButcherTableau", "ContinuousExtension", "Method",
+    "RosenbrockTableau", "Tableau", "components_of", "find_method",
 ]
 
 
@@ -35,7 +36,7 @@ class _Methods(ModuleType):
                 "embedded_order": tableau.embedded_order,
                 "dense_order": tableau.dense_order,
                 "stages": tableau.stages,
-                "fsal": tableau.fsal,
+                "fsal": isinstance(tableau, ButcherTableau) and tableau.fsal,
             }
             for catalogue in CATALOGUES
             for tableau in catalogue.values()

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from .dormand_prince import DOP853, DOPRI5, DOPRI8
+from .rosenbrock_methods import (
+    RODAS3,
+    RODAS3P,
+    RODAS4,
+    RODAS4P,
+    RODAS5,
+    RODAS5P,
+    RODAS5PE,
+    RODAS42,
+    ROS3P,
+    ROS34PW2,
+    ROSENBROCK23,
+)
+from .rosenbrock_tableau import RosenbrockTableau
 from .tableau import ButcherTableau, ContinuousExtension
 from .verner import VERN6, VERN7, VERN8, VERN9
+
+Tableau = TypeVar("Tableau")
 
 EULER = dict(name="euler", order=1, a=[], b=[1], source="Euler, Institutionum calculi integralis (1768)")
 
@@ -205,14 +221,15 @@ TSIT5 = dict(
 )
 
 
-class Catalogue(Mapping[str, ButcherTableau]):
-    """Tableaus by name. Each is made when it is first asked for: all of them together take longer than an import may."""
+class Catalogue(Mapping[str, Tableau]):
+    """Tableaus of one kind by name. Each is made when it is first asked for: all of them together take longer than an import
+    may. `make` makes one of its row."""
 
-    def __init__(self, *rows: dict[str, Any]):
-        self._makers = {row["name"]: functools.cache(functools.partial(_make, row)) for row in rows}
+    def __init__(self, make: Callable[[dict[str, Any]], Tableau], *rows: dict[str, Any]):
+        self._makers = {row["name"]: functools.cache(functools.partial(make, row)) for row in rows}
         self._names = {name: row["name"] for row in rows for name in (row["name"], *row.get("aliases", ()))}
 
-    def __getitem__(self, name: str) -> ButcherTableau:
+    def __getitem__(self, name: str) -> Tableau:
         return self._makers[name]()
 
     def __iter__(self) -> Iterator[str]:
@@ -227,12 +244,22 @@ class Catalogue(Mapping[str, ButcherTableau]):
         return self._names
 
 
-def _make(row: dict[str, Any]) -> ButcherTableau:
+def _explicit(row: dict[str, Any]) -> ButcherTableau:
     dense = row.get("dense")
     return ButcherTableau(**{**row, "dense": None if dense is None else ContinuousExtension(**dense)})
 
 
+def _rosenbrock(row: dict[str, Any]) -> RosenbrockTableau:
+    return RosenbrockTableau(**row)
+
+
 EXPLICIT = Catalogue(
+    _explicit,
     EULER, HEUN, MIDPOINT, RALSTON2, RALSTON3, BOSH3, RK4, RK38, FEHLBERG45, CASHKARP45, DOPRI5, TSIT5, DOPRI8, DOP853,
     VERN6, VERN7, VERN8, VERN9,
+)  # fmt: skip
+
+ROSENBROCK = Catalogue(
+    _rosenbrock,
+    ROSENBROCK23, ROS3P, RODAS3, RODAS3P, RODAS4, RODAS42, RODAS4P, RODAS5, RODAS5P, RODAS5PE, ROS34PW2,
 )  # fmt: skip

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernel.scalar import Scalar
 from ..loop import AdjointSteps
-from ..loop.cotangents import gather, into_adjoints, some_of, unless_done
+from ..loop.cotangents import gather, some_of, unless_done
 from ..loop.jets import Jet
 from ..outputs.interpolation import dense_shares
+from .between import between_adjoint, dot
 from .combine import combine, stage_time
+from .transposed import pull
 
 if TYPE_CHECKING:
     from ..kernel.device import View
@@ -37,42 +39,7 @@ class ExplicitAdjoint:
         return [b.row(b.buf.stage_adjoint, number) for number in range(b.buf.stage_adjoint.size // b.states)]
 
     def between(self, b: Body, theta: Jet, size: Jet, cotangent: View) -> tuple[dict[int, Scalar], dict[int, Scalar]]:
-        weights = self._method.between_weights(b, theta, size)
-        adjoints = self._between_adjoints(b)
-        for (_, weight), adjoint in zip(weights, adjoints, strict=True):
-            for order, value in weight.terms.items():
-                for piece in b.lane.problem.pieces:
-                    if piece.order & order != order:
-                        continue
-                    source, target = b.piece(cotangent, piece.order), b.piece(adjoint, piece.order & ~order)
-
-                    def add(index: Any, value: Scalar = value, source: View = source, target: View = target) -> None:
-                        target.store(index, b.emitter.fma(b.dtype, value.value, source.load(index), target.load(index)))
-
-                    b.each(add, b.primal)
-        if not b.lane.adjoint.orders:
-            return {}, {}
-        return tuple(self._moved(b, cotangent, number, theta, size) for number in (0, 1))  # pyright: ignore
-
-    def _moved(self, b: Body, cotangent: View, number: int, theta: Jet, size: Jet) -> dict[int, Scalar]:
-        """The cotangents of the terms of `theta` (number 0) or `size` (1)."""
-        orders, beside = [piece.order for piece in b.lane.problem.pieces], 1 << b.lane.problem.depth
-        changed = [theta, size]
-        one = theta.terms[0].like(1.0)
-        changed[number] = Jet({**changed[number].terms, beside: one})
-        found: dict[int, Scalar] = {}
-        for row, weight in self._method.between_weights(b, *changed):
-            for order, value in weight.terms.items():
-                if not order & beside:
-                    continue
-                for whole in orders:  # of the values
-                    for rest in orders:  # of the row
-                        moved = whole & ~rest & ~(order & ~beside)
-                        if whole & rest != rest or (order & ~beside) & ~(whole & ~rest) or moved not in (0, *b.moving):
-                            continue
-                        total = value * dot(b, b.piece(cotangent, whole), b.piece(row, rest))
-                        found[moved] = found[moved] + total if moved in found else total
-        return found
+        return between_adjoint(b, self._method.between_weights, self._between_adjoints(b), theta, size, cotangent)
 
     def _end_adjoint(self, adjoints: list[View]) -> View:
         """That of f at the end of the step."""
@@ -158,11 +125,7 @@ class ExplicitAdjoint:
         return [b.buf.state, *(b.row(b.buf.stage_state, number) for number in range(count))]
 
     def _pull_at(self, b: Body, since_t0: Any, state: View, fraction: Fraction | int, into: View) -> None:
-        given = {**b.instant(since_t0, fraction), "y": state, "f*": b.buf.stage_cotangent}
-        b.call("f_vjp", out=into_adjoints(b, "f_vjp", into), **given)
-        for number, order in enumerate(b.lane.adjoint.orders):
-            value = b.scalar(b.buf.time_adjoint.load(number))
-            gather(b, **{f"t0_{order}": value, f"start_{order}": value, f"size_{order}": float(fraction) * value})
+        pull(b, "f", since_t0, fraction, b.buf.stage_cotangent, into, y=state)
 
     def _gather_size(self, b: Body, order: int, cotangent: View, weights: Sequence[Fraction], rows: Sequence[View]) -> None:
         """Adds the share that the size of a step has in the cotangent of base + size * sum(weight * row)."""
@@ -217,10 +180,3 @@ class ExplicitAdjoint:
             target.store(index, unless_done(b, b.emitter.add(b.dtype, before, end.load(index)), before))
 
         b.each(add)
-
-
-def dot(b: Body, one: View, other: View) -> Scalar:
-    """The sum of the products of their elements."""
-    total = b.variable(b.real(0))
-    b.each(lambda index: total.set(b.emitter.fma(b.dtype, one.load(index), other.load(index), total.get())), one.size)
-    return b.scalar(total.get())

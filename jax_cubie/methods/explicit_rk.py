@@ -16,6 +16,7 @@ from ..buffers import BACKWARD, Buffer
 from ..loop import AdjointSteps, Dimensions, Steps
 from ..loop.jets import Jet
 from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
+from .between import hermite_weights
 from .combine import combine, stage_time
 from .field_functions import FieldFunction
 from .method import Method
@@ -199,10 +200,7 @@ class ExplicitRungeKutta(Method):
         """What values between are sums of: arrays as long as the state, with the weight of each."""
         state, proposed, dense = b.buf.state, b.buf.proposed_state, self.tableau.dense
         if dense is None:
-            before, product = theta - 1.0, theta * (theta - 1.0)
-            end = theta + product * (1.0 - 2.0 * theta)
-            slopes = [(self.start_rhs(b), product * before * size), (self.end_rhs(b), product * theta * size)]
-            return [(state, 1.0 - end), (proposed, end), *slopes]
+            return hermite_weights(b, theta, size, self.start_rhs(b), self.end_rhs(b))
         share, weights = dense_weights(theta, size, dense.terms)
         rows = [(row, weight) for row, weight in zip(self.dense_rows(b), weights, strict=True) if weight is not None]
         return [(state, 1.0 - share), (proposed, share), *rows]

@@ -7,11 +7,11 @@ from typing import Any
 
 from ..linear import LinearSettings
 from ..settings import Component
-from .catalogue import EXPLICIT
+from .catalogue import EXPLICIT, ROSENBROCK
 from .explicit_rk import ExplicitRungeKutta
 from .method import Method
 from .rosenbrock import Rosenbrock
-from .rosenbrock_tableau import ROSENBROCK, RosenbrockTableau
+from .rosenbrock_tableau import RosenbrockTableau
 from .tableau import ButcherTableau
 
 Tableau = ButcherTableau | RosenbrockTableau
@@ -19,7 +19,7 @@ TABLEAUS = (ButcherTableau, RosenbrockTableau)
 CATALOGUES: tuple[Mapping[str, Tableau], ...] = (EXPLICIT, ROSENBROCK)
 
 # The own name of each method for each of its names, aliases among them.
-NAMES = {alias: name for catalogue in CATALOGUES for alias, name in getattr(catalogue,"names",{n:n for n in catalogue}).items()}
+NAMES = {alias: name for catalogue in CATALOGUES for alias, name in catalogue.names.items()}
 
 
 def find_tableau(method: str | Tableau) -> Tableau:

@@ -43,37 +43,54 @@ def density(tree: Tree) -> int:
     return vertices(tree) * prod(map(density, tree))
 
 
-def expression(tree: Tree) -> str:
-    """What a tree's condition sums over the stages, as text: "b*c*A(c)"; products are taken stage by stage."""
-    return "*".join(["b", *_factors(tree)])
+def expression(tree: Tree, single: str = "A") -> str:
+    """What a tree's condition sums over the stages, as text: "b*c*A(c)"; products are taken stage by stage.
+
+    single: the letter of the matrix at vertices of one branch, "B" for Rosenbrock methods.
+    """
+    return "*".join(["b", *_factors(tree, single)])
 
 
-def _factors(tree: Tree) -> list[str]:
+def _factors(tree: Tree, single: str) -> list[str]:
+    if len(tree) == 1 and single != "A":
+        return [f"{single}({'*'.join(_factors(tree[0], single)) or '1'})"]
     leaves = sum(branch == () for branch in tree)
     powers = {0: [], 1: ["c"]}.get(leaves, [f"c^{leaves}"])
-    return powers + [f"A({'*'.join(_factors(branch))})" for branch in tree if branch != ()]
+    return powers + [f"A({'*'.join(_factors(branch, single))})" for branch in tree if branch != ()]
 
 
 class ElementaryWeights:
-    """The elementary weights of trees at every stage of a tableau whose rows below the diagonal are `a`.
+    """The elementary weights of trees at every stage of a tableau whose rows are `a`, one for each stage; zeros at a row's end
+    may be left out.
+
+    single: the rows that a vertex of one branch takes in the place of `a`; those of alpha + Gamma for Rosenbrock methods
+    (Hairer, Wanner, Solving Ordinary Differential Equations II, theorem IV.7.3).
 
     They are kept as whole numbers over a power of the common denominator: exact, and no fraction is reduced on the way,
     which takes most of the time of such sums.
     """
 
-    def __init__(self, a: Sequence[Sequence[Fraction]]):
-        self._denominator = lcm(*(value.denominator for row in a for value in row))
-        self._rows = [[int(value * self._denominator) for value in row] for row in a]
+    def __init__(self, a: Sequence[Sequence[Fraction]], single: Sequence[Sequence[Fraction]] | None = None):
+        matrices = [a] if single is None else [a, single]
+        self._denominator = lcm(*(value.denominator for rows in matrices for row in rows for value in row))
+        scaled = [[[int(value * self._denominator) for value in row] for row in rows] for rows in matrices]
+        self._rows, self._single = scaled[0], scaled[-1]
+        self._letter = "A" if single is None else "B"
         self._known: dict[Tree, list[int]] = {}
+
+    def expression(self, tree: Tree) -> str:
+        """What `weigh` sums, as text."""
+        return expression(tree, self._letter)
 
     def _at_stages(self, tree: Tree) -> list[int]:
         """Times the denominator to the power of the tree's vertices less one."""
         if tree not in self._known:
+            rows = self._single if len(tree) == 1 else self._rows
             factors = [
-                [0, *(sum(a * w for a, w in zip(row, inner, strict=False) if a) for row in self._rows)]
+                [sum(a * w for a, w in zip(row, inner, strict=False) if a) for row in rows]
                 for inner in map(self._at_stages, tree)
             ]
-            self._known[tree] = [prod(column) for column in zip(*factors, strict=True)] or [1] * (len(self._rows) + 1)
+            self._known[tree] = [prod(column) for column in zip(*factors, strict=True)] or [1] * len(rows)
         return self._known[tree]
 
     def weigh(self, weights: Sequence[Fraction], tree: Tree) -> tuple[Fraction, Fraction]:

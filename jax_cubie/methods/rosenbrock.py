@@ -2,10 +2,13 @@
 
 With W = 1/(h gamma) - J, J and f_t the derivatives of f by state and time at the step's beginning,
 
-    W u_i = f(t + alpha_i h, y + sum_j a_ij u_j) + sum_j (c_ij / h) u_j + h d_i f_t,    y1 = y + sum_i m_i u_i.
+    W u_i = f(t + alpha_i h, y + sum_j a_ij u_j) + sum_j (c_ij / h) u_j + d_i h f_t,    y1 = y + sum_i m_i u_i.
 
 Hairer, Wanner, Solving Ordinary Differential Equations II, section IV.7, equation (7.25). The rows of `stage_store` are u_i;
-those of `stage_rhs` are f at the two ends of the step.
+those of `stage_rhs` are f at the two ends of the step; `cached_auxiliaries` is h f_t.
+
+Tangents are those of these equations. With the slope s_i = f_i + d_i h f_t + J u_i, they read u_i / gamma = h s_i + sum_j c_ij
+u_j: in it a tangent of u_i has the matrix of u_i, and all else is known once those of lower orders are.
 """
 
 from __future__ import annotations
@@ -15,13 +18,14 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from ..buffers import Buffer
+from ..buffers import BACKWARD, Buffer
 from ..kernel.scalar import Scalar, where
 from ..linear import LinearSolver
 from ..loop import AdjointSteps, Dimensions, Steps
-from ..loop.jets import Jet
-from ..outputs.interpolation import emit_hermite
+from ..loop.jets import Jet, size_of
+from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
 from ..solution import CODES
+from .between import between_adjoint, hermite_weights
 from .combine import stage_time
 from .field_functions import FieldFunction, along_state, time_derivative
 from .method import Method
@@ -59,7 +63,10 @@ class Rosenbrock(Method):
 
     @property
     def error_rows(self) -> int:
-        return int(self.tableau.error_weights is not None)
+        return int(self.tableau.e is not None)
+
+    def fitted(self, field: ClosedJaxpr) -> Rosenbrock:
+        return dataclasses.replace(self, linear=self.linear.fitted(field))
 
     def functions(self, field: Callable) -> dict[str, FieldFunction]:
         return {"f": FieldFunction(field), "f_dt": time_derivative(field), "f_jac": self.linear.jacobian(field)}
@@ -67,25 +74,35 @@ class Rosenbrock(Method):
     def differentiated(self, field: Callable) -> dict[str, FieldFunction]:
         return {"f": FieldFunction(field), "f_dt": time_derivative(field), "f_jv": along_state(field)}
 
-    def fitted(self, field: ClosedJaxpr) -> Rosenbrock:
-        return dataclasses.replace(self, linear=self.linear.fitted(field))
-
     def buffers(self) -> tuple[Buffer, ...]:
         return (
             Buffer("stage_rhs", 0, persistent=True),
             Buffer("stage_store", 0, live=frozenset({"step"})),
             Buffer("stage_accumulator", 0, aliases="error", live=frozenset({"step/stage", "step/output"})),
             Buffer("cached_auxiliaries", 0, live=frozenset({"step/stage"})),
+            Buffer("stage_slope", 0, live=frozenset({"step/stage"})),
+            Buffer("jacobian_product", 0, live=frozenset({"step/stage"})),
+            Buffer("stage_adjoint", 0, live=BACKWARD),
+            Buffer("stage_cotangent", 0, live=BACKWARD),
+            Buffer("slope_cotangent", 0, live=BACKWARD),
+            Buffer("dense_adjoint", 0, live=BACKWARD),
             *self.linear.buffers(),
         )
 
     def sizes(self, dimensions: Dimensions) -> dict[str, int]:
-        states = dimensions.states
+        states, backward = dimensions.states, dimensions.backward
+        tangents = states if dimensions.orders > 1 else 0
         return {
             "stage_rhs": 2 * states,
             "stage_store": self.tableau.stages * states,
             "stage_accumulator": states,
             "cached_auxiliaries": states,
+            "stage_slope": states if tangents or backward else 0,
+            "jacobian_product": states if tangents or backward else 0,
+            "stage_adjoint": self.tableau.stages * states if backward else 0,
+            "stage_cotangent": 2 * states if backward else 0,
+            "slope_cotangent": 2 * states if backward else 0,
+            "dense_adjoint": self._dense_adjoint_rows * states if backward and dimensions.inside else 0,
             **self.linear.sizes(dimensions),
         }
 
@@ -93,7 +110,11 @@ class Rosenbrock(Method):
         return ()
 
     def copies(self, dimensions: Dimensions) -> dict[str, int]:
-        return {"f": self.tableau.stages + 1, "f_dt": 1, "f_jac": 1}
+        stages, deep = self.tableau.stages, dimensions.orders - 1
+        counts = {"f": stages + 1, "f_dt": 1, "f_jac": 1, "f_jv": stages * deep}
+        if dimensions.backward:
+            counts |= {"f_vjp": stages + 2 * dimensions.inside, "f_dt_vjp": 1, "f_jv_vjp": stages * (1 + deep)}
+        return counts
 
     def evaluations(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> Any:
         return (self.tableau.stages - 1) * steps + accepted
@@ -106,40 +127,83 @@ class Rosenbrock(Method):
         def start(b, t):
             b.evaluate(t, b.buf.state, self.start_rhs(b))
 
+        @lane.emitted("int32")
+        def step(b, t, h):
+            status = self.take(b, t, h)
+            if b.buf.error.size:
+                add_up(b, b.buf.error, None, self.tableau.e or (), self.rows(b))
+            return status.value
+
         @lane.emitted()
         def finish(b, t):
             b.evaluate(t, b.buf.proposed_state, self.end_rhs(b), into=1)
 
         @lane.emitted()
         def carry(b):
-            first, last = self.start_rhs(b), self.end_rhs(b)
-            b.each(lambda index: b.buf.state.store(index, b.buf.proposed_state.load(index)))
-            b.each(lambda index: first.store(index, last.load(index)))
+            copy(b, b.buf.state, b.buf.proposed_state)
+            copy(b, self.start_rhs(b), self.end_rhs(b))
 
-        return Steps(start=start, step=lane.emitted("int32")(self._step), finish=finish, carry=carry)
+        return Steps(start=start, step=step, finish=finish, carry=carry)
 
-    def _step(self, b: Body, time: Any, step_size: Any) -> Any:
-        """One step from `state`: `proposed_state`, `stage_store` and `error`."""
+    def rows(self, b: Body) -> list[View]:
+        """The stages' u_i."""
+        return [b.row(b.buf.stage_store, number) for number in range(self.tableau.stages)]
+
+    def take(self, b: Body, time: Any, step_size: Any) -> Scalar:
+        """One step from `state`: `stage_store` and `proposed_state`. The status."""
         tableau, state, h = self.tableau, b.buf.state, b.scalar(step_size)
+        size, inverse, rows = size_of(b, h), 1.0 / h, self.rows(b)
         self.linear.linearise(b, time, state)
-        inverse = 1.0 / h
         fine = self.linear.factor(b, inverse * (1.0 / float(tableau.gamma)))
         b.call("f_dt", y=state, out=b.buf.cached_auxiliaries, **b.instant(time))
-        rows = [b.row(b.buf.stage_store, number) for number in range(tableau.stages)]
+        multiply(b, b.buf.cached_auxiliaries, size)
         for stage, row in enumerate(rows):
-            if stage == 0:
-                _copy(b, row, self.start_rhs(b))
-            else:
-                _combine(b, b.buf.stage_accumulator, state, tableau.a[stage - 1], rows)
-                at = tableau.alpha[stage]
-                b.evaluate(stage_time(b, at, step_size, time), b.buf.stage_accumulator, row, into=at)
-                _combine(b, row, row, tableau.c[stage - 1], rows, inverse)
-            _combine(b, row, row, [tableau.d[stage]], [b.buf.cached_auxiliaries], h)
-            self.linear.solve(b, row)
-        _combine(b, b.buf.proposed_state, state, tableau.m, rows)
-        if b.buf.error.size:
-            _combine(b, b.buf.error, None, tableau.error_weights, rows)
-        return where(fine, b.scalar(0, "int32"), CODES["singular_matrix"]).value
+            slope = b.buf.stage_slope if len(b.pieces) > 1 else row
+            self.begin_slope(b, stage, time, step_size, slope)
+            weights = tableau.c[stage - 1] if stage else ()
+            primal = [b.piece(one, 0) for one in rows]
+            add_up(b, primal[stage], b.piece(slope, 0), weights, primal, inverse)
+            self.linear.solve(b, primal[stage])
+            for _, piece in b.pieces[1:]:
+                self._tangent(b, stage, piece.order, time, size)
+        add_up(b, b.buf.proposed_state, state, tableau.m, rows)
+        return where(fine, b.scalar(0, "int32"), CODES["singular_matrix"])
+
+    def begin_slope(self, b: Body, stage: int, time: Any, step_size: Any, slope: View) -> None:
+        """slope = f_i + d_i h f_t, all of s_i but J u_i."""
+        tableau, at = self.tableau, self.tableau.alpha[stage]
+        if stage == 0:
+            copy(b, slope, self.start_rhs(b))
+        else:
+            self.stage_state(b, stage)
+            b.evaluate(stage_time(b, at, step_size, time), b.buf.stage_accumulator, slope, into=at)
+        add_up(b, slope, slope, [tableau.d[stage]], [b.buf.cached_auxiliaries])
+
+    def stage_state(self, b: Body, stage: int) -> View:
+        """The state at which f is evaluated."""
+        if stage == 0:
+            return b.buf.state
+        add_up(b, b.buf.stage_accumulator, b.buf.state, self.tableau.a[stage - 1], self.rows(b))
+        return b.buf.stage_accumulator
+
+    def _tangent(self, b: Body, stage: int, order: int, time: Any, size: Jet) -> None:
+        """The tangent of that order of a stage, where those of lower orders are there."""
+        rows = self.rows(b)
+        row, product, slope = rows[stage], b.buf.jacobian_product, b.buf.stage_slope
+        target, inverse = b.piece(row, order), 1.0 / size.terms[0]
+        for _, piece in b.pieces:
+            if piece.order >= order:
+                fill(b, b.piece(row, piece.order), 0.0)
+        b.call("f_jv", y=b.buf.state, v=row, out=product, **b.instant(time))
+        add_up(b, target, b.piece(slope, order), [Fraction(1)], [b.piece(product, order)])
+        weights = self.tableau.c[stage - 1] if stage else ()
+        add_up(b, target, target, weights, [b.piece(one, order) for one in rows], inverse)
+        for moved, value in size.terms.items():
+            if moved and order & moved == moved:
+                below = [b.piece(view, order & ~moved) for view in (slope, product)]
+                add_up(b, target, target, [Fraction(1)] * 2, below, value * inverse)
+        for direction in directions(b, target):
+            self.linear.solve(b, direction)
 
     def start_rhs(self, b: Body) -> View:
         return b.row(b.buf.stage_rhs, 0)
@@ -161,29 +225,58 @@ class Rosenbrock(Method):
         return None
 
     def between(self, b: Body, theta: Any, step_size: Any) -> Callable[[Any], Any]:
-        first, last = self.start_rhs(b), self.end_rhs(b)
-        return lambda index: emit_hermite(
-            b.emitter, theta, step_size, b.buf.state, b.buf.proposed_state, first, last, index
-        )
-
-    def adjoint(self, lane: Lane) -> AdjointSteps:
-        raise NotImplementedError
+        state, proposed, dense = b.buf.state, b.buf.proposed_state, self.tableau.dense
+        if dense is None:
+            first, last = self.start_rhs(b), self.end_rhs(b)
+            return lambda index: emit_hermite(b.emitter, theta, step_size, state, proposed, first, last, index)
+        share, weights = emit_dense_weights(b.emitter, b.dtype, theta, b.real(1), dense.terms)
+        return lambda index: emit_dense(b.emitter, share, weights, state, proposed, self.rows(b), index)
 
     def between_weights(self, b: Body, theta: Jet, size: Jet) -> list[tuple[View, Jet]]:
-        raise NotImplementedError
+        dense = self.tableau.dense
+        if dense is None:
+            return hermite_weights(b, theta, size, self.start_rhs(b), self.end_rhs(b))
+        share, weights = dense_weights(theta, Jet({0: theta.terms[0].like(1.0)}), dense.terms)
+        rows = [(row, weight) for row, weight in zip(self.rows(b), weights, strict=True) if weight is not None]
+        return [(b.buf.state, 1.0 - share), (b.buf.proposed_state, share), *rows]
+
+    @property
+    def _dense_adjoint_rows(self) -> int:
+        """Of the step's beginning, and of f at both ends where values between are Hermite's."""
+        return 1 if self.tableau.dense is not None else 3
 
     def clear_between(self, b: Body) -> None:
-        raise NotImplementedError
+        b.put(points_inside=False)
+        for view in (b.buf.stage_adjoint, b.buf.dense_adjoint):
+            fill(b, view, 0.0)
+
+    def adjoint(self, lane: Lane) -> AdjointSteps:
+        from .rosenbrock_adjoint import RosenbrockAdjoint
+
+        return RosenbrockAdjoint(self).steps(lane)
 
     def between_adjoint(self, b: Body, theta: Jet, size: Jet, cotangent: View) -> tuple[dict[int, Scalar], dict[int, Scalar]]:
-        raise NotImplementedError
+        from .rosenbrock_adjoint import RosenbrockAdjoint
+
+        return between_adjoint(b, self.between_weights, RosenbrockAdjoint(self).between_adjoints(b), theta, size, cotangent)
 
 
-def _copy(b: Body, target: View, source: View) -> None:
-    b.each(lambda index: target.store(index, source.load(index)))
+def directions(b: Body, view: View) -> list[View]:
+    """The parts of a piece, each as long as the primal state."""
+    return [view.part(begin, b.primal) for begin in range(0, view.size, b.primal)]
 
 
-def _combine(
+def copy(b: Body, target: View, source: View) -> None:
+    """target = source."""
+    b.each(lambda index: target.store(index, source.load(index)), target.size)
+
+
+def fill(b: Body, target: View, value: float) -> None:
+    """All of its elements."""
+    b.each(lambda index: target.store(index, b.real(value)), target.size)
+
+
+def add_up(
     b: Body, target: View, base: View | None, weights: Sequence[Fraction], rows: Sequence[View], scale: Scalar | None = None
 ) -> None:
     """target = base + scale * sum(weight * row), of as many components as the target has."""
@@ -199,3 +292,23 @@ def _combine(
         target.store(index, (b.scalar(0.0) if total is None else total).value)
 
     b.each(body, target.size)
+
+
+def multiply(b: Body, view: View, factor: Jet, *, transposed: bool = False) -> None:
+    """view = factor * view, where both have tangents; transposed: of cotangents."""
+    pieces = [piece.order for _, piece in b.pieces]
+    for order in sorted(pieces, reverse=not transposed):
+        target, terms = b.piece(view, order), []
+        for moved, value in factor.terms.items():
+            source = order | moved if transposed else order & ~moved
+            if (order & moved == 0 if transposed else order & moved == moved) and source in pieces:
+                terms.append((b.piece(view, source), value))
+
+        def body(index: Any, target: View = target, terms: list = terms) -> None:
+            total = None
+            for source, value in terms:
+                element = b.scalar(source.load(index))
+                total = value * element if total is None else value.fused(element, total)
+            target.store(index, total.value)  # pyright: ignore[reportOptionalMemberAccess]
+
+        b.each(body, target.size)

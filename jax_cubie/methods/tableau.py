@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from fractions import Fraction
 from math import comb
 
-from .order_conditions import ElementaryWeights, density, expression, trees
-
-Number = Fraction | float | int | str
-Row = tuple[Fraction, ...]
-
-# Published decimals and a user's floats are rounded, so sums may be off by their last digits.
-_TOLERANCE = Fraction(1, 10**12)
-# Conditions beyond this order are as many again as all before, and a wrong digit does not wait for them.
-_CHECKED_ORDER = 5
+from .order_conditions import ElementaryWeights
+from .rows import (
+    INNER_POINTS,
+    Number,
+    Row,
+    assign,
+    check_conditions,
+    check_orders,
+    check_sums,
+    difference,
+    exact_row,
+    exact_rows,
+    near,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +45,15 @@ class ContinuousExtension:
         a: Sequence[Sequence[Number]] = (),
         c: Sequence[Number] | None = None,
     ):
-        rows = _rows("a of the continuous extension", a)
-        polynomials = _rows("weights of the continuous extension", weights)
+        rows = exact_rows("a of the continuous extension", a)
+        polynomials = exact_rows("weights of the continuous extension", weights)
         degree = max(map(len, polynomials), default=0)
-        _set(
+        assign(
             self,
             order=order,
             weights=tuple(row + (Fraction(0),) * (degree - len(row)) for row in polynomials),
             a=rows,
-            c=tuple(map(sum, rows)) if c is None else _row("c of the continuous extension", c),
+            c=tuple(map(sum, rows)) if c is None else exact_row("c of the continuous extension", c),
         )
 
     def at(self, x: Fraction) -> Row:
@@ -69,6 +74,54 @@ class ContinuousExtension:
             tuple(sum((w * share for w, share in zip(row, of_term, strict=True)), Fraction(0)) for of_term in shares)
             for row in self.weights
         )
+
+
+def check_claims(name: str, order: int, embedded_order: int | None, dense: ContinuousExtension | None) -> None:
+    """Raises ValueError where the tableau's name, one of its orders or its extension is none."""
+    if dense is not None and not isinstance(dense, ContinuousExtension):
+        raise ValueError(f"tableau {name!r}: dense={dense!r}, expected a ContinuousExtension or None")
+    claims = {"order": order, "embedded_order": embedded_order, "the continuous extension's order": dense and dense.order}
+    check_orders(name, {label: order for label, order in claims.items() if label == "order" or order is not None})
+
+
+def check_embedded(name: str, b: Row, b_embedded: Row | None, embedded_order: int | None) -> None:
+    """Raises ValueError where the embedded method's weights do not fit those of the solution, or its claim."""
+    if (b_embedded is None) != (embedded_order is None):
+        raise ValueError(f"tableau {name!r}: b_embedded and embedded_order belong together")
+    if b_embedded == b:
+        raise ValueError(
+            f"tableau {name!r}: b_embedded is b, so that the error estimate is always 0: give other weights, or leave it out"
+        )
+    if b_embedded is not None and len(b_embedded) != len(b):
+        raise ValueError(f"tableau {name!r}: {len(b_embedded)} embedded weights for {len(b)} stages")
+
+
+def check_extension(name: str, dense: ContinuousExtension, rows: Sequence[Row], b: Row) -> None:
+    """Raises ValueError where an extension does not fit the stages with these rows, ends elsewhere than the step with the
+    weights `b`, or misses an order condition."""
+    stages = len(b)
+    expected = [stages + number for number in range(len(dense.a))]
+    if [len(row) for row in dense.a] != expected or len(dense.c) != len(dense.a):
+        raise ValueError(
+            f"tableau {name!r}: extra stages of the continuous extension call for rows of {expected} coefficients and as many "
+            f"times, got rows of {[len(row) for row in dense.a]} and {len(dense.c)} times"
+        )
+    if len(dense.weights) != stages + len(dense.a):
+        raise ValueError(
+            f"tableau {name!r}: the continuous extension has weights for {len(dense.weights)} stages; there are "
+            f"{stages + len(dense.a)}"
+        )
+    check_sums(name, dense.a, dense.c, "the continuous extension's row", first=stages + 1)
+    for number, (at_end, row) in enumerate(zip(dense.at(Fraction(1)), dense.weights, strict=True)):
+        weight = b[number] if number < stages else Fraction(0)
+        if not near(at_end, weight, sum(map(abs, row))):
+            raise ValueError(
+                f"tableau {name!r}: the continuous extension's weight of stage {number + 1} ends at {float(at_end)}, not at "
+                f"{float(weight)}, its weight in the step"
+            )
+    elementary = ElementaryWeights((*rows, *dense.a))
+    for x in INNER_POINTS:
+        check_conditions(name, f"the continuous extension at x = {x}", elementary, dense.at(x), dense.order, x)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -117,17 +170,17 @@ class ButcherTableau:
         source: str = "",
     ):
         self_named = f"tableau {name!r}: "
-        rows = _rows(self_named + "a", a)
-        _set(
+        rows = exact_rows(self_named + "a", a)
+        assign(
             self,
             name=name,
             order=order,
             a=rows,
-            b=_row(self_named + "b", b),
-            c=(Fraction(0), *map(sum, rows)) if c is None else _row(self_named + "c", c),
-            b_embedded=None if b_embedded is None else _row(self_named + "b_embedded", b_embedded),
+            b=exact_row(self_named + "b", b),
+            c=(Fraction(0), *map(sum, rows)) if c is None else exact_row(self_named + "c", c),
+            b_embedded=None if b_embedded is None else exact_row(self_named + "b_embedded", b_embedded),
             embedded_order=embedded_order,
-            b_embedded_low=None if b_embedded_low is None else _row(self_named + "b_embedded_low", b_embedded_low),
+            b_embedded_low=None if b_embedded_low is None else exact_row(self_named + "b_embedded_low", b_embedded_low),
             dense=dense,
             aliases=tuple(aliases),
             source=source,
@@ -136,90 +189,31 @@ class ButcherTableau:
         self._check_order()
 
     def _check_shape(self) -> None:
-        stages, dense = self.stages, self.dense
-        if not isinstance(self.name, str) or not self.name:
-            raise ValueError(f"a tableau's name is {self.name!r}: expected text")
-        claims = {"order": self.order}
-        if self.embedded_order is not None:
-            claims["embedded_order"] = self.embedded_order
-        if dense is not None and not isinstance(dense, ContinuousExtension):
-            raise self._error(f"dense={dense!r}, expected a ContinuousExtension or None")
-        if dense is not None:
-            claims["the continuous extension's order"] = dense.order
-        for label, order in claims.items():
-            if not isinstance(order, int) or order < 1:
-                raise self._error(f"{label}={order!r}, expected an integer of at least 1")
+        stages = self.stages
+        check_claims(self.name, self.order, self.embedded_order, self.dense)
         if len(self.a) != stages - 1 or any(len(row) != number + 1 for number, row in enumerate(self.a)):
             raise self._error(
                 f"{stages} weights call for rows of 1 to {stages - 1} coefficients, got rows of {[len(r) for r in self.a]}"
             )
         if len(self.c) != stages or self.c[0] != 0:
             raise self._error(f"c needs {stages} numbers, the first of them 0")
-        if (self.b_embedded is None) != (self.embedded_order is None):
-            raise self._error("b_embedded and embedded_order belong together")
-        if self.b_embedded == self.b:
-            raise self._error("b_embedded is b, so that the error estimate is always 0: give other weights, or leave it out")
-        if dense is not None and not isinstance(dense, ContinuousExtension):
-            raise self._error(f"dense is {dense!r}: expected a jax_cubie.ContinuousExtension")
-        if self.b_embedded is None and self.b_embedded_low is not None:
-            raise self._error("b_embedded_low tempers the error of b_embedded, which is missing")
-        for label, weights in (("", self.b_embedded), ("second ", self.b_embedded_low)):
-            if weights is not None and len(weights) != stages:
-                raise self._error(f"{len(weights)} {label}embedded weights for {stages} stages")
-        self._check_sums(self.a, self.c[1:], "row", first=2)
-        if dense is None:
-            return
-        expected = [stages + number for number in range(len(dense.a))]
-        if [len(row) for row in dense.a] != expected or len(dense.c) != len(dense.a):
-            raise self._error(
-                f"extra stages of the continuous extension call for rows of {expected} coefficients and as many times, "
-                f"got rows of {[len(row) for row in dense.a]} and {len(dense.c)} times"
-            )
-        if len(dense.weights) != stages + len(dense.a):
-            raise self._error(
-                f"the continuous extension has weights for {len(dense.weights)} stages; there are {stages + len(dense.a)}"
-            )
-        self._check_sums(dense.a, dense.c, "the continuous extension's row", first=stages + 1)
-
-    def _check_sums(self, rows: tuple[Row, ...], times: Row, label: str, first: int) -> None:
-        for number, (row, time) in enumerate(zip(rows, times, strict=True), start=first):
-            if not _near(sum(row), time, sum(map(abs, row))):
-                raise self._error(f"{label} {number} sums to {float(sum(row))}, but its c is {float(time)}")
+        check_embedded(self.name, self.b, self.b_embedded, self.embedded_order)
+        if self.b_embedded_low is not None:
+            if self.b_embedded is None:
+                raise self._error("b_embedded_low tempers the error of b_embedded, which is missing")
+            if len(self.b_embedded_low) != stages:
+                raise self._error(f"{len(self.b_embedded_low)} second embedded weights for {stages} stages")
+        check_sums(self.name, self.a, self.c[1:], "row", first=2)
 
     def _check_order(self) -> None:
-        stages = ElementaryWeights(self.a)
-        self._check_conditions("b", stages, self.b, self.order)
+        stages = ElementaryWeights(((), *self.a))
+        check_conditions(self.name, "b", stages, self.b, self.order)
         if self.b_embedded is not None:
-            self._check_conditions("b_embedded", stages, self.b_embedded, self.embedded_order or 1)
+            check_conditions(self.name, "b_embedded", stages, self.b_embedded, self.embedded_order or 1)
         if self.b_embedded_low is not None:
-            self._check_conditions("b_embedded_low", stages, self.b_embedded_low, 1)
-        if self.dense is None:
-            return
-        for number, (at_end, row) in enumerate(zip(self.dense.at(Fraction(1)), self.dense.weights, strict=True)):
-            expected = self.b[number] if number < self.stages else Fraction(0)
-            if not _near(at_end, expected, sum(map(abs, row))):
-                raise self._error(
-                    f"the continuous extension's weight of stage {number + 1} ends at {float(at_end)}, not at "
-                    f"{float(expected)}, its weight in the step"
-                )
-        stages = ElementaryWeights((*self.a, *self.dense.a))
-        # A polynomial that misses its condition misses it nearly everywhere.
-        for x in (Fraction(1, 3), Fraction(3, 4)):
-            label = f"the continuous extension at x = {x}"
-            self._check_conditions(label, stages, self.dense.at(x), self.dense.order, x)
-
-    def _check_conditions(
-        self, label: str, stages: ElementaryWeights, weights: Row, order: int, x: Fraction = Fraction(1)
-    ) -> None:
-        for reached in range(1, min(order, _CHECKED_ORDER) + 1):
-            for tree in trees(reached):
-                expected = x**reached / density(tree)
-                total, magnitude = stages.weigh(weights, tree)
-                if not _near(total, expected, magnitude):
-                    raise self._error(
-                        f"{label} is of order {reached - 1}, not {order}: the sum of {expression(tree)} is "
-                        f"{float(total):.12g}, not {expected}. Mend the numbers, or claim the order that they have"
-                    )
+            check_conditions(self.name, "b_embedded_low", stages, self.b_embedded_low, 1)
+        if self.dense is not None:
+            check_extension(self.name, self.dense, ((), *self.a), self.b)
 
     def _error(self, what: str) -> ValueError:
         return ValueError(f"tableau {self.name!r}: {what}")
@@ -256,41 +250,9 @@ class ButcherTableau:
     @property
     def error_weights(self) -> Row | None:
         """Weights of the error estimate, `b - b_embedded`; None without an embedded method."""
-        return self._difference(self.b_embedded)
+        return difference(self.b, self.b_embedded)
 
     @property
     def error_weights_low(self) -> Row | None:
         """Weights of the second error estimate, `b - b_embedded_low`; None without one."""
-        return self._difference(self.b_embedded_low)
-
-    def _difference(self, other: Row | None) -> Row | None:
-        return None if other is None else tuple(one - two for one, two in zip(self.b, other, strict=True))
-
-
-def _exact(where: str, value: Number) -> Fraction:
-    try:
-        return Fraction(value if isinstance(value, (str, int, float, Fraction)) else float(value))
-    except (TypeError, ValueError, OverflowError, ZeroDivisionError):
-        raise ValueError(f"{where} has {value!r}: expected a finite number, or text like '1/3' and '0.25'") from None
-
-
-def _row(where: str, values: Sequence[Number]) -> Row:
-    if isinstance(values, str) or not hasattr(type(values), "__iter__"):
-        raise ValueError(f"{where} is {values!r}: expected a sequence of numbers")
-    return tuple(_exact(where, value) for value in values)
-
-
-def _rows(where: str, rows: Sequence[Sequence[Number]]) -> tuple[Row, ...]:
-    if isinstance(rows, str) or not hasattr(type(rows), "__iter__"):
-        raise ValueError(f"{where} is {rows!r}: expected a sequence of rows")
-    return tuple(_row(where, row) for row in rows)
-
-
-def _set(instance: object, **fields: object) -> None:
-    for name, value in fields.items():
-        object.__setattr__(instance, name, value)
-
-
-def _near(total: Fraction | int, expected: Fraction, magnitude: Fraction | int) -> bool:
-    """Equal but for rounding of terms whose absolute values sum to `magnitude`."""
-    return abs(total - expected) <= _TOLERANCE * max(Fraction(1), Fraction(magnitude))
+        return difference(self.b, self.b_embedded_low)

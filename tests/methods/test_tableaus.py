@@ -45,7 +45,7 @@ def test_trees_are_all_there():
 
 def test_elementary_weights():
     """By hand, for Kutta's method: c = 0, 1/2, 1/2, 1 and A c = 0, 0, 1/4, 1/2."""
-    weights, b = ElementaryWeights(EXPLICIT["rk4"].a), EXPLICIT["rk4"].b
+    weights, b = ElementaryWeights(((), *EXPLICIT["rk4"].a)), EXPLICIT["rk4"].b
     chain, leaf = ((((),),),), ()
     assert weights.weigh(b, (leaf, leaf, leaf)) == (Fraction(1, 4), Fraction(1, 4)) and density((leaf, leaf, leaf)) == 4
     assert weights.weigh(b, (leaf, (leaf,))) == (Fraction(1, 8), Fraction(1, 8)) and density((leaf, (leaf,))) == 8
@@ -60,7 +60,7 @@ def test_elementary_weights():
 @pytest.mark.parametrize("name", EXPLICIT)
 def test_order_is_what_the_tableau_says(name):
     tableau = EXPLICIT[name]
-    stages = ElementaryWeights(tableau.a)
+    stages = ElementaryWeights(((), *tableau.a))
     claims = [(tableau.b, tableau.order)]
     if tableau.b_embedded is not None:
         claims.append((tableau.b_embedded, tableau.embedded_order))
@@ -80,7 +80,7 @@ def test_order_is_what_the_tableau_says(name):
 def test_order_between_steps(name):
     """Every condition at every power of x: b(x) weighs a tree as x^order / density."""
     tableau = EXPLICIT[name]
-    stages = ElementaryWeights((*tableau.a, *tableau.dense.a))
+    stages = ElementaryWeights(((), *tableau.a, *tableau.dense.a))
     columns = list(zip(*tableau.dense.weights, strict=True))
 
     def missed(order):

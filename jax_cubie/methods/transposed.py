@@ -1,0 +1,41 @@
+"""Transposes of functions of the user's in a step that is gone back over."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from ..loop.cotangents import gather, into_adjoints, unless_done
+
+if TYPE_CHECKING:
+    from ..kernel.device import View
+    from ..loop.body import Body
+
+
+def pull(
+    b: Body, function: str, since_t0: Any, fraction: Fraction | int, cotangent: View, into: View, **given: View
+) -> None:
+    """From the cotangent of what a function gives, at that fraction of the step, to those of what it is given.
+
+    given: its states by name, "y" first. into: arrays for their cotangents, one behind the other. Those of operands and of
+    times are added to what has gathered.
+    """
+    rows = [b.row(into, number) for number in range(len(given))]
+    values = {**b.instant(since_t0, fraction), **given, f"{function}*": cotangent}
+    b.call(f"{function}_vjp", out=into_adjoints(b, f"{function}_vjp", *rows), **values)
+    for number, order in enumerate(b.lane.adjoint.orders):
+        value = b.scalar(b.buf.time_adjoint.load(number))
+        gather(b, **{f"t0_{order}": value, f"start_{order}": value, f"size_{order}": float(fraction) * value})
+
+
+def add_to_adjoint(b: Body, *sources: View) -> None:
+    """Adds to the cotangent of the state at hand, but for lanes that are done."""
+    target = b.buf.adjoint
+
+    def add(index: Any) -> None:
+        before = total = target.load(index)
+        for source in sources:
+            total = b.emitter.add(b.dtype, total, source.load(index))
+        target.store(index, unless_done(b, total, before))
+
+    b.each(add)
