@@ -3,8 +3,8 @@
 Prints the machine, versions and the date, then for each section a table: what was measured, the figure that is asked for, the
 figure that was found. Everything is in float64 but what is only built. The problems and their reference values are those of the
 tests. An error is the largest of any component, in units of its tolerance, which is rtol (size + |y|) with a size of the
-problem's. Times beside diffrax are at one error: diffrax has the tolerance with which the median of its lanes' errors is that of
-ours. A time is the median of several jitted calls, with the device waited for, that take turns. Cold builds have processes of
+problem's. Times beside diffrax are at one error: diffrax has the tolerance at which the median of its lanes' errors is ours. A
+time is the median of several jitted calls, with the device waited for, that take turns. Cold builds have processes of
 their own.
 """
 
@@ -143,8 +143,7 @@ def beside_diffrax(
         return float(np.median(problem.scaled_error(call(tolerance, *sample)[0], exact, rtol)))
 
     target, grid = error(mine, rtol), 10.0 ** -np.arange(3.0, 10.0)
-    found = [error(other, tolerance) for tolerance in grid]
-    # Of the logarithms: errors fall with tolerances.
+    found = np.minimum.accumulate([error(other, tolerance) for tolerance in grid])
     same = float(np.exp(np.interp(-np.log(target), -np.log(found), np.log(grid))))
     said = f"error {target:.2g} at rtol 1e-6; diffrax's {error(other, same):.2g} at {same:.1e}"
     calls = [functools.partial(mine, rtol), functools.partial(other, same)]
