@@ -73,6 +73,11 @@ class RESULTS(eqx.Enumeration, metaclass=_Listed):  # pyright: ignore[reportGene
         "The matrix of an implicit step was singular, and smaller steps did not mend it. Check the Jacobian of the vector "
         "field there, which may be infinite or NaN."
     )
+    nonlinear_divergence = (
+        "The nonlinear equations of an implicit step were not solved, and smaller steps did not mend it. Check that the vector "
+        "field is smooth there; else take smaller steps or allow more iterations by newton_max_steps=, and do not ask for more "
+        "by newton_rtol= and newton_atol= than y0's dtype holds."
+    )
 
 
 NAMES = tuple(RESULTS.__members__)

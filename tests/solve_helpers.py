@@ -18,6 +18,7 @@ from jax_cubie import RESULTS, Solver, methods
 from jax_cubie.solution import CODES
 
 METHODS = tuple(row["name"] for row in methods())
+EXPLICIT_METHODS = tuple(row["name"] for row in methods() if row["family"] == "explicit Runge-Kutta")
 ADAPTIVE = tuple(row["name"] for row in methods() if row["embedded_order"])
 # Every kind of step that code is written for: one stage and many, with an error estimate or not, first same as last or not.
 KINDS = ("euler", "heun", "bosh3", "rk4", "dopri5", "tsit5", "vern9")

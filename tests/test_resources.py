@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from solve_helpers import ADAPTIVE, KINDS, METHODS, lorenz
+from solve_helpers import ADAPTIVE, EXPLICIT_METHODS, KINDS, lorenz
 
 from jax_cubie import SaveAt, Solver, solve
 
@@ -32,7 +32,7 @@ def assert_lean(found, what):
     assert 0 < found.registers <= 255
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EXPLICIT_METHODS)
 def test_no_float64_no_stack_no_spill(method):
     """Polynomial right-hand sides in float32, up to eight components, saving inside of steps as well."""
     registers = {}
@@ -43,6 +43,13 @@ def test_no_float64_no_stack_no_spill(method):
         registers[size] = found.registers
     print("registers", method, json.dumps(registers))
     assert list(registers.values()) == sorted(registers.values())
+
+
+@pytest.mark.parametrize("method", ["rosenbrock23", "rodas5p"])
+def test_linear_systems_in_registers(method):
+    """Of up to four components, with pivoting."""
+    for size in (1, 3, 4):
+        assert_lean(inspect(method, size), f"{method}, {size} components")
 
 
 @pytest.mark.parametrize("method", ["rk4", "tsit5"])

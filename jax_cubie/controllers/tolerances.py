@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -28,14 +29,19 @@ class Tolerances(Component):
 
     def check(self) -> None:
         """Raises ValueError or TypeError for numbers that are known and wrong."""
-        for name, tree in self.settings().items():
+        self.check_all(self.settings())
+
+    @classmethod
+    def check_all(cls, named: Mapping[str, Tolerance]) -> None:
+        """The same, of any tolerances by their names."""
+        for name, tree in named.items():
             for leaf in jax.tree.leaves(tree) or [tree]:
-                self.RANGE.check(name, leaf)
+                cls.RANGE.check(name, leaf)
 
     def operands(self, state: Any) -> dict[str, Any]:
         self.check()
-        arrays = {name: _tolerance(name, tree, state) for name, tree in self.settings().items()}
-        known = [_known(tree, state) for tree in self.settings().values()]
+        arrays = {name: tolerance_array(name, tree, state) for name, tree in self.settings().items()}
+        known = [known_tolerances(tree, state) for tree in self.settings().values()]
         for one, other in zip(*known, strict=True):
             if one is not None and other is not None and not np.all(one + other > 0):
                 raise ValueError(
@@ -49,13 +55,14 @@ def _is_scalar(tree: Tolerance) -> bool:
     return jax.tree.structure(tree) == jax.tree.structure(0)
 
 
-def _tolerance(name: str, tree: Tolerance, state: Any) -> Any:
+def tolerance_array(name: str, tree: Tolerance, state: Any) -> Any:
+    """The tolerance of that name as the kernel reads it: a scalar, or one for each component of the state."""
     if isinstance(tree, jax.ShapeDtypeStruct) or (_is_scalar(tree) and jnp.shape(tree) == ()):
         return as_array(tree, state.dtype)
     return state.flatten(tree, name, broadcast=True)
 
 
-def _known(tree: Tolerance, state: Any) -> list[Any]:
+def known_tolerances(tree: Tolerance, state: Any) -> list[Any]:
     """For each leaf of the state its tolerance as the kernel sees it, None where it is traced."""
     leaves = [concrete(leaf) for leaf in jax.tree.leaves(tree)]
     leaves = [None if leaf is None else rounded(leaf, state.dtype) for leaf in leaves]

@@ -115,7 +115,7 @@ def _with_tangents(chain: Any, directions: int, directed: tuple[bool, ...]) -> P
         return Piece(order, primal.size * max(count, 1), name if name in operands else None, count)
 
     pieces = tuple(map(piece, range(1 << depth)))
-    moving = tuple(order for order in range(1, 1 << depth) if any(tangent_name(name, order) in operands for name in _TIMES))
+    moving = _moving({order for order in range(1, 1 << depth) for name in _TIMES if tangent_name(name, order) in operands})
     limits = {platform: dict(problem.functions)[platform][0].unroll for platform in PLATFORMS}
     made = []
     for name, traced in _differentiated(problem):
@@ -129,6 +129,14 @@ def _with_tangents(chain: Any, directions: int, directed: tuple[bool, ...]) -> P
         moving=moving,
         operands=tuple(operands.values()),
     )
+
+
+def _moving(given: set[int]) -> tuple[int, ...]:
+    """The orders of the tangents that times have: those that are given, and, of fractions of a step, their products'."""
+    found: set[int] = set()
+    for order in sorted(given):
+        found |= {order} | {order | other for other in found if not order & other}
+    return tuple(sorted(found))
 
 
 def _differentiated(problem: Problem) -> list[tuple[str, Traced]]:

@@ -1,7 +1,23 @@
-"""Linear algebra in a lane: the systems of implicit steps."""
+"""Linear algebra of Jacobians: their sparsity, their values, and the systems of implicit steps."""
 
+from .colouring import colours
 from .dense import DenseLU
+from .jacobian import jacobian_function
 from .linear_solver import LinearSolver
+from .pattern import Pattern, jacobian_pattern
 from .settings import LinearSettings
+from .symbolic import SparseLU, dense_cost, is_worth_it, sparse_cost
 
-__all__ = ["DenseLU", "LinearSettings", "LinearSolver"]
+__all__ = [
+    "DenseLU",
+    "LinearSettings",
+    "LinearSolver",
+    "Pattern",
+    "SparseLU",
+    "colours",
+    "dense_cost",
+    "is_worth_it",
+    "jacobian_function",
+    "jacobian_pattern",
+    "sparse_cost",
+]

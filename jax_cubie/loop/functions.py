@@ -57,6 +57,21 @@ def into_view(view: View, begins: Sequence[int]) -> Sink:
     return Sink(f"view_{view.type.stride}_{view.type.space}", (view.pointer,), (), store)
 
 
+def into_output(view: View, number: int) -> Sink:
+    """Only that output of a function goes into an array of the lane."""
+
+    def store(emitter: Emitter, words: Any, bases: Any, values: Sequence[Any]) -> Store:
+        target = View(emitter, values[0], view.type)
+
+        def keep(output: int, index: Any, value: Any) -> None:
+            if output == number:
+                target.store(index, value)
+
+        return Store(keep)
+
+    return Sink(f"output_{number}_{view.type.stride}_{view.type.space}", (view.pointer,), (), store)
+
+
 def into_row(lane: Lane, results: Sequence[str], sizes: Sequence[int], row: Any) -> Sink:
     """The outputs of a function, of `sizes` elements, go into row `row` (int32) of `results`."""
     numbers = [lane.result_number(name) for name in results]

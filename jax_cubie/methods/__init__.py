@@ -6,15 +6,18 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from .catalogue import EXPLICIT, ROSENBROCK
+from .catalogue import DIRK, EXPLICIT, FIRK, ROSENBROCK, TRANSFORMATIONS
 from .families import CATALOGUES, NAMES, TABLEAUS, Tableau, components_of, family_of, find_method
+from .implicit_tableau import ImplicitTableau
 from .method import Method
 from .rosenbrock_tableau import RosenbrockTableau
+from .stage_transformation import StageTransformation
 from .tableau import ButcherTableau, ContinuousExtension
 
 __all__ = [
-    "CATALOGUES", "EXPLICIT", "NAMES", "ROSENBROCK", "TABLEAUS", "ButcherTableau", "ContinuousExtension", "Method",
-    "RosenbrockTableau", "Tableau", "components_of", "find_method",
+    "CATALOGUES", "DIRK", "EXPLICIT", "FIRK", "NAMES", "ROSENBROCK", "TABLEAUS", "TRANSFORMATIONS", "ButcherTableau",
+    "ContinuousExtension", "ImplicitTableau", "Method", "RosenbrockTableau", "StageTransformation", "Tableau",
+    "components_of", "find_method",
 ]
 
 
@@ -36,7 +39,7 @@ class _Methods(ModuleType):
                 "embedded_order": tableau.embedded_order,
                 "dense_order": tableau.dense_order,
                 "stages": tableau.stages,
-                "fsal": isinstance(tableau, ButcherTableau) and tableau.fsal,
+                "fsal": not isinstance(tableau, RosenbrockTableau) and tableau.fsal,
             }
             for catalogue in CATALOGUES
             for tableau in catalogue.values()

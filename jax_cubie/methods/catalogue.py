@@ -6,7 +6,21 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from . import firk_methods, stage_transformation
+from .dirk_methods import (
+    ESDIRK54,
+    IMPLICIT_EULER,
+    IMPLICIT_MIDPOINT,
+    KVAERNO3,
+    KVAERNO4,
+    KVAERNO5,
+    L_STABLE_SDIRK4,
+    SDIRK2,
+    TRAPEZOID,
+    TRBDF2,
+)
 from .dormand_prince import DOP853, DOPRI5, DOPRI8
+from .implicit_tableau import ImplicitTableau, collocation
 from .rosenbrock_methods import (
     RODAS3,
     RODAS3P,
@@ -21,6 +35,7 @@ from .rosenbrock_methods import (
     ROSENBROCK23,
 )
 from .rosenbrock_tableau import RosenbrockTableau
+from .stage_transformation import StageTransformation
 from .tableau import ButcherTableau, ContinuousExtension
 from .verner import VERN6, VERN7, VERN8, VERN9
 
@@ -222,8 +237,8 @@ TSIT5 = dict(
 
 
 class Catalogue(Mapping[str, Tableau]):
-    """Tableaus of one kind by name. Each is made when it is first asked for: all of them together take longer than an import
-    may. `make` makes one of its row."""
+    """Tableaus, or what else has a name, of one kind by name. Each is made when it is first asked for: all of them together
+    take longer than an import may. `make` makes one of its row."""
 
     def __init__(self, make: Callable[[dict[str, Any]], Tableau], *rows: dict[str, Any]):
         self._makers = {row["name"]: functools.cache(functools.partial(make, row)) for row in rows}
@@ -249,8 +264,19 @@ def _explicit(row: dict[str, Any]) -> ButcherTableau:
     return ButcherTableau(**{**row, "dense": None if dense is None else ContinuousExtension(**dense)})
 
 
+def _implicit(row: dict[str, Any]) -> ImplicitTableau:
+    if "nodes" in row:
+        return ImplicitTableau(**{key: value for key, value in row.items() if key != "nodes"}, **collocation(row["nodes"]))
+    dense = row.get("dense")
+    return ImplicitTableau(**{**row, "dense": None if dense is None else ContinuousExtension(**dense)})
+
+
 def _rosenbrock(row: dict[str, Any]) -> RosenbrockTableau:
     return RosenbrockTableau(**row)
+
+
+def _transformation(row: dict[str, Any]) -> StageTransformation:
+    return StageTransformation(**row)
 
 
 EXPLICIT = Catalogue(
@@ -262,4 +288,22 @@ EXPLICIT = Catalogue(
 ROSENBROCK = Catalogue(
     _rosenbrock,
     ROSENBROCK23, ROS3P, RODAS3, RODAS3P, RODAS4, RODAS42, RODAS4P, RODAS5, RODAS5P, RODAS5PE, ROS34PW2,
+)  # fmt: skip
+
+DIRK = Catalogue(
+    _implicit,
+    IMPLICIT_EULER, IMPLICIT_MIDPOINT, TRAPEZOID, SDIRK2, TRBDF2, L_STABLE_SDIRK4, KVAERNO3, KVAERNO4, KVAERNO5, ESDIRK54,
+)  # fmt: skip
+
+FIRK = Catalogue(
+    _implicit,
+    firk_methods.GAUSS_LEGENDRE_2, firk_methods.GAUSS_LEGENDRE_4, firk_methods.GAUSS_LEGENDRE_6, firk_methods.RADAU_IIA_3,
+    firk_methods.RADAU_IIA_5, firk_methods.RADAU_IIA_9, firk_methods.LOBATTO_IIIC_4,
+)  # fmt: skip
+# By the names of FIRK.
+TRANSFORMATIONS = Catalogue(
+    _transformation,
+    stage_transformation.GAUSS_LEGENDRE_2, stage_transformation.GAUSS_LEGENDRE_4, stage_transformation.GAUSS_LEGENDRE_6,
+    stage_transformation.RADAU_IIA_3, stage_transformation.RADAU_IIA_5, stage_transformation.RADAU_IIA_9,
+    stage_transformation.LOBATTO_IIIC_4,
 )  # fmt: skip

@@ -17,8 +17,8 @@ def combine(
 ) -> None:
     """target = base + step_size * sum(weight * row), of as many components as the target has.
 
-    Where the step size has tangents, those of the target have a share of them; transposed: where rows and target are
-    cotangents, a share of those of the rows.
+    Where the step size has tangents, those of a target as long as the state have a share of them; transposed: where rows and
+    target are cotangents, a share of those of the rows.
     """
     emitter, dtype = b.emitter, b.dtype
     used = [(b.real(float(weight)), row) for weight, row in zip(weights, rows, strict=False) if weight != 0]
@@ -44,7 +44,7 @@ def combine(
         target.store(index, total)
 
     b.each(body, target.size)
-    if base is None and not transposed:
+    if target.size < b.states or (base is None and not transposed):
         return
     for moved in b.moving:
         for order in b.orders_with(moved):

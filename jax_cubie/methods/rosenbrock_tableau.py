@@ -15,6 +15,7 @@ from .rows import (
     Row,
     assign,
     check_conditions,
+    check_orders,
     check_sums,
     difference,
     exact,
@@ -125,7 +126,7 @@ class RosenbrockTableau:
         stages = self.stages
         check_claims(self.name, self.order, self.embedded_order, self.dense)
         if self.w_order is not None:
-            check_claims(self.name, self.w_order, None, None)
+            check_orders(self.name, {"w_order": self.w_order})
         if self.gamma <= 0:
             raise self._error(f"gamma is {float(self.gamma)}: expected a positive number")
         for label, rows in (("a", self.a), ("c", self.c)):
@@ -226,6 +227,23 @@ class RosenbrockTableau:
         """The order of the values between steps: its own, or that of cubic Hermite interpolation."""
         return 3 if self.dense is None else self.dense.order
 
+    @property
+    def end_stage(self) -> int | None:
+        """The stage whose f is that at the end of the step, counted from 0; None where none is."""
+        ends = (number for number, state in enumerate(self._states) if state == self.m and self.alpha[number] == 1)
+        return next(ends, None)
+
+    @property
+    def evaluations(self) -> tuple[int, ...]:
+        """For each stage the first one with the same state and time, whose f it shares; its own number where it needs one."""
+        arguments = list(zip(self._states, self.alpha, strict=True))
+        return tuple(map(arguments.index, arguments))
+
+    @property
+    def _states(self) -> tuple[Row, ...]:
+        """The rows of a with all their zeros."""
+        return _square(((), *self.a))
+
     @functools.cached_property
     def stability_function(self) -> tuple[Polynomial, Polynomial]:
         """Numerator and denominator of R(z), coefficients in ascending powers."""
@@ -239,7 +257,7 @@ class RosenbrockTableau:
     @property
     def stiffly_accurate(self) -> bool:
         """Whether the solution is the last stage's state and that stage's u, and the last stage is at the end of the step."""
-        state = (*((), *self.a)[-1], Fraction(1))
+        state = (*self._states[-1][:-1], Fraction(1))
         return near(self.alpha[-1], 1, 0) and all(near(m, a, 0) for m, a in zip(self.m, state, strict=True))
 
 

@@ -105,11 +105,11 @@ def trace_functions(
     inputs = {"f": ("t", "y"), "output": ("t", "y")}
     closed = {"f": field}
     with in_derivative_words(_SAID_F, reverse=False):
-        for name, function in method.functions(lambda *given: jex.jaxpr_as_fun(field)(*given)[0]).items():
-            inputs[name] = function.inputs
+        for name, derived in method.functions(lambda *given: jex.jaxpr_as_fun(field)(*given)[0]).items():
+            inputs[name] = derived.inputs
             if name != "f":
-                given = (time if one == "t" else vector for one in function.inputs)
-                closed[name] = trace(function.call, *given, *args.avals)
+                given = (time if one == "t" else vector for one in derived.inputs)
+                closed[name] = trace(derived.call, *given, *args.avals)
     structure = None
     if fn is not None:
         closed["output"], structure = _trace_output(fn, state, args)

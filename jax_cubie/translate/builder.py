@@ -74,7 +74,10 @@ def saturating_int(dtype: str, value: float) -> int:
 class Builder:
     """Typed scalar operations that append to the innermost open region."""
 
-    def __init__(self) -> None:
+    def __init__(self, structural_zeros: bool = False) -> None:
+        """structural_zeros: a known zero means that nothing is there. Its product with anything is zero, though that be
+        infinite, and added to anything, it leaves no trace."""
+        self.structural_zeros = structural_zeros
         self.types: list[str] = []
         self.constants: dict[Scalar, Any] = {}
         # Constants, input elements at known places and allocations go in front of everything else, because a
@@ -208,25 +211,30 @@ class Builder:
         c = self.constants.get(a)
         return c is not None and c == value and not (value == 0 and math.copysign(1, c) < 0)
 
+    def is_nothing(self, a: Scalar) -> bool:
+        """Whether ``a`` is a zero that may be left out of sums: of integers, or a structural one."""
+        return (self.structural_zeros or self.types[a] not in FLOATS) and self.constants.get(a) == 0
+
     def add(self, a: Scalar, b: Scalar) -> Scalar:
         dtype = self.types[a]
         if dtype == "bool":
             return self.logical_or(a, b)
         if self.known(a, b):
             return self._fold(dtype, lambda x, y: x + y, a, b)
-        if dtype not in FLOATS:
-            if self._is(a, 0):
-                return b
-            if self._is(b, 0):
-                return a
+        if self.is_nothing(a):
+            return b
+        if self.is_nothing(b):
+            return a
         return self.emit("add", dtype, (a, b))
 
     def sub(self, a: Scalar, b: Scalar) -> Scalar:
         dtype = self.types[a]
         if self.known(a, b):
             return self._fold(dtype, lambda x, y: x - y, a, b)
-        if self._is(b, 0):
+        if self._is(b, 0) or self.is_nothing(b):
             return a
+        if self.structural_zeros and self.is_nothing(a):
+            return self.neg(b)
         return self.emit("sub", dtype, (a, b))
 
     def mul(self, a: Scalar, b: Scalar) -> Scalar:
@@ -235,6 +243,8 @@ class Builder:
             return self.logical_and(a, b)
         if self.known(a, b):
             return self._fold(dtype, lambda x, y: x * y, a, b)
+        if self.is_nothing(a) or self.is_nothing(b):
+            return self.const(dtype, 0)
         if self._is(a, 1):
             return b
         if self._is(b, 1):
@@ -244,14 +254,14 @@ class Builder:
                 return self.neg(b)
             if self._is(b, -1):
                 return self.neg(a)
-        elif self._is(a, 0) or self._is(b, 0):
-            return self.const(dtype, 0)
         return self.emit("mul", dtype, (a, b))
 
     def div(self, a: Scalar, b: Scalar) -> Scalar:
         dtype = self.types[a]
         if self._is(b, 1):
             return a
+        if self.structural_zeros and self.is_nothing(a) and not self.known(b):
+            return self.const(dtype, 0)
         if self.known(a, b):
             if dtype in FLOATS:
                 return self._fold(dtype, lambda x, y: np.divide(x, y), a, b)
@@ -267,6 +277,8 @@ class Builder:
 
     def neg(self, a: Scalar) -> Scalar:
         dtype = self.types[a]
+        if self.structural_zeros and self.is_nothing(a):
+            return a
         if self.known(a):
             return self._fold(dtype, lambda x: -x, a)
         return self.emit("neg", dtype, (a,))

@@ -56,15 +56,15 @@ class Context:
     """What the rules work with: the builder, the limit of unrolling, and the way into nested jaxprs."""
 
     def __init__(self, unroll: int, platform: str, rules: Mapping[str, Callable[..., Any]], transparent: Container[str],
-                 elementwise: Container[str], conversions: Conversions) -> None:
+                 elementwise: Container[str], conversions: Conversions, structural_zeros: bool = False) -> None:
         """`rules` by primitive; a refusal inside one of `transparent` names the equation inside. `elementwise`: those that
         take an array that is computed some elements at once as it is.
 
         conversions: by id and dtype, what a function closes over, and the same in that dtype; translations of one jaxpr
-        share it.
+        share it. structural_zeros: as the builder takes it; integers that are unrolled are part of the code then.
         """
         self.rules, self.transparent, self.elementwise = rules, transparent, elementwise
-        self.b = Builder()
+        self.b = Builder(structural_zeros)
         self._unroll, self._platform = max(1, unroll), platform
         self.same_for = range(1, 1 << 62)
         """The limits of unrolling that give the same program."""
@@ -139,6 +139,9 @@ class Context:
             ids[position] = self.b.const(dtype, element)
         return Registers(array.shape, dtype, ids)
 
+    def _bakes(self, size: int) -> bool:
+        return size <= _BAKED or (self.b.structural_zeros and self.unrolls(size))
+
     def outside(self, value: Any) -> Array:
         """What the function closes over: small integers are baked in, all else becomes an operand."""
         known = self.operands.get(id(value))
@@ -150,7 +153,7 @@ class Context:
         concrete = not isinstance(value, jax.core.Tracer)
         if aval.dtype == float0:
             array: Array = self.make(shape, dtype, lambda _: self.b.const(dtype, False))
-        elif concrete and dtype not in FLOATS and math.prod(shape) <= _BAKED:
+        elif concrete and dtype not in FLOATS and self._bakes(math.prod(shape)):
             array = self.bake(value, dtype)
         else:
             array = self.new_input(shape, dtype)

@@ -104,6 +104,8 @@ def _matrix_and_vector(context: Context, eqn: Any, x: Array, y: Array) -> Array 
     _, matrix = context.input_memories.get(id(matrix), (matrix, matrix))
     if not isinstance(matrix, Memory) or matrix.size <= _FEW or dtype not in FLOATS or {x.dtype, y.dtype} != {dtype}:
         return None
+    if isinstance(vector, Registers) and any(map(context.b.is_nothing, vector.ids.tolist())):
+        return None  # terms of their own, some of which are not there
     weights = Matrix(matrix.place, matrix.offset, matrix.strides[1 - axis], matrix.strides[axis])
     return product(context, dtype, matrix.shape[1 - axis], matrix.shape[axis], weights, vector)
 

@@ -48,12 +48,13 @@ Translated = tuple[Program, list[Any], int]
 
 
 def translate_for_all(
-    closed: jex.ClosedJaxpr, unroll: int | str, conversions: Conversions | None = None
+    closed: jex.ClosedJaxpr, unroll: int | str, conversions: Conversions | None = None, *, structural_zeros: bool = False
 ) -> tuple[dict[str, Translated], list[Any]]:
     """For each platform the program of a jaxpr, its operand constants and how far it is unrolled; and all constants, each
     once.
 
-    conversions: what was made of closed-over arrays; calls that share it make it once.
+    conversions: what was made of closed-over arrays; calls that share it make it once. structural_zeros: for derivatives
+    along known directions: what is multiplied by one of their zeros is left out, even where it may be infinite or NaN.
     """
     known: list[tuple[Context, tuple[Program, list[Any]]]] = []
     made_of = {} if conversions is None else conversions
@@ -62,7 +63,7 @@ def translate_for_all(
         for context, made in known:
             if context.same_everywhere and limit in context.same_for:
                 return made
-        context = _context(limit, platform, made_of)
+        context = _context(limit, platform, made_of, structural_zeros)
         known.append((context, _translate(closed, context)))
         return known[-1][1]
 
@@ -110,8 +111,8 @@ def translate_tangents(
     return programs, _constants(programs)
 
 
-def _context(unroll: int, platform: str, conversions: Conversions) -> Context:
-    return Context(unroll, platform, RULES, CALLS, _ELEMENTWISE, conversions)
+def _context(unroll: int, platform: str, conversions: Conversions, structural_zeros: bool = False) -> Context:
+    return Context(unroll, platform, RULES, CALLS, _ELEMENTWISE, conversions, structural_zeros)
 
 
 def _constants(programs: Mapping[str, Translated]) -> list[Any]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from solve_helpers import KINDS, all_are, assert_same_bits
 
 from jax_cubie import ButcherTableau, SaveAt, Solver, solve
@@ -42,6 +43,8 @@ STEPS = {
     "dense": {"method": "dop853", "rtol": 1e-6, "atol": 1e-6},
     "even": {"controller": "even", "method": "heun"},
     "given": {"controller": "given"},
+    "rosenbrock": {"controller": "fixed", "method": "rodas4"},
+    "rosenbrock, cubic": {"controller": "even", "method": "rodas3"},
 }
 
 
@@ -53,7 +56,7 @@ def rows_of(saves, steps, point):
     settings = dict(STEPS[steps])
     if saveat.steps:
         settings["max_steps"] = 120
-    if steps in ("fixed", "even"):
+    if settings.get("controller") in ("fixed", "even"):
         settings["dt0"] = point["dt0"]
     if steps == "given":
         settings["step_ends"] = point["ends"]
@@ -66,7 +69,7 @@ def point_of(saves, steps):
     point = dict(POINT)
     if SAVES[saves].ts is not None:
         point["ts"] = TS
-    if steps in ("fixed", "even"):
+    if STEPS[steps].get("controller") in ("fixed", "even"):
         point["dt0"] = 0.0123
     if steps == "given":
         point["ends"] = ENDS
@@ -75,7 +78,7 @@ def point_of(saves, steps):
 
 COMBINATIONS = [("t1", steps) for steps in STEPS] + [(saves, "adaptive") for saves in SAVES if saves != "t1"]
 COMBINATIONS += [("ts", "fixed"), ("ts", "dense"), ("ts", "even"), ("fn", "dense")]
-COMBINATIONS += [("steps", "fixed"), ("fn of steps", "given")]
+COMBINATIONS += [("steps", "fixed"), ("fn of steps", "given"), ("ts", "rosenbrock"), ("fn", "rosenbrock, cubic")]
 
 
 @pytest.mark.parametrize(("saves", "steps"), COMBINATIONS)
@@ -169,7 +172,18 @@ def test_second_and_third_order():
     np.testing.assert_allclose(third, (second(28.01) - second(27.99)) / 0.02, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", KINDS)
+@pytest.mark.parametrize("steps", ["fixed", "rosenbrock", "rosenbrock, cubic"])
+def test_second_order_of_times(steps):
+    """Forwards and backwards by all that moves; products of moving times move fractions of a step, too."""
+    flat, unravel = ravel_pytree(point_of("ts", steps))
+    loss = lambda x: jnp.sum(jnp.sin(rows_of("ts", steps, unravel(x))))  # noqa: E731
+    matrices = [jax.jit(outer(inner(loss)))(flat) for outer in (jax.jacfwd, jax.jacrev) for inner in (jax.jacfwd, jax.jacrev)]
+    for matrix in matrices[1:]:
+        np.testing.assert_allclose(matrix, matrices[0], rtol=1e-9, atol=1e-9 * np.abs(matrices[0]).max())
+    np.testing.assert_allclose(matrices[0], matrices[0].T, rtol=1e-9, atol=1e-9 * np.abs(matrices[0]).max())
+
+
+@pytest.mark.parametrize("method", [*KINDS, "rodas5p"])
 def test_tangents_change_no_bit(method, platform):
     settings = {"method": method, "rtol": 1e-5, "atol": 1e-5}
     if method in ("euler", "rk4"):

@@ -169,6 +169,9 @@ def test_catalogue_lists_every_tableau():
         "rodas5pe": (8, 5, 4, 4, True),
         "ros34pw2": (4, 3, 2, 3, True),
     }
+    assert {name: t.end_stage for name, t in ROSENBROCK.items() if t.end_stage is not None} == {"rosenbrock23": 2}
+    shared = {name: t.evaluations for name, t in ROSENBROCK.items() if len(set(t.evaluations)) < t.stages}
+    assert shared == {"ros3p": (0, 1, 1), "rodas3": (0, 0, 2, 3), "rodas3p": (0, 1, 0, 3, 3)}
     for tableau in ROSENBROCK.values():
         assert tableau.source and tableau.alpha[0] == 0 and tableau.d[0] == tableau.gamma
         assert tableau.error_weights == tableau.e
@@ -283,7 +286,7 @@ def test_own_tableau_of_floats(name):
         ({"m": [1, "3/2"]}, r"'mine': m is of order 0, not 2: the sum of b is"),
         ({"embedded_order": 2}, r"'mine': m - e is of order 1, not 2: the sum of b\*B\(1\) is"),
         ({"w_order": 3}, r"with any matrix in the place of J it is of order 2, not 3: the sum of b\*\S+ is"),
-        ({"w_order": 0}, r"'mine': order=0, expected an integer of at least 1"),
+        ({"w_order": 0}, r"'mine': w_order=0, expected an integer of at least 1"),
         ({"order": "2"}, r"'mine': order='2', expected an integer of at least 1"),
         ({"embedded_order": None}, r"'mine': e and embedded_order belong together"),
         ({"e": None}, r"'mine': e and embedded_order belong together"),

@@ -204,7 +204,7 @@ def test_numbers_are_diffrax_ones(name):
 
 
 def test_catalogue_lists_every_tableau():
-    listed = methods()
+    listed = [row for row in methods() if row["family"] == "explicit Runge-Kutta"]
     assert [row["name"] for row in listed] == list(EXPLICIT) == [
         "euler", "heun", "midpoint", "ralston2", "ralston3", "bosh3", "rk4", "rk38", "fehlberg45", "cashkarp45", "dopri5",
         "tsit5", "dopri8", "dop853", "vern6", "vern7", "vern8", "vern9",

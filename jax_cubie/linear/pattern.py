@@ -1,0 +1,68 @@
+"""The sparsity of a Jacobian: which components of a function's result may depend on which components of an argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.extend.core as jex
+import numpy as np
+
+from .dependence import Walk
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Where a matrix may have entries.
+
+    entries: (row, column) of each, row by row, and in a row from left to right: the order in which the values of a Jacobian
+    lie everywhere.
+    """
+
+    rows: int
+    columns: int
+    entries: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, mask: np.ndarray) -> Pattern:
+        """The pattern of a matrix, bool or by what of it is not zero. mask: [rows, columns]."""
+        rows, columns = mask.shape
+        return cls(rows, columns, tuple((int(i), int(j)) for i, j in np.argwhere(mask)))
+
+    @classmethod
+    def dense(cls, rows: int, columns: int) -> Pattern:
+        return cls.of(np.ones((rows, columns), bool))
+
+    def mask(self) -> np.ndarray:
+        """The matrix of bool, [rows, columns]."""
+        found = np.zeros((self.rows, self.columns), bool)
+        if self.entries:
+            found[tuple(np.array(self.entries).T)] = True
+        return found
+
+    def __or__(self, other: Pattern) -> Pattern:
+        """The pattern of a sum."""
+        return Pattern.of(self.mask() | other.mask())
+
+
+def jacobian_pattern(closed: jex.ClosedJaxpr, wrt: int = 1) -> Pattern:
+    """The pattern of the Jacobian of a traced function's first result by its argument number `wrt`, both flattened.
+
+    It is a property of the function's structure, whatever its arguments, and holds what may be there: an element of `y[i]`
+    whose index is not known depends on all of y. It is read off the function's forward derivative, so that what has no
+    derivative in JAX (a condition, a rounded number) is no dependence, and custom derivatives count as they are. Values that
+    do not depend on the arguments are computed, so that known indices, masks and zeros of constant matrices count.
+    """
+    function = jex.jaxpr_as_fun(closed)
+    avals = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in closed.in_avals]
+
+    def tangent(moved: jax.Array, *values: jax.Array) -> jax.Array:
+        def of_one(y: jax.Array) -> jax.Array:
+            return function(*values[:wrt], y, *values[wrt + 1 :])[0]
+
+        return jax.jvp(of_one, (values[wrt],), (moved,))[1]
+
+    derivative = jax.make_jaxpr(tangent)(avals[wrt], *avals)
+    columns = int(np.prod(avals[wrt].shape, dtype=np.int64))
+    found = Walk(columns).dependence(derivative)
+    return Pattern.of(found.reshape(-1, columns))

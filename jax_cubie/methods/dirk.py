@@ -1,0 +1,358 @@
+"""Diagonally implicit Runge-Kutta methods: one step for the whole family, driven by a tableau.
+
+A stage's slope k_i, a row of `stage_increment`, solves k_i = f(t + c_i h, Y_i), Y_i = y + h sum_(j <= i) a_ij k_j, by simplified
+Newton iterations: with J, the derivative of f by the state at the step's beginning, and W = 1/(h a_ii) - J, the state's
+increment is W^-1 (f(Y_i) - k_i), and that of k_i the same over h a_ii. (Hairer, Wanner, Solving Ordinary Differential Equations
+II, section IV.8.)
+
+The rows are f at the beginning of the step, which is the first stage of methods that have an explicit one; the stages; and f
+at the end of the step, which is the last stage of stiffly accurate methods.
+
+Tangents are those of the stages' equations where these are solved: with J at Y_i, a tangent of k_i solves a linear system of
+the same kind, in which all else is known once tangents of lower orders and those of the stages before are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from ..buffers import BACKWARD, Buffer
+from ..kernel.scalar import Scalar, most, where
+from ..linear import LinearSolver
+from ..loop import AdjointSteps, Dimensions, Steps
+from ..loop.jets import Jet
+from ..nonlinear import Newton
+from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
+from ..solution import CODES
+from .between import hermite_weights
+from .combine import combine, stage_time
+from .field_functions import FieldFunction
+from .implicit_tableau import ImplicitTableau
+from .method import Method
+from .rosenbrock import copy, directions, fill
+
+if TYPE_CHECKING:
+    from jax.extend.core import ClosedJaxpr
+
+    from ..kernel.device import View
+    from ..loop.body import Body
+    from ..loop.lane import Lane
+    from ..nonlinear.iteration import Iteration
+
+
+@dataclasses.dataclass(frozen=True)
+class Dirk(Method):
+    """A diagonally implicit Runge-Kutta method."""
+
+    tableau: ImplicitTableau
+    linear: LinearSolver
+    newton: Newton
+
+    family = "DIRK"
+    fallible = True
+
+    def __post_init__(self) -> None:
+        if self.tableau.dense is not None and self.tableau.dense.a:
+            raise ValueError(f"tableau {self.name!r}: values between steps have stages of their own, which only explicit methods do")
+
+    @property
+    def name(self) -> str:
+        return self.tableau.name
+
+    @property
+    def order(self) -> int:
+        return self.tableau.order
+
+    @property
+    def error_order(self) -> int:
+        return self.tableau.order
+
+    @property
+    def error_rows(self) -> int:
+        return int(self.tableau.b_embedded is not None)
+
+    def fitted(self, field: ClosedJaxpr) -> Dirk:
+        return dataclasses.replace(self, linear=self.linear.fitted(field))
+
+    def functions(self, field: Callable) -> dict[str, FieldFunction]:
+        return {"f": FieldFunction(field), "f_jac": self.linear.jacobian(field)}
+
+    def differentiated(self, field: Callable) -> dict[str, FieldFunction]:
+        return {"f": FieldFunction(field)}
+
+    # --- The stages
+
+    @property
+    def _implicit(self) -> tuple[int, ...]:
+        """The stages that have an equation to solve."""
+        return tuple(stage for stage in range(self.tableau.stages) if self.tableau.a[stage][stage])
+
+    @property
+    def _evaluated(self) -> tuple[int, ...]:
+        """Those that are one evaluation of f, in each step anew."""
+        explicit = (stage for stage in range(self.tableau.stages) if not self.tableau.a[stage][stage])
+        return tuple(stage for stage in explicit if stage > 0 or not self.tableau.explicit_first_stage)
+
+    @property
+    def _matrices(self) -> int:
+        """Factorisations in a step: one where all implicit stages have the same diagonal element."""
+        diagonal = [self.tableau.a[stage][stage] for stage in self._implicit]
+        return sum(1 for _ in itertools.groupby(diagonal))
+
+    @property
+    def _first_row(self) -> int:
+        """The row of the first stage."""
+        return int(not self.tableau.explicit_first_stage)
+
+    @property
+    def _row_count(self) -> int:
+        return self._first_row + self.tableau.stages + (not self.tableau.stiffly_accurate)
+
+    def rows(self, b: Body) -> list[View]:
+        """The stages' k_i."""
+        return [b.row(b.buf.stage_increment, self._first_row + number) for number in range(self.tableau.stages)]
+
+    # --- Buffers
+
+    def buffers(self) -> tuple[Buffer, ...]:
+        return (
+            Buffer("stage_increment", 0, persistent=True),
+            Buffer("accumulator", 0, aliases="error", live=frozenset({"step/stage/tangents"})),
+            Buffer("stage_base", 0, aliases="accumulator", live=frozenset({"step/stage/newton"})),
+            *self.newton.buffers(),
+            *self.linear.buffers(),
+        )
+
+    def sizes(self, dimensions: Dimensions) -> dict[str, int]:
+        states = dimensions.states
+        return {
+            "stage_increment": self._row_count * states,
+            "accumulator": states if dimensions.orders > 1 else 0,
+            "stage_base": dimensions.primal,
+            **self.newton.sizes(dimensions),
+            **self.linear.sizes(dimensions),
+        }
+
+    def counters(self, dimensions: Dimensions) -> tuple[str, ...]:
+        return ("newton_iterations",)
+
+    def copies(self, dimensions: Dimensions) -> dict[str, int]:
+        """In a kernel with tangents, those of f of the primal state alone have a name of their own."""
+        implicit, evaluated, ends = len(self._implicit), len(self._evaluated), 2 - self.tableau.stiffly_accurate
+        if dimensions.orders == 1:
+            return {"f": implicit + evaluated + ends, "f_jac": self._matrices}
+        solved = implicit * (dimensions.orders - 1)
+        return {"f": solved + evaluated + ends, "f_primal": implicit + evaluated, "f_jac": self._matrices + implicit}
+
+    def evaluations(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> Any:
+        total = counted["newton_iterations"] + len(self._evaluated) * steps
+        return total if self.tableau.stiffly_accurate else total + accepted
+
+    def work(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> dict[str, Any]:
+        iterations, matrices = counted["newton_iterations"], self._matrices * steps
+        return {
+            "num_newton_iterations": iterations,
+            "num_jacobians": matrices,
+            "num_factorisations": matrices,
+            "num_linear_solves": iterations,
+        }
+
+    # --- Places in the loop
+
+    def steps(self, lane: Lane) -> Steps:
+        @lane.emitted()
+        def start(b, t):
+            b.evaluate(t, b.buf.state, self.start_rhs(b))
+
+        @lane.emitted("int32")
+        def step(b, t, h):
+            status = self.take(b, t, h)
+            if b.buf.error.size:
+                combine(b, b.buf.error, None, h, self.tableau.error_weights or (), self.rows(b))
+            return status.value
+
+        @lane.emitted()
+        def finish(b, t):
+            b.evaluate(t, b.buf.proposed_state, self.end_rhs(b), into=1)
+
+        @lane.emitted()
+        def carry(b):
+            copy(b, b.buf.state, b.buf.proposed_state)
+            copy(b, self.start_rhs(b), self.end_rhs(b))
+
+        return Steps(start=start, step=step, finish=None if self.tableau.stiffly_accurate else finish, carry=carry)
+
+    def take(self, b: Body, time: Any, step_size: Any) -> Scalar:
+        """One step from `state`: the stages and `proposed_state`. The status."""
+        status = self._solve_stages(b, time, step_size)
+        if len(b.pieces) > 1:
+            for stage in range(self.tableau.stages):
+                self._add_tangents(b, stage, time, step_size)
+        combine(b, b.buf.proposed_state, b.buf.state, step_size, self.tableau.b, self.rows(b))
+        return status
+
+    def _solve_stages(self, b: Body, time: Any, step_size: Any) -> Scalar:
+        """The primal components of all stages. The status."""
+        tableau, h = self.tableau, b.scalar(step_size)
+        iteration, factored, regular = None, None, b.scalar(True, "bool")
+        for stage in range(tableau.stages):
+            diagonal = tableau.a[stage][stage]
+            if stage in self._implicit:
+                if diagonal != factored:
+                    regular = regular & self._factor(b, time, b.piece(b.buf.state, 0), h * float(diagonal))
+                    factored = diagonal
+                    if iteration is None:
+                        iteration = self.newton.begin(b, regular)
+                    else:
+                        iteration.stop_unless(regular)
+                assert iteration is not None
+                self._iterate(b, iteration, stage, time, h)
+            elif stage in self._evaluated:
+                self._evaluate(b, stage, time, step_size)
+        assert iteration is not None
+        b.counter("newton_iterations").add(iteration.count.value)
+        unsolved = where(iteration.ok, b.scalar(0, "int32"), CODES["nonlinear_divergence"])
+        return where(regular, unsolved, CODES["singular_matrix"])
+
+    def _factor(self, b: Body, since_t0: Any, state: View, size: Scalar) -> Scalar:
+        """Makes ready to solve with 1/size - J, J at that time and state; whether it can be."""
+        self.linear.linearise(b, since_t0, state)
+        return self.linear.factor(b, 1.0 / size)
+
+    def _iterate(self, b: Body, iteration: Iteration, stage: int, time: Any, h: Scalar) -> None:
+        """Solves for a stage."""
+        tableau, state = self.tableau, b.piece(b.buf.state, 0)
+        rows, base, at, delta = self._primal_rows(b), b.buf.stage_base, b.buf.newton_stage_base_bt, b.buf.newton_delta
+        row, size, instant = rows[stage], h * float(tableau.a[stage][stage]), tableau.c[stage]
+        inverse = 1.0 / size
+        combine(b, base, state, h.value, tableau.a[stage][:stage], rows)
+        combine(b, row, None, b.real(1), *self._predictor(b, stage, rows))
+
+        def place(index: Any) -> None:
+            at.store(index, size.fused(b.scalar(row.load(index)), b.scalar(base.load(index))).value)
+
+        def subtract(index: Any) -> None:
+            delta.store(index, (b.scalar(delta.load(index)) - b.scalar(row.load(index))).value)
+
+        def add(index: Any) -> None:
+            row.store(index, inverse.fused(b.scalar(delta.load(index)), b.scalar(row.load(index))).value)
+            place(index)
+
+        def correct() -> None:
+            self._evaluate_primal(b, stage_time(b, instant, h.value, time), at, delta)
+            b.each(subtract, b.primal)
+            self.linear.solve(b, delta)
+            b.each(add, b.primal)
+
+        def magnitude(index: Any) -> Any:
+            return most(abs(b.scalar(at.load(index))), abs(b.scalar(state.load(index)))).value
+
+        b.each(place, b.primal)
+        iteration.solve(correct, magnitude)
+
+    def _predictor(self, b: Body, stage: int, rows: list[View]) -> tuple[Sequence[Fraction], list[View]]:
+        """Where a stage begins: weights, and rows of which it is the sum."""
+        if stage == 0:
+            return (Fraction(1),), [b.piece(self.start_rhs(b), 0)]
+        if self.tableau.predictor is None:
+            return (Fraction(1),), [rows[stage - 1]]
+        return self.tableau.predictor[stage - 1], rows
+
+    def _evaluate(self, b: Body, stage: int, time: Any, step_size: Any) -> None:
+        """A stage that is f at a known state, of the primal components."""
+        rows, at = self._primal_rows(b), b.buf.newton_stage_base_bt
+        combine(b, at, b.piece(b.buf.state, 0), step_size, self.tableau.a[stage][:stage], rows)
+        self._evaluate_primal(b, stage_time(b, self.tableau.c[stage], step_size, time), at, rows[stage])
+
+    def _primal_rows(self, b: Body) -> list[View]:
+        return [b.piece(row, 0) for row in self.rows(b)]
+
+    def _evaluate_primal(self, b: Body, since_t0: Any, state: View, into: View) -> None:
+        """f of the primal components alone."""
+        b.call("f_primal" if len(b.pieces) > 1 else "f", y=state, out=into, **b.instant(since_t0))
+
+    # --- Tangents
+
+    def stage_state(self, b: Body, stage: int, step_size: Any) -> View:
+        """The state at which f is evaluated."""
+        combine(b, b.buf.accumulator, b.buf.state, step_size, self.tableau.a[stage][: stage + 1], self.rows(b))
+        return b.buf.accumulator
+
+    def _add_tangents(self, b: Body, stage: int, time: Any, step_size: Any) -> None:
+        """Those of a stage that is solved."""
+        from ..loop.functions import into_output  # it imports Numba
+
+        row, at = self.rows(b)[stage], self.tableau.c[stage]
+        since_t0 = stage_time(b, at, step_size, time)
+        if stage in self._evaluated:
+            b.evaluate(since_t0, self.stage_state(b, stage, step_size), row, into=at)
+        if stage not in self._implicit:
+            return
+        size = b.scalar(step_size) * float(self.tableau.a[stage][stage])
+        inverse = 1.0 / size
+        for _, piece in b.pieces[1:]:
+            fill(b, b.piece(row, piece.order), 0.0)
+        state = self.stage_state(b, stage, step_size)
+        self._factor(b, since_t0, b.piece(state, 0), size)
+        for number, (_, piece) in enumerate(b.pieces[1:], start=1):
+            target = b.piece(row, piece.order)
+            if number > 1:
+                self.stage_state(b, stage, step_size)
+            b.call("f", y=state, out=into_output(target, number), **b.instant(since_t0, at))
+
+            def scale(index: Any, target: View = target) -> None:
+                target.store(index, (inverse * b.scalar(target.load(index))).value)
+
+            b.each(scale, target.size)
+            for direction in directions(b, target):
+                self.linear.solve(b, direction)
+
+    # --- The ends of a step, and between them
+
+    def start_rhs(self, b: Body) -> View:
+        return b.row(b.buf.stage_increment, 0)
+
+    def spare_rhs(self, b: Body) -> View:
+        return self.end_rhs(b)
+
+    def end_rhs(self, b: Body) -> View:
+        return b.row(b.buf.stage_increment, self._row_count - 1)
+
+    @property
+    def carried_rows(self) -> int:
+        return 1
+
+    def carried(self, b: Body) -> Sequence[View]:
+        return (self.start_rhs(b),)
+
+    def prepare_between(self, b: Body, time: Any, step_size: Any) -> None:
+        return None
+
+    def between(self, b: Body, theta: Any, step_size: Any) -> Callable[[Any], Any]:
+        state, proposed, dense = b.buf.state, b.buf.proposed_state, self.tableau.dense
+        if dense is None:
+            first, last = self.start_rhs(b), self.end_rhs(b)
+            return lambda index: emit_hermite(b.emitter, theta, step_size, state, proposed, first, last, index)
+        share, weights = emit_dense_weights(b.emitter, b.dtype, theta, step_size, dense.terms)
+        return lambda index: emit_dense(b.emitter, share, weights, state, proposed, self.rows(b), index)
+
+    def between_weights(self, b: Body, theta: Jet, size: Jet) -> list[tuple[View, Jet]]:
+        dense = self.tableau.dense
+        if dense is None:
+            return hermite_weights(b, theta, size, self.start_rhs(b), self.end_rhs(b))
+        share, weights = dense_weights(theta, size, dense.terms)
+        rows = [(row, weight) for row, weight in zip(self.rows(b), weights, strict=True) if weight is not None]
+        return [(b.buf.state, 1.0 - share), (b.buf.proposed_state, share), *rows]
+
+    def clear_between(self, b: Body) -> None:
+        raise NotImplementedError
+
+    def adjoint(self, lane: Lane) -> AdjointSteps:
+        raise NotImplementedError
+
+    def between_adjoint(self, b: Body, theta: Jet, size: Jet, cotangent: View) -> tuple[dict[int, Scalar], dict[int, Scalar]]:
+        raise NotImplementedError
