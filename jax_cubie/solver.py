@@ -29,7 +29,8 @@ class Solver(eqx.Module):
     lane to lane, and another value builds nothing; only where pcoeff and dcoeff are plainly 0, or dtmin and dtmax plainly 0
     and infinity, the image is one without them. All settings are keywords of one flat namespace:
 
-    - `method`: a name or an alias out of `jax_cubie.methods()`, or a `jax_cubie.ButcherTableau`.
+    - `method`: a name or an alias out of `jax_cubie.methods()`, or a tableau: `jax_cubie.ButcherTableau`, and for stiff systems
+      `jax_cubie.ImplicitTableau`, `jax_cubie.RosenbrockTableau`.
     - `controller`: "pid" (the default where the method has an error estimate), or "pid" with other coefficients, by their
       name: "i", "pi", "pi30", "pi33", "pi34", "pi42", "h211pi", "h312pid". Those that are given besides have precedence. Or
       steps that nobody judges: "fixed" (of size dt0, the last one shorter where need be), "even" (as many, that are all but

@@ -11,7 +11,8 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from ..launch import launch
+from ..launch import axes_of, launch
+from ..loop.adjoint import is_of_functions
 from . import kernels
 from .calls import LinearCall, SolveCall
 from .chain import root
@@ -101,33 +102,53 @@ def _ungrouped(array: Any, axes: Sequence[int | None], level: int, directions: i
 def launch_adjoint(*arrays: Any, **params: Any) -> list[Any]:
     call = LinearCall(**params)
     sizes = level_sizes([array.shape for array in arrays], call.axes)
-    known = all(not isinstance(size, int) or size > 0 for size in sizes)
-    summed = tuple(
-        number
-        for number, out, depends in zip(call.roles.gradients, call.out_axes, call.depends, strict=True)
-        if known and call.levels and all(axis is None for axis in out) and all(depends)
+    order, numbers = _summed_first(call) if all(not isinstance(size, int) or size > 0 for size in sizes) else ([], [])
+    # The lanes of one sum are neighbours, and so the levels that it is over the innermost ones.
+    levels = [*order, *(level for level in range(call.levels) if level not in order)]
+    kernel = kernels.backward_kernel(
+        call.problem, call.roles.seeds, call.roles.gradients, tuple(call.roles.gradients[number] for number in numbers)
     )
-    kernel = kernels.backward_kernel(call.problem, call.roles.seeds, call.roles.gradients, summed)
-    return _launch(kernel, arrays, call.axes, call.out_axes, call.depends)
+    axes, out_axes = ([pick(own, levels) for own in every] for every in (call.axes, call.out_axes))
+    depends = [[own[level] for level in levels] for own in call.depends]
+    return _launch(kernel, arrays, axes, out_axes, depends, len(order))
+
+
+def _summed_first(call: LinearCall) -> tuple[list[int], list[int]]:
+    """The levels to sum over inside of the kernel, and the gradients, by their places, that are sums over these.
+
+    That of an operand which the lanes of some levels share is a sum over them. Where operands share different levels, they are
+    those that all do, or, where there are none, those of the largest.
+    """
+    operands, shared = call.problem.operands, {}
+    for number, (out, depends) in enumerate(zip(call.out_axes, call.depends, strict=True)):
+        levels = frozenset(level for level, axis in enumerate(out) if axis is None)
+        if levels and all(depends) and is_of_functions(operands[call.roles.gradients[number]].name):
+            shared[number] = levels
+    if not shared:
+        return [], []
+    largest = max(shared, key=lambda number: operands[call.roles.gradients[number]].size)
+    chosen = frozenset.intersection(*shared.values()) or shared[largest]
+    return sorted(chosen), [number for number, levels in shared.items() if levels >= chosen]
 
 
 def _launch(
-    kernel: Any, arrays: Sequence[Any], axes: Sequence[Axes], out_axes: Sequence[Axes], depends: Sequence[Sequence[bool]]
+    kernel: Any, arrays: Sequence[Any], axes: Sequence[Axes], out_axes: Sequence[Axes], depends: Sequence[Sequence[bool]],
+    summed: int = 0,
 ) -> list[Any]:
-    """Launches over all levels. An output that lacks one is summed over it, if it differs along it, or else taken once."""
+    """Launches over all levels. An output that lacks one is summed over it, if it differs along it, or else taken once.
+
+    summed: over so many of the innermost levels the kernel sums by itself, what it adds.
+    """
     levels, sizes = len(axes[0]), level_sizes([array.shape for array in arrays], axes)
     empty = _empty_levels(sizes, depends)
     arrays = [_padded(array, [own[level] for level in empty]) for array, own in zip(arrays, axes, strict=True)]
     operands = [dataclasses.replace(one, axes=own) for one, own in zip(kernel.operands, axes, strict=True)]
-    found, outputs = launch(kernel, arrays, operands, levels), []
+    found, outputs = launch(kernel, arrays, operands, levels, summed), []
     for array, result, want, own in zip(found, kernel.results, out_axes, depends, strict=True):
-        if result.added:
-            outputs.append(array)
-            continue
-        have = result.axes(levels)
+        have = axes_of(result, levels, summed)
         for level in empty:
-            if own[level]:
-                array = lax.slice_in_dim(array, 0, 0, axis=have[level])
+            if own[level] and (axis := have[level]) is not None:
+                array = lax.slice_in_dim(array, 0, 0, axis=axis)
         outputs.append(lay_out(array, have, want, own, sizes))
     return outputs
 

@@ -4,9 +4,9 @@ from .colouring import colours
 from .dense import DenseLU
 from .jacobian import jacobian_function
 from .linear_solver import LinearSolver
-from .pattern import Pattern, jacobian_pattern
+from .pattern import Pattern, jacobian_pattern, without_custom_vjp
 from .settings import LinearSettings
-from .symbolic import SparseLU, dense_cost, is_worth_it, sparse_cost
+from .symbolic import SparseLU, dense_cost, sparse_cost, sparse_if_better
 
 __all__ = [
     "DenseLU",
@@ -16,8 +16,9 @@ __all__ = [
     "SparseLU",
     "colours",
     "dense_cost",
-    "is_worth_it",
     "jacobian_function",
     "jacobian_pattern",
     "sparse_cost",
+    "sparse_if_better",
+    "without_custom_vjp",
 ]

@@ -10,12 +10,15 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import jax
+import jax.numpy as jnp
+import numpy as np
 
-from ..buffers import Buffer
 from ..kernel.scalar import Scalar, where
 from ..operands import FieldFunction
+from .colouring import colours
+from .jacobian import jacobian_function
 from .linear_solver import LinearSolver
+from .pattern import Pattern, jacobian_pattern
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
@@ -30,19 +33,26 @@ UNROLLED = 8
 
 @dataclasses.dataclass(frozen=True)
 class DenseLU(LinearSolver):
-    """Factors with partial pivoting; the pivots' reciprocals lie on the diagonal."""
+    """Factors with partial pivoting; the pivots' reciprocals lie on the diagonal. pattern: of J, once it is fitted."""
+
+    pattern: Pattern | None = None
 
     def fitted(self, field: ClosedJaxpr) -> DenseLU:
-        return self
+        return DenseLU(jacobian_pattern(field))
 
     def jacobian(self, field: Callable) -> FieldFunction:
-        return FieldFunction(lambda t, y, *values: jax.jacfwd(field, argnums=1)(t, y, *values).reshape(-1))
+        pattern = self.pattern
+        assert pattern is not None
+        entries, n = jacobian_function(field, pattern, colours(pattern)), pattern.rows
+        places = np.array([row * n + column for row, column in pattern.entries], np.uint32)
 
-    def buffers(self) -> tuple[Buffer, ...]:
-        live = frozenset({"step"})
-        return (Buffer("lu_factors", 0, live=live), Buffer("lu_pivots", 0, dtype="int32", live=live))
+        def full(t: Any, y: Any, *values: Any) -> Any:
+            found = entries(t, y, *values)
+            return found if len(places) == n * n else jnp.zeros(n * n, y.dtype).at[places].set(found)
 
-    def sizes(self, dimensions: Dimensions) -> dict[str, int]:
+        return FieldFunction(full, structural_zeros=True)
+
+    def words(self, dimensions: Dimensions) -> dict[str, int]:
         n = dimensions.primal
         return {"lu_factors": n * n, "lu_pivots": 1 if n <= UNROLLED else n}
 

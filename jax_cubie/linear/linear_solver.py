@@ -33,13 +33,25 @@ class LinearSolver(abc.ABC):
     def jacobian(self, field: Callable) -> FieldFunction:
         """The function "f_jac", which `linearise` calls: the elements of J that it wants, flat."""
 
-    @abc.abstractmethod
     def buffers(self) -> tuple[Buffer, ...]:
-        """Its buffers; their sizes wait for a problem."""
+        """The buffers of all linear solvers: which of them a solve takes may depend on its f. Their sizes wait for a problem.
+
+        jacobian: the elements of J, where they have to be kept. lu_factors, lu_pivots: of W.
+        """
+        live = frozenset({"step"})
+        return (
+            Buffer("jacobian", 0, live=live),
+            Buffer("lu_factors", 0, live=live),
+            Buffer("lu_pivots", 0, dtype="int32", live=live),
+        )
+
+    def sizes(self, dimensions: Dimensions) -> dict[str, int]:
+        """Words of each of them."""
+        return {**{buffer.name: 0 for buffer in self.buffers()}, **self.words(dimensions)}
 
     @abc.abstractmethod
-    def sizes(self, dimensions: Dimensions) -> dict[str, int]:
-        """Words of each of its buffers."""
+    def words(self, dimensions: Dimensions) -> dict[str, int]:
+        """Those of the buffers that it needs."""
 
     @abc.abstractmethod
     def linearise(self, b: Body, since_t0: Any, state: View) -> None:

@@ -6,8 +6,9 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from ..printing import Listing
 from .catalogue import DIRK, EXPLICIT, FIRK, ROSENBROCK, TRANSFORMATIONS
-from .families import CATALOGUES, NAMES, TABLEAUS, Tableau, components_of, family_of, find_method
+from .families import CATALOGUES, NAMES, TABLEAUS, Tableau, components_of, family_of, find_method, is_stiff
 from .implicit_tableau import ImplicitTableau
 from .method import Method
 from .rosenbrock_tableau import RosenbrockTableau
@@ -17,7 +18,7 @@ from .tableau import ButcherTableau, ContinuousExtension
 __all__ = [
     "CATALOGUES", "DIRK", "EXPLICIT", "FIRK", "NAMES", "ROSENBROCK", "TABLEAUS", "TRANSFORMATIONS", "ButcherTableau",
     "ContinuousExtension", "ImplicitTableau", "Method", "RosenbrockTableau", "StageTransformation", "Tableau",
-    "components_of", "find_method",
+    "components_of", "family_of", "find_method", "is_stiff",
 ]
 
 
@@ -25,16 +26,18 @@ class _Methods(ModuleType):
     """This package, which is also the public function of its name."""
 
     def __call__(self) -> list[dict[str, Any]]:
-        """Every method.
+        """Every method, a dict each; printed, the list is a table.
 
-        `name`, `aliases`, `family`; `order`; `embedded_order` (None without an error estimate); `dense_order` of the values
-        between steps; `stages`; `fsal`: whether its last stage is the next step's first.
+        `name`, `aliases`; `family`; `stiff`: whether it is meant for stiff systems (it is A-stable: no component that decays,
+        however fast, limits the step size); `order`; `embedded_order` (None without an error estimate); `dense_order` of the
+        values between steps; `stages`; `fsal`: whether its last stage is the next step's first.
         """
-        return [
+        return Listing(
             {
                 "name": tableau.name,
                 "aliases": tableau.aliases,
                 "family": family_of(tableau),
+                "stiff": is_stiff(tableau),
                 "order": tableau.order,
                 "embedded_order": tableau.embedded_order,
                 "dense_order": tableau.dense_order,
@@ -43,7 +46,7 @@ class _Methods(ModuleType):
             }
             for catalogue in CATALOGUES
             for tableau in catalogue.values()
-        ]
+        )
 
 
 sys.modules[__name__].__class__ = _Methods

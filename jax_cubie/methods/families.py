@@ -43,6 +43,11 @@ def family_of(method: str | Tableau) -> str:
     return _class_of(find_tableau(method)).family
 
 
+def is_stiff(method: str | Tableau) -> bool:
+    """Whether a method is meant for stiff systems: all but explicit ones are A-stable."""
+    return not isinstance(find_tableau(method), ButcherTableau)
+
+
 def components_of(method: str | Tableau) -> tuple[type[Component], ...]:
     """The components of a solver that only such methods have."""
     kind = _class_of(find_tableau(method))

@@ -48,6 +48,7 @@ class Rosenbrock(Method):
 
     family = "Rosenbrock"
     fallible = True
+    primal_too = ()
 
     @property
     def name(self) -> str:
@@ -59,7 +60,8 @@ class Rosenbrock(Method):
 
     @property
     def error_order(self) -> int:
-        return self.tableau.order
+        embedded = self.tableau.embedded_order
+        return self.tableau.order if embedded is None else min(self.tableau.order, embedded) + 1
 
     @property
     def error_rows(self) -> int:

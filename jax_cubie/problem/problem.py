@@ -8,7 +8,7 @@ from ..buffers import BufferRegistry
 from ..controllers import Controller
 from ..loop import Dimensions, Part
 from ..loop.adjoint import Adjoint
-from ..loop.checkpoints import Checkpoints, checkpoint_results
+from ..loop.checkpoints import WINDOWS, Checkpoints, checkpoint_results
 from ..methods import Method
 from ..operands import Function, Operand, Piece, Result, Traced, cotangent_name
 
@@ -44,6 +44,7 @@ class Problem:
     traced: tuple[tuple[str, Traced], ...] = dataclasses.field(default=(), compare=False, metadata={"content": None})
     moving: tuple[int, ...] = ()
     slots: int = dataclasses.field(default=32, metadata={"content": None})  # `checkpoints` knows it
+    windows: int = dataclasses.field(default=WINDOWS, metadata={"content": None})  # `adjoint` knows it
     directions: int = dataclasses.field(default=8, metadata={"content": None})  # the pieces tell how many
     checkpoints: Checkpoints | None = None
     adjoint: Adjoint | None = None

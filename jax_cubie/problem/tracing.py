@@ -103,10 +103,11 @@ def trace_functions(
     field = trace(_flat(f, state, args), time, vector, *args.avals)
     method = method.fitted(field)
     inputs = {"f": ("t", "y"), "output": ("t", "y")}
-    closed = {"f": field}
+    closed, sparse = {"f": field}, set()
     with in_derivative_words(_SAID_F, reverse=False):
         for name, derived in method.functions(lambda *given: jex.jaxpr_as_fun(field)(*given)[0]).items():
             inputs[name] = derived.inputs
+            sparse |= {name} if derived.structural_zeros else set()
             if name != "f":
                 given = (time if one == "t" else vector for one in derived.inputs)
                 closed[name] = trace(derived.call, *given, *args.avals)
@@ -116,7 +117,7 @@ def trace_functions(
     translated, closed_over, names = {}, {}, {}
     conversions: dict[tuple[int, str], tuple[Any, Any]] = {}
     for name, jaxpr in closed.items():
-        translated[name], constants = translate_for_all(jaxpr, unroll, conversions)
+        translated[name], constants = translate_for_all(jaxpr, unroll, conversions, structural_zeros=name in sparse)
         for value in constants:
             if id(value) not in names:  # several may close over it
                 names[id(value)] = f"f{len(args.arrays) + len(closed_over)}"
