@@ -67,12 +67,12 @@ def rank_correlations(values, k):
 def draw(states, blame, path):
     """Left, each concentration's median, middle half and middle 95 %; right, which rate decides on B."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
-    for number, (name, scale) in enumerate((("A", 1.0), ("B, times 10,000", 1e4), ("C", 1.0))):
+    for number, (name, scale) in enumerate((("A", 1.0), ("B, times 5,000", 5e3), ("C", 1.0))):
         low, lower, middle, upper, high = np.percentile(scale * states[..., number], [2.5, 25, 50, 75, 97.5], axis=0)
         left.fill_between(TIMES, low, high, color=f"C{number}", alpha=0.15, linewidth=0)
         left.fill_between(TIMES, lower, upper, color=f"C{number}", alpha=0.3, linewidth=0)
         left.semilogx(TIMES, middle, color=f"C{number}", label=name)
-    left.set(xlabel="time", title="concentrations", ylim=(0, 1.5))
+    left.set(xlabel="time", title="concentrations", ylim=(0, 1.2))
     left.legend(frameon=False, loc="upper left")
     for number, row in enumerate(blame):
         right.semilogx(TIMES, row, color=f"C{number + 3}", label=f"k{number + 1}")

@@ -1,8 +1,8 @@
 """A population of Hodgkin-Huxley neurons: 10,000 of them, no two alike, and the spikes that they answer a current with.
 
 Hodgkin and Huxley's model of the squid's giant axon (1952): the voltage, and three gates that open and close with it. The rates
-of two gates are quotients that become 0/0, at -55 and at -40 mV, which each spike passes through. `exprelr` has the value and the
-derivative there that the formulas mean, in float32, too: implicit methods look at both.
+of two gates are quotients that become 0/0, at -55 and at -40 mV, which each spike passes through. `exprelr` has the value and
+the derivative there that the formulas mean, in float32, too: implicit methods look at both.
 
 Every neuron has a current and conductances of its own. Voltages are saved four times a millisecond; where one comes up through
 0 mV is a spike. A sample is solved again in float64 with tolerances a thousand times as tight: its spikes are the same.
@@ -92,8 +92,9 @@ def draw(cells, traces, trains, path):
 
 
 def rate(train):
-    """Spikes per second in the second half, when a neuron has settled."""
-    return 1000 * np.sum(train > T1 / 2) / (T1 / 2)
+    """Spikes per second in the second half, when a neuron has settled: of the time between two."""
+    settled = train[train > T1 / 2]
+    return 1000 / np.diff(settled).mean() if len(settled) > 1 else 0.0
 
 
 def main():
