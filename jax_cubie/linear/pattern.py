@@ -85,7 +85,7 @@ def without_custom_vjp(closed: jex.ClosedJaxpr) -> jex.ClosedJaxpr:
 
 def _without(value: Any) -> Any:
     """A jaxpr, an equation, or what a parameter of one holds, without them; the same object where there are none."""
-    if isinstance(value, jex.ClosedJaxpr):
+    if isinstance(value, jex.ClosedJaxpr) and value.jaxpr is not value:  # from JAX 0.11 on a jaxpr has its constants itself
         inner = _without(value.jaxpr)
         return value if inner is value.jaxpr else jex.ClosedJaxpr(inner, value.consts)
     if isinstance(value, jex.Jaxpr):
