@@ -1,7 +1,7 @@
 """Linear algebra of Jacobians: their sparsity, their values, and the systems of implicit steps."""
 
 from .colouring import colours
-from .dense import DenseLU
+from .dense import DenseLU, DenseMatrix, pivot_words
 from .jacobian import jacobian_function
 from .linear_solver import LinearSolver
 from .pattern import Pattern, jacobian_pattern, without_custom_vjp
@@ -10,6 +10,7 @@ from .symbolic import SparseLU, dense_cost, sparse_cost, sparse_if_better
 
 __all__ = [
     "DenseLU",
+    "DenseMatrix",
     "LinearSettings",
     "LinearSolver",
     "Pattern",
@@ -18,6 +19,7 @@ __all__ = [
     "dense_cost",
     "jacobian_function",
     "jacobian_pattern",
+    "pivot_words",
     "sparse_cost",
     "sparse_if_better",
     "without_custom_vjp",

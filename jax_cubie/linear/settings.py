@@ -22,17 +22,20 @@ if TYPE_CHECKING:
 class Automatic(LinearSolver):
     """The dense one, or the sparse one where that halves the work; known once there is a field."""
 
+    matrices: tuple[str, ...] = ("real",)
     keeps: bool = False
 
     def fitted(self, field: ClosedJaxpr) -> LinearSolver:
         entries = jacobian_pattern(field)
         plan = sparse_if_better(entries | Pattern.diagonal(entries.rows))
-        return DenseLU(entries, self.keeps) if plan is None else SparseFactors(plan, entries, self.keeps)
+        if plan is None:
+            return DenseLU(entries, self.matrices, self.keeps)
+        return SparseFactors(plan, entries, self.matrices, self.keeps)
 
     def _unfitted(self, *_: Any) -> Any:
         raise TypeError("which linear solver it is depends on the field, to which it is not fitted yet")
 
-    jacobian = words = linearise = factor = solve = solve_transposed = _unfitted
+    jacobian = words = linearise = each_entry = factor = solve = solve_transposed = _unfitted
 
 
 LINEAR_SOLVERS: dict[str, LinearSolver] = {"auto": Automatic(), "dense": DenseLU(), "sparse": SparseFactors()}

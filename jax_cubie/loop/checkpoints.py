@@ -47,7 +47,8 @@ class Record:
     """What a checkpoint of a problem consists of.
 
     cells, with their dtypes, and counters: one word each; the sign of `step_size`, which is a positive number, says whether the
-    step is the last. rows: the arrays as long as the state that outlive a step, the state itself among them.
+    step is the last. rows: the arrays as long as the state that outlive a step, the state itself among them; primal_rows: those
+    as long as its primal piece.
     """
 
     cells: tuple[tuple[str, str], ...]
@@ -55,12 +56,13 @@ class Record:
     counters: tuple[str, ...]
     sizes: tuple[int, ...]
     rows: int
+    primal_rows: int
 
     @property
     def words(self) -> tuple[int, ...]:
         """Words of each depth."""
         first, *rest = [self.rows * size for size in self.sizes]
-        return (len(self.cells) + len(self.counters) + first, *rest)
+        return (len(self.cells) + len(self.counters) + first + self.primal_rows * self.sizes[0], *rest)
 
     def save(self, b: Body, write: Callable[[int, Any, Any], None]) -> None:
         """Hands over `write(depth, index, word)` each word of the lane as it is at the beginning of the step at hand."""
@@ -106,6 +108,8 @@ class Record:
         for depth, size in enumerate(self.sizes):
             offset = 0 if depth else first
             for row in (b.buf.state, *b.lane.problem.method.carried(b)):
+                if row.size <= begin:
+                    continue
                 view = row.part(begin, size)
 
                 def body(element: Any, depth: int = depth, offset: int = offset, view: Any = view) -> None:
@@ -125,13 +129,15 @@ def record_of(problem: Problem) -> Record:
         cells += [("residue", dtype)]
     elif not problem.one_size:
         cells += [("stop", dtype)]
-    before = [(name, dtype if kind == "float" else kind) for name, kind in problem.controller.remembered]
+    before = [(name, dtype if kind == "float" else kind) for name, kind in problem.remembered]
     counters = [name for part in problem.parts for name in part.remembered_counters]
     cells += [(name, kind) for part in problem.parts for name, kind in part.remembered]
     depth = (len(problem.pieces) - 1).bit_length()
     sizes = [sum(piece.size for piece in problem.pieces if piece.order.bit_length() == one) for one in range(depth + 1)]
-    rows = 1 + problem.method.carried_rows
-    return Record(tuple(cells + before), frozenset(name for name, _ in before), tuple(counters), tuple(sizes), rows)
+    rows, primal = 1 + problem.method.carried_rows, problem.method.carried_primal_rows
+    # Steps of one size are kept in front of them, too; what they remember changes behind them.
+    changed = frozenset() if problem.one_size else frozenset(name for name, _ in before)
+    return Record(tuple(cells + before), changed, tuple(counters), tuple(sizes), rows, primal)
 
 
 def checkpoint_results(problem: Problem, checkpoints: Checkpoints) -> tuple[Result, ...]:

@@ -82,7 +82,7 @@ def build_progress(lane: Lane) -> Progress:
     if _counts_whole(lane):
         lane.cell("whole", "int32")
     if lane.problem.checkpoints is not None or lane.problem.adjoint is not None:
-        for name, kind in lane.problem.controller.remembered:
+        for name, kind in lane.problem.remembered:
             lane.cell(f"{name}_before", lane.problem.dtype if kind == "float" else kind)
     if lane.problem.checkpoints is not None:
         for name in ("recorded", "thinned", "due"):
@@ -129,7 +129,7 @@ class _Writer:
         self._counts_whole = _counts_whole(lane)
         recorded = problem.checkpoints is not None
         self._recording = Recording(problem, problem.checkpoints) if problem.checkpoints is not None else None
-        self._before = [name for name, _ in problem.controller.remembered] if recorded or problem.adjoint is not None else []
+        self._before = [name for name, _ in problem.remembered] if recorded or problem.adjoint is not None else []
 
     # --- The beginning
 

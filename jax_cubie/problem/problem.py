@@ -74,6 +74,11 @@ class Problem:
         return self.controller.adaptive
 
     @property
+    def remembered(self) -> tuple[tuple[str, str], ...]:
+        """The cells of the controller and the method that outlive a step, with their dtypes; "float": the solve's."""
+        return (*self.controller.remembered, *self.method.remembered)
+
+    @property
     def one_size(self) -> bool:
         """Whether all steps but the last have the size dt0."""
         return not self.adaptive and not self.controller.names_ends
