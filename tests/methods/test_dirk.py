@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference_steps import Implicit, exact
-from solve_helpers import all_are, code
+from solve_helpers import MIXED, all_are, code
 
 from jax_cubie import ContinuousExtension, ImplicitTableau, SaveAt, Solver, solve
 from jax_cubie.methods import DIRK
@@ -18,11 +18,6 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 IVP = json.loads((Path(__file__).parent.parent / "tables" / "ivp.json").read_text())
 TIGHT = {"newton_rtol": 1e-14, "newton_atol": 1e-14, "newton_max_steps": 40}
-# All that a row of the catalogue may have, and more: two matrices, and an explicit stage between them.
-MIXED = ImplicitTableau(
-    "mixed", order=2, a=[["1/4"], ["1/2"], ["1/4", "1/4", "1/3"]], b=["1/3", "5/12", "1/4"], b_embedded=[0, 1, 0],
-    embedded_order=2,
-)  # fmt: skip
 
 
 def field(t, y, args):
