@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optimistix
 import pytest
 from jax.flatten_util import ravel_pytree
 from solve_helpers import KINDS, MIXED, all_are, assert_same_bits
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 Y0 = np.array([1.0, 2.0, 3.0])
 TS = np.array([0.01, 0.05, 0.3, 0.3001, 0.61])
-ENDS = np.append(np.linspace(0.02, 0.6, 40), 0.64)
+ENDS = np.append(np.linspace(0.02, 0.62, 40), 0.64)
 
 
 def lorenz(t, y, args):
@@ -81,7 +82,8 @@ def point_of(saves, steps):
     return jax.tree.map(jnp.asarray, point)
 
 
-COMBINATIONS = [("t1", steps) for steps in STEPS if steps != "dirk, dense"] + [(saves, "adaptive") for saves in SAVES if saves != "t1"]
+COMBINATIONS = [("t1", steps) for steps in STEPS if not steps.startswith("dirk")]
+COMBINATIONS += [(saves, "adaptive") for saves in SAVES if saves != "t1"]
 COMBINATIONS += [("ts", "fixed"), ("ts", "dense"), ("ts", "even"), ("fn", "dense")]
 COMBINATIONS += [("steps", "fixed"), ("fn of steps", "given"), ("ts", "rosenbrock"), ("fn", "rosenbrock, cubic")]
 COMBINATIONS += [("ts", "dirk"), ("fn", "dirk, mixed"), ("ts", "dirk, dense")]
@@ -166,7 +168,7 @@ def test_like_diffrax():
 
 def test_implicit_steps_like_diffrax():
     """Through the very same steps, whose stages both solve for."""
-    ts, ends = np.linspace(0.1, 0.5, 4), np.linspace(POINT["t0"], POINT["t1"], 25)[1:]
+    ts, ends = np.linspace(0.1, 0.5, 4), np.linspace(POINT["t0"], POINT["t1"], 40)[1:]
 
     def ours(point):
         settings = {"method": "kvaerno3", "controller": "given", "step_ends": ends - POINT["t0"], **SOLVED}
@@ -174,10 +176,12 @@ def test_implicit_steps_like_diffrax():
         solution = solve(lorenz, POINT["t0"], POINT["t1"], point["y0"], point["args"], saveat=saveat, **settings)
         return jnp.sum(jnp.sin(solution.ys))
 
+    finder = optimistix.Newton(rtol=1e-10, atol=1e-10, norm=optimistix.max_norm)
+
     def theirs(point):
         solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lorenz), diffrax.Kvaerno3(diffrax.VeryChord(1e-13, 1e-13), root_find_max_steps=40), POINT["t0"],
-            POINT["t1"], None, point["y0"], point["args"], saveat=diffrax.SaveAt(ts=ts, t1=True),
+            diffrax.ODETerm(lorenz), diffrax.Kvaerno3(root_finder=finder, root_find_max_steps=40), POINT["t0"], POINT["t1"],
+            None, point["y0"], point["args"], saveat=diffrax.SaveAt(ts=ts, t1=True),
             stepsize_controller=diffrax.StepTo(jnp.array([POINT["t0"], *ends])),
         )  # fmt: skip
         return jnp.sum(jnp.sin(solution.ys))
@@ -210,24 +214,6 @@ def test_second_order_of_times(steps):
     for matrix in matrices[1:]:
         np.testing.assert_allclose(matrix, matrices[0], rtol=1e-9, atol=1e-9 * np.abs(matrices[0]).max())
     np.testing.assert_allclose(matrices[0], matrices[0].T, rtol=1e-9, atol=1e-9 * np.abs(matrices[0]).max())
-
-
-def test_second_order_by_times():
-    """Two derivatives by times make one of both, of the fraction at which a point lies in its step."""
-
-    def loss(times):
-        saveat = SaveAt(ts=times[:2])
-        solution = solve(lorenz, 0.0, 0.5, Y0, POINT["args"], saveat=saveat, controller="given", step_ends=times[2:])
-        return jnp.sum(jnp.sin(solution.ys))
-
-    times = np.array([0.013, 0.42, *np.linspace(0.05, 0.45, 9), 0.5])
-    both = (jax.jacfwd, jax.jacrev)
-    matrices = [jax.jit(outer(inner(loss)))(times) for outer in both for inner in both]
-    for matrix in matrices[1:]:
-        np.testing.assert_allclose(matrix, matrices[0], rtol=1e-9, atol=1e-9)
-    way, gradient = np.cos(np.arange(12.0)) * (np.arange(12) < 11), jax.jit(jax.grad(loss))
-    expected = (gradient(times + 1e-6 * way) - gradient(times - 1e-6 * way)) / 2e-6
-    np.testing.assert_allclose(matrices[0] @ way, expected, rtol=1e-6, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("method", [*KINDS, "rodas5p", "kvaerno5"])
