@@ -11,7 +11,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from solve_helpers import KINDS, all_are, assert_same_bits
 
-from jax_cubie import ButcherTableau, SaveAt, Solver, solve
+from jax_cubie import ButcherTableau, ImplicitTableau, SaveAt, Solver, solve
 from jax_cubie.field_errors import FieldError
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -38,6 +38,9 @@ SAVES = {
     "fn": SaveAt(ts=TS, t0=True, t1=True, fn=output),
     "fn of steps": SaveAt(steps=True, fn=output, t1=True),
 }
+SETTLED = {"newton_rtol": 1e-13, "newton_atol": 1e-13, "newton_max_steps": 50}
+# Radau IIA of two stages, without values between steps of its own.
+OWN = ImplicitTableau("mine", order=3, a=[["5/12", "-1/12"], ["3/4", "1/4"]], b=["3/4", "1/4"])
 STEPS = {
     "adaptive": {"rtol": 1e-5, "atol": 1e-5, "pcoeff": 0.2, "icoeff": 0.4},
     "fixed": {"controller": "fixed", "method": "rk4"},
@@ -47,6 +50,13 @@ STEPS = {
     "rosenbrock": {"controller": "fixed", "method": "rodas4"},
     "rosenbrock, cubic": {"controller": "even", "method": "rodas3"},
 }
+FULLY_IMPLICIT = {
+    "radau": {"controller": "fixed", "method": "radau_iia_5", **SETTLED},
+    "gauss": {"controller": "even", "method": "gauss_legendre_4", **SETTLED},
+    "radau, cubic": {"controller": "fixed", "method": OWN, **SETTLED},
+    "radau, adaptive": {"method": "radau_iia_5", "rtol": 1e-6, "atol": 1e-6},
+}
+ALL_STEPS = STEPS | FULLY_IMPLICIT
 
 
 def rows_of(saves, steps, point):
@@ -54,7 +64,7 @@ def rows_of(saves, steps, point):
     saveat = SAVES[saves]
     if saveat.ts is not None:
         saveat = eqx.tree_at(lambda one: one.ts, saveat, point["ts"])
-    settings = dict(STEPS[steps])
+    settings = dict(ALL_STEPS[steps])
     if saveat.steps:
         settings["max_steps"] = 120
     if settings.get("controller") in ("fixed", "even"):
@@ -70,7 +80,7 @@ def point_of(saves, steps):
     point = dict(POINT)
     if SAVES[saves].ts is not None:
         point["ts"] = TS
-    if STEPS[steps].get("controller") in ("fixed", "even"):
+    if ALL_STEPS[steps].get("controller") in ("fixed", "even"):
         point["dt0"] = 0.0123
     if steps == "given":
         point["ends"] = ENDS
@@ -79,7 +89,8 @@ def point_of(saves, steps):
 
 COMBINATIONS = [("t1", steps) for steps in STEPS] + [(saves, "adaptive") for saves in SAVES if saves != "t1"]
 COMBINATIONS += [("ts", "fixed"), ("ts", "dense"), ("ts", "even"), ("fn", "dense")]
-COMBINATIONS += [("steps", "fixed"), ("fn of steps", "given"), ("ts", "rosenbrock"), ("fn", "rosenbrock, cubic")]
+COMBINATIONS += [("steps", "fixed"), ("fn of steps", "given"), ("ts", "rosenbrock"), ("fn", "rosenbrock, cubic"), ("ts", "radau"),
+                 ("fn", "gauss"), ("ts", "radau, cubic"), ("ts", "radau, adaptive")]
 
 
 @pytest.mark.parametrize(("saves", "steps"), COMBINATIONS)
@@ -92,7 +103,7 @@ def test_forwards_backwards_and_differences(saves, steps):
     forwards = jax.jit(jax.jacfwd(lambda p: jnp.vdot(rows(p), weights)))(point)
     for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(forwards), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-11 * max(1, np.abs(weights).sum()))
-    if steps in ("adaptive", "dense"):
+    if steps in ("adaptive", "dense", "radau, adaptive"):
         return  # whose steps do not stay where they are
     solved = jax.jit(rows)
     for name in point:
@@ -173,7 +184,7 @@ def test_second_and_third_order():
     np.testing.assert_allclose(third, (second(28.01) - second(27.99)) / 0.02, rtol=1e-4)
 
 
-@pytest.mark.parametrize("steps", ["fixed", "rosenbrock", "rosenbrock, cubic"])
+@pytest.mark.parametrize("steps", ["fixed", "rosenbrock", "rosenbrock, cubic", "radau", "radau, cubic"])
 def test_second_order_of_times(steps):
     """Forwards and backwards by all that moves; products of moving times move fractions of a step, too."""
     flat, unravel = ravel_pytree(point_of("ts", steps))
@@ -202,7 +213,7 @@ def test_second_order_by_times():
     np.testing.assert_allclose(matrices[0] @ way, expected, rtol=1e-6, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("method", [*KINDS, "rodas5p"])
+@pytest.mark.parametrize("method", [*KINDS, "rodas5p", "radau_iia_5"])
 def test_tangents_change_no_bit(method, platform):
     settings = {"method": method, "rtol": 1e-5, "atol": 1e-5}
     if method in ("euler", "rk4"):
@@ -241,8 +252,10 @@ def gradient_of(**settings):
         {"rtol": 1e-5, "atol": 1e-5, "dtmin": 4e-3},
         {"controller": "fixed", "dt0": 3e-5, "method": "heun", "max_steps": 100_000},
         {"controller": "fixed", "dt0": 2.0 / 2000, "schedule": "queue"},
+        {"method": "radau_iia_5", "rtol": 1e-9, "atol": 1e-9, "dt0": 0.5},
+        {"method": "gauss_legendre_4", "controller": "fixed", "dt0": 1e-3},
     ],
-    ids=["history", "dtmin", "fixed", "queue"],
+    ids=["history", "dtmin", "fixed", "queue", "radau", "gauss"],
 )
 def test_steps_are_taken_again_to_the_bit(settings, platform):
     """However few checkpoints there are: steps come from slots, from one window, or from windows in windows."""
