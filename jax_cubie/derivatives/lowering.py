@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +15,13 @@ from jax.interpreters import mlir
 
 from ..launch import axes_of, launch
 from ..loop.adjoint import is_of_functions
+from ..operands import CHUNK
 from . import kernels
 from .calls import LinearCall, SolveCall
 from .chain import root
 from .levels import Axes, lay_out, level_sizes, pick, result_axes
+
+_MANY = 1024  # about what a level has whose size nobody knows
 
 
 def lower_as(primitive: Primitive, function: Any) -> None:
@@ -102,7 +107,8 @@ def _ungrouped(array: Any, axes: Sequence[int | None], level: int, directions: i
 def launch_adjoint(*arrays: Any, **params: Any) -> list[Any]:
     call = LinearCall(**params)
     sizes = level_sizes([array.shape for array in arrays], call.axes)
-    order, numbers = _summed_first(call) if all(not isinstance(size, int) or size > 0 for size in sizes) else ([], [])
+    known = all(not isinstance(size, int) or size > 0 for size in sizes)
+    order, numbers = _summed_first(call, sizes) if known else ([], [])
     # The lanes of one sum are neighbours, and so the levels that it is over the innermost ones.
     levels = [*order, *(level for level in range(call.levels) if level not in order)]
     kernel = kernels.backward_kernel(
@@ -113,22 +119,33 @@ def launch_adjoint(*arrays: Any, **params: Any) -> list[Any]:
     return _launch(kernel, arrays, axes, out_axes, depends, len(order))
 
 
-def _summed_first(call: LinearCall) -> tuple[list[int], list[int]]:
+def _summed_first(call: LinearCall, sizes: Sequence[Any]) -> tuple[list[int], list[int]]:
     """The levels to sum over inside of the kernel, and the gradients, by their places, that are sums over these.
 
     That of an operand which the lanes of some levels share is a sum over them. Where operands share different levels, they are
-    those that all do, or, where there are none, those of the largest.
+    those with which the kernel writes least.
     """
-    operands, shared = call.problem.operands, {}
+    operands, shared, elements = call.problem.operands, {}, {}
     for number, (out, depends) in enumerate(zip(call.out_axes, call.depends, strict=True)):
-        levels = frozenset(level for level, axis in enumerate(out) if axis is None)
-        if levels and all(depends) and is_of_functions(operands[call.roles.gradients[number]].name):
-            shared[number] = levels
+        levels, operand = frozenset(_missing(out)), operands[call.roles.gradients[number]]
+        if levels and all(depends) and is_of_functions(operand.name):
+            shared[number], elements[number] = levels, operand.size
     if not shared:
         return [], []
-    largest = max(shared, key=lambda number: operands[call.roles.gradients[number]].size)
-    chosen = frozenset.intersection(*shared.values()) or shared[largest]
+    known = [size if isinstance(size, int) else _MANY for size in sizes]
+
+    def written(chosen: frozenset[int]) -> int:
+        lanes, together = math.prod(known), math.prod(known[level] for level in chosen)
+        sums = lanes // together * -(-together // CHUNK)
+        return sum(elements[number] * (sums if chosen <= levels else lanes) for number, levels in shared.items())
+
+    both = [one & other for one, other in itertools.combinations_with_replacement(dict.fromkeys(shared.values()), 2)]
+    chosen = min(filter(None, both), key=lambda levels: (written(levels), -len(levels), sorted(levels)))
     return sorted(chosen), [number for number, levels in shared.items() if levels >= chosen]
+
+
+def _missing(axes: Axes) -> list[int]:
+    return [level for level, axis in enumerate(axes) if axis is None]
 
 
 def _launch(

@@ -41,6 +41,7 @@ class DenseLU(LinearSolver):
 
     pattern: Pattern | None = None
     matrices: tuple[str, ...] = ("real",)
+    keeps: bool = False
 
     def fitted(self, field: ClosedJaxpr) -> DenseLU:
         return dataclasses.replace(self, pattern=jacobian_pattern(field))

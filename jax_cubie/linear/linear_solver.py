@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
-from ..buffers import Buffer
+from ..buffers import ALWAYS, Buffer
 from ..kernel.scalar import Scalar
 from ..operands import FieldFunction
 from .numbers import Complex, Vector
@@ -26,18 +26,24 @@ class LinearSolver(abc.ABC):
 
     Systems are those of the primal components of the state; tangents have the same matrix. One that is `holding` several
     matrices has as many shifts for one J; `number` says which of them is meant, "complex" ones take complex shifts and vectors.
+    keeps: whether J outlives `factor`, and steps.
     """
 
     matrices: tuple[str, ...]
+    keeps: bool
 
     def holding(self, matrices: tuple[str, ...]) -> Self:
         """This one, for several matrices at once, "real" and "complex" ones."""
         return dataclasses.replace(self, matrices=matrices)  # pyright: ignore[reportArgumentType] - those that are not abstract
 
+    def keeping(self) -> Self:
+        """This one, with a J that serves several times."""
+        return dataclasses.replace(self, keeps=True)  # pyright: ignore[reportArgumentType] - those that are not abstract
+
     @property
     def keeps_jacobian(self) -> bool:
         """Whether J has to be kept beside its factors."""
-        return self.matrices != ("real",)
+        return self.keeps or self.matrices != ("real",)
 
     @property
     def reals(self) -> int:
@@ -67,7 +73,7 @@ class LinearSolver(abc.ABC):
         """
         live = frozenset({"step"})
         return (
-            Buffer("jacobian", 0, live=live),
+            Buffer("jacobian", 0, live=ALWAYS if self.keeps else live),
             Buffer("lu_factors", 0, live=live),
             Buffer("lu_pivots", 0, dtype="int32", live=live),
         )

@@ -23,11 +23,14 @@ class Automatic(LinearSolver):
     """The dense one, or the sparse one where that halves the work; known once there is a field."""
 
     matrices: tuple[str, ...] = ("real",)
+    keeps: bool = False
 
     def fitted(self, field: ClosedJaxpr) -> LinearSolver:
         entries = jacobian_pattern(field)
         plan = sparse_if_better(entries | Pattern.diagonal(entries.rows))
-        return DenseLU(entries, self.matrices) if plan is None else SparseFactors(plan, entries, self.matrices)
+        if plan is None:
+            return DenseLU(entries, self.matrices, self.keeps)
+        return SparseFactors(plan, entries, self.matrices, self.keeps)
 
     def _unfitted(self, *_: Any) -> Any:
         raise TypeError("which linear solver it is depends on the field, to which it is not fitted yet")

@@ -38,10 +38,12 @@ class SparseFactors(LinearSolver):
     plan: SparseLU | None = None
     entries: Pattern | None = None
     matrices: tuple[str, ...] = ("real",)
+    keeps: bool = False
 
     def fitted(self, field: ClosedJaxpr) -> SparseFactors:
         entries = jacobian_pattern(field)
-        return SparseFactors(SparseLU.of(entries | Pattern.diagonal(entries.rows)), entries, self.matrices)
+        plan = SparseLU.of(entries | Pattern.diagonal(entries.rows))
+        return SparseFactors(plan, entries, self.matrices, self.keeps)
 
     @property
     def _fitted(self) -> tuple[SparseLU, Pattern]:

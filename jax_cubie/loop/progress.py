@@ -301,7 +301,7 @@ class _Writer:
         b.counter("steps").add((b.get("turn") - b.get("first")).value)
         if self._recording is not None and self._one_size:
             self._recording.passed(b, b.get("turn") - b.get("first"))
-        if self._adaptive:
+        if self._adaptive or self._fallible:
             b.counter("rejected").add((~b.get("accepted")).to("int32").value)
         finished = b.get("accepted") & b.get("last")
         if self._one_size:

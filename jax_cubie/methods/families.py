@@ -84,4 +84,4 @@ def find_method(method: str | Tableau, components: Mapping[type[Component], Any]
     newton = components[NewtonSettings].static
     if _class_of(tableau) is Firk:
         return Firk(tableau, _transformation_of(tableau), linear, newton)
-    return Dirk(tableau, linear, newton)
+    return Dirk.of(tableau, linear, newton)

@@ -1,6 +1,6 @@
 """Nonlinear systems in a lane: those of implicit steps."""
 
-from .newton import Newton
+from .newton import SERVES, Newton
 from .settings import NewtonSettings
 
-__all__ = ["Newton", "NewtonSettings"]
+__all__ = ["SERVES", "Newton", "NewtonSettings"]

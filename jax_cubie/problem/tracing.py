@@ -16,6 +16,7 @@ from jax.dtypes import float0
 from jaxtyping import Array, PyTree
 
 from ..field_errors import call_field, check_signature, in_derivative_words, in_our_words
+from ..linear import without_custom_vjp
 from ..methods import Method
 from ..operands import Function, Traced
 from ..translate import check_dtype, trace, translate_for_all
@@ -101,11 +102,12 @@ def trace_functions(
     check_signature(f, _SAID_F)
     time, vector = _time_and_state(state)
     field = trace(_flat(f, state, args), time, vector, *args.avals)
-    method = method.fitted(field)
     inputs = {"f": ("t", "y"), "output": ("t", "y")}
     closed, sparse = {"f": field}, set()
+    forwards = without_custom_vjp(field)  # what a solver derives of f is what f computes, whatever its rule for cotangents
     with in_derivative_words(_SAID_F, reverse=False):
-        for name, derived in method.functions(lambda *given: jex.jaxpr_as_fun(field)(*given)[0]).items():
+        method = method.fitted(forwards)
+        for name, derived in method.functions(lambda *given: jex.jaxpr_as_fun(forwards)(*given)[0]).items():
             inputs[name] = derived.inputs
             sparse |= {name} if derived.structural_zeros else set()
             if name != "f":

@@ -370,8 +370,8 @@ def best_of(logs: jax.Array, squares: jax.Array) -> jax.Array:
 
 
 def peak_memory(steps: str) -> None:
-    """Of steps that are "fixed" or "adaptive". Prints a number of lanes, and bytes: the most that their gradient takes (on a CPU beyond what was resident before), those
-    of XLA's plan for arrays in between, and those in use on the device."""
+    """Of steps that are "fixed" or "adaptive". Prints a number of lanes, and bytes: the most that their gradient takes (on a
+    CPU beyond what was resident before), those of XLA's plan for arrays in between, and those in use on the device."""
     exponent = 16 if on_cpu() else 20
     y0, rho = jnp.array([1.0, 0.0, 0.0], jnp.float32), sweep(2**exponent, "float32")
     solver = Solver("tsit5", controller="fixed")
@@ -410,8 +410,8 @@ def device_memory() -> int:
 
 
 def memory(quick: bool) -> Iterator[Row]:
-    """Of the gradient of Lorenz lanes of 1,000 steps each, float32, by y0 and rho: fixed steps, and such as a controller chooses
-    under max_steps=1024."""
+    """Of the gradient of Lorenz lanes of 1,000 steps each, float32, by y0 and rho: steps that are fixed, and those that a
+    controller chooses under max_steps=1024."""
     for steps in ("fixed", "adaptive"):
         used = device_memory()
         lanes, peak, arrays, after = map(int, own_process("--peak-memory", steps))
@@ -423,7 +423,7 @@ def memory(quick: bool) -> Iterator[Row]:
         yield "of that, arrays between the two launches (XLA's plan)", "", f"{arrays * gib:.2f} GiB"
         if after:
             found = f"{(after - used) / 2**30:.2f} GiB"
-            yield "all that the process takes of the GPU, context and threads' stacks, too", "<= 2 GiB", found
+            yield "all that the process takes of the GPU (XLA takes arrays' memory by powers of 2)", "", found
 
 
 # One long lane

@@ -76,7 +76,10 @@ def test_levels_that_are_shared_differently(platform):
     shared = weights[0] / 2
 
     def two(rate, weights, shared, y0):
-        return one(rate, weights + shared * y0[0], y0)
+        def both(t, y, args):
+            return field(t, y, args[:2]) + 0.01 * jnp.sum(jnp.sin(args[2])) * y
+
+        return solve(both, 0.0, 1.0, y0, (rate, weights, shared), checkpoints=2).ys
 
     def nested(rate, weights, shared, y0):
         return jax.vmap(jax.vmap(two, (0, None, None, 0)), (None, 0, None, 0))(rate, weights, shared, y0)
@@ -90,6 +93,7 @@ def test_levels_that_are_shared_differently(platform):
     each = jax.jit(jax.vmap(jax.vmap(lane, (0, None, None, 0)), (None, 0, None, 0)))(*arrays)
     for got, expected in zip(found, (each[0].sum(0), each[1].sum(1), each[2].sum((0, 1)), each[3]), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    assert largest(jax.jit(jax.grad(loss, (0, 1, 2, 3))).lower(*arrays).compile()) <= 2 * 2 * WEIGHTS
 
     thrice = squares(lambda rate, weights, y0: jax.vmap(inside, (0, None, None))(rate, weights, y0))
     rates = np.stack([rate, 1.5 * rate])
