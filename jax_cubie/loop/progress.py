@@ -296,7 +296,7 @@ class _Writer:
 
     def landed(self, b: Body) -> Scalar:
         b.counter("steps").add((b.get("turn") - b.get("first")).value)
-        if self._adaptive:
+        if self._adaptive or self._fallible:
             b.counter("rejected").add((~b.get("accepted")).to("int32").value)
         finished = b.get("accepted") & b.get("last")
         if self._one_size:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..printing import Listing
 from .catalogue import DIRK, EXPLICIT, FIRK, ROSENBROCK, TRANSFORMATIONS
-from .families import CATALOGUES, NAMES, TABLEAUS, Tableau, components_of, family_of, find_method, is_stiff
+from .families import CATALOGUES, NAMES, TABLEAUS, Tableau, components_of, family_of, find_method, find_tableau, is_stiff
 from .implicit_tableau import ImplicitTableau
 from .method import Method
 from .rosenbrock_tableau import RosenbrockTableau
@@ -18,7 +18,7 @@ from .tableau import ButcherTableau, ContinuousExtension
 __all__ = [
     "CATALOGUES", "DIRK", "EXPLICIT", "FIRK", "NAMES", "ROSENBROCK", "TABLEAUS", "TRANSFORMATIONS", "ButcherTableau",
     "ContinuousExtension", "ImplicitTableau", "Method", "RosenbrockTableau", "StageTransformation", "Tableau",
-    "components_of", "family_of", "find_method", "is_stiff",
+    "components_of", "family_of", "find_method", "find_tableau", "is_stiff",
 ]
 
 
