@@ -120,7 +120,7 @@ def newton_of(solver: Any, controller: Any, y0: PyTree) -> dict[str, Any]:
     """
     if not isinstance(solver, diffrax.AbstractImplicitSolver):
         return {}
-    finder = solver.root_finder
+    finder: Any = solver.root_finder
     said = f"solver is {type(solver).__name__}(root_finder={_described(finder)}"
     if type(finder) not in _ROOT_FINDERS:
         raise ValueError(
