@@ -42,6 +42,11 @@ class Operand:
         return math.prod(self.shape)
 
     @property
+    def is_cotangent(self) -> bool:
+        """Whether it is that of a result."""
+        return self.name.endswith("*")
+
+    @property
     def batched(self) -> bool:
         return any(axis is not None for axis in self.axes)
 
@@ -117,6 +122,11 @@ def tangent_name(name: str, order: int) -> str:
     return f"{name}.{order}" if order else name
 
 
+def primal_name(name: str) -> str:
+    """What a function of the primal state alone is called in a kernel where the one of that name takes tangents, too."""
+    return f"{name}_primal"
+
+
 def in_order(name: str, order: int) -> str:
     """The name of what stands for `name` in another order: of a cotangent, that of the tangent."""
     return cotangent_name(tangent_name(name[:-1], order)) if name.endswith("*") else tangent_name(name, order)
@@ -178,11 +188,13 @@ class Words:
 class FieldFunction:
     """A function that a method evaluates: of `inputs`, which the caller gives by these names, then of f's operands.
 
-    inputs: "t", the time, and others as long as the state, "y" among them.
+    inputs: "t", the time, and others as long as the state, "y" among them. structural_zeros: whether its zeros mean that
+    nothing is there, as `translate_for_all` takes it.
     """
 
     call: Callable[..., Any]
     inputs: tuple[str, ...] = ("t", "y")
+    structural_zeros: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

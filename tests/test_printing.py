@@ -219,13 +219,13 @@ def test_report_of_a_gradient():
     lines = str(found).splitlines()
     assert lines[0] == "lorenz, backwards: 3 states of float32 by tsit5, for cuda:90"
     assert f"  checkpoints  {found.checkpoint_bytes:,} bytes a lane in the device's memory, kept by its solve" in lines
-    assert any(re.fullmatch(r"    checkpoint_window +960  █{48}", line) for line in lines)
-    assert 0 < found.registers and 4 * 960 <= found.stack_bytes and found.occupancy.blocks > 0 and ".version" in found.ptx
+    assert any(re.fullmatch(r"    checkpoint_window +864  █{48}", line) for line in lines)
+    assert 0 < found.registers and 4 * 864 <= found.stack_bytes and found.occupancy.blocks > 0 and ".version" in found.ptx
     solve_lines = str(found.recording).splitlines()
     assert solve_lines[0] == "lorenz, with checkpoints: 3 states of float32 by tsit5, for cuda:90"
     assert not any("checkpoint" in line for line in solve_lines[1:])
     more = inspect(derivative="vjp", checkpoints=64)
-    assert more.checkpoint_bytes - found.checkpoint_bytes == 32 * 960 // 96 * 4
+    assert more.checkpoint_bytes - found.checkpoint_bytes == 32 * 864 // 96 * 4
 
 
 def test_a_large_system_is_drawn_to_scale():

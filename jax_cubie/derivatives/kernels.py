@@ -11,7 +11,7 @@ import jax
 
 from ..loop.adjoint import Adjoint, is_of_functions
 from ..loop.checkpoints import Checkpoints
-from ..operands import FieldFunction, Function, Operand, Piece, Result, Traced, cotangent_name, tangent_name
+from ..operands import FieldFunction, Function, Operand, Piece, Result, Traced, cotangent_name, primal_name, tangent_name
 from ..problem import Problem
 from ..translate.platforms import PLATFORMS
 from .functions import Inputs, backward, field_of, forward, output_of
@@ -57,6 +57,7 @@ def backward_kernel(
         tuple(names[number] for number in wrt),
         tuple(result.name for result in results),
         problem.slots,
+        problem.windows,
         frozenset(names[number] for number in summed if is_of_functions(names[number])),
     )
     operands = {operand.name: operand for operand in problem.operands}
@@ -115,7 +116,7 @@ def _with_tangents(chain: Any, directions: int, directed: tuple[bool, ...]) -> P
         return Piece(order, primal.size * max(count, 1), name if name in operands else None, count)
 
     pieces = tuple(map(piece, range(1 << depth)))
-    moving = _moving({order for order in range(1, 1 << depth) for name in _TIMES if tangent_name(name, order) in operands})
+    moving = tuple(order for order in range(1, 1 << depth) if any(tangent_name(name, order) in operands for name in _TIMES))
     limits = {platform: dict(problem.functions)[platform][0].unroll for platform in PLATFORMS}
     made = []
     for name, traced in _differentiated(problem):
@@ -124,19 +125,11 @@ def _with_tangents(chain: Any, directions: int, directed: tuple[bool, ...]) -> P
         made.append(forward(name, make(inputs), inputs, limits))
     return dataclasses.replace(
         problem,
-        functions=_by_platform([*made, *_primal(problem)]),
+        functions=_by_platform([*made, *_primal(problem), *_primal_too(problem)]),
         pieces=pieces,
         moving=moving,
         operands=tuple(operands.values()),
     )
-
-
-def _moving(given: set[int]) -> tuple[int, ...]:
-    """The orders of the tangents that times have: those that are given, and, of fractions of a step, their products'."""
-    found: set[int] = set()
-    for order in sorted(given):
-        found |= {order} | {order | other for other in found if not order & other}
-    return tuple(sorted(found))
 
 
 def _differentiated(problem: Problem) -> list[tuple[str, Traced]]:
@@ -159,6 +152,16 @@ def _primal(problem: Problem) -> list[dict[str, Function]]:
     names = {name for name, _ in _differentiated(problem)}
     kept = [number for number, function in enumerate(problem.functions[0][1]) if function.name not in names]
     return [{platform: problem.on(platform)[number] for platform in PLATFORMS} for number in kept]
+
+
+def _primal_too(problem: Problem) -> list[dict[str, Function]]:
+    """Those that are evaluated of the primal state alone besides, under names of their own."""
+    named = {function.name: number for number, function in enumerate(problem.functions[0][1])}
+
+    def renamed(platform: str, name: str) -> Function:
+        return dataclasses.replace(problem.on(platform)[named[name]], name=primal_name(name))
+
+    return [{platform: renamed(platform, name) for platform in PLATFORMS} for name in problem.method.primal_too]
 
 
 def _by_platform(functions: Sequence[dict[str, Function]]) -> tuple[tuple[str, tuple[Function, ...]], ...]:

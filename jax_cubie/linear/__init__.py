@@ -1,23 +1,26 @@
 """Linear algebra of Jacobians: their sparsity, their values, and the systems of implicit steps."""
 
 from .colouring import colours
-from .dense import DenseLU
+from .dense import DenseLU, DenseMatrix, pivot_words
 from .jacobian import jacobian_function
 from .linear_solver import LinearSolver
-from .pattern import Pattern, jacobian_pattern
+from .pattern import Pattern, jacobian_pattern, without_custom_vjp
 from .settings import LinearSettings
-from .symbolic import SparseLU, dense_cost, is_worth_it, sparse_cost
+from .symbolic import SparseLU, dense_cost, sparse_cost, sparse_if_better
 
 __all__ = [
     "DenseLU",
+    "DenseMatrix",
     "LinearSettings",
     "LinearSolver",
     "Pattern",
     "SparseLU",
     "colours",
     "dense_cost",
-    "is_worth_it",
     "jacobian_function",
     "jacobian_pattern",
+    "pivot_words",
     "sparse_cost",
+    "sparse_if_better",
+    "without_custom_vjp",
 ]

@@ -8,7 +8,18 @@ from typing import Any
 
 from ..printing import Listing
 from .catalogue import DIRK, EXPLICIT, FIRK, ROSENBROCK, TRANSFORMATIONS
-from .families import CATALOGUES, NAMES, TABLEAUS, Tableau, components_of, family_of, find_method, find_tableau, is_stiff
+from .families import (
+    CATALOGUES,
+    NAMES,
+    TABLEAUS,
+    Tableau,
+    components_of,
+    embedded_order_of,
+    family_of,
+    find_method,
+    find_tableau,
+    is_stiff,
+)
 from .implicit_tableau import ImplicitTableau
 from .method import Method
 from .rosenbrock_tableau import RosenbrockTableau
@@ -39,7 +50,7 @@ class _Methods(ModuleType):
                 "family": family_of(tableau),
                 "stiff": is_stiff(tableau),
                 "order": tableau.order,
-                "embedded_order": tableau.embedded_order,
+                "embedded_order": embedded_order_of(tableau),
                 "dense_order": tableau.dense_order,
                 "stages": tableau.stages,
                 "fsal": not isinstance(tableau, RosenbrockTableau) and tableau.fsal,

@@ -1,9 +1,9 @@
 """Diagonally implicit Runge-Kutta methods: one step for the whole family, driven by a tableau.
 
-A stage's slope k_i, a row of `stage_increment`, solves k_i = f(t + c_i h, Y_i), Y_i = y + h sum_(j <= i) a_ij k_j, by simplified
-Newton iterations: with J, the derivative of f by the state at the step's beginning, and W = 1/(h a_ii) - J, the state's
-increment is W^-1 (f(Y_i) - k_i), and that of k_i the same over h a_ii. (Hairer, Wanner, Solving Ordinary Differential Equations
-II, section IV.8.)
+A slope k_i, a row of `stage_increment`, solves k_i = f(t + c_i h, Y_i), Y_i = y + h sum(a_ij k_j), j <= i, by simplified Newton
+iterations: with J, the derivative of f by the state at the beginning of the step, and W = 1/(h a_ii) - J, the increment of Y_i
+is W^-1 (f(Y_i) - k_i), and that of k_i the same over h a_ii. (Hairer, Wanner, Solving Ordinary Differential Equations II,
+section IV.8.)
 
 The rows are f at the beginning of the step, which is the first stage of methods that have an explicit one; the stages; and f
 at the end of the step, which is the last stage of stiffly accurate methods.
@@ -21,14 +21,15 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from ..buffers import BACKWARD, Buffer
-from ..kernel.scalar import Scalar, most, where
+from ..kernel.scalar import Scalar, where
 from ..linear import LinearSolver
 from ..loop import AdjointSteps, Dimensions, Steps
 from ..loop.jets import Jet
-from ..nonlinear import Newton
+from ..nonlinear import SERVES, Newton
+from ..operands import primal_name
 from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
 from ..solution import CODES
-from .between import hermite_weights
+from .between import between_adjoint, hermite_weights
 from .combine import combine, stage_time
 from .field_functions import FieldFunction
 from .implicit_tableau import ImplicitTableau
@@ -54,10 +55,18 @@ class Dirk(Method):
 
     family = "DIRK"
     fallible = True
+    primal_too = ("f",)
 
     def __post_init__(self) -> None:
         if self.tableau.dense is not None and self.tableau.dense.a:
-            raise ValueError(f"tableau {self.name!r}: values between steps have stages of their own, which only explicit methods do")
+            raise ValueError(f"tableau {self.name!r}: its values between steps can't have stages of their own")
+
+    @classmethod
+    def of(cls, tableau: ImplicitTableau, linear: LinearSolver, newton: Newton) -> Dirk:
+        """That method; the linear solver is one that keeps J where that serves for several matrices."""
+        method = cls(tableau, linear, newton)
+        several = newton.reuse or method._matrices > 1
+        return dataclasses.replace(method, linear=linear.keeping()) if several else method
 
     @property
     def name(self) -> str:
@@ -110,8 +119,13 @@ class Dirk(Method):
         return int(not self.tableau.explicit_first_stage)
 
     @property
+    def _end_rows(self) -> int:
+        """Rows of f at the ends of a step, which are no stages."""
+        return self._first_row + (not self.tableau.stiffly_accurate)
+
+    @property
     def _row_count(self) -> int:
-        return self._first_row + self.tableau.stages + (not self.tableau.stiffly_accurate)
+        return self.tableau.stages + self._end_rows
 
     def rows(self, b: Body) -> list[View]:
         """The stages' k_i."""
@@ -122,52 +136,75 @@ class Dirk(Method):
     def buffers(self) -> tuple[Buffer, ...]:
         return (
             Buffer("stage_increment", 0, persistent=True),
-            Buffer("accumulator", 0, aliases="error", live=frozenset({"step/stage/tangents"})),
+            Buffer("accumulator", 0, aliases="error", live=frozenset({"step/stage/tangents", "backward"})),
             Buffer("stage_base", 0, aliases="accumulator", live=frozenset({"step/stage/newton"})),
+            Buffer("stage_adjoint", 0, live=BACKWARD),
+            Buffer("stage_cotangent", 0, live=BACKWARD),
+            Buffer("jacobian_product", 0, live=BACKWARD),
+            Buffer("start_adjoint", 0, live=BACKWARD),
             *self.newton.buffers(),
             *self.linear.buffers(),
         )
 
     def sizes(self, dimensions: Dimensions) -> dict[str, int]:
-        states = dimensions.states
+        states, several, backward = dimensions.states, dimensions.orders > 1, dimensions.backward
+        adjoints = self.tableau.stages + (self._end_rows if dimensions.inside and self.tableau.dense is None else 0)
         return {
             "stage_increment": self._row_count * states,
-            "accumulator": states if dimensions.orders > 1 else 0,
+            "accumulator": states if several or backward else 0,
             "stage_base": dimensions.primal,
+            "stage_adjoint": adjoints * states if backward else 0,
+            "stage_cotangent": states if backward else 0,
+            "jacobian_product": states if backward and several else 0,
+            "start_adjoint": states if backward and dimensions.inside else 0,
             **self.newton.sizes(dimensions),
             **self.linear.sizes(dimensions),
         }
 
     def counters(self, dimensions: Dimensions) -> tuple[str, ...]:
-        return ("newton_iterations",)
+        return ("newton_iterations", *(("jacobians",) if self.newton.reuse else ()))
 
     def copies(self, dimensions: Dimensions) -> dict[str, int]:
-        """In a kernel with tangents, those of f of the primal state alone have a name of their own."""
-        implicit, evaluated, ends = len(self._implicit), len(self._evaluated), 2 - self.tableau.stiffly_accurate
-        if dimensions.orders == 1:
-            return {"f": implicit + evaluated + ends, "f_jac": self._matrices}
-        solved = implicit * (dimensions.orders - 1)
-        return {"f": solved + evaluated + ends, "f_primal": implicit + evaluated, "f_jac": self._matrices + implicit}
+        implicit, evaluated, orders = len(self._implicit), len(self._evaluated), dimensions.orders
+        times = 2 if dimensions.backward else 1  # steps are taken at two places
+        counts = {"f": evaluated + 2 - self.tableau.stiffly_accurate + implicit * (orders - 1), "f_jac": 1}
+        if orders == 1:
+            counts["f"] += implicit
+        else:
+            counts[primal_name("f")] = implicit + evaluated
+            counts["f_jac"] += implicit
+        counts = {name: times * count for name, count in counts.items()}
+        if dimensions.backward:
+            counts["f_jac"] += implicit
+            counts["f_vjp"] = implicit * orders + self.tableau.stages - implicit + dimensions.inside * self._end_rows
+        return counts
 
     def evaluations(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> Any:
         total = counted["newton_iterations"] + len(self._evaluated) * steps
         return total if self.tableau.stiffly_accurate else total + accepted
 
     def work(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> dict[str, Any]:
-        iterations, matrices = counted["newton_iterations"], self._matrices * steps
+        iterations = counted["newton_iterations"]
         return {
             "num_newton_iterations": iterations,
-            "num_jacobians": matrices,
-            "num_factorisations": matrices,
+            "num_jacobians": counted["jacobians"] if self.newton.reuse else steps,
+            "num_factorisations": self._matrices * steps,
             "num_linear_solves": iterations,
         }
 
     # --- Places in the loop
 
     def steps(self, lane: Lane) -> Steps:
+        reuses = self._reuses(lane)
+        if reuses:
+            for name in ("jacobian_serves", "jacobian_here", "converges_fast"):
+                lane.cell(name, "bool")
+
         @lane.emitted()
         def start(b, t):
             b.evaluate(t, b.buf.state, self.start_rhs(b))
+            if reuses:
+                b.put(jacobian_serves=False, jacobian_here=False)
 
         @lane.emitted("int32")
         def step(b, t, h):
@@ -184,8 +221,15 @@ class Dirk(Method):
         def carry(b):
             copy(b, b.buf.state, b.buf.proposed_state)
             copy(b, self.start_rhs(b), self.end_rhs(b))
+            if reuses:
+                b.put(jacobian_serves=b.get("converges_fast"), jacobian_here=False)
 
         return Steps(start=start, step=step, finish=None if self.tableau.stiffly_accurate else finish, carry=carry)
+
+    def _reuses(self, lane: Lane) -> bool:
+        """Whether a Jacobian may serve for several steps: not where a step is taken again, or where tangents need others."""
+        problem = lane.problem
+        return self.newton.reuse and len(problem.pieces) == 1 and problem.checkpoints is None and problem.adjoint is None
 
     def take(self, b: Body, time: Any, step_size: Any) -> Scalar:
         """One step from `state`: the stages and `proposed_state`. The status."""
@@ -200,11 +244,12 @@ class Dirk(Method):
         """The primal components of all stages. The status."""
         tableau, h = self.tableau, b.scalar(step_size)
         iteration, factored, regular = None, None, b.scalar(True, "bool")
+        self._linearise(b, time)
         for stage in range(tableau.stages):
             diagonal = tableau.a[stage][stage]
             if stage in self._implicit:
                 if diagonal != factored:
-                    regular = regular & self._factor(b, time, b.piece(b.buf.state, 0), h * float(diagonal))
+                    regular = regular & self.linear.factor(b, 1.0 / (h * float(diagonal)))
                     factored = diagonal
                     if iteration is None:
                         iteration = self.newton.begin(b, regular)
@@ -216,10 +261,25 @@ class Dirk(Method):
                 self._evaluate(b, stage, time, step_size)
         assert iteration is not None
         b.counter("newton_iterations").add(iteration.count.value)
-        unsolved = where(iteration.ok, b.scalar(0, "int32"), CODES["nonlinear_divergence"])
-        return where(regular, unsolved, CODES["singular_matrix"])
+        if self._reuses(b.lane):
+            # Until the step is accepted: one that is taken again goes by the Jacobian of its own beginning.
+            b.put(jacobian_serves=b.get("jacobian_here"), converges_fast=iteration.rate <= SERVES)
+        return where(regular, iteration.status, CODES["singular_matrix"])
 
-    def _factor(self, b: Body, since_t0: Any, state: View, size: Scalar) -> Scalar:
+    def _linearise(self, b: Body, time: Any) -> None:
+        """J at the step's beginning, unless the one at hand serves."""
+        state = b.piece(b.buf.state, 0)
+        if not self._reuses(b.lane):
+            self.linear.linearise(b, time, state)
+            if self.newton.reuse:
+                b.counter("jacobians").add()
+            return
+        with b.when(~b.get("jacobian_serves")):
+            self.linear.linearise(b, time, state)
+            b.counter("jacobians").add()
+            b.put(jacobian_here=True)
+
+    def factor(self, b: Body, since_t0: Any, state: View, size: Scalar) -> Scalar:
         """Makes ready to solve with 1/size - J, J at that time and state; whether it can be."""
         self.linear.linearise(b, since_t0, state)
         return self.linear.factor(b, 1.0 / size)
@@ -249,11 +309,8 @@ class Dirk(Method):
             self.linear.solve(b, delta)
             b.each(add, b.primal)
 
-        def magnitude(index: Any) -> Any:
-            return most(abs(b.scalar(at.load(index))), abs(b.scalar(state.load(index)))).value
-
         b.each(place, b.primal)
-        iteration.solve(correct, magnitude)
+        iteration.solve(correct, lambda index: abs(b.scalar(state.load(index))).value)
 
     def _predictor(self, b: Body, stage: int, rows: list[View]) -> tuple[Sequence[Fraction], list[View]]:
         """Where a stage begins: weights, and rows of which it is the sum."""
@@ -274,7 +331,7 @@ class Dirk(Method):
 
     def _evaluate_primal(self, b: Body, since_t0: Any, state: View, into: View) -> None:
         """f of the primal components alone."""
-        b.call("f_primal" if len(b.pieces) > 1 else "f", y=state, out=into, **b.instant(since_t0))
+        b.call(primal_name("f") if len(b.pieces) > 1 else "f", y=state, out=into, **b.instant(since_t0))
 
     # --- Tangents
 
@@ -298,7 +355,7 @@ class Dirk(Method):
         for _, piece in b.pieces[1:]:
             fill(b, b.piece(row, piece.order), 0.0)
         state = self.stage_state(b, stage, step_size)
-        self._factor(b, since_t0, b.piece(state, 0), size)
+        self.factor(b, since_t0, b.piece(state, 0), size)
         for number, (_, piece) in enumerate(b.pieces[1:], start=1):
             target = b.piece(row, piece.order)
             if number > 1:
@@ -327,6 +384,14 @@ class Dirk(Method):
     def carried_rows(self) -> int:
         return 1
 
+    @property
+    def carried_primal_rows(self) -> int:
+        return 0
+
+    @property
+    def remembered(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
     def carried(self, b: Body) -> Sequence[View]:
         return (self.start_rhs(b),)
 
@@ -350,10 +415,16 @@ class Dirk(Method):
         return [(b.buf.state, 1.0 - share), (b.buf.proposed_state, share), *rows]
 
     def clear_between(self, b: Body) -> None:
-        raise NotImplementedError
+        b.put(points_inside=False)
+        for view in (b.buf.stage_adjoint, b.buf.start_adjoint):
+            fill(b, view, 0.0)
 
     def adjoint(self, lane: Lane) -> AdjointSteps:
-        raise NotImplementedError
+        from .dirk_adjoint import DirkAdjoint
+
+        return DirkAdjoint(self).steps(lane)
 
     def between_adjoint(self, b: Body, theta: Jet, size: Jet, cotangent: View) -> tuple[dict[int, Scalar], dict[int, Scalar]]:
-        raise NotImplementedError
+        from .dirk_adjoint import DirkAdjoint
+
+        return between_adjoint(b, self.between_weights, DirkAdjoint(self).between_adjoints(b), theta, size, cotangent)

@@ -39,6 +39,7 @@ class ExplicitRungeKutta(Method):
 
     family = "explicit Runge-Kutta"
     fallible = False
+    primal_too = ()
 
     @property
     def name(self) -> str:
@@ -208,6 +209,14 @@ class ExplicitRungeKutta(Method):
     @property
     def carried_rows(self) -> int:
         return 1
+
+    @property
+    def carried_primal_rows(self) -> int:
+        return 0
+
+    @property
+    def remembered(self) -> tuple[tuple[str, str], ...]:
+        return ()
 
     def carried(self, b: Body) -> Sequence[View]:
         return (self.start_rhs(b),)

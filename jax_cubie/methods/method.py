@@ -24,11 +24,13 @@ class Method(abc.ABC):
     """One method. A frozen dataclass: static, and part of an image's key.
 
     A family is a file with a class of this kind, which `find_method` in `catalogue.py` makes. family: what it is called.
-    fallible: whether a step may fail, and answers with a status.
+    fallible: whether a step may fail, and answers with a status. primal_too: those functions of `differentiated` that it
+    evaluates of the primal state alone, too, under their `primal_name` where there are tangents.
     """
 
     family: ClassVar[str]
     fallible: ClassVar[bool]
+    primal_too: ClassVar[tuple[str, ...]]
 
     @property
     @abc.abstractmethod
@@ -100,7 +102,18 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def carried(self, b: Body) -> Sequence[View]:
-        """Those."""
+        """Those; and then arrays as long as the primal state, `carried_primal_rows` of them."""
+
+    @property
+    @abc.abstractmethod
+    def carried_primal_rows(self) -> int:
+        """How many of these there are."""
+
+    @property
+    @abc.abstractmethod
+    def remembered(self) -> tuple[tuple[str, str], ...]:
+        """The cells that outlive a step, with their dtypes: "float", the solve's, or others. Where all steps have one size, they
+        change in `carry` alone."""
 
     @abc.abstractmethod
     def adjoint(self, lane: Lane) -> AdjointSteps:

@@ -48,6 +48,7 @@ class Rosenbrock(Method):
 
     family = "Rosenbrock"
     fallible = True
+    primal_too = ()
 
     @property
     def name(self) -> str:
@@ -218,6 +219,14 @@ class Rosenbrock(Method):
     @property
     def carried_rows(self) -> int:
         return 1
+
+    @property
+    def carried_primal_rows(self) -> int:
+        return 0
+
+    @property
+    def remembered(self) -> tuple[tuple[str, str], ...]:
+        return ()
 
     def carried(self, b: Body) -> Sequence[View]:
         return (self.start_rhs(b),)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..buffers import BufferRegistry
 from ..foreign_names import instead_of_saveat
+from ..loop.checkpoints import windows_for
 from ..methods import Method
 from ..operands import Operand, Piece
 from ..outputs import SaveAt, Saving
@@ -106,7 +107,7 @@ def make_request(
     # Their outputs are alike on all platforms.
     programs = {function.name: function.program for function in functions.by_platform[0][1]}
     outputs = programs["output"].outputs if saveat.fn is not None else None
-    saving = _make_saving(saveat, settings["max_steps"], outputs)
+    saving, most = _make_saving(saveat, settings["max_steps"], outputs), concrete(settings["max_steps"])
     problem = Problem(
         functions=functions.by_platform,
         method=functions.method,
@@ -124,6 +125,7 @@ def make_request(
         block=settings["block"],
         traced=functions.traced,
         slots=settings["checkpoints"],
+        windows=windows_for(settings["checkpoints"], None if most is None else int(most.max())),
         directions=settings["directions"],
         title=getattr(f, "__qualname__", type(f).__name__),
     )

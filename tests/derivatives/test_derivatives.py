@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from solve_helpers import KINDS, all_are, assert_same_bits
 
 from jax_cubie import ButcherTableau, SaveAt, Solver, solve
+from jax_cubie.field_errors import FieldError
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -183,6 +184,24 @@ def test_second_order_of_times(steps):
     np.testing.assert_allclose(matrices[0], matrices[0].T, rtol=1e-9, atol=1e-9 * np.abs(matrices[0]).max())
 
 
+def test_second_order_by_times():
+    """Two derivatives by times make one of both, of the fraction at which a point lies in its step."""
+
+    def loss(times):
+        saveat = SaveAt(ts=times[:2])
+        solution = solve(lorenz, 0.0, 0.5, Y0, POINT["args"], saveat=saveat, controller="given", step_ends=times[2:])
+        return jnp.sum(jnp.sin(solution.ys))
+
+    times = np.array([0.013, 0.42, *np.linspace(0.05, 0.45, 9), 0.5])
+    both = (jax.jacfwd, jax.jacrev)
+    matrices = [jax.jit(outer(inner(loss)))(times) for outer in both for inner in both]
+    for matrix in matrices[1:]:
+        np.testing.assert_allclose(matrix, matrices[0], rtol=1e-9, atol=1e-9)
+    way, gradient = np.cos(np.arange(12.0)) * (np.arange(12) < 11), jax.jit(jax.grad(loss))
+    expected = (gradient(times + 1e-6 * way) - gradient(times - 1e-6 * way)) / 2e-6
+    np.testing.assert_allclose(matrices[0] @ way, expected, rtol=1e-6, atol=1e-5 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("method", [*KINDS, "rodas5p"])
 def test_tangents_change_no_bit(method, platform):
     settings = {"method": method, "rtol": 1e-5, "atol": 1e-5}
@@ -221,14 +240,26 @@ def gradient_of(**settings):
         {"rtol": 1e-9, "atol": 1e-9, "pcoeff": 0.2, "icoeff": 0.4, "dcoeff": 0.1, "dtmin": 1e-6},
         {"rtol": 1e-5, "atol": 1e-5, "dtmin": 4e-3},
         {"controller": "fixed", "dt0": 3e-5, "method": "heun", "max_steps": 100_000},
+        {"controller": "fixed", "dt0": 2.0 / 2000, "schedule": "queue"},
     ],
-    ids=["history", "dtmin", "fixed"],
+    ids=["history", "dtmin", "fixed", "queue"],
 )
 def test_steps_are_taken_again_to_the_bit(settings, platform):
     """However few checkpoints there are: steps come from slots, from one window, or from windows in windows."""
     many = gradient_of(checkpoints=2**17, **settings)
     for slots in (2, 32):
         assert_same_bits(gradient_of(checkpoints=slots, **settings), many, f"{slots} slots")
+
+
+@pytest.mark.parametrize(("max_steps", "windows"), [(1_000, 1), (30_000, 2), (100_000, 3)])
+def test_no_more_windows_than_the_most_steps_need(max_steps, windows, platform):
+    """Their number changes no bit, and a lane's memory."""
+    settings = {"rtol": 1e-9, "atol": 1e-9, "max_steps": max_steps}
+    assert_same_bits(gradient_of(**settings), gradient_of(rtol=1e-9, atol=1e-9, checkpoints=2**17), f"{windows} windows")
+    found = Solver(**settings).inspect(lorenz, 0.0, 2.0, Y0, (28.0, 8 / 3), derivative="vjp", target="cuda:90")
+    words = 3 + 2 * len(Y0)  # start, size and what is lost to rounding; the state, and f of it
+    assert found.buffers["checkpoint_window"] == ("local", windows * 32 * words)
+    assert found.checkpoint_bytes == 8 * (32 * words + 2)
 
 
 def test_lanes_are_on_their_own(platform):
@@ -353,12 +384,35 @@ def test_functions_without_a_derivative():
         return lambda y: jnp.sum(solve(f, 0.0, 1.0, y, 2).ys)
 
     np.testing.assert_allclose(jax.grad(loss(field))(Y0), jax.grad(loss(lambda t, y, args: jnp.sin(y)))(Y0), rtol=1e-12)
-    with pytest.raises(NotImplementedError, match=r"forward derivative of .*jax.custom_vjp"):
+    words = r"f\(t, y, args\) can't be differentiated forwards: .*jax.custom_vjp.*test_derivatives.py.*jax.custom_jvp"
+    with pytest.raises(FieldError, match=words):
         jax.jvp(loss(field), (Y0,), (Y0,))
     with pytest.raises(TypeError, match=r"f\(t, y, args\) can't be differentiated in reverse.*test_derivatives.py"):
         jax.grad(loss(turns))(Y0)
     tangent = jax.jvp(loss(turns), (Y0,), (Y0,))[1]
     np.testing.assert_allclose(tangent, loss(turns)(Y0), rtol=1e-6)
+
+
+def test_numbers_that_only_a_derivative_reads():
+    """An array inside a jitted function that stands in the rule of a custom_jvp: no operand of the solve's."""
+    table = np.array([0.5, 1.5, 2.5])
+
+    @jax.custom_jvp
+    def ruled(x):
+        return jnp.sin(x)
+
+    @jax.jit
+    def tangent_of(x, tangent):
+        return jnp.cos(x) * tangent * jnp.asarray(table) / jnp.asarray(table[::-1].copy())
+
+    ruled.defjvp(lambda primals, tangents: (ruled(*primals), tangent_of(*primals, *tangents)))
+
+    def loss(f):
+        return lambda y: jnp.vdot(solve(f, 0.0, 1e-3, y, controller="fixed", method="euler", dt0=1e-3).ys, Y0)
+
+    expected = Y0 * (1 + 1e-3 * np.cos(Y0) * table / table[::-1])
+    for derivative in (jax.grad, jax.jacfwd):
+        np.testing.assert_allclose(derivative(loss(lambda t, y, args: ruled(y)))(Y0), expected, rtol=1e-12)
 
 
 def test_user_tableau_and_float32():
