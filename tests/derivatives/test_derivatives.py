@@ -87,7 +87,7 @@ def point_of(saves, steps):
         point["ts"] = TS
     if ALL_STEPS[steps].get("controller") in ("fixed", "even"):
         point["dt0"] = 0.0123
-    if ALL_STEPS[steps].get("controller") == "given":
+    if ALL_ALL_STEPS[steps].get("controller") == "given":
         point["ends"] = ENDS
     return jax.tree.map(jnp.asarray, point)
 
@@ -288,11 +288,10 @@ def gradient_of(**settings):
         {"controller": "fixed", "dt0": 2.0 / 2000, "schedule": "queue"},
         {"rtol": 1e-8, "atol": 1e-8, "method": "kvaerno3"},
     ],
-    ids=["history", "dtmin", "fixed", "queue", "implicit"],
         {"method": "radau_iia_5", "rtol": 1e-9, "atol": 1e-9, "dt0": 0.5},
         {"method": "gauss_legendre_4", "controller": "fixed", "dt0": 1e-3},
     ],
-    ids=["history", "dtmin", "fixed", "queue", "radau", "gauss"],
+    ids=["history", "dtmin", "fixed", "queue", "implicit", "radau", "gauss"],
 )
 def test_steps_are_taken_again_to_the_bit(settings, platform):
     """However few checkpoints there are: steps come from slots, from one window, or from windows in windows."""
