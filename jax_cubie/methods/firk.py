@@ -153,8 +153,8 @@ class Firk(Method):
 
     @property
     def _keeps_ends(self) -> bool:
-        """Whether f at the ends of a step is wanted: for the error estimate, or for Hermite's cubic."""
-        return self.transformation.error is not None or self.error_rows > 0 or self.tableau.dense is None
+        """Whether f at the ends of a step is wanted: for the error estimate and the first step, or for Hermite's cubic."""
+        return self.error_rows > 0 or self.tableau.dense is None
 
     def buffers(self) -> tuple[Buffer, ...]:
         tangents = frozenset({"step/stage/tangents", "backward"})
@@ -163,14 +163,14 @@ class Firk(Method):
             Buffer("stage_prediction", 0, persistent=True),
             Buffer("stage_state", 0, live=frozenset({"step", "backward"})),
             Buffer("stage_driver_stack", 0, live=frozenset({"step/stage", "step/error", "backward"})),
+            *self.newton.buffers(),
             Buffer("stage_accumulator", 0, aliases="error", live=tangents),
-            Buffer("stage_slope", 0, live=tangents),
+            Buffer("stage_slope", 0, aliases="newton_delta", live=tangents),
             Buffer("block_factors", 0, live=tangents),
             Buffer("block_pivots", 0, dtype="int32", live=tangents),
             Buffer("stage_adjoint", 0, live=BACKWARD),
             Buffer("stage_cotangent", 0, live=BACKWARD),
             Buffer("dense_adjoint", 0, live=BACKWARD),
-            *self.newton.buffers(),
             *self.linear.buffers(),
         )
 
@@ -194,7 +194,7 @@ class Firk(Method):
         }
 
     def counters(self, dimensions: Dimensions) -> tuple[str, ...]:
-        estimates = ("second_estimates",) if self.transformation.error is not None else ()
+        estimates = ("second_estimates",) if dimensions.adaptive and self.transformation.error is not None else ()
         return ("newton_iterations", *self._reuse.counters, *estimates)
 
     def copies(self, dimensions: Dimensions) -> dict[str, int]:
@@ -216,12 +216,12 @@ class Firk(Method):
 
     def evaluations(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> Any:
         total = self.tableau.stages * counted["newton_iterations"] + counted.get("second_estimates", 0)
-        return total + accepted if self._keeps_ends else total - 1
+        return total + accepted if self._keeps_ends else total - (steps > 0)  # nor is there one at t0
 
     def work(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> dict[str, Any]:
         matrices, iterations = len(self.transformation.matrices), counted["newton_iterations"]
         solves = matrices * iterations
-        if self.transformation.error is not None:
+        if "second_estimates" in counted:
             solves = solves + steps + counted["second_estimates"]
         return {
             "num_newton_iterations": iterations,

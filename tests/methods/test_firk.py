@@ -167,6 +167,21 @@ def test_float32(platform):
     np.testing.assert_allclose(solution.ys[0], np.exp(-3.0), rtol=1e-4)
 
 
+def test_counts_of_fixed_steps():
+    """Without an error estimate nothing is evaluated but stages; and nothing at all where there is no step."""
+    counts = {}
+    for method in ("gauss_legendre_4", "radau_iia_5"):
+        for t1 in (1.0, 0.0):
+            stats = solve(field, 0.0, t1, exact(0.0), method=method, controller="fixed", dt0=0.1).stats
+            counts[method, t1] = {name: int(stats[name]) for name in ("nfev", "num_newton_iterations", "num_linear_solves")}
+    found = counts["gauss_legendre_4", 1.0]
+    assert found["nfev"] == 2 * found["num_newton_iterations"] == 2 * found["num_linear_solves"]
+    found = counts["radau_iia_5", 1.0]
+    assert found["nfev"] == 3 * found["num_newton_iterations"] + 11
+    assert found["num_linear_solves"] == 2 * found["num_newton_iterations"]
+    assert all(not any(counts[method, 0.0].values()) for method, _ in counts)
+
+
 def test_starting_values():
     """The polynomial of the step before: linear equations with a smooth solution take fewer iterations than from nowhere."""
     counts = {}
