@@ -287,7 +287,6 @@ def gradient_of(**settings):
         {"controller": "fixed", "dt0": 3e-5, "method": "heun", "max_steps": 100_000},
         {"controller": "fixed", "dt0": 2.0 / 2000, "schedule": "queue"},
         {"rtol": 1e-8, "atol": 1e-8, "method": "kvaerno3"},
-    ],
         {"method": "radau_iia_5", "rtol": 1e-9, "atol": 1e-9, "dt0": 0.5},
         {"method": "gauss_legendre_4", "controller": "fixed", "dt0": 1e-3},
     ],
