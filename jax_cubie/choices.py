@@ -81,6 +81,8 @@ def resolve(old: Any, method: str | Tableau, settings: dict[str, Any]) -> dict[s
     named = CONTROLLERS[controller]
 
     control = component(named.component)
+    if old is not None:
+        control, _ = control.update(**{name: value for name, value in old.settings().items() if name in old.given})
     if old is None or old.controller != controller:
         control, _ = control.update(**{name: value for name, value in named.coefficients.items() if name not in given})
     adapting = (component(Tolerances),) if named.adaptive else ()

@@ -152,7 +152,7 @@ _ATTRIBUTES = {
 # Methods that other libraries have by other names, as `plain` writes them.
 METHODS = {
     # SciPy, and the codes of Hairer and Wanner
-    "radau": "radau_iia_5", "rodas": "rodas4", "rodasp": "rodas4p", "dopri853": "dop853",
+    "rodas": "rodas4", "rodasp": "rodas4p", "dopri853": "dop853",
     # MATLAB
     "ode23t": "trapezoid", "ode23tb": "trbdf2", "ode78": "vern8", "ode89": "vern9",
     # DifferentialEquations.jl

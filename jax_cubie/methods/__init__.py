@@ -17,6 +17,7 @@ from .families import (
     embedded_order_of,
     family_of,
     find_method,
+    find_tableau,
     is_stiff,
 )
 from .implicit_tableau import ImplicitTableau
@@ -28,7 +29,7 @@ from .tableau import ButcherTableau, ContinuousExtension
 __all__ = [
     "CATALOGUES", "DIRK", "EXPLICIT", "FIRK", "NAMES", "ROSENBROCK", "TABLEAUS", "TRANSFORMATIONS", "ButcherTableau",
     "ContinuousExtension", "ImplicitTableau", "Method", "RosenbrockTableau", "StageTransformation", "Tableau",
-    "components_of", "family_of", "find_method", "is_stiff",
+    "components_of", "family_of", "find_method", "find_tableau", "is_stiff",
 ]
 
 

@@ -64,7 +64,7 @@ class Firk(Method):
 
     def __post_init__(self) -> None:
         if self.tableau.dense is not None and self.tableau.dense.a:
-            raise ValueError(f"tableau {self.name!r}: values between steps have stages of their own, as only explicit methods' do")
+            raise ValueError(f"tableau {self.name!r}: its values between steps can't have stages of their own")
         object.__setattr__(self, "linear", self.linear.holding(self.transformation.matrices))
 
     @property

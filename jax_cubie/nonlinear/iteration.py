@@ -17,13 +17,12 @@ import numpy as np
 from ..kernel.memory import quick
 from ..kernel.scalar import Scalar, least, most, where
 from ..solution import CODES
+from .newton import KAPPA
 
 if TYPE_CHECKING:
     from ..kernel.device import View
     from ..loop.body import Body
 
-# The error that may be left over, in units of the tolerance: that of diffrax 0.7.2's VeryChord.
-KAPPA = 1e-2
 # What rounding leaves of an increment, in units in the last place of the state; less is never asked for. So does RADAU5 by
 # Hairer and Wanner.
 ROUNDING = 10.0

@@ -12,7 +12,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from solve_helpers import KINDS, MIXED, all_are, assert_same_bits
 
-from jax_cubie import ButcherTableau, SaveAt, Solver, solve
+from jax_cubie import ButcherTableau, ImplicitTableau, SaveAt, Solver, solve
 from jax_cubie.field_errors import FieldError
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -40,6 +40,9 @@ SAVES = {
     "fn of steps": SaveAt(steps=True, fn=output, t1=True),
 }
 SOLVED = {"newton_rtol": 1e-14, "newton_atol": 1e-14, "newton_max_steps": 40}
+SETTLED = {"newton_rtol": 1e-13, "newton_atol": 1e-13, "newton_max_steps": 50}
+# Radau IIA of two stages, without values between steps of its own.
+OWN = ImplicitTableau("mine", order=3, a=[["5/12", "-1/12"], ["3/4", "1/4"]], b=["3/4", "1/4"])
 STEPS = {
     "adaptive": {"rtol": 1e-5, "atol": 1e-5, "pcoeff": 0.2, "icoeff": 0.4},
     "fixed": {"controller": "fixed", "method": "rk4"},
@@ -52,6 +55,13 @@ STEPS = {
     "dirk, mixed": {"controller": "fixed", "method": MIXED, **SOLVED},
     "dirk, dense": {"controller": "fixed", "method": "l_stable_sdirk4", **SOLVED},
 }
+FULLY_IMPLICIT = {
+    "radau": {"controller": "fixed", "method": "radau_iia_5", **SETTLED},
+    "gauss": {"controller": "even", "method": "gauss_legendre_4", **SETTLED},
+    "radau, cubic": {"controller": "fixed", "method": OWN, **SETTLED},
+    "radau, adaptive": {"method": "radau_iia_5", "rtol": 1e-6, "atol": 1e-6},
+}
+ALL_STEPS = STEPS | FULLY_IMPLICIT
 
 
 def rows_of(saves, steps, point):
@@ -59,7 +69,7 @@ def rows_of(saves, steps, point):
     saveat = SAVES[saves]
     if saveat.ts is not None:
         saveat = eqx.tree_at(lambda one: one.ts, saveat, point["ts"])
-    settings = dict(STEPS[steps])
+    settings = dict(ALL_STEPS[steps])
     if saveat.steps:
         settings["max_steps"] = 120
     if settings.get("controller") in ("fixed", "even"):
@@ -75,9 +85,9 @@ def point_of(saves, steps):
     point = dict(POINT)
     if SAVES[saves].ts is not None:
         point["ts"] = TS
-    if STEPS[steps].get("controller") in ("fixed", "even"):
+    if ALL_STEPS[steps].get("controller") in ("fixed", "even"):
         point["dt0"] = 0.0123
-    if STEPS[steps].get("controller") == "given":
+    if ALL_ALL_STEPS[steps].get("controller") == "given":
         point["ends"] = ENDS
     return jax.tree.map(jnp.asarray, point)
 
@@ -87,6 +97,7 @@ COMBINATIONS += [(saves, "adaptive") for saves in SAVES if saves != "t1"]
 COMBINATIONS += [("ts", "fixed"), ("ts", "dense"), ("ts", "even"), ("fn", "dense")]
 COMBINATIONS += [("steps", "fixed"), ("fn of steps", "given"), ("ts", "rosenbrock"), ("fn", "rosenbrock, cubic")]
 COMBINATIONS += [("ts", "dirk"), ("fn", "dirk, mixed"), ("ts", "dirk, dense")]
+COMBINATIONS += [("ts", "radau"), ("fn", "gauss"), ("ts", "radau, cubic"), ("ts", "radau, adaptive")]
 
 
 @pytest.mark.parametrize(("saves", "steps"), COMBINATIONS)
@@ -99,7 +110,7 @@ def test_forwards_backwards_and_differences(saves, steps):
     forwards = jax.jit(jax.jacfwd(lambda p: jnp.vdot(rows(p), weights)))(point)
     for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(forwards), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-11 * max(1, np.abs(weights).sum()))
-    if steps in ("adaptive", "dense"):
+    if steps in ("adaptive", "dense", "radau, adaptive"):
         return  # whose steps do not stay where they are
     solved = jax.jit(rows)
     for name in point:
@@ -206,6 +217,7 @@ def test_second_and_third_order():
 
 
 @pytest.mark.parametrize("steps", ["fixed", "rosenbrock", "rosenbrock, cubic", "dirk, mixed"])
+@pytest.mark.parametrize("steps", ["fixed", "rosenbrock", "rosenbrock, cubic", "radau", "radau, cubic"])
 def test_second_order_of_times(steps):
     """Forwards and backwards by all that moves; products of moving times move fractions of a step, too."""
     flat, unravel = ravel_pytree(point_of("ts", steps))
@@ -217,6 +229,25 @@ def test_second_order_of_times(steps):
 
 
 @pytest.mark.parametrize("method", [*KINDS, "rodas5p", "kvaerno5"])
+def test_second_order_by_times():
+    """Two derivatives by times make one of both, of the fraction at which a point lies in its step."""
+
+    def loss(times):
+        saveat = SaveAt(ts=times[:2])
+        solution = solve(lorenz, 0.0, 0.5, Y0, POINT["args"], saveat=saveat, controller="given", step_ends=times[2:])
+        return jnp.sum(jnp.sin(solution.ys))
+
+    times = np.array([0.013, 0.42, *np.linspace(0.05, 0.45, 9), 0.5])
+    both = (jax.jacfwd, jax.jacrev)
+    matrices = [jax.jit(outer(inner(loss)))(times) for outer in both for inner in both]
+    for matrix in matrices[1:]:
+        np.testing.assert_allclose(matrix, matrices[0], rtol=1e-9, atol=1e-9)
+    way, gradient = np.cos(np.arange(12.0)) * (np.arange(12) < 11), jax.jit(jax.grad(loss))
+    expected = (gradient(times + 1e-6 * way) - gradient(times - 1e-6 * way)) / 2e-6
+    np.testing.assert_allclose(matrices[0] @ way, expected, rtol=1e-6, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("method", [*KINDS, "rodas5p", "radau_iia_5"])
 def test_tangents_change_no_bit(method, platform):
     settings = {"method": method, "rtol": 1e-5, "atol": 1e-5}
     if method in ("euler", "rk4"):
@@ -257,7 +288,10 @@ def gradient_of(**settings):
         {"controller": "fixed", "dt0": 2.0 / 2000, "schedule": "queue"},
         {"rtol": 1e-8, "atol": 1e-8, "method": "kvaerno3"},
     ],
-    ids=["history", "dtmin", "fixed", "queue", "implicit"],
+        {"method": "radau_iia_5", "rtol": 1e-9, "atol": 1e-9, "dt0": 0.5},
+        {"method": "gauss_legendre_4", "controller": "fixed", "dt0": 1e-3},
+    ],
+    ids=["history", "dtmin", "fixed", "queue", "implicit", "radau", "gauss"],
 )
 def test_steps_are_taken_again_to_the_bit(settings, platform):
     """However few checkpoints there are: steps come from slots, from one window, or from windows in windows."""

@@ -78,7 +78,7 @@ class Euler(Method):
 
         return Steps(start=start, step=step, carry=carry)
 
-    carried_rows = 0
+    carried_rows, carried_primal_rows, remembered, primal_too = 0, 0, (), ()
 
     def carried(self, b: Any) -> Any:
         return ()
