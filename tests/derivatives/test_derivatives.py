@@ -40,7 +40,6 @@ SAVES = {
     "fn of steps": SaveAt(steps=True, fn=output, t1=True),
 }
 SOLVED = {"newton_rtol": 1e-14, "newton_atol": 1e-14, "newton_max_steps": 40}
-SETTLED = {"newton_rtol": 1e-13, "newton_atol": 1e-13, "newton_max_steps": 50}
 # Radau IIA of two stages, without values between steps of its own.
 OWN = ImplicitTableau("mine", order=3, a=[["5/12", "-1/12"], ["3/4", "1/4"]], b=["3/4", "1/4"])
 STEPS = {
@@ -54,14 +53,11 @@ STEPS = {
     "dirk": {"controller": "given", "method": "kvaerno3", **SOLVED},
     "dirk, mixed": {"controller": "fixed", "method": MIXED, **SOLVED},
     "dirk, dense": {"controller": "fixed", "method": "l_stable_sdirk4", **SOLVED},
-}
-FULLY_IMPLICIT = {
-    "radau": {"controller": "fixed", "method": "radau_iia_5", **SETTLED},
-    "gauss": {"controller": "even", "method": "gauss_legendre_4", **SETTLED},
-    "radau, cubic": {"controller": "fixed", "method": OWN, **SETTLED},
+    "radau": {"controller": "fixed", "method": "radau_iia_5", **SOLVED},
+    "gauss": {"controller": "even", "method": "gauss_legendre_4", **SOLVED},
+    "radau, cubic": {"controller": "fixed", "method": OWN, **SOLVED},
     "radau, adaptive": {"method": "radau_iia_5", "rtol": 1e-6, "atol": 1e-6},
 }
-ALL_STEPS = STEPS | FULLY_IMPLICIT
 
 
 def rows_of(saves, steps, point):
@@ -69,7 +65,7 @@ def rows_of(saves, steps, point):
     saveat = SAVES[saves]
     if saveat.ts is not None:
         saveat = eqx.tree_at(lambda one: one.ts, saveat, point["ts"])
-    settings = dict(ALL_STEPS[steps])
+    settings = dict(STEPS[steps])
     if saveat.steps:
         settings["max_steps"] = 120
     if settings.get("controller") in ("fixed", "even"):
@@ -85,14 +81,14 @@ def point_of(saves, steps):
     point = dict(POINT)
     if SAVES[saves].ts is not None:
         point["ts"] = TS
-    if ALL_STEPS[steps].get("controller") in ("fixed", "even"):
+    if STEPS[steps].get("controller") in ("fixed", "even"):
         point["dt0"] = 0.0123
-    if ALL_ALL_STEPS[steps].get("controller") == "given":
+    if STEPS[steps].get("controller") == "given":
         point["ends"] = ENDS
     return jax.tree.map(jnp.asarray, point)
 
 
-COMBINATIONS = [("t1", steps) for steps in STEPS if not steps.startswith("dirk")]
+COMBINATIONS = [("t1", steps) for steps in STEPS if not steps.startswith(("dirk", "radau", "gauss"))]
 COMBINATIONS += [(saves, "adaptive") for saves in SAVES if saves != "t1"]
 COMBINATIONS += [("ts", "fixed"), ("ts", "dense"), ("ts", "even"), ("fn", "dense")]
 COMBINATIONS += [("steps", "fixed"), ("fn of steps", "given"), ("ts", "rosenbrock"), ("fn", "rosenbrock, cubic")]
@@ -287,7 +283,6 @@ def gradient_of(**settings):
         {"controller": "fixed", "dt0": 3e-5, "method": "heun", "max_steps": 100_000},
         {"controller": "fixed", "dt0": 2.0 / 2000, "schedule": "queue"},
         {"rtol": 1e-8, "atol": 1e-8, "method": "kvaerno3"},
-    ],
         {"method": "radau_iia_5", "rtol": 1e-9, "atol": 1e-9, "dt0": 0.5},
         {"method": "gauss_legendre_4", "controller": "fixed", "dt0": 1e-3},
     ],
