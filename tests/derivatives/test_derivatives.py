@@ -39,7 +39,7 @@ SAVES = {
     "fn": SaveAt(ts=TS, t0=True, t1=True, fn=output),
     "fn of steps": SaveAt(steps=True, fn=output, t1=True),
 }
-SETTLED = {"newton_rtol": 1e-13, "newton_atol": 1e-13, "newton_max_steps": 50}
+SOLVED = {"newton_rtol": 1e-14, "newton_atol": 1e-14, "newton_max_steps": 40}
 # Radau IIA of two stages, without values between steps of its own.
 OWN = ImplicitTableau("mine", order=3, a=[["5/12", "-1/12"], ["3/4", "1/4"]], b=["3/4", "1/4"])
 STEPS = {
@@ -50,17 +50,14 @@ STEPS = {
     "given": {"controller": "given"},
     "rosenbrock": {"controller": "fixed", "method": "rodas4"},
     "rosenbrock, cubic": {"controller": "even", "method": "rodas3"},
-    "dirk": {"controller": "given", "method": "kvaerno3", **SETTLED},
-    "dirk, mixed": {"controller": "fixed", "method": MIXED, **SETTLED},
-    "dirk, dense": {"controller": "fixed", "method": "l_stable_sdirk4", **SETTLED},
-}
-FULLY_IMPLICIT = {
-    "radau": {"controller": "fixed", "method": "radau_iia_5", **SETTLED},
-    "gauss": {"controller": "even", "method": "gauss_legendre_4", **SETTLED},
-    "radau, cubic": {"controller": "fixed", "method": OWN, **SETTLED},
+    "dirk": {"controller": "given", "method": "kvaerno3", **SOLVED},
+    "dirk, mixed": {"controller": "fixed", "method": MIXED, **SOLVED},
+    "dirk, dense": {"controller": "fixed", "method": "l_stable_sdirk4", **SOLVED},
+    "radau": {"controller": "fixed", "method": "radau_iia_5", **SOLVED},
+    "gauss": {"controller": "even", "method": "gauss_legendre_4", **SOLVED},
+    "radau, cubic": {"controller": "fixed", "method": OWN, **SOLVED},
     "radau, adaptive": {"method": "radau_iia_5", "rtol": 1e-6, "atol": 1e-6},
 }
-ALL_STEPS = STEPS | FULLY_IMPLICIT
 
 
 def rows_of(saves, steps, point):
@@ -68,7 +65,7 @@ def rows_of(saves, steps, point):
     saveat = SAVES[saves]
     if saveat.ts is not None:
         saveat = eqx.tree_at(lambda one: one.ts, saveat, point["ts"])
-    settings = dict(ALL_STEPS[steps])
+    settings = dict(STEPS[steps])
     if saveat.steps:
         settings["max_steps"] = 120
     if settings.get("controller") in ("fixed", "even"):
@@ -84,14 +81,14 @@ def point_of(saves, steps):
     point = dict(POINT)
     if SAVES[saves].ts is not None:
         point["ts"] = TS
-    if ALL_STEPS[steps].get("controller") in ("fixed", "even"):
+    if STEPS[steps].get("controller") in ("fixed", "even"):
         point["dt0"] = 0.0123
-    if ALL_ALL_STEPS[steps].get("controller") == "given":
+    if STEPS[steps].get("controller") == "given":
         point["ends"] = ENDS
     return jax.tree.map(jnp.asarray, point)
 
 
-COMBINATIONS = [("t1", steps) for steps in STEPS if not steps.startswith("dirk")]
+COMBINATIONS = [("t1", steps) for steps in STEPS if not steps.startswith(("dirk", "radau", "gauss"))]
 COMBINATIONS += [(saves, "adaptive") for saves in SAVES if saves != "t1"]
 COMBINATIONS += [("ts", "fixed"), ("ts", "dense"), ("ts", "even"), ("fn", "dense")]
 COMBINATIONS += [("steps", "fixed"), ("fn of steps", "given"), ("ts", "rosenbrock"), ("fn", "rosenbrock, cubic")]
