@@ -112,8 +112,8 @@ class Method(abc.ABC):
     @property
     @abc.abstractmethod
     def remembered(self) -> tuple[tuple[str, str], ...]:
-        """The cells that outlive a step, with their dtypes: "float", the solve's, or others. Where all steps have one size, they
-        change in `carry` alone."""
+        """The cells that outlive a step, with their dtypes: "float", the solve's, or others. Where all steps have one size,
+        they change in `carry` alone."""
 
     @abc.abstractmethod
     def adjoint(self, lane: Lane) -> AdjointSteps:

@@ -102,7 +102,7 @@ def trace_functions(
     check_signature(f, _SAID_F)
     time, vector = _time_and_state(state)
     field = trace(_flat(f, state, args), time, vector, *args.avals)
-    inputs = {"f": ("t", "y"), "output": ("t", "y")}
+    inputs: dict[str, tuple[str, ...]] = {"f": ("t", "y"), "output": ("t", "y")}
     closed, sparse = {"f": field}, set()
     forwards = without_custom_vjp(field)  # what a solver derives of f is what f computes, whatever its rule for cotangents
     with in_derivative_words(_SAID_F, reverse=False):

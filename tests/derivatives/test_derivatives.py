@@ -178,7 +178,7 @@ def test_implicit_steps_like_diffrax():
     ts, ends = np.linspace(0.1, 0.5, 4), np.linspace(POINT["t0"], POINT["t1"], 40)[1:]
 
     def ours(point):
-        settings = {"method": "kvaerno3", "controller": "given", "step_ends": ends - POINT["t0"], **SETTLED}
+        settings = {"method": "kvaerno3", "controller": "given", "step_ends": ends - POINT["t0"], **SOLVED}
         saveat = SaveAt(ts=ts, t1=True)
         solution = solve(lorenz, POINT["t0"], POINT["t1"], point["y0"], point["args"], saveat=saveat, **settings)
         return jnp.sum(jnp.sin(solution.ys))
