@@ -86,7 +86,7 @@ def point_of(saves, steps):
         point["ts"] = TS
     if ALL_STEPS[steps].get("controller") in ("fixed", "even"):
         point["dt0"] = 0.0123
-    if ALL_ALL_STEPS[steps].get("controller") == "given":
+    if ALL_STEPS[steps].get("controller") == "given":
         point["ends"] = ENDS
     return jax.tree.map(jnp.asarray, point)
 
