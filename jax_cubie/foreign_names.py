@@ -153,7 +153,7 @@ _ATTRIBUTES = {
 # Methods that other libraries have by other names, as `plain` writes them.
 METHODS = {
     # SciPy, and the codes of Hairer and Wanner
-    "radau": "radau_iia_5", "rodas": "rodas4", "rodasp": "rodas4p", "dopri853": "dop853",
+    "rodas": "rodas4", "rodasp": "rodas4p", "dopri853": "dop853",
     # MATLAB
     "ode23t": "trapezoid", "ode23tb": "trbdf2", "ode78": "vern8", "ode89": "vern9",
     # DifferentialEquations.jl
@@ -249,7 +249,7 @@ def instead_of_method(value: Any) -> str | None:
         return _instead_of_name(f"method {value!r}", value)
     library, name = _origin(value)
     if library == "scipy":
-        said = None if plain(name) in METHODS else _instead_of_name(f"SciPy's {name}", name)
+        said = None if name == "Radau" else _instead_of_name(f"SciPy's {name}", name)
         return said or f"the method is SciPy's {name}: give its name, method='{name.lower()}'"
     if library != "diffrax":
         return None

@@ -204,7 +204,7 @@ def test_kinds_of_methods_that_are_not_here(words, names):
 
 def test_other_names_of_methods():
     """Those of the table, and our own in another spelling."""
-    found = {"ode23tb": "trbdf2", "Rodas5P()": "rodas5p", "ImplicitEuler": "implicit_euler", "TR-BDF2": "trbdf2"}
+    found = {"ode23tb": "trbdf2", "Rodas5P()": "rodas5p", "ImplicitEuler": "implicit_euler", "RADAU": "radau_iia_5"}
     for name, ours in (found | {name.upper(): ours for name, ours in METHODS.items()}).items():
         assert ours in EVERY
         with pytest.raises(ValueError, match=f"^method '{re.escape(name)}' is called '{ours}' here: write method='{ours}'"):
