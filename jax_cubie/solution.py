@@ -96,7 +96,8 @@ class Solution(eqx.Module):
     `SaveAt.fn` returns, whose leaves have a leading axis of points. Times that a lane did not reach have NaN there; rows that
     `SaveAt(steps=...)` did not need are infinite, and then t1 has no row if it was not reached. Integers hold their lowest
     value for NaN and their highest for infinity, booleans False and True. stats: int32 `num_steps`, `num_accepted_steps`,
-    `num_rejected_steps`, `max_steps`, `nfev`. result: one of `RESULTS`.
+    `num_rejected_steps`, `max_steps`, `nfev`; of methods that are not explicit also `num_jacobians`, `num_factorisations`,
+    `num_linear_solves` and, where they solve nonlinear systems, `num_newton_iterations`. result: one of `RESULTS`.
     """
 
     t0: Float[Array, ""]

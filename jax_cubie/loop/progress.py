@@ -344,7 +344,8 @@ class _Writer:
                     if part.rejected is not None:
                         part.rejected(b)
                 # It would be rejected for ever where it is no smaller, or where all its stages are at one time.
-                smaller = b.get("forced") | (following < size)
+                forced = b.get("forced") & b.get("status").equals(0) if self._fallible else b.get("forced")
+                smaller = forced | (following < size)
                 later = following.fused(b.scalar(_RESOLUTION), b.get("start")) > b.get("start")
                 b.put(stuck=~(smaller & later))
         b.put(step_size=following, last=False)

@@ -74,7 +74,7 @@ class Iteration:
         """Iterates until convergence, unless a system before has failed.
 
         correct: writes one iteration, which leaves its increments, one as long as the state for each stage, in `newton_delta`.
-        magnitude: of component `index` of the state, for the tolerance. It had better not change from one iteration to the next:
+        magnitude: of component `index` of the state, for the tolerance. It had better stay the same in all iterations:
         increments of an iterate that grows without bounds are small beside it.
         """
         b = self._b

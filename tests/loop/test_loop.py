@@ -79,7 +79,7 @@ class Euler(Method):
         return Steps(start=start, step=step, carry=carry)
 
     carried_rows = carried_primal_rows = 0
-    remembered = ()
+    remembered = primal_too = ()
 
     def carried(self, b: Any) -> Any:
         return ()
