@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Array, Float, PyTree, Real
 
 from .foreign_names import front_door, instead_of_solver
-from .outputs import SaveAt
+from .outputs import SaveAt, SteadyState
 from .solution import Solution
 from .solver import Solver
 
@@ -23,6 +23,7 @@ def solve(
     *,
     saveat: SaveAt = SaveAt(t1=True),  # noqa: B008 - it is immutable
     dt0: Real[Array, ""] | float | None = None,
+    events: SteadyState | tuple[SteadyState, ...] = (),
     solver: Solver | None = None,
     throw: bool = False,
     **settings: Any,
@@ -36,6 +37,7 @@ def solve(
     - args: any pytree; integers stay integers, and what is no array is handed to f as it is.
     - saveat: what to save; shape [points] in front of each leaf of `Solution.ys`.
     - dt0: the first step (of the sign of t1 - t0), or every step of the controller "fixed"; None: chosen here.
+    - events: `jax_cubie.steady_state()`, which ends a lane once it is in a steady state.
     - solver: a `Solver`; settings given besides are `solver.update(**settings)`.
     - throw: raise where any lane failed, also under jit, vmap and grad, when the solution is computed.
     - settings: those of `Solver`, as `method="dopri5", rtol=1e-8, state_location="shared"`.
@@ -59,4 +61,4 @@ def solve(
         raise TypeError(given + (f"; {instead}" if instead else ""))
     elif settings:
         solver = solver.update(**settings)
-    return solver.solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, throw=throw)
+    return solver.solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, events=events, throw=throw)

@@ -14,7 +14,7 @@ from .controllers import CONTROLLERS
 from .foreign_names import front_door
 from .inspection import Inspection, inspect_request
 from .methods import Method, Tableau, find_method
-from .outputs import SaveAt
+from .outputs import SaveAt, SteadyState
 from .primitive import run
 from .printing import as_document, describe_call
 from .problem import make_request
@@ -134,13 +134,15 @@ class Solver(eqx.Module):
         *,
         saveat: SaveAt = SaveAt(t1=True),  # noqa: B008 - it is immutable
         dt0: Real[Array, ""] | float | None = None,
+        events: SteadyState | tuple[SteadyState, ...] = (),
         throw: bool = False,
         **settings: Any,
     ) -> Solution:
         """Integrates dy/dt = f(t, y, args) from t0 to t1; see `jax_cubie.solve`. `settings` are those of `update`."""
         if settings:
-            return self.update(**settings).solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, throw=throw)
-        request = make_request(self, f, t0, t1, y0, args, saveat, dt0)
+            updated = self.update(**settings)
+            return updated.solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, events=events, throw=throw)
+        request = make_request(self, f, t0, t1, y0, args, saveat, dt0, events)
         check_choice("throw", throw, (True, False))
         solution = make_solution(request, run(request.problem, request.arrays))
         return raising(solution) if throw else solution
@@ -156,6 +158,7 @@ class Solver(eqx.Module):
         *,
         saveat: SaveAt = SaveAt(t1=True),  # noqa: B008 - it is immutable
         dt0: Any = None,
+        events: SteadyState | tuple[SteadyState, ...] = (),
         batched: Iterable[str] | str = ("y0", "args"),
         target: str = "cpu",
         derivative: str | None = None,
@@ -169,5 +172,5 @@ class Solver(eqx.Module):
         summed over the lanes; how many bytes of checkpoints a lane keeps for it; and, as `.recording`, about the solve that
         keeps them. "jvp" tells about the solve together with a tangent by y0 and these leaves.
         """
-        request = make_request(self, f, t0, t1, y0, args, saveat, dt0)
+        request = make_request(self, f, t0, t1, y0, args, saveat, dt0, events)
         return inspect_request(request, batched, target, derivative)

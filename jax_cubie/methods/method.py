@@ -137,6 +137,10 @@ class Method(abc.ABC):
         """f at the beginning of a step."""
 
     @abc.abstractmethod
+    def end_rhs(self, b: Body) -> View:
+        """f at the end of an accepted step."""
+
+    @abc.abstractmethod
     def spare_rhs(self, b: Body) -> View:
         """Room for another evaluation of f before the first step."""
 

@@ -13,7 +13,7 @@ from ..foreign_names import instead_of_saveat
 from ..loop.checkpoints import windows_for
 from ..methods import Method
 from ..operands import Operand, Piece
-from ..outputs import SaveAt, Saving
+from ..outputs import SaveAt, Saving, Steady, SteadyState
 from ..settings import Component, concrete
 from ..times import Times, check_scalar, read_times
 from .checks import flat_state, step_size
@@ -64,6 +64,7 @@ def make_request(
     args: PyTree,
     saveat: SaveAt,
     dt0: Any,
+    events: Any = (),
 ) -> Request:
     """Checks everything that is known now, traces f, and lists the kernel's operands."""
     if not callable(f):
@@ -71,6 +72,7 @@ def make_request(
     if not isinstance(saveat, SaveAt):
         instead = instead_of_saveat(saveat)
         raise TypeError(f"saveat is {saveat!r}: expected a jax_cubie.SaveAt" + (f"; {instead}" if instead else ""))
+    steady = _steady_state(events)
     state, method, settings = read_state(y0), solver.stepper, solver.settings()
     controller = solver.control.static
     if dt0 is None and controller.first_step == "given":
@@ -95,6 +97,8 @@ def make_request(
             values["ts"] = times.ts
     for component in solver.components:
         values |= component.operands(state)
+    if steady is not None:
+        values |= steady.operands(state, values)
 
     leaves = Arguments(args, state.dtype)
     functions = trace_functions(f, saveat.fn, method, state, leaves, settings["unroll"])
@@ -112,7 +116,7 @@ def make_request(
         functions=functions.by_platform,
         method=functions.method,
         controller=controller,
-        parts=(saving,),
+        parts=(saving,) if steady is None else (saving, Steady()),
         registry=solver.buffers,
         pieces=(Piece(0, state.size, "y0"),),
         dtype=state.dtype,
@@ -130,6 +134,20 @@ def make_request(
         title=getattr(f, "__qualname__", type(f).__name__),
     )
     return Request(problem, tuple(values.values()), state, functions.output, times, leaves.names)
+
+
+def _steady_state(events: Any) -> SteadyState | None:
+    """The condition among the events, if there is one."""
+    given = events if isinstance(events, (tuple, list)) else (events,)
+    for event in given:
+        if not isinstance(event, SteadyState):
+            raise TypeError(
+                f"events has {event!r:.80} of type {type(event).__name__}: expected jax_cubie.steady_state(), the only event "
+                "so far"
+            )
+    if len(given) > 1:
+        raise ValueError("events has several steady_state(): give one of them, with the tolerances that are to hold")
+    return given[0] if given else None
 
 
 def _make_saving(saveat: SaveAt, max_steps: Any, outputs: Any) -> Saving:
