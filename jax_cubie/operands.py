@@ -117,6 +117,11 @@ def tangent_name(name: str, order: int) -> str:
     return f"{name}.{order}" if order else name
 
 
+def primal_name(name: str) -> str:
+    """What a function of the primal state alone is called in a kernel where the one of that name takes tangents, too."""
+    return f"{name}_primal"
+
+
 def in_order(name: str, order: int) -> str:
     """The name of what stands for `name` in another order: of a cotangent, that of the tangent."""
     return cotangent_name(tangent_name(name[:-1], order)) if name.endswith("*") else tangent_name(name, order)

@@ -11,7 +11,7 @@ import jax
 
 from ..loop.adjoint import Adjoint, is_of_functions
 from ..loop.checkpoints import Checkpoints
-from ..operands import FieldFunction, Function, Operand, Piece, Result, Traced, cotangent_name, tangent_name
+from ..operands import FieldFunction, Function, Operand, Piece, Result, Traced, cotangent_name, primal_name, tangent_name
 from ..problem import Problem
 from ..translate.platforms import PLATFORMS
 from .functions import Inputs, backward, field_of, forward, output_of
@@ -124,7 +124,7 @@ def _with_tangents(chain: Any, directions: int, directed: tuple[bool, ...]) -> P
         made.append(forward(name, make(inputs), inputs, limits))
     return dataclasses.replace(
         problem,
-        functions=_by_platform([*made, *_primal(problem)]),
+        functions=_by_platform([*made, *_primal(problem), *_primal_too(problem)]),
         pieces=pieces,
         moving=moving,
         operands=tuple(operands.values()),
@@ -159,6 +159,16 @@ def _primal(problem: Problem) -> list[dict[str, Function]]:
     names = {name for name, _ in _differentiated(problem)}
     kept = [number for number, function in enumerate(problem.functions[0][1]) if function.name not in names]
     return [{platform: problem.on(platform)[number] for platform in PLATFORMS} for number in kept]
+
+
+def _primal_too(problem: Problem) -> list[dict[str, Function]]:
+    """Those that are evaluated of the primal state alone besides, under names of their own."""
+    named = {function.name: number for number, function in enumerate(problem.functions[0][1])}
+
+    def renamed(platform: str, name: str) -> Function:
+        return dataclasses.replace(problem.on(platform)[named[name]], name=primal_name(name))
+
+    return [{platform: renamed(platform, name) for platform in PLATFORMS} for name in problem.method.primal_too]
 
 
 def _by_platform(functions: Sequence[dict[str, Function]]) -> tuple[tuple[str, tuple[Function, ...]], ...]:

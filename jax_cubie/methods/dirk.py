@@ -26,9 +26,10 @@ from ..linear import LinearSolver
 from ..loop import AdjointSteps, Dimensions, Steps
 from ..loop.jets import Jet
 from ..nonlinear import Newton
+from ..operands import primal_name
 from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
 from ..solution import CODES
-from .between import hermite_weights
+from .between import between_adjoint, hermite_weights
 from .combine import combine, stage_time
 from .field_functions import FieldFunction
 from .implicit_tableau import ImplicitTableau
@@ -54,6 +55,7 @@ class Dirk(Method):
 
     family = "DIRK"
     fallible = True
+    primal_too = ("f",)
 
     def __post_init__(self) -> None:
         if self.tableau.dense is not None and self.tableau.dense.a:
@@ -109,8 +111,13 @@ class Dirk(Method):
         return int(not self.tableau.explicit_first_stage)
 
     @property
+    def _end_rows(self) -> int:
+        """Rows of f at the ends of a step, which are no stages."""
+        return self._first_row + (not self.tableau.stiffly_accurate)
+
+    @property
     def _row_count(self) -> int:
-        return self._first_row + self.tableau.stages + (not self.tableau.stiffly_accurate)
+        return self.tableau.stages + self._end_rows
 
     def rows(self, b: Body) -> list[View]:
         """The stages' k_i."""
@@ -121,18 +128,27 @@ class Dirk(Method):
     def buffers(self) -> tuple[Buffer, ...]:
         return (
             Buffer("stage_increment", 0, persistent=True),
-            Buffer("accumulator", 0, aliases="error", live=frozenset({"step/stage/tangents"})),
+            Buffer("accumulator", 0, aliases="error", live=frozenset({"step/stage/tangents", "backward"})),
             Buffer("stage_base", 0, aliases="accumulator", live=frozenset({"step/stage/newton"})),
+            Buffer("stage_adjoint", 0, live=BACKWARD),
+            Buffer("stage_cotangent", 0, live=BACKWARD),
+            Buffer("jacobian_product", 0, live=BACKWARD),
+            Buffer("start_adjoint", 0, live=BACKWARD),
             *self.newton.buffers(),
             *self.linear.buffers(),
         )
 
     def sizes(self, dimensions: Dimensions) -> dict[str, int]:
-        states = dimensions.states
+        states, several, backward = dimensions.states, dimensions.orders > 1, dimensions.backward
+        adjoints = self.tableau.stages + (self._end_rows if dimensions.inside and self.tableau.dense is None else 0)
         return {
             "stage_increment": self._row_count * states,
-            "accumulator": states if dimensions.orders > 1 else 0,
+            "accumulator": states if several or backward else 0,
             "stage_base": dimensions.primal,
+            "stage_adjoint": adjoints * states if backward else 0,
+            "stage_cotangent": states if backward else 0,
+            "jacobian_product": states if backward and several else 0,
+            "start_adjoint": states if backward and dimensions.inside else 0,
             **self.newton.sizes(dimensions),
             **self.linear.sizes(dimensions),
         }
@@ -141,12 +157,19 @@ class Dirk(Method):
         return ("newton_iterations",)
 
     def copies(self, dimensions: Dimensions) -> dict[str, int]:
-        """In a kernel with tangents, those of f of the primal state alone have a name of their own."""
-        implicit, evaluated, ends = len(self._implicit), len(self._evaluated), 2 - self.tableau.stiffly_accurate
-        if dimensions.orders == 1:
-            return {"f": implicit + evaluated + ends, "f_jac": self._matrices}
-        solved = implicit * (dimensions.orders - 1)
-        return {"f": solved + evaluated + ends, "f_primal": implicit + evaluated, "f_jac": self._matrices + implicit}
+        implicit, evaluated, orders = len(self._implicit), len(self._evaluated), dimensions.orders
+        times = 2 if dimensions.backward else 1  # steps are taken at two places
+        counts = {"f": evaluated + 2 - self.tableau.stiffly_accurate + implicit * (orders - 1), "f_jac": self._matrices}
+        if orders == 1:
+            counts["f"] += implicit
+        else:
+            counts[primal_name("f")] = implicit + evaluated
+            counts["f_jac"] += implicit
+        counts = {name: times * count for name, count in counts.items()}
+        if dimensions.backward:
+            counts["f_jac"] += implicit
+            counts["f_vjp"] = implicit * orders + self.tableau.stages - implicit + dimensions.inside * self._end_rows
+        return counts
 
     def evaluations(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> Any:
         total = counted["newton_iterations"] + len(self._evaluated) * steps
@@ -203,7 +226,7 @@ class Dirk(Method):
             diagonal = tableau.a[stage][stage]
             if stage in self._implicit:
                 if diagonal != factored:
-                    regular = regular & self._factor(b, time, b.piece(b.buf.state, 0), h * float(diagonal))
+                    regular = regular & self.factor(b, time, b.piece(b.buf.state, 0), h * float(diagonal))
                     factored = diagonal
                     if iteration is None:
                         iteration = self.newton.begin(b, regular)
@@ -218,7 +241,7 @@ class Dirk(Method):
         unsolved = where(iteration.ok, b.scalar(0, "int32"), CODES["nonlinear_divergence"])
         return where(regular, unsolved, CODES["singular_matrix"])
 
-    def _factor(self, b: Body, since_t0: Any, state: View, size: Scalar) -> Scalar:
+    def factor(self, b: Body, since_t0: Any, state: View, size: Scalar) -> Scalar:
         """Makes ready to solve with 1/size - J, J at that time and state; whether it can be."""
         self.linear.linearise(b, since_t0, state)
         return self.linear.factor(b, 1.0 / size)
@@ -273,7 +296,7 @@ class Dirk(Method):
 
     def _evaluate_primal(self, b: Body, since_t0: Any, state: View, into: View) -> None:
         """f of the primal components alone."""
-        b.call("f_primal" if len(b.pieces) > 1 else "f", y=state, out=into, **b.instant(since_t0))
+        b.call(primal_name("f") if len(b.pieces) > 1 else "f", y=state, out=into, **b.instant(since_t0))
 
     # --- Tangents
 
@@ -297,7 +320,7 @@ class Dirk(Method):
         for _, piece in b.pieces[1:]:
             fill(b, b.piece(row, piece.order), 0.0)
         state = self.stage_state(b, stage, step_size)
-        self._factor(b, since_t0, b.piece(state, 0), size)
+        self.factor(b, since_t0, b.piece(state, 0), size)
         for number, (_, piece) in enumerate(b.pieces[1:], start=1):
             target = b.piece(row, piece.order)
             if number > 1:
@@ -349,10 +372,16 @@ class Dirk(Method):
         return [(b.buf.state, 1.0 - share), (b.buf.proposed_state, share), *rows]
 
     def clear_between(self, b: Body) -> None:
-        raise NotImplementedError
+        b.put(points_inside=False)
+        for view in (b.buf.stage_adjoint, b.buf.start_adjoint):
+            fill(b, view, 0.0)
 
     def adjoint(self, lane: Lane) -> AdjointSteps:
-        raise NotImplementedError
+        from .dirk_adjoint import DirkAdjoint
+
+        return DirkAdjoint(self).steps(lane)
 
     def between_adjoint(self, b: Body, theta: Jet, size: Jet, cotangent: View) -> tuple[dict[int, Scalar], dict[int, Scalar]]:
-        raise NotImplementedError
+        from .dirk_adjoint import DirkAdjoint
+
+        return between_adjoint(b, self.between_weights, DirkAdjoint(self).between_adjoints(b), theta, size, cotangent)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernel.scalar import Scalar
 from ..loop import AdjointSteps
-from ..loop.cotangents import gather, some_of, unless_done
+from ..loop.cotangents import some_of, unless_done
 from ..loop.jets import Jet
 from ..outputs.interpolation import dense_shares
-from .between import between_adjoint, dot
+from .between import between_adjoint
 from .combine import combine, stage_time
-from .transposed import pull
+from .transposed import gather_size, pull
 
 if TYPE_CHECKING:
     from ..kernel.device import View
@@ -103,10 +103,10 @@ class ExplicitAdjoint:
                 combine(b, b.buf.stage_cotangent, base, h, weights, [end, *pulled.values()], transposed=True)
                 self._pull_at(b, stage_time(b, tableau.c[stage], h, t), states[stage], tableau.c[stage], adjoints[stage])
                 for order in b.lane.adjoint.orders:
-                    self._gather_size(b, order, adjoints[stage], tableau.a[stage - 1] if stage else (), rows)
+                    gather_size(b, order, adjoints[stage], tableau.a[stage - 1] if stage else (), rows, b.buf.stage_cotangent)
                 pulled[stage] = adjoints[stage]
             for order in b.lane.adjoint.orders:
-                self._gather_size(b, order, end, tableau.b, rows)
+                gather_size(b, order, end, tableau.b, rows, b.buf.stage_cotangent)
             sources = [*pulled.values(), *([b.buf.start_adjoint] if inside else [])]
 
             def add(index: Any) -> None:
@@ -127,18 +127,6 @@ class ExplicitAdjoint:
     def _pull_at(self, b: Body, since_t0: Any, state: View, fraction: Fraction | int, into: View) -> None:
         pull(b, "f", since_t0, fraction, b.buf.stage_cotangent, into, y=state)
 
-    def _gather_size(self, b: Body, order: int, cotangent: View, weights: Sequence[Fraction], rows: Sequence[View]) -> None:
-        """Adds the share that the size of a step has in the cotangent of base + size * sum(weight * row)."""
-        if not any(weights):
-            return
-        slope, total = b.buf.stage_cotangent, None
-        combine(b, slope, None, b.real(1), weights, rows)
-        for piece in b.lane.problem.pieces:
-            if piece.order & order == order:
-                part = dot(b, b.piece(cotangent, piece.order), b.piece(slope, piece.order & ~order))
-                total = part if total is None else total + part
-        gather(b, **{f"size_{order}": total})
-
     def _adjoint_of_dense(self, b: Body, time: Any, step_size: Any, adjoints: list[View]) -> None:
         """What only the dense output needs: f at the end of the step, and stages of its own."""
         tableau, count, rows = self._method.tableau, self._method.tableau.stages, self._method.dense_rows(b)
@@ -155,7 +143,7 @@ class ExplicitAdjoint:
             combine(b, state, b.buf.state, step_size, dense.a[number], rows)
             self._pull_at(b, stage_time(b, dense.c[number], step_size, time), state, dense.c[number], row)
             for order in b.lane.adjoint.orders:
-                self._gather_size(b, order, row, dense.a[number], rows)
+                gather_size(b, order, row, dense.a[number], rows, b.buf.stage_cotangent)
             pulled[stage] = row
         # Their states are the step's beginning and right-hand sides of its stages.
         end = self._end_adjoint(adjoints)

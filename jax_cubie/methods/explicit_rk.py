@@ -39,6 +39,7 @@ class ExplicitRungeKutta(Method):
 
     family = "explicit Runge-Kutta"
     fallible = False
+    primal_too = ()
 
     @property
     def name(self) -> str:

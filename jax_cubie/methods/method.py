@@ -24,11 +24,13 @@ class Method(abc.ABC):
     """One method. A frozen dataclass: static, and part of an image's key.
 
     A family is a file with a class of this kind, which `find_method` in `catalogue.py` makes. family: what it is called.
-    fallible: whether a step may fail, and answers with a status.
+    fallible: whether a step may fail, and answers with a status. primal_too: those functions of `differentiated` that it
+    evaluates of the primal state alone, too, under their `primal_name` where there are tangents.
     """
 
     family: ClassVar[str]
     fallible: ClassVar[bool]
+    primal_too: ClassVar[tuple[str, ...]]
 
     @property
     @abc.abstractmethod

@@ -48,6 +48,7 @@ class Rosenbrock(Method):
 
     family = "Rosenbrock"
     fallible = True
+    primal_too = ()
 
     @property
     def name(self) -> str:

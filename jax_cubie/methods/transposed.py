@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from ..loop.cotangents import gather, into_adjoints, unless_done
+from .between import dot
+from .combine import combine
 
 if TYPE_CHECKING:
     from ..kernel.device import View
@@ -26,6 +29,22 @@ def pull(
     for number, order in enumerate(b.lane.adjoint.orders):
         value = b.scalar(b.buf.time_adjoint.load(number))
         gather(b, **{f"t0_{order}": value, f"start_{order}": value, f"size_{order}": float(fraction) * value})
+
+
+def gather_size(
+    b: Body, order: int, cotangent: View, weights: Sequence[Fraction], rows: Sequence[View], slope: View
+) -> None:
+    """Adds the share that the size of a step, in that order, has in the cotangent of base + size * sum(weight * row). slope:
+    room for that sum."""
+    if not any(weights):
+        return
+    total = None
+    combine(b, slope, None, b.real(1), weights, rows)
+    for piece in b.lane.problem.pieces:
+        if piece.order & order == order:
+            part = dot(b, b.piece(cotangent, piece.order), b.piece(slope, piece.order & ~order))
+            total = part if total is None else total + part
+    gather(b, **{f"size_{order}": total})
 
 
 def add_to_adjoint(b: Body, *sources: View) -> None:

@@ -1,0 +1,136 @@
+"""The transpose of a step of a diagonally implicit Runge-Kutta method, and of its values between steps.
+
+A step is y1 = y + h sum(b_i k_i), k_i = f(t + c_i h, Y_i), Y_i = y + h sum(a_ij k_j), j <= i. With the cotangent l of y1, q_i that
+of Y_i, and m_i that of the equation of k_i,
+
+    m_i = h (b_i l + sum_(j >= i) a_ji q_j),    q_i = (df/dy(Y_i))^T m_i,
+
+from the last stage to the first: a system for m_i, whose matrix is h a_ii times the transpose of 1/(h a_ii) - J, J at Y_i. The
+cotangent of y is l + sum(q_i). Where there are tangents, the orders of m_i are solved for from the highest on.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from ..loop import AdjointSteps
+from ..loop.cotangents import into_view_of_input, some_of
+from ..outputs.interpolation import dense_shares
+from .combine import combine, stage_time
+from .rosenbrock import add_up, copy, directions, fill
+from .transposed import add_to_adjoint, gather_size, pull
+
+if TYPE_CHECKING:
+    from ..kernel.device import View
+    from ..loop.body import Body
+    from ..loop.lane import Lane
+    from .dirk import Dirk
+
+_ONE = [Fraction(1)]
+
+
+class DirkAdjoint:
+    """Writes it, for one method."""
+
+    def __init__(self, method: Dirk):
+        self._method, self._tableau = method, method.tableau
+
+    def steps(self, lane: Lane) -> AdjointSteps:
+        """The places in the backward loop."""
+        method, inside = self._method, lane.problem.dimensions().inside
+        lane.cell("points_inside", "bool")
+
+        @lane.emitted()
+        def retake(b, t, h):
+            method.take(b, t, h)
+            if self._evaluates_end(b):
+                b.evaluate(b.emitter.add(b.dtype, t, h), b.buf.proposed_state, method.end_rhs(b), into=1)
+
+        @lane.emitted()
+        def adjoint(b, t, h):
+            if self._evaluates_end(b):
+                with b.when(some_of(b, b.get("points_inside"))):
+                    end = b.emitter.add(b.dtype, t, h)
+                    pull(b, "f", end, 1, self._end_adjoint(b), b.buf.stage_cotangent, y=b.buf.proposed_state)
+                    add_to_adjoint(b, b.buf.stage_cotangent)
+            pulled: dict[int, View] = {}
+            for stage in reversed(range(self._tableau.stages)):
+                weights = [self._tableau.b[stage], *(self._tableau.a[later][stage] for later in pulled)]
+                if inside or any(weights):
+                    own = self._stage_adjoints(b)[stage]
+                    arrays = [b.buf.adjoint, *pulled.values()]
+                    combine(b, own, own if inside else None, h, weights, arrays, transposed=True)
+                    self._adjoint_of_stage(b, stage, t, h)
+                    pulled[stage] = own
+            for order in b.lane.adjoint.orders:
+                gather_size(b, order, b.buf.adjoint, self._tableau.b, method.rows(b), b.buf.stage_cotangent)
+            sources = [*pulled.values(), *([b.buf.start_adjoint] if inside else [])]
+            if inside and self._tableau.dense is None and not self._tableau.explicit_first_stage:
+                first = self._start_adjoint(b)
+                copy(b, b.buf.stage_cotangent, first)
+                pull(b, "f", t, 0, b.buf.stage_cotangent, first, y=b.buf.state)
+                sources.append(first)
+            add_to_adjoint(b, *sources)
+
+        return AdjointSteps(retake, adjoint)
+
+    def between_adjoints(self, b: Body) -> list[View]:
+        """Those of the arrays of the method's `between_weights`."""
+        ends, dense = [b.buf.start_adjoint, b.buf.adjoint], self._tableau.dense
+        if dense is None:
+            return [*ends, self._start_adjoint(b), self._end_adjoint(b)]
+        used = dense_shares(dense.terms)
+        return [*ends, *(row for row, one in zip(self._stage_adjoints(b), used, strict=True) if one)]
+
+    def _evaluates_end(self, b: Body) -> bool:
+        """Whether f at the end of the step is wanted, and none of the stages."""
+        return b.lane.problem.dimensions().inside and self._tableau.dense is None and not self._tableau.stiffly_accurate
+
+    def _stage_adjoints(self, b: Body) -> list[View]:
+        """The cotangents of k_i, then those of Y_i."""
+        return [b.row(b.buf.stage_adjoint, number) for number in range(self._tableau.stages)]
+
+    def _start_adjoint(self, b: Body) -> View:
+        """That of f at the step's beginning."""
+        return b.row(b.buf.stage_adjoint, 0 if self._tableau.explicit_first_stage else self._tableau.stages)
+
+    def _end_adjoint(self, b: Body) -> View:
+        """That of f at its end."""
+        count = b.buf.stage_adjoint.size // b.states
+        return b.row(b.buf.stage_adjoint, self._tableau.stages - 1 if self._tableau.stiffly_accurate else count - 1)
+
+    def _adjoint_of_stage(self, b: Body, stage: int, time: Any, step_size: Any) -> None:
+        """From the cotangent of k_i, without that by its own equation, to that of Y_i, in its place."""
+        tableau, own, cotangent = self._tableau, self._stage_adjoints(b)[stage], b.buf.stage_cotangent
+        at, weights = tableau.c[stage], tableau.a[stage][: stage + 1]
+        since_t0 = stage_time(b, at, step_size, time)
+        state = self._method.stage_state(b, stage, step_size) if any(weights) else b.buf.state
+        if weights[stage]:
+            self._solve(b, stage, since_t0, step_size, state)
+        else:
+            copy(b, cotangent, own)
+        pull(b, "f", since_t0, at, cotangent, own, y=state)
+        for order in b.lane.adjoint.orders:
+            gather_size(b, order, own, weights, self._method.rows(b), cotangent)
+
+    def _solve(self, b: Body, stage: int, since_t0: Any, step_size: Any, state: View) -> None:
+        """The cotangent of the equation of k_i, from that of k_i."""
+        own, cotangent, product = self._stage_adjoints(b)[stage], b.buf.stage_cotangent, b.buf.jacobian_product
+        at, diagonal, h = self._tableau.c[stage], self._tableau.a[stage][stage], b.scalar(step_size)
+        size = h * float(diagonal)
+        self._method.factor(b, since_t0, b.piece(state, 0), size)
+        fill(b, cotangent, 0.0)
+        orders = [piece.order for _, piece in b.pieces]
+        for order in reversed(orders):
+            target = b.piece(own, order)
+            if order != orders[-1]:
+                given = {**b.instant(since_t0, at), "y": state, "f*": cotangent}
+                b.call("f_vjp", out=into_view_of_input(b, 0, product), **given)
+                add_up(b, target, target, [diagonal], [b.piece(product, order)], h)
+                for moved in b.moving:
+                    if order & moved == 0 and order | moved in orders:
+                        add_up(b, target, target, [diagonal], [b.piece(product, order | moved)], b.get(f"size_{moved}"))
+            for direction in directions(b, target):
+                self._method.linear.solve_transposed(b, direction)
+            add_up(b, b.piece(cotangent, order), None, _ONE, [target], 1.0 / size)
