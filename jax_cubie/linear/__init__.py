@@ -4,6 +4,7 @@ from .colouring import colours
 from .dense import DenseLU
 from .jacobian import jacobian_function
 from .linear_solver import LinearSolver
+from .mass import Mass
 from .pattern import Pattern, jacobian_pattern
 from .settings import LinearSettings
 from .symbolic import SparseLU, dense_cost, is_worth_it, sparse_cost
@@ -12,6 +13,7 @@ __all__ = [
     "DenseLU",
     "LinearSettings",
     "LinearSolver",
+    "Mass",
     "Pattern",
     "SparseLU",
     "colours",

@@ -11,11 +11,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 
 from ..buffers import Buffer
 from ..kernel.scalar import Scalar, where
-from ..operands import FieldFunction
+from ..operands import MASS, FieldFunction
+from .colouring import colours
+from .jacobian import jacobian_function
 from .linear_solver import LinearSolver
+from .mass import Mass
+from .pattern import Pattern
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
@@ -30,13 +35,29 @@ UNROLLED = 8
 
 @dataclasses.dataclass(frozen=True)
 class DenseLU(LinearSolver):
-    """Factors with partial pivoting; the pivots' reciprocals lie on the diagonal."""
+    """Factors with partial pivoting; the pivots' reciprocals lie on the diagonal. sparsity: where the Jacobian has entries, if
+    the user says so; then it takes as many tangents as its columns have colours."""
 
-    def fitted(self, field: ClosedJaxpr) -> DenseLU:
-        return self
+    mass: Mass | None = None
+    sparsity: Pattern | None = None
 
-    def jacobian(self, field: Callable) -> FieldFunction:
-        return FieldFunction(lambda t, y, *values: jax.jacfwd(field, argnums=1)(t, y, *values).reshape(-1))
+    def fitted(self, field: ClosedJaxpr, mass: Mass | None = None, sparsity: Pattern | None = None) -> DenseLU:
+        return DenseLU(mass, sparsity)
+
+    def jacobian(self, field: Callable, given: Callable | None = None) -> FieldFunction:
+        if given is not None:
+            return FieldFunction(lambda t, y, *values: given(t, y, *values).reshape(-1))
+        if self.sparsity is None:
+            return FieldFunction(lambda t, y, *values: jax.jacfwd(field, argnums=1)(t, y, *values).reshape(-1))
+        pattern = self.sparsity
+        places = jnp.array([i * pattern.columns + j for i, j in pattern.entries], "uint32")
+        entries = jacobian_function(field, pattern, colours(pattern))
+
+        def spread(t: Any, y: Any, *values: Any) -> Any:
+            zeros = jnp.zeros(pattern.rows * pattern.columns, y.dtype)
+            return zeros.at[places].set(entries(t, y, *values), mode="promise_in_bounds", unique_indices=True)
+
+        return FieldFunction(spread)
 
     def buffers(self) -> tuple[Buffer, ...]:
         live = frozenset({"step"})
@@ -49,15 +70,44 @@ class DenseLU(LinearSolver):
     def linearise(self, b: Body, since_t0: Any, state: View) -> None:
         b.call("f_jac", y=state, out=b.buf.lu_factors, **b.instant(since_t0))
 
-    def factor(self, b: Body, shift: Scalar) -> Scalar:
+    def factor(self, b: Body, shift: Scalar, *, constraints: bool = False) -> Scalar:
         factors, n = b.buf.lu_factors, b.primal
 
         def negate(index: Any) -> None:
             factors.store(index, b.emitter.neg(b.dtype, factors.load(index)))
 
         _each(b, n * n, negate)
-        _each(b, n, lambda index: _element(b, factors, index, index).add(shift))
+        if constraints:
+            self._clear_differential_rows(b)
+        if self.mass is None:
+            _each(b, n, lambda index: _element(b, factors, index, index).add(shift))
+        else:
+            self._add_mass(b, self.mass, shift)
         return _factor_unrolled(b) if n <= UNROLLED else _factor_looped(b)
+
+    def _clear_differential_rows(self, b: Body) -> None:
+        n, algebraic = b.primal, () if self.mass is None else self.mass.algebraic_rows
+        for row in sorted(set(range(n)) - set(algebraic)):
+            part = b.buf.lu_factors.part(row * n, n)
+            _each(b, n, lambda index, part=part: part.store(index, b.real(0)))
+
+    @staticmethod
+    def _add_mass(b: Body, mass: Mass, shift: Scalar) -> None:
+        """Adds shift * M."""
+        factors, n, entries = b.buf.lu_factors, b.primal, mass.pattern.entries
+
+        def add(row: Any, column: Any, value: Scalar) -> None:
+            place = _element(b, factors, row, column)
+            place.set(shift.fused(value, place.get()))
+
+        if mass.diagonal:
+            _each(b, n, lambda index: add(index, index, b.number(MASS, index)))
+        elif n <= UNROLLED or len(entries) <= 2 * n:
+            for row, column in entries:
+                add(row, column, mass.element(b, row, column))
+        else:
+            with b.emitter.loop(n) as row, b.emitter.loop(n) as column:
+                add(row, column, mass.element(b, row, column))
 
     def solve(self, b: Body, vector: View) -> None:
         if b.primal <= UNROLLED:
