@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..buffers import BACKWARD, Buffer
 from ..kernel.scalar import Scalar, most, where
-from ..linear import LinearSolver
+from ..linear import LinearSolver, Mass
 from ..loop import AdjointSteps, Dimensions, Steps
 from ..loop.jets import Jet
 from ..nonlinear import Newton
@@ -31,7 +31,7 @@ from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weight
 from ..solution import CODES
 from .between import between_adjoint, hermite_weights
 from .combine import combine, stage_time
-from .field_functions import FieldFunction
+from .field_functions import FieldFunction, time_derivative
 from .implicit_tableau import ImplicitTableau
 from .method import Method
 from .rosenbrock import copy, directions, fill
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
 
     from ..kernel.device import View
+    from ..linear import Pattern
     from ..loop.body import Body
     from ..loop.lane import Lane
     from ..nonlinear.iteration import Iteration
@@ -52,10 +53,10 @@ class Dirk(Method):
     tableau: ImplicitTableau
     linear: LinearSolver
     newton: Newton
+    mass: Mass | None = None
 
     family = "DIRK"
     fallible = True
-    primal_too = ("f",)
 
     def __post_init__(self) -> None:
         if self.tableau.dense is not None and self.tableau.dense.a:
@@ -77,14 +78,25 @@ class Dirk(Method):
     def error_rows(self) -> int:
         return int(self.tableau.b_embedded is not None)
 
-    def fitted(self, field: ClosedJaxpr) -> Dirk:
-        return dataclasses.replace(self, linear=self.linear.fitted(field))
+    @property
+    def primal_too(self) -> tuple[str, ...]:
+        return ("f",) if self.mass is None else ("f", "mass")
 
-    def functions(self, field: Callable) -> dict[str, FieldFunction]:
-        return {"f": FieldFunction(field), "f_jac": self.linear.jacobian(field)}
+    def fitted(self, field: ClosedJaxpr, mass: Mass | None = None, sparsity: Pattern | None = None) -> Dirk:
+        if mass is not None and (self._evaluated or not self.tableau.stiffly_accurate):
+            raise ValueError(
+                f"method {self.name!r} can't have a mass matrix, since its solution is not the state of its last stage: take one "
+                "that is stiffly accurate, as 'kvaerno5' or 'l_stable_sdirk4', or a Rosenbrock method, as 'rodas5p'"
+            )
+        return dataclasses.replace(self, linear=self.linear.fitted(field, mass, sparsity), mass=mass)
+
+    def functions(self, field: Callable, jac: Callable | None = None) -> dict[str, FieldFunction]:
+        found = {"f": FieldFunction(field), "f_jac": self.linear.jacobian(field, jac)}
+        return found if self.mass is None else {**found, "mass": self.mass.product(), "f_dt": time_derivative(field)}
 
     def differentiated(self, field: Callable) -> dict[str, FieldFunction]:
-        return {"f": FieldFunction(field)}
+        found = {"f": FieldFunction(field)}
+        return found if self.mass is None else {**found, "mass": self.mass.product()}
 
     # --- The stages
 
