@@ -5,6 +5,10 @@ Newton iterations: with J, the derivative of f by the state at the step's beginn
 increment is W^-1 (f(Y_i) - k_i), and that of k_i the same over h a_ii. (Hairer, Wanner, Solving Ordinary Differential Equations
 II, section IV.8.)
 
+With a mass matrix, M y' = f, slopes are those of the state all the same: M k_i = f(t + c_i h, Y_i), and W = M/(h a_ii) - J. Where
+equations are algebraic, the slopes of algebraic components follow from Y_i, which no slope but that of its own stage has an
+effect on; at t0 they are those of the differentiated equations.
+
 The rows are f at the beginning of the step, which is the first stage of methods that have an explicit one; the stages; and f
 at the end of the step, which is the last stage of stiffly accurate methods.
 
@@ -23,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from ..buffers import BACKWARD, Buffer
 from ..kernel.scalar import Scalar, most, where
 from ..linear import LinearSolver, Mass
+from ..linear.mass import clear
 from ..loop import AdjointSteps, Dimensions, Steps
 from ..loop.jets import Jet
 from ..nonlinear import Newton
@@ -34,7 +39,7 @@ from .combine import combine, stage_time
 from .field_functions import FieldFunction, time_derivative
 from .implicit_tableau import ImplicitTableau
 from .method import Method
-from .rosenbrock import copy, directions, fill
+from .rosenbrock import add_up, copy, directions, fill
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
@@ -43,6 +48,7 @@ if TYPE_CHECKING:
     from ..linear import Pattern
     from ..loop.body import Body
     from ..loop.lane import Lane
+    from .constraints import Constraints
     from ..nonlinear.iteration import Iteration
 
 
@@ -146,6 +152,7 @@ class Dirk(Method):
             Buffer("stage_cotangent", 0, live=BACKWARD),
             Buffer("jacobian_product", 0, live=BACKWARD),
             Buffer("start_adjoint", 0, live=BACKWARD),
+            *Mass.buffers(),
             *self.newton.buffers(),
             *self.linear.buffers(),
         )
@@ -161,6 +168,7 @@ class Dirk(Method):
             "stage_cotangent": states if backward else 0,
             "jacobian_product": states if backward and several else 0,
             "start_adjoint": states if backward and dimensions.inside else 0,
+            **Mass.sizes(self.mass, dimensions),
             **self.newton.sizes(dimensions),
             **self.linear.sizes(dimensions),
         }
@@ -181,6 +189,10 @@ class Dirk(Method):
         if dimensions.backward:
             counts["f_jac"] += implicit
             counts["f_vjp"] = implicit * orders + self.tableau.stages - implicit + dimensions.inside * self._end_rows
+        if self.mass is not None:
+            counts["f"] += 1
+            counts["f_jac"] += 3
+            counts |= {"mass": implicit * orders, primal_name("mass"): implicit, "mass_vjp": (implicit + 1) * orders, "f_dt": 1}
         return counts
 
     def evaluations(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> Any:
@@ -198,10 +210,43 @@ class Dirk(Method):
 
     # --- Places in the loop
 
+    @property
+    def constraints(self) -> Constraints | None:
+        return self._constraints if self.mass is not None and self.mass.separates else None
+
+    @property
+    def _constraints(self) -> Constraints:
+        from .constraints import Constraints
+
+        assert self.mass is not None
+        return Constraints(self.mass, self.linear)
+
+    def first_slope(self, b: Body) -> tuple[View, Callable[[View], None] | None]:
+        if self.mass is None:
+            return self.start_rhs(b), None
+        fine = self.factor_mass(b, b.real(0))
+        return self.start_rhs(b), lambda rhs: self._constraints.to_slope(b, fine, b.piece(rhs, 0))
+
     def steps(self, lane: Lane) -> Steps:
+        problem = lane.problem
+        hermite = problem.dimensions().inside and self.tableau.dense is None
+        if hermite and self.mass is not None and self.mass.algebraic_rows and (len(problem.pieces) > 1 or problem.adjoint):
+            raise NotImplementedError(
+                f"values between the steps of method {self.name!r} have no derivative where rows of the mass matrix are 0: save at "
+                "t0, t1 or the ends of steps, or take a Rosenbrock method, as 'rodas5p'"
+            )
+
         @lane.emitted()
         def start(b, t):
-            b.evaluate(t, b.buf.state, self.start_rhs(b))
+            if self.mass is None:
+                b.evaluate(t, b.buf.state, self.start_rhs(b))
+                return
+            fine = self._start_slope(b, t, self.mass)
+            if self.tableau.explicit_first_stage or hermite:
+                b.put(result=where(fine, b.get("result"), CODES["singular_matrix"]))
+            else:  # it is a first guess alone
+                with b.when(~fine):
+                    fill(b, self.start_rhs(b), 0.0)
 
         @lane.emitted("int32")
         def step(b, t, h):
@@ -220,6 +265,38 @@ class Dirk(Method):
             copy(b, self.start_rhs(b), self.end_rhs(b))
 
         return Steps(start=start, step=step, finish=None if self.tableau.stiffly_accurate else finish, carry=carry)
+
+    def _start_slope(self, b: Body, time: Any, mass: Mass) -> Scalar:
+        """The slope of the state at t0, with its tangents; whether there is one. Those of algebraic components have no tangents:
+        no state at the end of a step depends on them."""
+        rhs, product, slope = b.buf.mass_vector, b.buf.mass_product, self.start_rhs(b)
+        b.evaluate(time, b.buf.state, rhs)
+        if mass.algebraic_rows:
+            b.call("f_dt", y=b.piece(b.buf.state, 0), out=b.piece(product, 0), **b.instant(time))
+            for index in mass.algebraic_rows:
+                rhs.store(index, product.load(index))
+        fine = self.factor_mass(b, time)
+        fill(b, slope, 0.0)
+        for _, piece in b.pieces:
+            target, known = b.piece(slope, piece.order), b.piece(rhs, piece.order)
+            if piece.order:
+                self._subtract_mass(b, known, slope, piece.order)
+                clear(b, known, mass.algebraic_rows)
+            copy(b, target, known)
+            for direction in directions(b, target):
+                self.linear.solve(b, direction)
+        return fine
+
+    def factor_mass(self, b: Body, since_t0: Any) -> Scalar:
+        """Makes ready to solve for slopes at that time and the step's beginning; whether it can be."""
+        return self._constraints.factor(b, since_t0, b.piece(b.buf.state, 0))
+
+    @staticmethod
+    def _subtract_mass(b: Body, target: View, slope: View, order: int) -> None:
+        """target -= what tangents of M have in that order of M times a slope, whose own is 0."""
+        if Mass.moves(b):
+            b.call("mass", y=slope, out=b.buf.mass_product, **b.instant(b.real(0)))
+            add_up(b, target, target, [Fraction(-1)], [b.piece(b.buf.mass_product, order)])
 
     def take(self, b: Body, time: Any, step_size: Any) -> Scalar:
         """One step from `state`: the stages and `proposed_state`. The status."""
@@ -270,8 +347,10 @@ class Dirk(Method):
         def place(index: Any) -> None:
             at.store(index, size.fused(b.scalar(row.load(index)), b.scalar(base.load(index))).value)
 
+        slope = row if self.mass is None else b.piece(b.buf.mass_product, 0)
+
         def subtract(index: Any) -> None:
-            delta.store(index, (b.scalar(delta.load(index)) - b.scalar(row.load(index))).value)
+            delta.store(index, (b.scalar(delta.load(index)) - b.scalar(slope.load(index))).value)
 
         def add(index: Any) -> None:
             row.store(index, inverse.fused(b.scalar(delta.load(index)), b.scalar(row.load(index))).value)
@@ -279,6 +358,9 @@ class Dirk(Method):
 
         def correct() -> None:
             self._evaluate_primal(b, stage_time(b, instant, h.value, time), at, delta)
+            if self.mass is not None:
+                name = primal_name("mass") if len(b.pieces) > 1 else "mass"
+                b.call(name, y=row, out=slope, **b.instant(b.real(0)))
             b.each(subtract, b.primal)
             self.linear.solve(b, delta)
             b.each(add, b.primal)
@@ -337,7 +419,11 @@ class Dirk(Method):
             target = b.piece(row, piece.order)
             if number > 1:
                 self.stage_state(b, stage, step_size)
+            if self.mass is not None and Mass.moves(b):
+                b.call("mass", y=row, out=b.buf.mass_product, **b.instant(b.real(0)))
             b.call("f", y=state, out=into_output(target, number), **b.instant(since_t0, at))
+            if self.mass is not None and Mass.moves(b):
+                add_up(b, target, target, [Fraction(-1)], [b.piece(b.buf.mass_product, piece.order)])
 
             def scale(index: Any, target: View = target) -> None:
                 target.store(index, (inverse * b.scalar(target.load(index))).value)
