@@ -17,7 +17,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _EVENTS = "there are no events yet: save times with SaveAt(ts=...) and look for the event between them"
 _TIMES = "use saveat=SaveAt(ts=...) with the times at which the solution is wanted"
 _NO_DENSE = f"there is no solution as a function: {_TIMES}"
-_NO_JACOBIAN = "leave it out, since explicit methods need no Jacobian"
+_BANDS = "use jac_sparsity=, booleans [n, n] that are True inside of the band"
 _NO_RESUME = "leave it out: another solve begins with y0=solution.ys[-1], and with dt0= if its first step is known"
 _NO_CLIP = "steps can't be cut at given times yet: solve up to each of them, and begin another solve there"
 _CONTROLLER = "use controller='pid' with rtol=, atol=, pcoeff= and the like, or controller='fixed' with dt0="
@@ -51,7 +51,10 @@ NAMES: dict[str, str] = {
     "first_step": "use dt0= in solve",
     "max_step": "use dtmax=",
     "min_step": "use dtmin=",
-    **dict.fromkeys(("jac", "jac_sparsity", "lband", "uband", "Dfun", "ml", "mu", "with_jacobian", "col_deriv"), _NO_JACOBIAN),
+    **dict.fromkeys(("lband", "uband", "ml", "mu"), _BANDS),
+    "Dfun": "use jac=, a function jac(t, y, args)",
+    "with_jacobian": "leave it out: implicit methods find the Jacobian of f",
+    "col_deriv": "leave it out: element [i, j] of what jac returns is the derivative of f's component i by y's component j",
     # scipy.integrate.odeint and ode, jax.experimental.ode.odeint
     "func": "it is called f here: f(t, y, args), time first",
     "tfirst": "leave it out: time always comes first, f(t, y, args)",
@@ -75,6 +78,8 @@ NAMES: dict[str, str] = {
     "u0": "it is called y0 here",
     "p": "it is called args here",
     "tspan": "give t0 and t1, two arguments",
+    "mass_matrix": "use mass=",
+    **dict.fromkeys(("jac_prototype", "sparsity"), "use jac_sparsity=, booleans [n, n]"),
     "callback": _EVENTS,
     "event_fn": _EVENTS,
     "save_everystep": "use saveat=SaveAt(steps=True) and max_steps=",
@@ -87,7 +92,8 @@ NAMES: dict[str, str] = {
     "steps": "use saveat=SaveAt(steps=True) and max_steps=",
     "fn": "use saveat=SaveAt(..., fn=...)",
     **dict.fromkeys(
-        ("f", "t0", "t1", "y0", "args", "dt0", "saveat", "throw"), "it is no setting of a Solver, but an argument of solve"
+        ("f", "t0", "t1", "y0", "args", "dt0", "saveat", "throw", "mass", "mass_pattern", "jac", "jac_sparsity"),
+        "it is no setting of a Solver, but an argument of solve"
     ),
 }
 
@@ -100,6 +106,8 @@ _ELSEWHERE: dict[str, dict[str, str]] = {
         ),
         **dict.fromkeys(("dense_output", "dense"), "use t_eval=, the times at which the solution is wanted"),
         "vectorized": "use jax.vmap of solve_ivp",
+        **dict.fromkeys(("mass", "mass_pattern", "mass_matrix"), "call jax_cubie.solve, which has mass="),
+        "Dfun": "use jac=, a function jac(t, y, *args)",
         "saveat": "use t_eval=, or jax_cubie.solve, which takes a SaveAt",
         "ts": "use t_eval=",
         "t": "use t_span=(t[0], t[-1]) and t_eval=t",

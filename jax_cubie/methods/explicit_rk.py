@@ -81,10 +81,6 @@ class ExplicitRungeKutta(Method):
             total = total + counted["dense"] * len(self.dense_stages)
         return total
 
-    @property
-    def primal_too(self) -> tuple[str, ...]:
-        return ()
-
     def functions(self, field: Callable, jac: Callable | None = None) -> dict[str, FieldFunction]:
         return {"f": FieldFunction(field)}
 

@@ -33,10 +33,10 @@ class Method(abc.ABC):
     fallible: ClassVar[bool]
 
     @property
-    @abc.abstractmethod
     def primal_too(self) -> tuple[str, ...]:
         """Those functions of `differentiated` that it evaluates of the primal state alone, too, under their `primal_name` where
         there are tangents."""
+        return ()
 
     @property
     @abc.abstractmethod

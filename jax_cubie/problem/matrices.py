@@ -145,16 +145,21 @@ def check_jacobian(
         _remember(f, jac)
 
 
+def _original(function: Any) -> Any:
+    """The user's, of one that a front door made of it."""
+    return getattr(function, "original", function)
+
+
 def _was_checked(f: Any, jac: Any) -> bool:
     try:
-        return jac in _checked.get(f, ())
+        return _original(jac) in _checked.get(_original(f), ())
     except TypeError:  # not to be remembered
         return False
 
 
 def _remember(f: Any, jac: Any) -> None:
     try:
-        _checked.setdefault(f, weakref.WeakSet()).add(jac)
+        _checked.setdefault(_original(f), weakref.WeakSet()).add(_original(jac))
     except TypeError:
         return
 
