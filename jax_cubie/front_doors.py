@@ -52,10 +52,11 @@ def solve(
       entries, booleans [n, n], in place of what is found. Both are checked against f's own, where values are known.
     - settings: those of `Solver`, as `method="dopri5", rtol=1e-8, state_location="shared"`.
 
-    Derivatives of `ys`, forwards and backwards, to any order: by y0, the float leaves of args, mass, arrays that f and `SaveAt.fn`
-    close over, t0, t1, `SaveAt.ts`, and of steps that nobody judges by dt0 and `step_ends`. Sizes that the controller chose are
-    held fixed; so by tolerances, coefficients, max_steps and dt0 as a first step the derivative is 0, as are those of `stats`
-    and of the times of steps. A lane that failed has NaN. Raises FieldError, a TypeError, where f has no derivative.
+    Derivatives of `ys`, forwards and backwards, to any order: by y0, the float leaves of args, mass, arrays that f and
+    `SaveAt.fn` close over, t0, t1, `SaveAt.ts`, and of steps that nobody judges by dt0 and `step_ends`. Sizes that the
+    controller chose are held fixed; so by tolerances, coefficients, max_steps and dt0 as a first step the derivative is 0, as
+    are those of `stats` and of the times of steps, and of y0's components that are solved for. A lane that failed has NaN.
+    Raises FieldError, a TypeError, where f has no derivative.
 
     Returns a `Solution`. A lane that fails says so in `result` and disturbs no other.
 

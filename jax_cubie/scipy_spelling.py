@@ -114,8 +114,8 @@ def solve_ivp(
       `SaveAt(steps=True)`).
     - first_step, max_step: positive, whatever the direction; None: chosen here, and unlimited.
     - rtol, atol: numbers, or arrays like y0; for methods that have an error estimate.
-    - jac, jac_sparsity: for implicit methods jac(t, y, *args) -> [n, n], or a matrix where it is constant; and where it may have
-      entries.
+    - jac, jac_sparsity: for implicit methods jac(t, y, *args) -> [n, n], or a matrix where it is constant; and where it may
+      have entries.
     - dense_output, events, vectorized: nothing but SciPy's defaults, since there are none of these.
     - settings: the others of a `Solver`.
 

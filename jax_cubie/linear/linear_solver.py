@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 class LinearSolver(abc.ABC):
-    """Solves systems with W = shift M - J, J the Jacobian of f by the state, M the mass matrix, without one the identity. A
-    frozen dataclass: static, and part of an image's key.
+    """Solves systems with W = shift M - J, J the Jacobian of f by the state, M the mass matrix, without one the identity.
+    A frozen dataclass: static, and part of an image's key.
 
     Systems are those of the primal components of the state; tangents have the same matrix.
     """

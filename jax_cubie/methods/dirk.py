@@ -5,9 +5,9 @@ Newton iterations: with J, the derivative of f by the state at the step's beginn
 increment is W^-1 (f(Y_i) - k_i), and that of k_i the same over h a_ii. (Hairer, Wanner, Solving Ordinary Differential Equations
 II, section IV.8.)
 
-With a mass matrix, M y' = f, slopes are those of the state all the same: M k_i = f(t + c_i h, Y_i), and W = M/(h a_ii) - J. Where
-equations are algebraic, the slopes of algebraic components follow from Y_i, which no slope but that of its own stage has an
-effect on; at t0 they are those of the differentiated equations.
+With a mass matrix, M y' = f, slopes are those of the state all the same: M k_i = f(t + c_i h, Y_i), and W = M/(h a_ii) - J.
+Where equations are algebraic, slopes of algebraic components follow from Y_i, on whose own earlier slopes have no effect; at t0
+they are those of the differentiated equations.
 
 The rows are f at the beginning of the step, which is the first stage of methods that have an explicit one; the stages; and f
 at the end of the step, which is the last stage of stiffly accurate methods.
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from ..linear import Pattern
     from ..loop.body import Body
     from ..loop.lane import Lane
-    from .constraints import Constraints
     from ..nonlinear.iteration import Iteration
+    from .constraints import Constraints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +91,8 @@ class Dirk(Method):
     def fitted(self, field: ClosedJaxpr, mass: Mass | None = None, sparsity: Pattern | None = None) -> Dirk:
         if mass is not None and (self._evaluated or not self.tableau.stiffly_accurate):
             raise ValueError(
-                f"method {self.name!r} can't have a mass matrix, since its solution is not the state of its last stage: take one "
-                "that is stiffly accurate, as 'kvaerno5' or 'l_stable_sdirk4', or a Rosenbrock method, as 'rodas5p'"
+                f"method {self.name!r} can't have a mass matrix, since its solution is not its last stage's state: take one that "
+                "is stiffly accurate, as 'kvaerno5' or 'l_stable_sdirk4', or a Rosenbrock method, as 'rodas5p'"
             )
         return dataclasses.replace(self, linear=self.linear.fitted(field, mass, sparsity), mass=mass)
 
@@ -232,8 +232,8 @@ class Dirk(Method):
         hermite = problem.dimensions().inside and self.tableau.dense is None
         if hermite and self.mass is not None and self.mass.algebraic_rows and (len(problem.pieces) > 1 or problem.adjoint):
             raise NotImplementedError(
-                f"values between the steps of method {self.name!r} have no derivative where rows of the mass matrix are 0: save at "
-                "t0, t1 or the ends of steps, or take a Rosenbrock method, as 'rodas5p'"
+                f"values between the steps of method {self.name!r} have no derivative where rows of the mass matrix are 0: save "
+                "at t0, t1 or the ends of steps, or take a Rosenbrock method, as 'rodas5p'"
             )
 
         @lane.emitted()
@@ -242,11 +242,10 @@ class Dirk(Method):
                 b.evaluate(t, b.buf.state, self.start_rhs(b))
                 return
             fine = self._start_slope(b, t, self.mass)
-            if self.tableau.explicit_first_stage or hermite:
+            with b.when(~fine):
+                fill(b, self.start_rhs(b), 0.0)
+            if self.tableau.explicit_first_stage or hermite:  # else it is a first guess alone
                 b.put(result=where(fine, b.get("result"), CODES["singular_matrix"]))
-            else:  # it is a first guess alone
-                with b.when(~fine):
-                    fill(b, self.start_rhs(b), 0.0)
 
         @lane.emitted("int32")
         def step(b, t, h):
@@ -267,8 +266,8 @@ class Dirk(Method):
         return Steps(start=start, step=step, finish=None if self.tableau.stiffly_accurate else finish, carry=carry)
 
     def _start_slope(self, b: Body, time: Any, mass: Mass) -> Scalar:
-        """The slope of the state at t0, with its tangents; whether there is one. Those of algebraic components have no tangents:
-        no state at the end of a step depends on them."""
+        """The slope of the state at t0, with its tangents; whether there is one. Those of algebraic components have no
+        tangents: no state at the end of a step depends on them."""
         rhs, product, slope = b.buf.mass_vector, b.buf.mass_product, self.start_rhs(b)
         b.evaluate(time, b.buf.state, rhs)
         if mass.algebraic_rows:

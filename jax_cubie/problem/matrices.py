@@ -11,7 +11,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, PyTree
 
 from ..linear import Mass, Pattern
 from ..settings import concrete, refuse_tracer
@@ -68,27 +68,46 @@ def read_mass(matrices: Matrices, state: State) -> tuple[Mass, Any] | None:
         array = jnp.where(given, array, 0)
     mask = known != 0 if given is None and known is not None else given
     mask = np.ones(array.shape, bool) if mask is None else mask
+    array = jnp.asarray(array) if isinstance(array, np.ndarray) else array
     return Mass(array.ndim == 1, Pattern.of(np.diag(mask) if array.ndim == 1 else mask)), array
 
 
 def _mass_array(mass: Any, state: State) -> Any:
+    """Of NumPy where it is known, also where jit traces what stands around it."""
     n, dtype = state.size, jnp.dtype(state.dtype)
     if hasattr(mass, "as_matrix"):  # an operator of lineax
-        mass = mass.as_matrix()
+        with jax.ensure_compile_time_eval():
+            mass = mass.as_matrix()
     leaves, structure = jax.tree.flatten(mass)
-    like_y0 = structure == state.structure and [np.shape(leaf) for leaf in leaves] == list(state.shapes)
-    if like_y0 and not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
-        return state.flatten(mass, "mass")
+    if structure == state.structure and [np.shape(leaf) for leaf in leaves] == list(state.shapes):
+        mass = _end_to_end(leaves)
     expected = f"expected an array [{n}] for a diagonal, [{n}, {n}], a pytree like y0, or an operator with as_matrix()"
-    try:
-        array = mass if isinstance(mass, jax.ShapeDtypeStruct) else jnp.asarray(mass)
-    except (TypeError, ValueError):
-        raise TypeError(f"mass is {mass!r:.80} of type {type(mass).__name__}: {expected}") from None
+    array = mass if isinstance(mass, (jax.core.Tracer, jax.ShapeDtypeStruct)) else _numbers(mass, expected)
     if array.shape not in ((n,), (n, n)):
         raise ValueError(f"mass has shape {array.shape}, where y0 has {n} components: {expected}")
     if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
         raise ValueError(f"mass has dtype {array.dtype}: expected real numbers ({state.dtype})")
     return jax.ShapeDtypeStruct(array.shape, dtype) if isinstance(array, jax.ShapeDtypeStruct) else array.astype(dtype)
+
+
+def _end_to_end(leaves: list[Any]) -> Any:
+    """Leaves like those of y0 as one vector, of shapes as a shape."""
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
+        return jax.ShapeDtypeStruct((sum(np.size(leaf) for leaf in leaves),), jnp.result_type(*leaves))
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
+    return np.concatenate([np.ravel(leaf) for leaf in leaves])
+
+
+def _numbers(mass: Any, expected: str) -> Any:
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(mass))
+    try:
+        array = jnp.asarray(mass) if traced else np.asarray(mass)
+        if array.dtype.kind not in "OSUmM":
+            return array
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(f"mass is {mass!r:.80} of type {type(mass).__name__}: {expected}")
 
 
 def read_sparsity(matrices: Matrices, state: State) -> Pattern | None:
@@ -97,7 +116,7 @@ def read_sparsity(matrices: Matrices, state: State) -> Pattern | None:
     return None if mask is None else Pattern.of(mask)
 
 
-def _mask(name: str, given: Any, shape: tuple[int, ...]) -> Bool[np.ndarray, "..."] | None:
+def _mask(name: str, given: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     if given is None:
         return None
     refuse_tracer(name, given)
@@ -164,7 +183,7 @@ def _remember(f: Any, jac: Any) -> None:
         return
 
 
-def _compare(own: Array | np.ndarray, given: np.ndarray) -> None:
+def _compare(own: np.ndarray, given: np.ndarray) -> None:
     size = np.max(np.abs(own), axis=1, keepdims=True, initial=0)
     wrong = np.abs(given - own) > _RTOL * size + 1e-30
     wrong &= np.isfinite(own)

@@ -120,8 +120,8 @@ def make_request(
     saving = _make_saving(saveat, settings["max_steps"], outputs)
     if mass is not None and saving.inside and functions.method.between_needs_slopes:
         raise ValueError(
-            f"method {method.name!r} has no values between steps of its own, and with a mass matrix f is no slope to make some of: "
-            "save at t0, t1 or the ends of steps, or take a method that has, as 'rodas5p' or 'rodas4'"
+            f"method {method.name!r} has no values between steps of its own, and with a mass matrix f is no slope to make some "
+            "of: save at t0, t1 or the ends of steps, or take a method that has, as 'rodas5p' or 'rodas4'"
         )
     problem = Problem(
         functions=functions.by_platform,

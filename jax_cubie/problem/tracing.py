@@ -110,7 +110,7 @@ def trace_functions(
     time, vector = _time_and_state(state)
     field = trace(flat_field(f, state, args), time, vector, *args.avals)
     method = method.fitted(field, mass, sparsity)
-    inputs = {"f": ("t", "y"), "output": ("t", "y")}
+    inputs: dict[str, tuple[str, ...]] = {"f": ("t", "y"), "output": ("t", "y")}
     closed = {"f": field}
     with in_derivative_words(_SAID_F, reverse=False):
         for name, derived in method.functions(lambda *given: jex.jaxpr_as_fun(field)(*given)[0], jac).items():
