@@ -29,8 +29,8 @@ class LinearSolver(abc.ABC):
 
     @abc.abstractmethod
     def fitted(self, field: ClosedJaxpr, mass: Mass | None = None, sparsity: Pattern | None = None) -> LinearSolver:
-        """The solver for the Jacobian of that f, `field(t, y, *values)`, and that mass. sparsity: the Jacobian's, where the user
-        gave one."""
+        """The solver for the Jacobian of that f, `field(t, y, *values)`, and that mass. sparsity: the Jacobian's, where the
+        user gave one."""
 
     @abc.abstractmethod
     def jacobian(self, field: Callable, given: Callable | None = None) -> FieldFunction:

@@ -91,8 +91,8 @@ class Dirk(Method):
     def fitted(self, field: ClosedJaxpr, mass: Mass | None = None, sparsity: Pattern | None = None) -> Dirk:
         if mass is not None and (self._evaluated or not self.tableau.stiffly_accurate):
             raise ValueError(
-                f"method {self.name!r} can't have a mass matrix, since its solution is not its last stage's state: take one that "
-                "is stiffly accurate, as 'kvaerno5' or 'l_stable_sdirk4', or a Rosenbrock method, as 'rodas5p'"
+                f"method {self.name!r} can't have a mass matrix, since its solution is not its last stage's state: take one "
+                "that is stiffly accurate, as 'kvaerno5' or 'l_stable_sdirk4', or a Rosenbrock method, as 'rodas5p'"
             )
         return dataclasses.replace(self, linear=self.linear.fitted(field, mass, sparsity), mass=mass)
 
@@ -232,8 +232,8 @@ class Dirk(Method):
         hermite = problem.dimensions().inside and self.tableau.dense is None
         if hermite and self.mass is not None and self.mass.algebraic_rows and (len(problem.pieces) > 1 or problem.adjoint):
             raise NotImplementedError(
-                f"values between the steps of method {self.name!r} have no derivative where rows of the mass matrix are 0: save "
-                "at t0, t1 or the ends of steps, or take a Rosenbrock method, as 'rodas5p'"
+                f"values between the steps of method {self.name!r} have no derivative where rows of the mass matrix are 0: "
+                "save at t0, t1 or the ends of steps, or take a Rosenbrock method, as 'rodas5p'"
             )
 
         @lane.emitted()

@@ -6,7 +6,8 @@ of Y_i, and m_i that of the equation of k_i,
     m_i = h (b_i l + sum_(j >= i) a_ji q_j),    q_i = (df/dy(Y_i))^T m_i,
 
 from the last stage to the first: a system for m_i, whose matrix is h a_ii times the transpose of 1/(h a_ii) - J, J at Y_i. The
-cotangent of y is l + sum(q_i). With a mass matrix, M^T m_i stands for m_i on the left, and the matrix has M/(h a_ii). Where there are tangents, the orders of m_i are solved for from the highest on.
+cotangent of y is l + sum(q_i). With a mass matrix, M^T m_i stands for m_i on the left, and M/(h a_ii) for 1/(h a_ii). Where
+there are tangents, the orders of m_i are solved for from the highest on.
 """
 
 from __future__ import annotations
