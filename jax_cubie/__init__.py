@@ -5,7 +5,7 @@ from .front_doors import solve
 from .kernel.call import kernel_call
 from .kernel.custom_call import register as _register
 from .kernel.target import BuildError
-from .methods import ButcherTableau, ContinuousExtension
+from .methods import ButcherTableau, ContinuousExtension, ImplicitTableau, RosenbrockTableau
 from .outputs import SaveAt
 from .scipy_spelling import solve_ivp
 from .solution import RESULTS, Solution, check_successful
@@ -21,6 +21,8 @@ __all__ = [
     "BuildError",
     "ButcherTableau",
     "ContinuousExtension",
+    "ImplicitTableau",
+    "RosenbrockTableau",
     "SaveAt",
     "Solution",
     "Solver",

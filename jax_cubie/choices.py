@@ -9,9 +9,9 @@ from jaxtyping import Array, Int
 
 from .buffers import BufferRegistry
 from .controllers import CONTROLLERS, Named, Tolerances
-from .foreign_names import instead_of_controller, instead_of_method
+from .foreign_names import instead_of_controller, instead_of_method, plain
 from .loop.buffers import BUFFERS
-from .methods import NAMES, TABLEAUS, Method, Tableau, components_of, find_method
+from .methods import NAMES, TABLEAUS, Method, Tableau, components_of, family_of, find_method, is_stiff
 from .outputs import PARTS
 from .problem import DEFAULT_MAX_STEPS
 from .settings import Component, check_choice, check_count, closest, concrete, refuse_tracer
@@ -81,6 +81,8 @@ def resolve(old: Any, method: str | Tableau, settings: dict[str, Any]) -> dict[s
     named = CONTROLLERS[controller]
 
     control = component(named.component)
+    if old is not None:
+        control, _ = control.update(**{name: value for name, value in old.settings().items() if name in old.given})
     if old is None or old.controller != controller:
         control, _ = control.update(**{name: value for name, value in named.coefficients.items() if name not in given})
     adapting = (component(Tolerances),) if named.adaptive else ()
@@ -119,14 +121,23 @@ def known_method(method: Any) -> str | Tableau:
     refuse_tracer("method", method)
     if isinstance(method, TABLEAUS):
         return method
-    if not isinstance(method, str) or method not in NAMES:
-        if (instead := instead_of_method(method)) is not None:
-            raise ValueError(instead)
-        raise ValueError(
-            f"unknown method {method!r}: expected one of {', '.join(dict.fromkeys(NAMES.values()))}, or a tableau, as a "
-            f"jax_cubie.ButcherTableau{closest(method, NAMES)}"
-        )
-    return NAMES[method]
+    if isinstance(method, str) and method in NAMES:
+        return NAMES[method]
+    if isinstance(method, str) and (ours := {plain(name): name for name in NAMES}.get(plain(method))) is not None:
+        raise ValueError(f"method {method!r} is called {ours!r} here: write method={ours!r}")
+    if (instead := instead_of_method(method)) is not None:
+        raise ValueError(instead)
+    raise ValueError(f"unknown method {method!r}{closest(method, NAMES) or '.'} {_listed_methods()}")
+
+
+def _listed_methods() -> str:
+    """Every method's name, a line for each family."""
+    families: dict[tuple[bool, str], list[str]] = {}
+    for name in dict.fromkeys(NAMES.values()):
+        families.setdefault((is_stiff(name), family_of(name)), []).append(name)
+    lines = [f"  {family}{', for stiff systems' * stiff}: {', '.join(names)}" for (stiff, family), names in families.items()]
+    tableaus = ", ".join(f"jax_cubie.{kind.__name__}" for kind in TABLEAUS)
+    return "\n".join([f"Expected a tableau ({tableaus}) or one of:", *lines])
 
 
 def _controller_name(

@@ -1,7 +1,7 @@
 """Names of other libraries, and what to write in their place: the one table that every front door asks.
 
-They are the arguments, solvers and controllers of diffrax, of SciPy's `solve_ivp`, `odeint` and `ode`, of JAX's `odeint`, and
-of DifferentialEquations.jl.
+They are the arguments, solvers and controllers of diffrax, of SciPy's `solve_ivp`, `odeint` and `ode`, of JAX's `odeint`, of
+DifferentialEquations.jl and MATLAB.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ _EVENTS = "there are no events yet: save times with SaveAt(ts=...) and look for 
 _TIMES = "use saveat=SaveAt(ts=...) with the times at which the solution is wanted"
 _NO_DENSE = f"there is no solution as a function: {_TIMES}"
 _BANDS = "use jac_sparsity=, booleans [n, n] that are True inside of the band"
+_ROOTS = "use newton_rtol=, newton_atol= and newton_max_steps=, of methods that solve nonlinear equations, as 'kvaerno5'"
 _NO_RESUME = "leave it out: another solve begins with y0=solution.ys[-1], and with dt0= if its first step is known"
 _NO_CLIP = "steps can't be cut at given times yet: solve up to each of them, and begin another solve there"
 _CONTROLLER = "use controller='pid' with rtol=, atol=, pcoeff= and the like, or controller='fixed' with dt0="
@@ -40,7 +41,9 @@ NAMES: dict[str, str] = {
     "error_order": "leave it out: it is the method's own",
     **dict.fromkeys(("jump_ts", "step_ts", "tstops", "d_discontinuities", "tcrit"), _NO_CLIP),
     "store_rejected_steps": "leave it out: stats['num_rejected_steps'] counts them",
-    **dict.fromkeys(("root_finder", "root_find_max_steps", "scan_kind"), "leave it out, since all methods are explicit"),
+    **dict.fromkeys(("root_finder", "nlsolve"), _ROOTS),
+    "root_find_max_steps": "use newton_max_steps=, of methods that solve nonlinear equations, as 'kvaerno5'",
+    "scan_kind": "leave it out, since no scan is made here",
     # scipy.integrate.solve_ivp
     "fun": "it is called f here: f(t, y, args), the first argument",
     "t_span": "give t0 and t1, two arguments",
@@ -66,6 +69,8 @@ NAMES: dict[str, str] = {
     "full_output": _ONE_VALUE,
     **dict.fromkeys(("ixpr", "mxhnil", "max_hnil", "printmessg", "verbosity", "verbose", "progress"), _SILENT),
     **dict.fromkeys(("mxordn", "mxords", "max_order_ns", "max_order_s", "order"), _NO_ORDER),
+    "linsolve": "use linear_solver=, of methods for stiff systems",
+    "autodiff": "leave it out: the Jacobian is made of f, and only of what is not 0 in it",
     "ifactor": "use factormax=",
     "dfactor": "use factormin=",
     "beta": "use controller='pi', or pcoeff= and icoeff=",
@@ -142,7 +147,9 @@ _ATTRIBUTES = {
     "y": "use ys, whose first axis is the times; the result of jax_cubie.solve_ivp has y as SciPy's has it",
     **dict.fromkeys(("success", "status"), "compare with solution.result == RESULTS.successful"),
     "message": "use RESULTS[solution.result]",
-    **dict.fromkeys(("nfev", "njev", "nlu"), "use stats['nfev']"),
+    "nfev": "use stats['nfev']",
+    "njev": "use stats['num_jacobians'], which methods for stiff systems have",
+    "nlu": "use stats['num_factorisations'], which methods for stiff systems have",
     **dict.fromkeys(("sol", "interpolation", "evaluate", "derivative"), "give the times to the solve, saveat=SaveAt(ts=...)"),
     **dict.fromkeys(("t_events", "y_events", "event_mask"), "there are no events yet"),
     **dict.fromkeys(("solver_state", "controller_state", "made_jump"), "another solve begins with y0=solution.ys[-1]"),
@@ -150,26 +157,43 @@ _ATTRIBUTES = {
     "retcode": "use result, one of RESULTS",
 }
 
+# Methods that other libraries have by other names, as `plain` writes them.
+METHODS = {
+    # SciPy, and the codes of Hairer and Wanner
+    "rodas": "rodas4", "rodasp": "rodas4p", "dopri853": "dop853",
+    # MATLAB
+    "ode23t": "trapezoid", "ode23tb": "trbdf2", "ode78": "vern8", "ode89": "vern9",
+    # DifferentialEquations.jl
+    "hairer4": "l_stable_sdirk4", "implicittrapezoid": "trapezoid",
+    # what many call them
+    "forwardeuler": "euler", "explicitmidpoint": "midpoint", "trapezoidal": "trapezoid", "trapezoidrule": "trapezoid",
+    "backwardseuler": "implicit_euler",
+}  # fmt: skip
 # diffrax's solvers and controllers that have a counterpart here.
 _DIFFRAX_METHODS = {
     "Euler": "euler", "Heun": "heun", "Midpoint": "midpoint", "Ralston": "ralston2", "Bosh3": "bosh3", "Tsit5": "tsit5",
-    "Dopri5": "dopri5", "Dopri8": "dopri8",
+    "Dopri5": "dopri5", "Dopri8": "dopri8", "ImplicitEuler": "implicit_euler", "Kvaerno3": "kvaerno3", "Kvaerno4": "kvaerno4",
+    "Kvaerno5": "kvaerno5",
 }  # fmt: skip
-_DIFFRAX_IMPLICIT = re.compile(r"^Implicit|Kvaerno|KenCarp|Sil3")
 # The settings of diffrax's PIDController, which have the same names here, with its defaults; its tolerances have none.
 _PID_DEFAULTS = dict(
     rtol=None, atol=None, pcoeff=0, icoeff=1, dcoeff=0, dtmin=None, dtmax=None, force_dtmin=True, factormin=0.2, factormax=10.0,
     safety=0.9,
 )  # fmt: skip
-# Methods that are implicit, or of several steps, by the names that libraries have for them.
-_IMPLICIT = re.compile(
-    r"bdf|radau|lsod|vode|adams|rodas|rosenbrock|ros\d|ros\w*w\d|kvaerno|kencarp|sdirk|dirk|firk|trbdf|qndf|ndf\d?$|implicit|"
-    r"backwards?_?euler|trapez|crank|gauss|lobatto|cvode|kenc|sil3|imex|stiff|ode15s|ode23[st]"
-)
-_STIFF = (
-    "is implicit or of several steps, and all methods here are explicit Runge-Kutta so far, which jax_cubie.methods() lists. "
-    "Those solve a mildly stiff problem by many steps (method='bosh3' or 'tsit5' and a larger max_steps=); for a very stiff "
-    "one there is no method yet"
+# What other methods are like, by the names that libraries have for them, and what to take in their place.
+_TAKE_STIFF = "for a stiff system write method='rodas5p' or 'kvaerno5'"
+_KINDS = (
+    (r"lsod|^auto|switch", f"changes between methods as it finds a system stiff or not: {_TAKE_STIFF}, for another 'tsit5'"),
+    (
+        r"kencarp|sil3|imex|^ark\d|split",
+        "treats a part of f as stiff, and the rest explicitly: write one f, and method='esdirk54' or 'kvaerno5'",
+    ),
+    (r"adams|^abm|vcab|ode113", "is of several steps, and methods here are of one: write method='vern7' or 'tsit5'"),
+    (r"bdf|ndf|vode|ode15|^ida|gear", f"is of several steps, and methods here are of one: {_TAKE_STIFF}"),
+    (
+        r"radau|rodas|^ros|kvaerno|dirk|firk|seulex|(?<!semi)implicit|backward|trapez|crank|gauss|lobatto|stiff|ode23[st]",
+        f"is not here: {_TAKE_STIFF}",
+    ),
 )
 
 
@@ -221,22 +245,31 @@ def missing_attribute(value: Any, name: str) -> AttributeError:
     return AttributeError(f"a {type(value).__name__} has no {name!r}{instead}", name=name, obj=value)
 
 
+def plain(name: str) -> str:
+    """A name without capitals, and what is no letter or digit: as "trbdf2" of "TR-BDF2()"."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
 def instead_of_method(value: Any) -> str | None:
     """What is to be said of a method that another library has, by its name or as an object of its own; None otherwise."""
     if isinstance(value, str):
-        return f"method {value!r} {_STIFF}" if _IMPLICIT.search(value.lower()) else None
+        return _instead_of_name(f"method {value!r}", value)
     library, name = _origin(value)
     if library == "scipy":
-        if _IMPLICIT.search(name.lower()):
-            return f"SciPy's {name} {_STIFF}"
-        return f"the method is SciPy's {name}: give its name, method='{name.lower()}'"
+        said = None if plain(name) in METHODS else _instead_of_name(f"SciPy's {name}", name)
+        return said or f"the method is SciPy's {name}: give its name, method='{name.lower()}'"
     if library != "diffrax":
         return None
     if name in _DIFFRAX_METHODS:
         return f"the method is {_whose(value)}: write method='{_DIFFRAX_METHODS[name]}'"
-    if _DIFFRAX_IMPLICIT.search(name):
-        return f"diffrax's {name} {_STIFF}"
-    return f"the method is {_whose(value)}, which has no counterpart here: jax_cubie.methods() lists the methods"
+    said = _instead_of_name(f"the method is {_whose(value)}, which", name)
+    return said or f"the method is {_whose(value)}, which has no counterpart here: jax_cubie.methods() lists the methods"
+
+
+def _instead_of_name(said: str, name: str) -> str | None:
+    if (ours := METHODS.get(plain(name))) is not None:
+        return f"{said} is called {ours!r} here: write method={ours!r}"
+    return next((f"{said} {words}" for kind, words in _KINDS if re.search(kind, plain(name))), None)
 
 
 def instead_of_controller(value: Any) -> str | None:

@@ -45,6 +45,11 @@ class Operand:
         return math.prod(self.shape)
 
     @property
+    def is_cotangent(self) -> bool:
+        """Whether it is that of a result."""
+        return self.name.endswith("*")
+
+    @property
     def batched(self) -> bool:
         return any(axis is not None for axis in self.axes)
 
@@ -186,11 +191,13 @@ class Words:
 class FieldFunction:
     """A function that a method evaluates: of `inputs`, which the caller gives by these names, then of f's operands.
 
-    inputs: "t", the time, and others as long as the state, "y" among them.
+    inputs: "t", the time, and others as long as the state, "y" among them. structural_zeros: whether its zeros mean that
+    nothing is there, as `translate_for_all` takes it.
     """
 
     call: Callable[..., Any]
     inputs: tuple[str, ...] = ("t", "y")
+    structural_zeros: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from .kernel.cache import content_key
 from .kernel.target import Target
 from .loop import Dimensions
 from .loop import buffers as loop_buffers
-from .loop.checkpoints import WINDOW, WINDOWS, record_of
+from .loop.checkpoints import WINDOW, record_of
 from .loop.weights import Arranged, arranged, stage
 from .operands import CHUNK, Function, Operand, Words
 from .problem import Problem
@@ -142,7 +142,7 @@ class Plan:
         problem, dimensions = self.problem, self.dimensions
         backward: dict[str, int] = {}
         if problem.adjoint is not None:
-            window = WINDOWS * WINDOW * sum(record_of(problem).words)
+            window = problem.adjoint.windows * WINDOW * sum(record_of(problem).words)
             backward = dict(operands=problem.adjoint.words(self), times=len(problem.adjoint.orders), window=window)
         sizes = loop_buffers.sizes(dimensions, errors=problem.method.error_rows, counters=len(self.counters), **backward)
         for owner in (*problem.parts, problem.method):
@@ -186,8 +186,10 @@ class Plan:
             return
         largest = sorted(arrays.items(), key=lambda item: -item[1])[:3]
         advice = "a method with fewer stages, or smaller arrays in f"
-        if largest[0][0] == "checkpoint_window":  # it has no other size
-            advice = f"fewer states (these are {WINDOWS * WINDOW} checkpoints), or derivatives forwards (jax.jvp, jax.jacfwd)"
+        if self.problem.adjoint is not None and largest[0][0] == "checkpoint_window":
+            count, least = self.problem.adjoint.windows * WINDOW, self.problem.adjoint.slots * WINDOW
+            fewer = f"max_steps of at most {least:,} ({WINDOW} of them), " if count > WINDOW else ""
+            advice = f"fewer states (these are {count} checkpoints), {fewer}or derivatives forwards (jax.jvp, jax.jacfwd)"
         who = "a lane" if self.problem.adjoint is None else "a lane's gradient"
         raise ValueError(
             f"{who} needs {total:,} bytes of its thread's own memory, and {self.target} has {limit:,} for it. The largest: "

@@ -56,7 +56,7 @@ def _written(value: Any) -> str:
 def _leaf(leaf: Any) -> str:
     if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
         name = getattr(leaf, "name", None)
-        by_name = type(leaf).__name__ == "ButcherTableau" and isinstance(name, str) and name.isidentifier()
+        by_name = type(leaf).__name__.endswith("Tableau") and isinstance(name, str) and name.isidentifier()
         return str(name) if by_name else getattr(leaf, "__name__", None) or repr(leaf).replace("inf", "np.inf")
     known = _values(leaf)
     if known is None:
@@ -66,6 +66,26 @@ def _leaf(leaf: Any) -> str:
     if known.size > _SHOWN_ELEMENTS:
         return f"<{_kind(leaf)}{_from_to(known)}>"
     return f"np.array({np.array2string(known, separator=', ')}, {known.dtype.name!r})".replace("\n", "")
+
+
+# --- Lists
+
+
+class Listing(list[dict[str, Any]]):
+    """Dicts of the same keys, which print as a table: a line each."""
+
+    def __repr__(self) -> str:
+        if not self:
+            return "[]"
+        rows = [list(self[0]), *([_cell(value) for value in entry.values()] for entry in self)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return "yes" if value else "-"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 # --- Solution

@@ -60,14 +60,14 @@ class IVPSolution(Solution):
         return self.stats["nfev"]
 
     @property
-    def njev(self) -> int:
-        """Evaluations of the Jacobian: 0, since the methods are explicit."""
-        return 0
+    def njev(self) -> Int[Array, ""] | int:
+        """Evaluations of the Jacobian: 0 for explicit methods."""
+        return self.stats.get("num_jacobians", 0)
 
     @property
-    def nlu(self) -> int:
-        """LU decompositions: 0, since the methods are explicit."""
-        return 0
+    def nlu(self) -> Int[Array, ""] | int:
+        """Factorisations of a matrix: 0 for explicit methods."""
+        return self.stats.get("num_factorisations", 0)
 
     @property
     def sol(self) -> None:
@@ -109,7 +109,8 @@ def solve_ivp(
     """`solve` in the spelling of `scipy.integrate.solve_ivp`, with its defaults: fun(t, y, *args), t_span = (t0, t1), a
     one-dimensional y0.
 
-    - method: a name in any case, SciPy's "RK23", "RK45" and "DOP853" among them, or a tableau.
+    - method: a name in any case, SciPy's "RK23", "RK45", "DOP853" and "Radau" among them, or a tableau. For "BDF" and "LSODA"
+      write one of those for stiff systems, as "rodas5p" or "kvaerno5".
     - t_eval: the times to save. None: the two ends, t0 and t1, where SciPy saves every step (`solve` does, with
       `SaveAt(steps=True)`).
     - first_step, max_step: positive, whatever the direction; None: chosen here, and unlimited.
@@ -119,8 +120,8 @@ def solve_ivp(
     - dense_output, events, vectorized: nothing but SciPy's defaults, since there are none of these.
     - settings: the others of a `Solver`.
 
-    The result answers to `.t`, `.y` (shape [n, points]), `.success`, `.status`, `.message`, `.nfev`, and to all of
-    `Solution`. Raises what `solve` raises, and ValueError for SciPy's options that are not there.
+    The result answers to `.t`, `.y` (shape [n, points]), `.success`, `.status`, `.message`, `.nfev`, `.njev`, `.nlu`, and to
+    all of `Solution`. Raises what `solve` raises, and ValueError for SciPy's options that are not there.
     """
     for name, given in {"dense_output": dense_output, "events": events, "vectorized": vectorized}.items():
         if given:

@@ -29,13 +29,16 @@ class Solver(eqx.Module):
     lane to lane, and another value builds nothing; only where pcoeff and dcoeff are plainly 0, or dtmin and dtmax plainly 0
     and infinity, the image is one without them. All settings are keywords of one flat namespace:
 
-    - `method`: a name or an alias out of `jax_cubie.methods()`, or a `jax_cubie.ButcherTableau`.
+    - `method`: a name or an alias out of `jax_cubie.methods()`, or a tableau: `jax_cubie.ButcherTableau`, and for stiff systems
+      `jax_cubie.ImplicitTableau`, `jax_cubie.RosenbrockTableau`.
     - `controller`: "pid" (the default where the method has an error estimate), or "pid" with other coefficients, by their
-      name: "i", "pi", "pi30", "pi33", "pi34", "pi42", "h211pi", "h312pid". Those that are given besides have precedence. Or
-      steps that nobody judges: "fixed" (of size dt0, the last one shorter where need be), "even" (as many, that are all but
-      the first equal parts of the interval), "given" (that end at `step_ends`, times since t0, the last of them t1 - t0).
+      name: "i", "pi", "pi30", "pi33", "pi34", "pi42", "h211pi", "h312pid". Those that are given besides have precedence.
+      "gustafsson", for stiff systems, expects errors to go on growing as they did, and makes steps smaller in time. Or steps
+      that nobody judges: "fixed" (of size dt0, the last one shorter where need be), "even" (as many, that are all but the first
+      equal parts of the interval), "given" (that end at `step_ends`, times since t0, the last of them t1 - t0).
     - of the controllers that judge steps: `rtol`, `atol` (scalars, or pytrees like y0), `pcoeff`, `icoeff`, `dcoeff`, `safety`,
-      `factormin`, `factormax`, `dtmin`, `dtmax`, `force_dtmin`; see `jax_cubie.controllers.PID`.
+      `factormin`, `factormax`, `dtmin`, `dtmax`, `force_dtmin`; see `jax_cubie.controllers.PID` and, of "gustafsson",
+      `jax_cubie.controllers.Predictive`.
     - `max_steps`: the most steps, accepted and rejected together.
     - `{buffer}_location`: "local" or "shared", for each buffer in `solver.buffers`.
     - `fastmath`: whether f may be computed with approximate division and functions.

@@ -1,6 +1,7 @@
 """Solves and kernels on several devices; `test_sharding.py` runs this where there are eight, or as many GPUs as there are."""
 
 import functools
+import math
 import re
 
 import jax
@@ -435,8 +436,33 @@ def test_what_devices_share_is_summed_by_each(kind):
         assert compiled.memory_analysis().temp_size_in_bytes < 4 * push.size * LANES * others // split // 4
     uneven = RATE[:-1], push, y0[:-1]
     place = functools.partial(jax.lax.with_sharding_constraint, shardings=NamedSharding(mesh_of(AxisType.Auto), P("x")))
-    found = jax.jit(gradient_of_end(lambda rate, push, y0: run(place(rate), push, y0)))(*uneven)
-    np.testing.assert_allclose(found[1], plain(gradient_of_end(run), *uneven)[1], rtol=1e-5, atol=1e-4)
+    compiled = jax.jit(gradient_of_end(lambda rate, push, y0: run(place(rate), push, y0))).lower(*uneven).compile()
+    np.testing.assert_allclose(compiled(*uneven)[1], plain(gradient_of_end(run), *uneven)[1], rtol=1e-5, atol=1e-4)
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * push.size * LANES * others // DEVICES // 4
+
+
+@pytest.mark.parametrize("inner", [32 * DEVICES, 5 * DEVICES])
+def test_what_lanes_of_an_inner_level_share(inner):
+    """Weights of the outer level: lanes stay where they lie, and no array has the weights for each of them."""
+    mesh, outer = mesh_of(AxisType.Auto, 2), DEVICES
+    random = np.random.default_rng(0)
+    shapes = (inner,), (outer, 777), (outer, inner, 2)
+    arrays = [random.uniform(0.5, 1.5, shape).astype(np.float32) for shape in shapes]
+
+    def one(rate, shared, y0):
+        return solve(lambda t, y, args: field(t, y, (args[0], args[1][:2])), 0.0, 1.0, y0, (rate, shared), checkpoints=2).ys
+
+    gradient = gradient_of_end(jax.vmap(jax.vmap(one, (0, None, 0)), (None, 0, 0)))
+    expected = plain(gradient, *arrays)
+    shares = {(None, None): 1, ("x", None): DEVICES // 2, (None, ("x", "y")): DEVICES, ("y", "x"): DEVICES}
+    for (over, within), split in {**shares, (("x", "y"), None): DEVICES}.items():
+        lie = [put(mesh, one, *spec) for one, spec in zip(arrays, ((within,), (over,), (over, within)), strict=True)]
+        compiled = jax.jit(gradient).lower(*lie).compile()
+        assert set(collectives(compiled)) <= {"all-reduce"}
+        for found, right in zip(compiled(*lie), expected, strict=True):
+            np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-4)
+        shapes = re.findall(r"f32\[([\d,]+)\]", compiled.as_text())
+        assert max(math.prod(map(int, shape.split(","))) for shape in shapes) < 777 * outer * inner // split // 2
 
 
 @each_kind

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import re
 
 import diffrax
 import jax.experimental.ode
@@ -11,8 +12,10 @@ import pytest
 import scipy.integrate
 
 from jax_cubie import RESULTS, SaveAt, Solver, methods, solve, solve_ivp
-from jax_cubie.foreign_names import NAMES
-from jax_cubie.methods import EXPLICIT
+from jax_cubie.foreign_names import METHODS, NAMES
+from jax_cubie.methods import DIRK, EXPLICIT, FIRK, ROSENBROCK
+
+EVERY = {**EXPLICIT, **ROSENBROCK, **DIRK, **FIRK}
 
 Y0 = np.array([1.0, 0.5], np.float32)
 
@@ -74,6 +77,10 @@ def test_names_of_theirs_are_none_of_ours():
         ({"stepsize_controller": diffrax.PIDController(rtol=1e-3, atol=1e-6)}, "use controller='pid' with rtol="),
         ({"terms": diffrax.ODETerm(decay)}, "give the vector field"),
         ({"max_step": 0.1}, "use dtmax="),
+        ({"root_finder": None}, "use newton_rtol=, newton_atol= and newton_max_steps="),
+        ({"root_find_max_steps": 5}, "use newton_max_steps="),
+        ({"jac": None}, "the Jacobian, it is made of f"),
+        ({"linsolve": None}, "use linear_solver="),
         ({"first_step": 0.1}, "use dt0="),
         ({"t_eval": Y0}, r"use saveat=SaveAt\(ts=...\)"),
         ({"abstol": 1e-3}, "use atol="),
@@ -135,13 +142,13 @@ def test_solvers_of_diffrax(kind):
             call()
         said = str(caught.value)
         if "write method=" not in said:
-            assert "is implicit" in said or "has no counterpart here" in said
+            imex = issubclass(kind, (diffrax.AbstractImplicitSolver, diffrax.Sil3))
+            assert ("write one f, and method='esdirk54'" if imex else "has no counterpart here") in said
             continue
-        own = EXPLICIT[said.partition("write method='")[2].rstrip("'")]
-        weights = kind.tableau.b_sol if hasattr(kind, "tableau") else [1.0]  # Euler's method has none
+        own = EVERY[said.partition("write method='")[2].rstrip("'")]
+        plain = {diffrax.Euler: [1.0], diffrax.ImplicitEuler: [0.0, 1.0]}  # they have no tableau
+        weights = plain[kind] if kind in plain else kind.tableau.b_sol
         np.testing.assert_allclose([float(b) for b in own.b], weights, atol=1e-14)
-    implicit = issubclass(kind, diffrax.AbstractImplicitSolver)
-    assert implicit == ("is implicit" in said) or kind.__name__ == "Sil3"
 
 
 def test_objects_of_others():
@@ -155,8 +162,10 @@ def test_objects_of_others():
         solve(decay, 0.0, 1.0, Y0, solver=diffrax.PIDController(rtol=0.1, atol=0.2))
     with pytest.raises(ValueError, match="the method is SciPy's RK45: give its name, method='rk45'"):
         solve_ivp(lambda t, y: -y, (0.0, 1.0), Y0, scipy.integrate.RK45)
-    with pytest.raises(ValueError, match="SciPy's Radau is implicit or of several steps"):
+    with pytest.raises(ValueError, match="the method is SciPy's Radau: give its name, method='radau'"):
         Solver(scipy.integrate.Radau)
+    with pytest.raises(ValueError, match="SciPy's BDF is of several steps, .* write method='rodas5p' or 'kvaerno5'"):
+        Solver(scipy.integrate.BDF)
     for call in (
         lambda: solve(diffrax.ODETerm(decay), diffrax.Tsit5(), 0.0, 1.0, 0.1, Y0),  # as diffeqsolve is called
         lambda: solve(f=diffrax.ODETerm(decay), t0=0.0, t1=1.0, y0=Y0),
@@ -165,17 +174,41 @@ def test_objects_of_others():
             call()
 
 
-@pytest.mark.parametrize(
-    "name",
-    "BDF Radau LSODA vode zvode adams kvaerno3 Kvaerno5 KenCarp4 ImplicitEuler backward_euler crank_nicolson trapezoidal "
-    "sdirk2 Rodas5P Rosenbrock23 TRBDF2 FBDF QNDF CVODE_BDF RadauIIA5 ode15s ode23s gauss_legendre ros3p".split(),
-)
-def test_implicit_methods_by_name(name):
-    for call in (lambda: Solver(name), lambda: Solver().update(method=name), lambda: solve(decay, 0.0, 1.0, Y0, method=name)):
-        with pytest.raises(ValueError, match=f"method '{name}' is implicit or of several steps.*all methods here are explicit"):
+def refusals(name):
+    """What is said of a method's name at each place that takes one."""
+    calls = (lambda: Solver(name), lambda: Solver().update(method=name), lambda: solve(decay, 0.0, 1.0, Y0, method=name))
+    for call in (*calls, lambda: solve_ivp(lambda t, y: -y, (0.0, 1.0), Y0, name)):
+        with pytest.raises(ValueError, match=f"^method '{re.escape(name)}' ") as caught:
             call()
-    with pytest.raises(TypeError, match=f"solver is '{name}' .*expected a jax_cubie.Solver; method '{name}' is implicit"):
-        solve(decay, 0.0, 1.0, Y0, solver=name)
+        yield str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    {
+        "is of several steps, and methods here are of one: for a stiff system write method='rodas5p' or 'kvaerno5'": "BDF vode "
+        "zvode FBDF QNDF() CVODE_BDF ode15s ode15i IDA gear",
+        "is of several steps, and methods here are of one: write method='vern7'": "adams implicit_adams VCABM ode113",
+        "changes between methods": "LSODA lsodar AutoTsit5(Rosenbrock23())",
+        "treats a part of f as stiff": "KenCarp4() kencarp3 Sil3 imex_euler ARK324",
+        "is not here: for a stiff system write": "Cash4-SDIRK seulex RosShamp4 gauss_legendre radau7 stiff",
+    }.items(),
+    ids=lambda value: value.split()[0],
+)
+def test_kinds_of_methods_that_are_not_here(words, names):
+    for name in names.split():
+        assert all(words in said for said in refusals(name)), name
+        with pytest.raises(TypeError, match=f"solver is '{re.escape(name)}' .*expected a jax_cubie.Solver; method '"):
+            solve(decay, 0.0, 1.0, Y0, solver=name)
+
+
+def test_other_names_of_methods():
+    """Those of the table, and our own in another spelling."""
+    found = {"ode23tb": "trbdf2", "Rodas5P()": "rodas5p", "ImplicitEuler": "implicit_euler", "TR-BDF2": "trbdf2"}
+    for name, ours in (found | {name.upper(): ours for name, ours in METHODS.items()}).items():
+        assert ours in EVERY
+        with pytest.raises(ValueError, match=f"^method '{re.escape(name)}' is called '{ours}' here: write method='{ours}'"):
+            Solver(name)
 
 
 def test_our_own_names_are_not_taken_for_implicit_ones():

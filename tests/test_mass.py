@@ -199,8 +199,11 @@ def heat_mass(n):
     return mass
 
 
-@pytest.mark.parametrize("pattern", ["known", "full"])
-def test_large_matrices_in_loops(pattern):
+@pytest.mark.parametrize(
+    ("pattern", "linear_solver", "method"),
+    [("known", "dense", "rodas4"), ("full", "dense", "rodas4"), ("known", "sparse", "rodas4"), ("known", "sparse", "kvaerno4")],
+)
+def test_large_matrices(pattern, linear_solver, method):
     n = 12
     inner, y0 = heat_mass(n)[1:-1, 1:-1], np.zeros(n)
 
@@ -215,9 +218,9 @@ def test_large_matrices_in_loops(pattern):
     if pattern == "full":
         mask = np.ones((n, n), bool)
         mask[[0, -1]] = mask[:, [0, -1]] = False
-    run = Solver("rodas4", rtol=1e-8, atol=1e-10)
+    run = Solver(method, rtol=1e-8, atol=1e-10, linear_solver=linear_solver)
     found = run.solve(heat, 0.0, 0.3, y0, 2.0, mass=heat_mass(n), mass_pattern=mask).ys
-    expected = run.solve(eliminated, 0.0, 0.3, y0[1:-1], 2.0).ys
+    expected = run.update(linear_solver="dense").solve(eliminated, 0.0, 0.3, y0[1:-1], 2.0).ys
     np.testing.assert_allclose(found[:, 1:-1], expected, rtol=1e-6, atol=1e-9)
 
 

@@ -57,6 +57,18 @@ def test_every_solver_of_defaults_is_its_name():
         assert repr(Solver(method["name"])) == f"Solver({method['name']!r})"
 
 
+def test_methods_are_a_table():
+    lines = repr(methods()).splitlines()
+    assert lines[0].split() == list(methods()[0]) and lines[0].startswith("name ")
+    assert len(lines) == 1 + len(methods())
+    assert len({line.find("DIRK") for line in lines if "DIRK" in line}) == 1
+    named = {line.split()[0]: line.split() for line in lines}
+    assert named["euler"] == ["euler", "explicit", "Runge-Kutta", "-", "1", "-", "3", "1", "-"]
+    assert named["bosh3"] == "bosh3 rk23, ode23, bs3 explicit Runge-Kutta - 3 2 3 4 yes".split()
+    assert named["kvaerno5"] == ["kvaerno5", "DIRK", "yes", "5", "4", "3", "7", "yes"]
+    assert repr(type(methods())()) == "[]"
+
+
 def test_solvers_with_what_cannot_be_typed():
     assert repr(Solver(atol=jnp.linspace(0.0, 2.0, 100))) == "Solver('tsit5', atol=<float32[100], from 0 to 2>)"
     seen = []
@@ -207,13 +219,13 @@ def test_report_of_a_gradient():
     lines = str(found).splitlines()
     assert lines[0] == "lorenz, backwards: 3 states of float32 by tsit5, for cuda:90"
     assert f"  checkpoints  {found.checkpoint_bytes:,} bytes a lane in the device's memory, kept by its solve" in lines
-    assert any(re.fullmatch(r"    checkpoint_window +960  █{48}", line) for line in lines)
-    assert 0 < found.registers and 4 * 960 <= found.stack_bytes and found.occupancy.blocks > 0 and ".version" in found.ptx
+    assert any(re.fullmatch(r"    checkpoint_window +864  █{48}", line) for line in lines)
+    assert 0 < found.registers and 4 * 864 <= found.stack_bytes and found.occupancy.blocks > 0 and ".version" in found.ptx
     solve_lines = str(found.recording).splitlines()
     assert solve_lines[0] == "lorenz, with checkpoints: 3 states of float32 by tsit5, for cuda:90"
     assert not any("checkpoint" in line for line in solve_lines[1:])
     more = inspect(derivative="vjp", checkpoints=64)
-    assert more.checkpoint_bytes - found.checkpoint_bytes == 32 * 960 // 96 * 4
+    assert more.checkpoint_bytes - found.checkpoint_bytes == 32 * 864 // 96 * 4
 
 
 def test_a_large_system_is_drawn_to_scale():

@@ -61,6 +61,20 @@ def test_two_ends_without_t_eval(platform):
     assert (found.sol, found.t_events, found.y_events, found.njev, found.nlu) == (None, None, None, 0, 0)
 
 
+def test_what_stiff_methods_count(platform):
+    """Jacobians and factorisations, of each lane; SciPy's lines, with an array for each count."""
+
+    def field(t, y, rate):
+        return jnp.stack([-rate * (y[0] - jnp.cos(t)), y[0] - y[1]])
+
+    found = solve_ivp(field, (0.0, 1.0), Y0, "Kvaerno3", args=(50.0,))
+    steps = int(found.stats["num_steps"])
+    assert steps > 3 and (int(found.njev), int(found.nlu)) == (steps, steps) and int(found.nfev) > 3 * steps
+    assert f"njev: {steps}\n" in repr(found) and repr(found).endswith(f"nlu: {steps}")
+    many = jax.vmap(lambda rate: solve_ivp(field, (0.0, 1.0), Y0, "ROS3P", args=(rate,)))(jnp.array([1.0, 50.0]))
+    assert many.njev.shape == (2,) and np.array_equal(many.njev, many.stats["num_accepted_steps"])
+
+
 def test_first_step_and_max_step(platform):
     """A size each, whatever the direction, known or traced."""
     many = SaveAt(steps=True)

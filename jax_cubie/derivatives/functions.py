@@ -6,15 +6,16 @@ the tangent of that order. What has no term of an order is constant there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ..field_errors import in_derivative_words
+from ..field_errors import FieldError, in_derivative_words
 from ..operands import Function, Operand, Piece, Traced, cotangent_name, tangent_name
-from ..translate import trace, translate_for_all, translate_tangents
+from ..translate import UnsupportedPrimitiveError, trace, translate_for_all, translate_tangents
 
 Terms = dict[int, Any]
 
@@ -149,7 +150,8 @@ def forward(
     with in_derivative_words(inputs.traced.said, reverse=False):
         closed = trace(function, *inputs.avals)
     own = trace(inputs.traced.call, *inputs.avals[: inputs.own])
-    programs, _ = translate_tangents(closed, own, limits)
+    with _refusing_as_field_errors(f"{inputs.traced.said} can't be differentiated forwards"):
+        programs, _ = translate_tangents(closed, own, limits, operands=_known(inputs))
     return _functions(name, programs, inputs.names, inputs)
 
 
@@ -176,8 +178,23 @@ def backward(
     with in_derivative_words(inputs.traced.said, reverse=True):
         shapes = jax.eval_shape(function, *inputs.avals)
         closed = trace(transpose, *inputs.avals, *(shapes[number] for number in numbers))
-    programs, _ = translate_for_all(closed, unroll)
+    with _refusing_as_field_errors(f"{inputs.traced.said} can't be differentiated in reverse"):
+        programs, _ = translate_for_all(closed, unroll, operands=_known(inputs))
     return _functions(f"{name}_vjp", programs, (*inputs.names, *map(cotangent_name, outputs)), inputs)
+
+
+@contextlib.contextmanager
+def _refusing_as_field_errors(said: str) -> Iterator[None]:
+    """What a derivative consists of may have no rule, where the function's own operations have."""
+    try:
+        yield
+    except UnsupportedPrimitiveError as error:
+        raise FieldError(f"{said}: {error}") from error
+
+
+def _known(inputs: Inputs) -> frozenset[int]:
+    """The arrays that have an operand, by their id."""
+    return frozenset(id(value) for value, _ in inputs.traced.constants)
 
 
 def _functions(name: str, programs: Mapping[str, Any], arguments: tuple[str, ...], inputs: Inputs) -> dict[str, Function]:
@@ -186,8 +203,8 @@ def _functions(name: str, programs: Mapping[str, Any], arguments: tuple[str, ...
     for platform, (program, constants, limit) in programs.items():
         if any(id(value) not in known for value in constants):
             raise NotImplementedError(
-                f"a derivative of {inputs.traced.said} needs an array of numbers that stands in a function inside of it: make "
-                "that array outside, and hand it over in args"
+                f"a derivative of {inputs.traced.said} needs a large array of numbers that stands in a function inside of it: "
+                "make that array outside, and hand it over in args"
             )
         more = tuple(known[id(value)] for value in constants)
         made[platform] = Function(name, program, (*arguments, *more), tuple(dict.fromkeys((*inputs.operands, *more))), limit)

@@ -48,7 +48,7 @@ def backward_kernel(
     """The problem of one launch that goes back over a solve of `chain`, from the cotangents of those results to those of those
     operands. It reads the operands of the solve, the checkpoints of each depth, and the cotangents.
 
-    summed: of these operands only the sum over all lanes is asked for, if they are of the user's functions.
+    summed: of these operands only sums over chunks of lanes are asked for, if they are of the user's functions.
     """
     problem = _with_tangents(chain, 0, (False,) * len(chain.operands))
     results = [problem.forward_results[number] for number in cotangents]
@@ -57,6 +57,7 @@ def backward_kernel(
         tuple(names[number] for number in wrt),
         tuple(result.name for result in results),
         problem.slots,
+        problem.windows,
         frozenset(names[number] for number in summed if is_of_functions(names[number])),
     )
     operands = {operand.name: operand for operand in problem.operands}
@@ -115,7 +116,7 @@ def _with_tangents(chain: Any, directions: int, directed: tuple[bool, ...]) -> P
         return Piece(order, primal.size * max(count, 1), name if name in operands else None, count)
 
     pieces = tuple(map(piece, range(1 << depth)))
-    moving = _moving({order for order in range(1, 1 << depth) for name in _TIMES if tangent_name(name, order) in operands})
+    moving = tuple(order for order in range(1, 1 << depth) if any(tangent_name(name, order) in operands for name in _TIMES))
     limits = {platform: dict(problem.functions)[platform][0].unroll for platform in PLATFORMS}
     made = []
     for name, traced in _differentiated(problem):
@@ -129,14 +130,6 @@ def _with_tangents(chain: Any, directions: int, directed: tuple[bool, ...]) -> P
         moving=moving,
         operands=tuple(operands.values()),
     )
-
-
-def _moving(given: set[int]) -> tuple[int, ...]:
-    """The orders of the tangents that times have: those that are given, and, of fractions of a step, their products'."""
-    found: set[int] = set()
-    for order in sorted(given):
-        found |= {order} | {order | other for other in found if not order & other}
-    return tuple(sorted(found))
 
 
 def _differentiated(problem: Problem) -> list[tuple[str, Traced]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,11 +13,15 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from ..launch import launch
+from ..launch import axes_of, launch
+from ..loop.adjoint import is_of_functions
+from ..operands import CHUNK
 from . import kernels
 from .calls import LinearCall, SolveCall
 from .chain import root
 from .levels import Axes, lay_out, level_sizes, pick, result_axes
+
+_MANY = 1024  # about what a level has whose size nobody knows
 
 
 def lower_as(primitive: Primitive, function: Any) -> None:
@@ -102,32 +108,64 @@ def launch_adjoint(*arrays: Any, **params: Any) -> list[Any]:
     call = LinearCall(**params)
     sizes = level_sizes([array.shape for array in arrays], call.axes)
     known = all(not isinstance(size, int) or size > 0 for size in sizes)
-    summed = tuple(
-        number
-        for number, out, depends in zip(call.roles.gradients, call.out_axes, call.depends, strict=True)
-        if known and call.levels and all(axis is None for axis in out) and all(depends)
+    order, numbers = _summed_first(call, sizes) if known else ([], [])
+    # The lanes of one sum are neighbours, and so the levels that it is over the innermost ones.
+    levels = [*order, *(level for level in range(call.levels) if level not in order)]
+    kernel = kernels.backward_kernel(
+        call.problem, call.roles.seeds, call.roles.gradients, tuple(call.roles.gradients[number] for number in numbers)
     )
-    kernel = kernels.backward_kernel(call.problem, call.roles.seeds, call.roles.gradients, summed)
-    return _launch(kernel, arrays, call.axes, call.out_axes, call.depends)
+    axes, out_axes = ([pick(own, levels) for own in every] for every in (call.axes, call.out_axes))
+    depends = [[own[level] for level in levels] for own in call.depends]
+    return _launch(kernel, arrays, axes, out_axes, depends, len(order))
+
+
+def _summed_first(call: LinearCall, sizes: Sequence[Any]) -> tuple[list[int], list[int]]:
+    """The levels to sum over inside of the kernel, and the gradients, by their places, that are sums over these.
+
+    That of an operand which the lanes of some levels share is a sum over them. Where operands share different levels, they are
+    those with which the kernel writes least.
+    """
+    operands, shared, elements = call.problem.operands, {}, {}
+    for number, (out, depends) in enumerate(zip(call.out_axes, call.depends, strict=True)):
+        levels, operand = frozenset(_missing(out)), operands[call.roles.gradients[number]]
+        if levels and all(depends) and is_of_functions(operand.name):
+            shared[number], elements[number] = levels, operand.size
+    if not shared:
+        return [], []
+    known = [size if isinstance(size, int) else _MANY for size in sizes]
+
+    def written(chosen: frozenset[int]) -> int:
+        lanes, together = math.prod(known), math.prod(known[level] for level in chosen)
+        sums = lanes // together * -(-together // CHUNK)
+        return sum(elements[number] * (sums if chosen <= levels else lanes) for number, levels in shared.items())
+
+    both = [one & other for one, other in itertools.combinations_with_replacement(dict.fromkeys(shared.values()), 2)]
+    chosen = min(filter(None, both), key=lambda levels: (written(levels), -len(levels), sorted(levels)))
+    return sorted(chosen), [number for number, levels in shared.items() if levels >= chosen]
+
+
+def _missing(axes: Axes) -> list[int]:
+    return [level for level, axis in enumerate(axes) if axis is None]
 
 
 def _launch(
-    kernel: Any, arrays: Sequence[Any], axes: Sequence[Axes], out_axes: Sequence[Axes], depends: Sequence[Sequence[bool]]
+    kernel: Any, arrays: Sequence[Any], axes: Sequence[Axes], out_axes: Sequence[Axes], depends: Sequence[Sequence[bool]],
+    summed: int = 0,
 ) -> list[Any]:
-    """Launches over all levels. An output that lacks one is summed over it, if it differs along it, or else taken once."""
+    """Launches over all levels. An output that lacks one is summed over it, if it differs along it, or else taken once.
+
+    summed: over so many of the innermost levels the kernel sums by itself, what it adds.
+    """
     levels, sizes = len(axes[0]), level_sizes([array.shape for array in arrays], axes)
     empty = _empty_levels(sizes, depends)
     arrays = [_padded(array, [own[level] for level in empty]) for array, own in zip(arrays, axes, strict=True)]
     operands = [dataclasses.replace(one, axes=own) for one, own in zip(kernel.operands, axes, strict=True)]
-    found, outputs = launch(kernel, arrays, operands, levels), []
+    found, outputs = launch(kernel, arrays, operands, levels, summed), []
     for array, result, want, own in zip(found, kernel.results, out_axes, depends, strict=True):
-        if result.added:
-            outputs.append(array)
-            continue
-        have = result.axes(levels)
+        have = axes_of(result, levels, summed)
         for level in empty:
-            if own[level]:
-                array = lax.slice_in_dim(array, 0, 0, axis=have[level])
+            if own[level] and (axis := have[level]) is not None:
+                array = lax.slice_in_dim(array, 0, 0, axis=axis)
         outputs.append(lay_out(array, have, want, own, sizes))
     return outputs
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
@@ -44,6 +46,20 @@ def load_several_global(emitter: Emitter, address: Any, index: Any, count: int, 
     value = emitter.load_several(global_pointer(emitter, address, dtype), index, count, dtype, aligned)
     value.set_metadata("invariant.load", emitter.builder.module.add_metadata([]))
     return value
+
+
+def look_up(emitter: Emitter, name: str, numbers: Sequence[int], index: Any) -> ir.Value:
+    """Element `index` (int64) of a table of integers, as int64. name: what it is called in the code."""
+    builder, kind = emitter.builder, ir.IntType(32)
+    content = hashlib.sha256(repr(list(numbers)).encode()).hexdigest()[:16]
+    symbol = f"jax_cubie_table_{name}_{content}"
+    table = builder.module.globals.get(symbol)
+    if table is None:
+        space = _GLOBAL_SPACE[emitter.platform]
+        table = ir.GlobalVariable(builder.module, ir.ArrayType(kind, len(numbers)), symbol, addrspace=space)
+        table.linkage, table.global_constant = "internal", True
+        table.initializer = ir.Constant(table.value_type, [kind(number) for number in numbers])
+    return emitter.cast(builder.load(builder.gep(table, [ir.IntType(64)(0), index], inbounds=True)), "int32", "int64")
 
 
 def barrier(emitter: Emitter) -> None:

@@ -37,6 +37,7 @@ class Batched:
     shape and dtype are one lane's. `axes` has an entry for each level of vmap, innermost first: where that level's axis
     stands in the whole array, None if the array does not have it; a result has every level, scratch none. `layout` names the
     whole array's dimensions from fastest to slowest. `unwritten`: what a result holds before the launch; None: anything.
+    grain: so many neighbours of the innermost level share one place along its axis.
     """
 
     shape: tuple[int, ...]
@@ -44,6 +45,7 @@ class Batched:
     axes: tuple[int | None, ...]
     layout: tuple[int, ...]
     unwritten: Any = None
+    grain: int = 1
 
     @property
     def levels(self) -> list[int]:
@@ -235,6 +237,7 @@ def _form(array: Batched, sizes: Sequence[int], devices: int, split: bool = Fals
         return _Form(jax.core.ShapedArray((math.prod(array.shape),), np.dtype(array.dtype)), (0,), ())
     levels = len(sizes)
     batch = [size if level in array.levels else min(size, devices) for level, size in enumerate(sizes)]
+    batch[0] //= array.grain
     # With a dimension behind the batch's at least: else the partitioner takes no sharding from it.
     shape = (1, *reversed(batch), *(array.shape or (1,)))
     places = [levels - level for level in array.levels] + [levels + 1 + axis for axis in range(len(array.shape))]

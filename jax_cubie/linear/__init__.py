@@ -1,16 +1,17 @@
 """Linear algebra of Jacobians: their sparsity, their values, and the systems of implicit steps."""
 
 from .colouring import colours
-from .dense import DenseLU
+from .dense import DenseLU, DenseMatrix, pivot_words
 from .jacobian import jacobian_function
 from .linear_solver import LinearSolver
 from .mass import Mass
-from .pattern import Pattern, jacobian_pattern
+from .pattern import Pattern, jacobian_pattern, without_custom_vjp
 from .settings import LinearSettings
-from .symbolic import SparseLU, dense_cost, is_worth_it, sparse_cost
+from .symbolic import SparseLU, dense_cost, sparse_cost, sparse_if_better
 
 __all__ = [
     "DenseLU",
+    "DenseMatrix",
     "LinearSettings",
     "LinearSolver",
     "Mass",
@@ -18,8 +19,10 @@ __all__ = [
     "SparseLU",
     "colours",
     "dense_cost",
-    "is_worth_it",
     "jacobian_function",
     "jacobian_pattern",
+    "pivot_words",
     "sparse_cost",
+    "sparse_if_better",
+    "without_custom_vjp",
 ]

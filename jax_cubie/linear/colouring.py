@@ -20,17 +20,21 @@ def colours(pattern: Pattern) -> tuple[int, ...]:
     colour, the last first: that never takes more colours (Culberson, Iterated greedy graph coloring, 1992).
     """
     in_column: list[list[int]] = [[] for _ in range(pattern.columns)]
-    in_row: list[list[int]] = [[] for _ in range(pattern.rows)]
+    in_row: list[set[int]] = [set() for _ in range(pattern.rows)]
     for row, column in pattern.entries:
         in_column[column].append(row)
-        in_row[row].append(column)
-    neighbours = [{other for row in rows for other in in_row[row]} - {column} for column, rows in enumerate(in_column)]
-    found = []
+        in_row[row].add(column)
+    least = max(map(len, in_row), default=0)  # the columns of a row all differ
+    if least == pattern.columns:
+        return tuple(range(pattern.columns))
+    neighbours = [set().union(*(in_row[row] for row in rows)) - {column} for column, rows in enumerate(in_column)]
+    found: list[tuple[int, ...]] = []
     for order in (range(pattern.columns), sorted(range(pattern.columns), key=lambda column: -len(in_column[column]))):
-        found.append(_greedy(order, neighbours))
-        for _ in range(_ROUNDS):
-            last = found[-1]
-            found.append(_greedy(sorted(order, key=lambda column: -last[column]), neighbours))  # noqa: B023
+        for turn in range(_ROUNDS):
+            last = found[-1] if turn else (0,) * pattern.columns
+            found.append(_greedy(sorted(order, key=[-colour for colour in last].__getitem__), neighbours))
+            if max(found[-1], default=-1) < least:
+                return found[-1]
     return min(found, key=lambda one: max(one, default=0))
 
 

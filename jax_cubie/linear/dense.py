@@ -10,17 +10,17 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ..buffers import Buffer
-from ..kernel.scalar import Scalar, where
-from ..operands import MASS, FieldFunction
+from ..kernel.scalar import Scalar
+from ..operands import FieldFunction
 from .colouring import colours
 from .jacobian import jacobian_function
 from .linear_solver import LinearSolver
 from .mass import Mass
-from .pattern import Pattern
+from .numbers import Complex, Numbers, Total, Vector, either, is_pivot, reciprocal, size, times, to_matrix
+from .pattern import Pattern, jacobian_pattern
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
@@ -35,317 +35,340 @@ UNROLLED = 8
 
 @dataclasses.dataclass(frozen=True)
 class DenseLU(LinearSolver):
-    """Factors with partial pivoting; the pivots' reciprocals lie on the diagonal. sparsity: where the Jacobian has entries, if
-    the user says so; then it takes as many tangents as its columns have colours."""
+    """Factors with partial pivoting; the pivots' reciprocals lie on the diagonal. pattern: of J, once it is fitted.
 
+    J has a buffer of its own but where there is one real matrix, in whose place it can be.
+    """
+
+    pattern: Pattern | None = None
+    matrices: tuple[str, ...] = ("real",)
+    keeps: bool = False
     mass: Mass | None = None
-    sparsity: Pattern | None = None
 
     def fitted(self, field: ClosedJaxpr, mass: Mass | None = None, sparsity: Pattern | None = None) -> DenseLU:
-        return DenseLU(mass, sparsity)
+        return dataclasses.replace(self, pattern=jacobian_pattern(field) if sparsity is None else sparsity, mass=mass)
 
     def jacobian(self, field: Callable, given: Callable | None = None) -> FieldFunction:
         if given is not None:
             return FieldFunction(lambda t, y, *values: given(t, y, *values).reshape(-1))
-        if self.sparsity is None:
-            return FieldFunction(lambda t, y, *values: jax.jacfwd(field, argnums=1)(t, y, *values).reshape(-1))
-        pattern = self.sparsity
-        places = jnp.array([i * pattern.columns + j for i, j in pattern.entries], "uint32")
-        entries = jacobian_function(field, pattern, colours(pattern))
+        pattern = self.pattern
+        assert pattern is not None
+        entries, n = jacobian_function(field, pattern, colours(pattern)), pattern.rows
+        places = np.array([row * n + column for row, column in pattern.entries], np.uint32)
 
-        def spread(t: Any, y: Any, *values: Any) -> Any:
-            zeros = jnp.zeros(pattern.rows * pattern.columns, y.dtype)
-            return zeros.at[places].set(entries(t, y, *values), mode="promise_in_bounds", unique_indices=True)
+        def full(t: Any, y: Any, *values: Any) -> Any:
+            found = entries(t, y, *values)
+            return found if len(places) == n * n else jnp.zeros(n * n, y.dtype).at[places].set(found)
 
-        return FieldFunction(spread)
+        return FieldFunction(full, structural_zeros=True)
 
-    def buffers(self) -> tuple[Buffer, ...]:
-        live = frozenset({"step"})
-        return (Buffer("lu_factors", 0, live=live), Buffer("lu_pivots", 0, dtype="int32", live=live))
-
-    def sizes(self, dimensions: Dimensions) -> dict[str, int]:
+    def words(self, dimensions: Dimensions) -> dict[str, int]:
         n = dimensions.primal
-        return {"lu_factors": n * n, "lu_pivots": 1 if n <= UNROLLED else n}
+        return {
+            "jacobian": n * n if self.keeps_jacobian else 0,
+            "lu_factors": self.reals * n * n,
+            "lu_pivots": len(self.matrices) * pivot_words(n),
+        }
 
     def linearise(self, b: Body, since_t0: Any, state: View) -> None:
-        b.call("f_jac", y=state, out=b.buf.lu_factors, **b.instant(since_t0))
+        b.call("f_jac", y=state, out=self._values(b), **b.instant(since_t0))
 
-    def factor(self, b: Body, shift: Scalar, *, constraints: bool = False) -> Scalar:
-        factors, n = b.buf.lu_factors, b.primal
+    def each_entry(self, b: Body, body: Callable[[Any, Any, Scalar], None]) -> None:
+        values = DenseMatrix(b, b.primal, self._values(b), b.buf.lu_pivots)
+        values.each(lambda row, column: body(row, column, values.element(row, column).get()))
 
-        def negate(index: Any) -> None:
-            factors.store(index, b.emitter.neg(b.dtype, factors.load(index)))
-
-        _each(b, n * n, negate)
+    def factor(self, b: Body, shift: Scalar | Complex, number: int = 0, *, constraints: bool = False) -> Scalar:
+        matrix, mass = self._matrix(b, number), self.mass
+        self.each_entry(b, lambda row, column, value: matrix.element(row, column).set(to_matrix(-value, shift)))
+        if mass is None:
+            matrix.add_to_diagonal(shift)
+            return matrix.factor()
         if constraints:
-            self._clear_differential_rows(b)
-        if self.mass is None:
-            _each(b, n, lambda index: _element(b, factors, index, index).add(shift))
+            for row in mass.differential_rows:
+                matrix.each_of_row(row, lambda element: element.set(to_matrix(b.scalar(0.0), shift)))
+
+        def add(row: Any, column: Any) -> None:
+            element = matrix.element(row, column)
+            element.set(element.get() + times(shift, mass.element(b, row, column)))
+
+        if b.primal <= UNROLLED or len(mass.pattern.entries) <= 2 * b.primal:
+            for row, column in mass.pattern.entries:
+                add(row, column)
         else:
-            self._add_mass(b, self.mass, shift)
-        return _factor_unrolled(b) if n <= UNROLLED else _factor_looped(b)
+            matrix.each(add)
+        return matrix.factor()
 
-    def _clear_differential_rows(self, b: Body) -> None:
-        n, algebraic = b.primal, () if self.mass is None else self.mass.algebraic_rows
-        for row in sorted(set(range(n)) - set(algebraic)):
-            part = b.buf.lu_factors.part(row * n, n)
-            _each(b, n, lambda index, part=part: part.store(index, b.real(0)))
+    def solve(self, b: Body, vector: Vector, number: int = 0) -> None:
+        self._matrix(b, number).solve(vector)
 
-    @staticmethod
-    def _add_mass(b: Body, mass: Mass, shift: Scalar) -> None:
-        """Adds shift * M."""
-        factors, n, entries = b.buf.lu_factors, b.primal, mass.pattern.entries
+    def solve_transposed(self, b: Body, vector: Vector, number: int = 0) -> None:
+        self._matrix(b, number).solve_transposed(vector)
 
-        def add(row: Any, column: Any, value: Scalar) -> None:
-            place = _element(b, factors, row, column)
-            place.set(shift.fused(value, place.get()))
+    def _values(self, b: Body) -> View:
+        return b.buf.jacobian if self.keeps_jacobian else b.buf.lu_factors
 
-        if mass.diagonal:
-            _each(b, n, lambda index: add(index, index, b.number(MASS, index)))
-        elif n <= UNROLLED or len(entries) <= 2 * n:
-            for row, column in entries:
-                add(row, column, mass.element(b, row, column))
-        else:
-            with b.emitter.loop(n) as row, b.emitter.loop(n) as column:
-                add(row, column, mass.element(b, row, column))
-
-    def solve(self, b: Body, vector: View) -> None:
-        if b.primal <= UNROLLED:
-            _solve_unrolled(b, vector)
-        else:
-            _solve_looped(b, vector)
-
-    def solve_transposed(self, b: Body, vector: View) -> None:
-        if b.primal <= UNROLLED:
-            _solve_transposed_unrolled(b, vector)
-        else:
-            _solve_transposed_looped(b, vector)
+    def _matrix(self, b: Body, number: int) -> DenseMatrix:
+        n = b.primal
+        pivots = b.buf.lu_pivots.part(number * pivot_words(n), pivot_words(n))
+        return DenseMatrix(b, n, self.part_of(b.buf.lu_factors, n * n, number), pivots)
 
 
-def _each(b: Body, size: int, body: Callable[[Any], None]) -> None:
-    """`body(index)` for every index below `size`, unrolled where the matrix is."""
-    if b.primal <= UNROLLED:
-        for index in range(size):
-            body(index)
-    else:
-        with b.emitter.loop(size) as index:
-            body(index)
+def pivot_words(n: int) -> int:
+    """int32 words of what tells which rows were exchanged."""
+    return 1 if n <= UNROLLED else n
 
 
 class _Element:
     """One element of an array, to compute with."""
 
-    def __init__(self, b: Body, view: View, index: Any):
-        self._b, self._view, self._index = b, view, index
+    def __init__(self, array: Numbers, index: Any):
+        self._array, self._index = array, index
 
-    def get(self) -> Scalar:
-        return self._b.scalar(self._view.load(self._index))
+    def get(self) -> Any:
+        return self._array.get(self._index)
 
-    def set(self, value: Scalar) -> None:
-        self._view.store(self._index, value.value)
+    def set(self, value: Any) -> None:
+        self._array.set(self._index, value)
 
-    def add(self, value: Scalar) -> None:
-        self.set(self.get() + value)
-
-    def subtract(self, factor: Scalar, other: Scalar) -> None:
-        """Less a product, rounded once."""
+    def subtract(self, factor: Any, other: Any) -> None:
+        """Less a product."""
         self.set((-factor).fused(other, self.get()))
-
-
-def _element(b: Body, matrix: View, row: Any, column: Any) -> _Element:
-    """Element (row, column), Python ints or int64 values, of the matrix."""
-    n = b.primal
-    if isinstance(row, int) and isinstance(column, int):
-        return _Element(b, matrix, row * n + column)
-    as_value = (b.emitter.constant("int64", one) if isinstance(one, int) else one for one in (row, column))
-    row, column = as_value
-    begin = b.emitter.mul("int64", row, b.emitter.constant("int64", n))
-    return _Element(b, matrix, b.emitter.add("int64", begin, column))
 
 
 def _exchange(one: _Element, other: _Element, exchanged: Scalar) -> None:
     first, second = one.get(), other.get()
-    one.set(where(exchanged, second, first))
-    other.set(where(exchanged, first, second))
+    one.set(either(exchanged, second, first))
+    other.set(either(exchanged, first, second))
 
 
-def _bit(n: int, column: int, row: int) -> int:
-    """Which bit tells whether `row` was exchanged with row number `column`, the first of those that are left."""
-    return column * n - column * (column + 1) // 2 + row - column - 1
+class DenseMatrix:
+    """A full matrix in a lane, row by row; once `factor` is through, its factors.
 
+    n: its rows. elements: n * n numbers. pivots: `pivot_words(n)` words of int32.
+    """
 
-def _factor_unrolled(b: Body) -> Scalar:
-    factors, n = b.buf.lu_factors, b.primal
-    bits, fine = b.scalar(0, "int32"), b.scalar(True, "bool")
-    for k in range(n):
-        for row in range(k + 1, n):
-            exchanged = abs(_element(b, factors, row, k).get()) > abs(_element(b, factors, k, k).get())
-            for column in range(n):
-                _exchange(_element(b, factors, k, column), _element(b, factors, row, column), exchanged)
-            bits = bits | (exchanged.to("int32") << _bit(n, k, row))
-        fine = fine & _eliminate(b, k, range(k + 1, n))
-    b.buf.lu_pivots.store(0, bits.value)
-    return fine
+    def __init__(self, b: Body, n: int, elements: Vector, pivots: View):
+        self._b, self._n, self._elements, self._pivots = b, n, Numbers(b, elements), pivots
+        self._unrolled = n <= UNROLLED
 
+    def each(self, body: Callable[[Any, Any], None]) -> None:
+        """`body(row, column)` for every element; Python ints where it is unrolled, else int64 values."""
+        if self._unrolled:
+            for row in range(self._n):
+                for column in range(self._n):
+                    body(row, column)
+        else:
+            with self._b.emitter.loop(self._n) as row, self._b.emitter.loop(self._n) as column:
+                body(row, column)
 
-def _eliminate(b: Body, k: Any, rest: range) -> Scalar:
-    factors = b.buf.lu_factors
-    pivot = _element(b, factors, k, k)
-    reciprocal = 1.0 / pivot.get()
-    pivot.set(reciprocal)
-    for row in rest:
-        factor = _element(b, factors, row, k).get() * reciprocal
-        _element(b, factors, row, k).set(factor)
-        for column in rest:
-            _element(b, factors, row, column).subtract(factor, _element(b, factors, k, column).get())
-    return reciprocal.is_finite & ~reciprocal.equals(0.0)
+    def each_of_row(self, row: int, body: Callable[[_Element], None]) -> None:
+        """`body(element)` for every element of a row."""
+        if self._unrolled:
+            for column in range(self._n):
+                body(self.element(row, column))
+        else:
+            with self._b.emitter.loop(self._n) as column:
+                body(self.element(row, column))
 
+    def element(self, row: Any, column: Any) -> _Element:
+        """Of Python ints or int64 values."""
+        if isinstance(row, int) and isinstance(column, int):
+            return _Element(self._elements, row * self._n + column)
+        emitter = self._b.emitter
+        row, column = (emitter.constant("int64", one) if isinstance(one, int) else one for one in (row, column))
+        begin = emitter.mul("int64", row, emitter.constant("int64", self._n))
+        return _Element(self._elements, emitter.add("int64", begin, column))
 
-def _exchanges(b: Body) -> list[tuple[int, int, Scalar]]:
-    """The pairs of rows in the order in which they were exchanged, and whether they were."""
-    n, bits = b.primal, b.scalar(b.buf.lu_pivots.load(0), "int32")
-    pairs = [(k, row) for k in range(n) for row in range(k + 1, n)]
-    return [(k, row, ~(bits & (1 << _bit(n, k, row))).equals(0)) for k, row in pairs]
+    def add_to_diagonal(self, shift: Scalar | Complex) -> None:
+        """Adds a number to each of its elements there."""
 
+        def add(index: Any) -> None:
+            element = self.element(index, index)
+            element.set(element.get() + shift)
 
-def _solve_unrolled(b: Body, vector: View) -> None:
-    factors, n = b.buf.lu_factors, b.primal
-    x = [_Element(b, vector, index) for index in range(n)]
-    for k, row, exchanged in _exchanges(b):
-        _exchange(x[k], x[row], exchanged)
-    for k in range(n):
-        for row in range(k + 1, n):
-            x[row].subtract(_element(b, factors, row, k).get(), x[k].get())
-    for k in reversed(range(n)):
-        x[k].set(x[k].get() * _element(b, factors, k, k).get())
-        for row in range(k):
-            x[row].subtract(_element(b, factors, row, k).get(), x[k].get())
+        if self._unrolled:
+            for index in range(self._n):
+                add(index)
+        else:
+            with self._b.emitter.loop(self._n) as index:
+                add(index)
 
+    def factor(self) -> Scalar:
+        """A bool: whether no pivot is zero, or not finite."""
+        return self._factor_unrolled() if self._unrolled else self._factor_looped()
 
-def _solve_transposed_unrolled(b: Body, vector: View) -> None:
-    factors, n = b.buf.lu_factors, b.primal
-    x = [_Element(b, vector, index) for index in range(n)]
-    for k in range(n):
-        x[k].set(x[k].get() * _element(b, factors, k, k).get())
-        for row in range(k + 1, n):
-            x[row].subtract(_element(b, factors, k, row).get(), x[k].get())
-    for k in reversed(range(n)):
-        for row in range(k):
-            x[row].subtract(_element(b, factors, k, row).get(), x[k].get())
-    for k, row, exchanged in reversed(_exchanges(b)):
-        _exchange(x[k], x[row], exchanged)
+    def solve(self, vector: Vector) -> None:
+        """vector = matrix^-1 vector."""
+        x = Numbers(self._b, vector)
+        if self._unrolled:
+            self._solve_unrolled([_Element(x, index) for index in range(self._n)])
+        else:
+            self._solve_looped(x)
 
+    def solve_transposed(self, vector: Vector) -> None:
+        """vector = matrix^-T vector."""
+        x = Numbers(self._b, vector)
+        if self._unrolled:
+            self._solve_transposed_unrolled([_Element(x, index) for index in range(self._n)])
+        else:
+            self._solve_transposed_looped(x)
 
-def _count_up(b: Body, first: Any, end: Any, body: Callable[[Any], None]) -> None:
-    """`body(index)` for int64 indices from `first` up to, not with, `end`."""
-    index = b.variable(first, "int64")
+    # --- Unrolled
 
-    def turn() -> None:
-        body(index.get())
-        index.set(b.emitter.add("int64", index.get(), b.emitter.constant("int64", 1)))
+    def _bit(self, column: int, row: int) -> int:
+        """Which bit tells whether `row` was exchanged with row number `column`, the first of those that are left."""
+        return column * self._n - column * (column + 1) // 2 + row - column - 1
 
-    b.repeat_while(lambda: b.scalar(index.get(), "int64") < b.scalar(end, "int64"), turn)
+    def _factor_unrolled(self) -> Scalar:
+        b, n = self._b, self._n
+        bits, fine = b.scalar(0, "int32"), b.scalar(True, "bool")
+        for k in range(n):
+            for row in range(k + 1, n):
+                exchanged = size(self.element(row, k).get()) > size(self.element(k, k).get())
+                for column in range(n):
+                    _exchange(self.element(k, column), self.element(row, column), exchanged)
+                bits = bits | (exchanged.to("int32") << self._bit(k, row))
+            pivot, rest = self.element(k, k), range(k + 1, n)
+            inverse = reciprocal(pivot.get())
+            pivot.set(inverse)
+            for row in rest:
+                factor = self.element(row, k).get() * inverse
+                self.element(row, k).set(factor)
+                for column in rest:
+                    self.element(row, column).subtract(factor, self.element(k, column).get())
+            fine = fine & is_pivot(inverse)
+        self._pivots.store(0, bits.value)
+        return fine
 
+    def _exchanges(self) -> list[tuple[int, int, Scalar]]:
+        """The pairs of rows in the order in which they were exchanged, and whether they were."""
+        n, bits = self._n, self._b.scalar(self._pivots.load(0), "int32")
+        pairs = [(k, row) for k in range(n) for row in range(k + 1, n)]
+        return [(k, row, ~(bits & (1 << self._bit(k, row))).equals(0)) for k, row in pairs]
 
-def _count_down(b: Body, first: Any, body: Callable[[Any], None]) -> None:
-    """`body(index)` for int64 indices from `first` down to 0."""
-    index = b.variable(first, "int64")
+    def _solve_unrolled(self, x: list[_Element]) -> None:
+        n = self._n
+        for k, row, exchanged in self._exchanges():
+            _exchange(x[k], x[row], exchanged)
+        for k in range(n):
+            for row in range(k + 1, n):
+                x[row].subtract(self.element(row, k).get(), x[k].get())
+        for k in reversed(range(n)):
+            x[k].set(x[k].get() * self.element(k, k).get())
+            for row in range(k):
+                x[row].subtract(self.element(row, k).get(), x[k].get())
 
-    def turn() -> None:
-        body(index.get())
-        index.set(b.emitter.sub("int64", index.get(), b.emitter.constant("int64", 1)))
+    def _solve_transposed_unrolled(self, x: list[_Element]) -> None:
+        n = self._n
+        for k in range(n):
+            x[k].set(x[k].get() * self.element(k, k).get())
+            for row in range(k + 1, n):
+                x[row].subtract(self.element(k, row).get(), x[k].get())
+        for k in reversed(range(n)):
+            for row in range(k):
+                x[row].subtract(self.element(k, row).get(), x[k].get())
+        for k, row, exchanged in reversed(self._exchanges()):
+            _exchange(x[k], x[row], exchanged)
 
-    b.repeat_while(lambda: b.scalar(index.get(), "int64") >= b.scalar(0, "int64"), turn)
+    # --- Loops
 
+    def _integer(self, value: int) -> Any:
+        return self._b.emitter.constant("int64", value)
 
-def _after(b: Body, index: Any) -> Any:
-    return b.emitter.add("int64", index, b.emitter.constant("int64", 1))
+    def _count_up(self, first: Any, end: Any, body: Callable[[Any], None]) -> None:
+        """`body(index)` for int64 indices from `first` up to, not with, `end`."""
+        b = self._b
+        index = b.variable(first, "int64")
 
+        def turn() -> None:
+            body(index.get())
+            index.set(b.emitter.add("int64", index.get(), self._integer(1)))
 
-def _factor_looped(b: Body) -> Scalar:
-    factors, pivots, n = b.buf.lu_factors, b.buf.lu_pivots, b.primal
-    end = b.emitter.constant("int64", n)
-    fine = b.variable(b.emitter.constant("bool", 1), "bool")
-    with b.emitter.loop(n) as k:
-        largest = b.variable(abs(_element(b, factors, k, k).get()).value)
-        chosen = b.variable(k, "int64")
+        b.repeat_while(lambda: b.scalar(index.get(), "int64") < b.scalar(end, "int64"), turn)
 
-        def compare(row: Any, k: Any = k, largest: Any = largest, chosen: Any = chosen) -> None:
-            size = abs(_element(b, factors, row, k).get())
-            with b.when(size > b.scalar(largest.get())):
-                largest.set(size.value)
-                chosen.set(row)
+    def _count_down(self, body: Callable[[Any], None]) -> None:
+        """`body(index)` for int64 indices from the last row down to 0."""
+        b = self._b
+        index = b.variable(self._integer(self._n - 1), "int64")
 
-        _count_up(b, _after(b, k), end, compare)
-        pivots.store(k, b.emitter.cast(chosen.get(), "int64", "int32"))
+        def turn() -> None:
+            body(index.get())
+            index.set(b.emitter.sub("int64", index.get(), self._integer(1)))
 
-        def exchange(column: Any, k: Any = k, chosen: Any = chosen) -> None:
-            _exchange(_element(b, factors, k, column), _element(b, factors, chosen.get(), column), b.scalar(True, "bool"))
+        b.repeat_while(lambda: b.scalar(index.get(), "int64") >= b.scalar(0, "int64"), turn)
 
-        with b.when(~b.scalar(chosen.get(), "int64").equals(b.scalar(k, "int64"))):
-            _count_up(b, b.emitter.constant("int64", 0), end, exchange)
-        pivot = _element(b, factors, k, k)
-        reciprocal = 1.0 / pivot.get()
-        pivot.set(reciprocal)
-        fine.set((b.scalar(fine.get(), "bool") & reciprocal.is_finite & ~reciprocal.equals(0.0)).value)
+    def _after(self, index: Any) -> Any:
+        return self._b.emitter.add("int64", index, self._integer(1))
 
-        def eliminate(row: Any, k: Any = k, reciprocal: Scalar = reciprocal) -> None:
-            factor = _element(b, factors, row, k).get() * reciprocal
-            _element(b, factors, row, k).set(factor)
+    def _factor_looped(self) -> Scalar:
+        b, pivots, end = self._b, self._pivots, self._integer(self._n)
+        fine = b.variable(b.emitter.constant("bool", 1), "bool")
+        with b.emitter.loop(self._n) as k:
+            largest = b.variable(size(self.element(k, k).get()).value)
+            chosen = b.variable(k, "int64")
 
-            def subtract(column: Any) -> None:
-                _element(b, factors, row, column).subtract(factor, _element(b, factors, k, column).get())
+            def compare(row: Any, k: Any = k, largest: Any = largest, chosen: Any = chosen) -> None:
+                found = size(self.element(row, k).get())
+                with b.when(found > b.scalar(largest.get())):
+                    largest.set(found.value)
+                    chosen.set(row)
 
-            _count_up(b, _after(b, k), end, subtract)
+            self._count_up(self._after(k), end, compare)
+            pivots.store(k, b.emitter.cast(chosen.get(), "int64", "int32"))
 
-        _count_up(b, _after(b, k), end, eliminate)
-    return b.scalar(fine.get(), "bool")
+            def exchange(column: Any, k: Any = k, chosen: Any = chosen) -> None:
+                _exchange(self.element(k, column), self.element(chosen.get(), column), b.scalar(True, "bool"))
 
+            with b.when(~b.scalar(chosen.get(), "int64").equals(b.scalar(k, "int64"))):
+                self._count_up(self._integer(0), end, exchange)
+            pivot = self.element(k, k)
+            inverse = reciprocal(pivot.get())
+            pivot.set(inverse)
+            fine.set((b.scalar(fine.get(), "bool") & is_pivot(inverse)).value)
 
-def _exchange_looped(b: Body, vector: View, k: Any) -> None:
-    other = b.emitter.cast(b.buf.lu_pivots.load(k), "int32", "int64")
-    _exchange(_Element(b, vector, k), _Element(b, vector, other), b.scalar(True, "bool"))
+            def eliminate(row: Any, k: Any = k, inverse: Any = inverse) -> None:
+                factor = self.element(row, k).get() * inverse
+                self.element(row, k).set(factor)
 
+                def subtract(column: Any) -> None:
+                    self.element(row, column).subtract(factor, self.element(k, column).get())
 
-def _dot(b: Body, vector: View, first: Any, end: Any, coefficient: Callable[[Any], Scalar], start: Scalar) -> Scalar:
-    """start, less the sum of coefficient(index) * vector[index]."""
-    total = b.variable(start.value)
+                self._count_up(self._after(k), end, subtract)
 
-    def add(index: Any) -> None:
-        total.set((-coefficient(index)).fused(b.scalar(vector.load(index)), b.scalar(total.get())).value)
+            self._count_up(self._after(k), end, eliminate)
+        return b.scalar(fine.get(), "bool")
 
-    _count_up(b, first, end, add)
-    return b.scalar(total.get())
+    def _exchange_looped(self, x: Numbers, k: Any) -> None:
+        other = self._b.emitter.cast(self._pivots.load(k), "int32", "int64")
+        _exchange(_Element(x, k), _Element(x, other), self._b.scalar(True, "bool"))
 
+    def _dot(self, x: Numbers, first: Any, end: Any, coefficient: Callable[[Any], Any], start: Any) -> Any:
+        """start, less the sum of coefficient(index) * x[index]."""
+        total = Total(self._b, start)
+        self._count_up(first, end, lambda index: total.subtract(coefficient(index), x.get(index)))
+        return total.get()
 
-def _solve_looped(b: Body, vector: View) -> None:
-    factors, n = b.buf.lu_factors, b.primal
-    zero, end = b.emitter.constant("int64", 0), b.emitter.constant("int64", n)
-    with b.emitter.loop(n) as k:
-        _exchange_looped(b, vector, k)
-    with b.emitter.loop(n) as k:
-        x = _Element(b, vector, k)
-        x.set(_dot(b, vector, zero, k, lambda index, k=k: _element(b, factors, k, index).get(), x.get()))
+    def _solve_looped(self, x: Numbers) -> None:
+        zero, end = self._integer(0), self._integer(self._n)
+        with self._b.emitter.loop(self._n) as k:
+            self._exchange_looped(x, k)
+        with self._b.emitter.loop(self._n) as k:
+            x.set(k, self._dot(x, zero, k, lambda index, k=k: self.element(k, index).get(), x.get(k)))
 
-    def substitute(k: Any) -> None:
-        x = _Element(b, vector, k)
-        rest = _dot(b, vector, _after(b, k), end, lambda index: _element(b, factors, k, index).get(), x.get())
-        x.set(rest * _element(b, factors, k, k).get())
+        def substitute(k: Any) -> None:
+            rest = self._dot(x, self._after(k), end, lambda index: self.element(k, index).get(), x.get(k))
+            x.set(k, rest * self.element(k, k).get())
 
-    _count_down(b, b.emitter.constant("int64", n - 1), substitute)
+        self._count_down(substitute)
 
+    def _solve_transposed_looped(self, x: Numbers) -> None:
+        zero, end = self._integer(0), self._integer(self._n)
+        with self._b.emitter.loop(self._n) as k:
+            rest = self._dot(x, zero, k, lambda index, k=k: self.element(index, k).get(), x.get(k))
+            x.set(k, rest * self.element(k, k).get())
 
-def _solve_transposed_looped(b: Body, vector: View) -> None:
-    factors, n = b.buf.lu_factors, b.primal
-    zero, end = b.emitter.constant("int64", 0), b.emitter.constant("int64", n)
-    with b.emitter.loop(n) as k:
-        x = _Element(b, vector, k)
-        rest = _dot(b, vector, zero, k, lambda index, k=k: _element(b, factors, index, k).get(), x.get())
-        x.set(rest * _element(b, factors, k, k).get())
+        def substitute(k: Any) -> None:
+            x.set(k, self._dot(x, self._after(k), end, lambda index: self.element(index, k).get(), x.get(k)))
 
-    def substitute(k: Any) -> None:
-        x = _Element(b, vector, k)
-        x.set(_dot(b, vector, _after(b, k), end, lambda index: _element(b, factors, index, k).get(), x.get()))
-
-    _count_down(b, b.emitter.constant("int64", n - 1), substitute)
-    _count_down(b, b.emitter.constant("int64", n - 1), lambda k: _exchange_looped(b, vector, k))
+        self._count_down(substitute)
+        self._count_down(lambda k: self._exchange_looped(x, k))

@@ -146,10 +146,13 @@ def _any(sets: np.ndarray, axes: tuple[int, ...], keepdims: bool = False) -> np.
 _NUMPY: dict[str, Callable[..., np.ndarray]] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "neg": np.negative, "max": np.maximum, "min": np.minimum,
     "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
-    "and": np.bitwise_and, "or": np.bitwise_or, "not": np.invert, "copy": np.array,
+    "and": np.bitwise_and, "or": np.bitwise_or, "not": np.invert,
     "select_n": lambda which, *cases: np.choose(which.astype(np.int64), cases),
 }  # fmt: skip
 """Elementwise operations that need not be compiled by XLA to be computed."""
+
+
+_SAME_ORDER = ("reshape", "squeeze", "expand_dims")
 
 
 def _is_computed(eqn: Any, args: Sequence[Value]) -> bool:
@@ -169,6 +172,8 @@ def _compute(eqn: Any, args: Sequence[Value]) -> list[np.ndarray]:
     elif name in _NUMPY:
         with np.errstate(all="ignore"):
             found = np.broadcast_to(_NUMPY[name](*arrays), aval.shape)
+    elif name in _SAME_ORDER:
+        found = arrays[0].reshape(aval.shape)
     elif name == "iota":
         found = np.indices(aval.shape)[eqn.params["dimension"]]
     elif name == "convert_element_type" and not (arrays[0].dtype.kind == "f" and aval.dtype.kind != "f"):
@@ -220,6 +225,11 @@ def _pad(params: Any, x: np.ndarray, filler: np.ndarray) -> np.ndarray:
     return x
 
 
+def _tile(params: Any, x: np.ndarray) -> np.ndarray:
+    reps = params["reps"]
+    return np.tile(x, (*reps, *[1] * (x.ndim - len(reps))))
+
+
 def _split(params: Any, x: np.ndarray) -> list[np.ndarray]:
     return np.split(x, np.cumsum(params["sizes"])[:-1], params["axis"])
 
@@ -231,6 +241,7 @@ _STRUCTURAL: dict[str, Callable[..., Any]] = {
     "rev": lambda params, x: np.flip(x, params["dimensions"]),
     "concatenate": lambda params, *parts: np.concatenate(parts, params["dimension"]),
     "pad": _pad,
+    "tile": _tile,
     "split": _split,
     "stack": lambda params, *parts: np.stack(parts, params["axis"]),
     "unstack": lambda params, x: [np.take(x, k, params["axis"]) for k in range(x.shape[params["axis"]])],
@@ -435,8 +446,8 @@ def _dynamic_update_slice(walk: Walk, eqn: Any, x: Value, update: Value, *starts
 
 _RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(_STRUCTURAL, _structural),
-    **dict.fromkeys(("reshape", "squeeze", "expand_dims"), _reshape),
-    **dict.fromkeys((*SCALAR, "convert_element_type", "add_any", "copy", "device_put", "reduce_precision"), _elementwise),
+    **dict.fromkeys(_SAME_ORDER, _reshape),
+    **dict.fromkeys((*SCALAR, "convert_element_type", "add_any", "reduce_precision"), _elementwise),
     "mul": _mul,
     "select_n": _select_n,
     **dict.fromkeys(("reduce_sum", "reduce_max", "reduce_min", "reduce_prod"), _reduce),
@@ -458,6 +469,10 @@ _RULES: dict[str, Callable[..., Any]] = {
 def _call(walk: Walk, eqn: Any, *args: Value) -> list[Value]:
     inner = next(eqn.params[name] for name in ("jaxpr", "call_jaxpr", "call", "callee") if name in eqn.params)
     return walk.call(inner, *args)
+
+
+def _unchanged(walk: Walk, eqn: Any, *args: Value) -> list[Value]:
+    return list(args)
 
 
 def _high_level(walk: Walk, eqn: Any, *args: Value) -> list[Value]:
@@ -559,6 +574,9 @@ _NESTED: dict[str, Callable[..., list[Value]]] = {
     **dict.fromkeys(
         ("jit", "remat2", "composite", "closed_call", "eval_jaxpr", "custom_jvp_call", "custom_vjp_call", "custom_vmap_call",
          "linear_call"), _call),
+    **dict.fromkeys(
+        ("copy", "optimization_barrier", "pvary", "pbroadcast", "device_put", "sharding_constraint", "layout_constraint",
+         "reshard", "name"), _unchanged),
     "call_hi_primitive": _high_level,
     "cond": _cond,
     "while": _while,

@@ -48,6 +48,11 @@ class Mass:
         """The components whose derivative stands in no equation."""
         return tuple(sorted(set(range(self.size)) - {j for _, j in self.pattern.entries}))
 
+    @functools.cached_property
+    def differential_rows(self) -> tuple[int, ...]:
+        """All other equations."""
+        return tuple(sorted({i for i, _ in self.pattern.entries}))
+
     @property
     def separates(self) -> bool:
         """Whether the algebraic equations are there to be solved for the algebraic components."""
@@ -89,7 +94,9 @@ class Mass:
     # --- In a lane
 
     def element(self, b: Body, row: Any, column: Any) -> Scalar:
-        """An element of a matrix that is not diagonal; Python ints or int64 values."""
+        """An element where there may be one; Python ints or int64 values."""
+        if self.diagonal:
+            return b.number(MASS, row)
         if b.lane.operand(MASS).order is not None:  # it lies transposed
             row, column = column, row
         if isinstance(row, int) and isinstance(column, int):
@@ -109,3 +116,14 @@ def clear(b: Body, vector: View, components: Sequence[int]) -> None:
     for begin in range(0, vector.size, b.primal):
         for index in components:
             vector.store(begin + index, b.real(0))
+
+
+def joined(entries: Pattern, mass: Mass | None) -> Pattern:
+    """The pattern of shift M - J, where J has those entries."""
+    return entries | (Pattern.diagonal(entries.rows) if mass is None else mass.pattern)
+
+
+def constraints_of(entries: Pattern, mass: Mass) -> Pattern:
+    """The same with those rows of J alone in which M has no entry."""
+    kept = tuple(entry for entry in entries.entries if entry[0] in mass.algebraic_rows)
+    return Pattern(entries.rows, entries.columns, kept) | mass.pattern

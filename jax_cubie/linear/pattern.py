@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.extend.core as jex
 import numpy as np
+from jax.extend.core.primitives import closed_call_p
 
 from .dependence import Walk
 
@@ -33,6 +36,10 @@ class Pattern:
     def dense(cls, rows: int, columns: int) -> Pattern:
         return cls.of(np.ones((rows, columns), bool))
 
+    @classmethod
+    def diagonal(cls, size: int) -> Pattern:
+        return cls(size, size, tuple((number, number) for number in range(size)))
+
     def mask(self) -> np.ndarray:
         """The matrix of bool, [rows, columns]."""
         found = np.zeros((self.rows, self.columns), bool)
@@ -53,7 +60,7 @@ def jacobian_pattern(closed: jex.ClosedJaxpr, wrt: int = 1) -> Pattern:
     derivative in JAX (a condition, a rounded number) is no dependence, and custom derivatives count as they are. Values that
     do not depend on the arguments are computed, so that known indices, masks and zeros of constant matrices count.
     """
-    function = jex.jaxpr_as_fun(closed)
+    function = jex.jaxpr_as_fun(without_custom_vjp(closed))
     avals = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in closed.in_avals]
 
     def tangent(moved: jax.Array, *values: jax.Array) -> jax.Array:
@@ -66,3 +73,30 @@ def jacobian_pattern(closed: jex.ClosedJaxpr, wrt: int = 1) -> Pattern:
     columns = int(np.prod(avals[wrt].shape, dtype=np.int64))
     found = Walk(columns).dependence(derivative)
     return Pattern.of(found.reshape(-1, columns))
+
+
+def without_custom_vjp(closed: jex.ClosedJaxpr) -> jex.ClosedJaxpr:
+    """A function without the reverse rules of its parts (`jax.custom_vjp`), beside which they have no forward derivative.
+
+    A Jacobian for Newton's method is that of what the function computes; a rule of the user's for cotangents is another matter.
+    """
+    return _without(closed)
+
+
+def _without(value: Any) -> Any:
+    """A jaxpr, an equation, or what a parameter of one holds, without them; the same object where there are none."""
+    if isinstance(value, jex.ClosedJaxpr) and value.jaxpr is not value:  # from JAX 0.11 on a jaxpr has its constants itself
+        inner = _without(value.jaxpr)
+        return value if inner is value.jaxpr else jex.ClosedJaxpr(inner, value.consts)
+    if isinstance(value, jex.Jaxpr):
+        eqns = _without(list(value.eqns))
+        return value if all(map(operator.is_, eqns, value.eqns)) else value.replace(eqns=eqns)
+    if isinstance(value, jex.JaxprEqn):
+        if value.primitive.name == "custom_vjp_call":
+            return value.replace(primitive=closed_call_p, params={"call_jaxpr": _without(value.params["call_jaxpr"])})
+        params = {name: _without(param) for name, param in value.params.items()}
+        return value if all(map(operator.is_, params.values(), value.params.values())) else value.replace(params=params)
+    if type(value) in (tuple, list):
+        items = type(value)(map(_without, value))
+        return value if all(map(operator.is_, items, value)) else items
+    return value

@@ -66,9 +66,14 @@ class SparseLU:
         return tuple((self.order[i], self.order[j]) for i, row in enumerate(self._rows) for j in sorted(row))
 
     @cached_property
-    def fill(self) -> int:
-        """How many of the factors are no entries of A."""
-        return len(self.entries) - len(self.pattern.entries)
+    def fill(self) -> tuple[int, ...]:
+        """Which of the factors are no entries of A, and so begin as zeros."""
+        return tuple(sorted(set(range(len(self.entries))) - set(self.places(self.pattern))))
+
+    def eliminates(self, part: Pattern) -> bool:
+        """Whether a part of A can be eliminated in this order, too: no pivot of it is 0 by its structure."""
+        rows = SparseLU(part, self.order)._rows
+        return all(k in row for k, row in enumerate(rows))
 
     def places(self, pattern: Pattern) -> tuple[int, ...]:
         """Where in the factors' array the entries of a part of A begin, such as a Jacobian's or the diagonal's."""
@@ -195,10 +200,11 @@ class Cost(NamedTuple):
 
 
 def sparse_cost(plan: SparseLU) -> Cost:
-    def products(sums: Sequence[Sum]) -> int:
-        return sum(len(one.terms) + (one.pivot >= 0) for one in sums)
-
-    return Cost(products(plan.factor), products(plan.solve))
+    across = [len(row) for row in plan._rows]
+    below = [sum(i > k for i in column) for k, column in enumerate(plan._columns)]
+    right = [sum(j > k for j in row) for k, row in enumerate(plan._rows)]
+    eliminations = sum(one * (other + 1) + 1 for one, other in zip(below, right, strict=True))
+    return Cost(eliminations, sum(across))
 
 
 def dense_cost(n: int) -> Cost:
@@ -210,7 +216,15 @@ _SOLVES = 4
 """Solves to a factorisation, as a method of a few stages has them."""
 
 
-def is_worth_it(plan: SparseLU) -> bool:
-    """Whether a sparse factorisation is to be preferred to a dense one, which pivots: if it halves the work."""
-    sparse, dense = sparse_cost(plan), dense_cost(len(plan.order))
-    return 2 * (sparse.factor + _SOLVES * sparse.solve) <= dense.factor + _SOLVES * dense.solve
+def sparse_if_better(pattern: Pattern) -> SparseLU | None:
+    """The plan of a sparse factorisation where it is to be preferred to a dense one, which pivots: where it halves the work."""
+    n = pattern.columns
+    if 2 * len(pattern.entries) > n * n:
+        return None
+    try:
+        plan = SparseLU.of(pattern)
+    except ValueError:
+        return None
+    sparse, dense = sparse_cost(plan), dense_cost(n)
+    better = 2 * (sparse.factor + _SOLVES * sparse.solve) <= dense.factor + _SOLVES * dense.solve
+    return plan if better else None

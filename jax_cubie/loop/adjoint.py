@@ -23,12 +23,14 @@ class Adjoint:
     """A backward pass.
 
     wrt: the operands whose cotangents it gives. cotangents: the results whose cotangents it is handed. slots: of its
-    checkpoints. summed: those of `wrt` of which only the sum over all lanes is asked for; they belong to the user's functions.
+    checkpoints; windows: between these. summed: those of `wrt` of which only sums over lanes are asked for; they belong to the
+    user's functions.
     """
 
     wrt: tuple[str, ...]
     cotangents: tuple[str, ...]
     slots: int
+    windows: int
     summed: frozenset[str] = frozenset()
 
     @property

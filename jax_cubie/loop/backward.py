@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernel import warp
-from ..kernel.scalar import Scalar, shifted, where
+from ..kernel.scalar import Scalar, least, most, shifted, where
 from ..operands import cotangent_name
 from .adjoint import TIME_ARRAYS
-from .checkpoints import WINDOW, WINDOW_BITS, WINDOWS, checkpoint_name, from_word, power, record_of, slot_of, to_word
+from .checkpoints import WINDOW, WINDOW_BITS, checkpoint_name, from_word, power, record_of, slot_of, to_word, turn_of
 from .clock import end_of, floor_of, whole_steps
 from .cotangents import cell_of, clear, conclude, declare_cells, gather
 from .part import Step
@@ -36,9 +36,9 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
     retake, adjoint_step = transposed.retake, transposed.adjoint
     allocate, locate = lane.allocate(), lane.locate()
     time, size, judge, accepted = progress.time, progress.size, progress.judge, progress.accepted
-    end_time, next_turn, advance = progress.end_time, progress.next_turn, progress.advance
+    end_time, advance, turns_left, next_turn = progress.end_time, progress.advance, progress.turns_left, progress.next_turn
     begin, worth, outer = (lane.emitted(kind)(raw(body)) for kind, body in backward.beginning())
-    above, aim, replaying, keep, deeper = (lane.emitted(kind)(raw(body)) for kind, body in backward.replay())
+    above, aim, replaying, stretch, again, deeper = (lane.emitted(kind)(raw(body)) for kind, body in backward.replay())
     left, restore, cotangents, moved, back = (lane.emitted(kind)(raw(body)) for kind, body in backward.stepping())
     end = lane.emitted()(raw(backward.end))
     fallible = problem.method.fallible
@@ -66,17 +66,19 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
                     if searching:
                         aim(b)
                         while replaying(b):
-                            if fallible:
-                                judge(b, step(b, time(b), size(b)))
-                            else:
-                                step(b, time(b), size(b))
-                                judge(b, status)
-                            if accepted(b):
-                                if finish is not None:
-                                    finish(b, end_time(b))
-                                keep(b)
-                                carry(b)
-                            next_turn(b)
+                            stretch(b)
+                            while turns_left(b):
+                                if fallible:
+                                    judge(b, step(b, time(b), size(b)))
+                                else:
+                                    step(b, time(b), size(b))
+                                    judge(b, status)
+                                if accepted(b):
+                                    if finish is not None:
+                                        finish(b, end_time(b))
+                                    again(b)
+                                    carry(b)
+                                next_turn(b)
                             advance(b)
                         deeper(b)
                 retake(b, time(b), size(b))
@@ -94,10 +96,12 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
 class _Backward:
     """Writes what happens around the steps.
 
-    Cells: at, the accepted step at hand; behind, the next step to go back over; stride, the shift of the slots; depth, the
-    window that has what lies around it, 0 for the slots; shift, its entries are of every 2^shift-th step; edge, steps that it
-    has, less 1; taken, the accepted steps; sizes, those that have the size dt0; worth, fine, present: whether there are
-    cotangents, the lane succeeded, and is one; active: whether it has steps left.
+    Cells: at, the accepted step at hand; behind, the next step to go back over; stride, the shift of the slots, and slot_turn,
+    the turn of their numbers; depth, the window that has what lies around it, 0 for the slots; shift, its entries are of every
+    2^shift-th step; edge, steps that it has, less 1; taken, the accepted steps; sizes, those that have the size dt0; worth,
+    fine, present: whether there are cotangents, the lane succeeded, and is one; active: whether it has steps left. Of the
+    window that is filled: finer, finer_shift, finer_edge, likewise; due, the next step to keep; goal, the last one. Of steps
+    of one size: next_place, where the next one is kept, and next_stride, how far behind it the one after that.
     """
 
     def __init__(self, lane: Lane):
@@ -106,12 +110,15 @@ class _Backward:
         self._parts = [part.adjoint(lane) for part in problem.parts]
         self._control, self._constraints = problem.controller.control(lane), problem.method.constraints
         declare_cells(lane)
-        for name in ("at", "behind", "stride", "depth", "shift", "edge", "taken", "sizes"):
+        for name in ("at", "behind", "stride", "slot_turn", "depth", "shift", "edge", "taken", "sizes"):
             lane.cell(name, "int32")
         for name in ("finer", "finer_shift", "finer_edge", "due", "goal"):
             lane.cell(name, "int32")
         for name in ("worth", "fine", "present", "active"):
             lane.cell(name, "bool")
+        if problem.one_size:
+            lane.cell("next_place", "int32")
+            lane.cell("next_stride", "int32")
 
     # --- The beginning
 
@@ -181,6 +188,7 @@ class _Backward:
             return (b.scalar(self._adjoint.slots, "int32") << b.get("stride")) < b.get("taken")
 
         b.repeat_while(more, lambda: b.put(stride=b.get("stride") + 1))
+        b.put(slot_turn=turn_of(b, b.get("stride"), self._adjoint.slots))
         self._enter(b, b.get("depth"))
         for part in self._parts:
             part.begin(b)
@@ -188,12 +196,15 @@ class _Backward:
     # --- Steps that are taken again
 
     def replay(self) -> list[tuple[str, Callable]]:
-        return [("bool", self.above), ("void", self.aim), ("bool", self.replaying), ("void", self.keep), ("void", self.deeper)]
+        return [
+            ("bool", self.above), ("void", self.aim), ("bool", self.replaying), ("void", self.stretch), ("void", self.again),
+            ("void", self.deeper),
+        ]
 
     def _shift(self, b: Body, depth: Scalar) -> Scalar:
         """Entries of a window are beginnings of every 2^shift-th step; in the last of each."""
         shift = b.get("stride") - depth * WINDOW_BITS
-        return where(depth.equals(WINDOWS) | (shift < 0), 0, shift)
+        return where(depth.equals(self._adjoint.windows) | (shift < 0), 0, shift)
 
     def _enter(self, b: Body, depth: Scalar) -> None:
         """From here on that window is at hand. Its shift is in a cell; so is the last step of where it ends, less 1."""
@@ -204,7 +215,7 @@ class _Backward:
     def _span(self, b: Body, depth: Scalar) -> Scalar:
         """A window has steps of one multiple of 2^span to the next."""
         span = self._shift(b, depth - 1)
-        return where(depth.equals(WINDOWS) & (span > WINDOW_BITS), WINDOW_BITS, span)
+        return where(depth.equals(self._adjoint.windows) & (span > WINDOW_BITS), WINDOW_BITS, span)
 
     def above(self, b: Body) -> Scalar:
         """Whether the next window has to be filled, which has more of the steps around the one at hand."""
@@ -215,30 +226,60 @@ class _Backward:
         depth, behind = b.get("depth") + 1, b.get("behind")
         shift, edge = self._shift(b, depth), power(b, self._span(b, depth)) - 1
         finer = power(b, shift) - 1
-        first, at = behind & ~edge, b.get("at")
-        b.put(finer=finer, finer_shift=shift, finer_edge=edge, due=where(first > at, first, at), goal=behind & ~finer)
+        first = most(behind & ~edge, b.get("at"))
+        b.put(finer=finer, finer_shift=shift, finer_edge=edge, due=first, goal=behind & ~finer)
 
     def replaying(self, b: Body) -> Scalar:
-        """Whether not all of it is there."""
-        return b.get("at") <= b.get("goal")
+        """Whether not all of it is there. A step whose size may be rejected is kept once it is accepted, others in front."""
+        if not self._problem.one_size:
+            return b.get("at") <= b.get("goal")
+        b.put(at=b.get("whole") + b.get("turn"))
+        self._keep(b)
+        return b.get("at") < b.get("goal")
 
-    def keep(self, b: Body) -> None:
-        """An accepted step that was taken again: its beginning into the next window, if it is one of those."""
-        at = b.get("at")
-        with b.when(at.equals(b.get("due"))):
-            b.put(due=at + b.get("finer") + 1)
-            place = self._place(b, b.get("depth") + 1, at, b.get("finer_shift"), b.get("finer_edge"))
+    def stretch(self, b: Body) -> None:
+        """The turns that are taken without a look in between: of steps of one size, up to the next one to keep."""
+        if not self._problem.one_size:
+            b.put(turn=0, until=1)
+            return
+        at, goal = b.get("at"), b.get("goal")
+        every = b.get("finer").equals(0) & (at >= (goal & ~b.get("finer_edge")))
+        end = where(every, goal, least(b.get("due"), goal))
+        b.put(until=least(b.get("turn") + (end - at), b.get("repeat")))
+        # The loop keeps each, and does not ask whether it is wanted: if not, there comes another one to its place.
+        kept = where(every, at, end)
+        place = self._place(b, b.get("depth") + 1, kept, b.get("finer_shift"), b.get("finer_edge"))
+        b.put(next_place=place, next_stride=where(every, b.scalar(sum(self._record.words), "int32"), 0))
 
-            def write(part: int, index: Any, word: Any) -> None:
-                value = b.emitter.bitcast(word, b.dtype)
-                b.buf.checkpoint_window.store(self._element(b, place, part, index), value)
-
-            self._record.save(b, write)
+    def again(self, b: Body) -> None:
+        """An accepted step that was taken again."""
+        if self._problem.one_size:
+            self._save(b, b.get("next_place"))
+            b.put(next_place=b.get("next_place") + b.get("next_stride"))
+        else:
+            self._keep(b)
+            at = b.get("at") + 1
+            b.put(at=at)
+            b.counter("steps").set(at.value)
         step = self._step(b)
         for part in self._parts:
             part.repeated(b, step)
-        b.put(at=at + 1)
-        b.counter("steps").set((at + 1).value)
+
+    def _keep(self, b: Body) -> None:
+        """The beginning of the step at hand into the next window, if it is one of those."""
+        at = b.get("at")
+        with b.when(at >= b.get("due")):
+            b.put(due=at + b.get("finer") + 1)
+            self._save(b, self._place(b, b.get("depth") + 1, at, b.get("finer_shift"), b.get("finer_edge")))
+
+    def _save(self, b: Body, place: Scalar) -> None:
+        """The lane as it is at the beginning of the step at hand into an entry."""
+
+        def write(part: int, index: Any, word: Any) -> None:
+            value = b.emitter.bitcast(word, b.dtype)
+            b.buf.checkpoint_window.store(self._element(b, place, part, index), value)
+
+        self._record.save(b, write)
 
     def _step(self, b: Body) -> Step:
         """The step at hand."""
@@ -290,7 +331,7 @@ class _Backward:
         b.counter("steps").set(at.value)
         with b.emitter.builder.if_else(depth.equals(0).value) as (slots, window):
             with slots:
-                slot = slot_of(b, at >> shift, shift, self._adjoint.slots).to("int64")
+                slot = slot_of(b, behind >> shift, b.get("slot_turn"), self._adjoint.slots).to("int64")
 
                 def read_slot(part: int, index: Any) -> Any:
                     begin = b.emitter.mul("int64", slot.value, b.emitter.constant("int64", self._record.words[part]))

@@ -22,10 +22,16 @@ if TYPE_CHECKING:
     from ..problem import Problem
     from .body import Body
 
-# Entries of each window, and how many windows there are, one within another: 32 slots and three windows are 2^20 steps, each
-# of them taken again three times at most.
+# Entries of each window, and how many windows there are at most, one within another: 32 slots and three windows are 2^20 steps,
+# each of them taken again three times at most.
 WINDOW, WINDOWS = 32, 3
 WINDOW_BITS = WINDOW.bit_length() - 1
+
+
+def windows_for(slots: int, max_steps: int | None) -> int:
+    """How many windows a lane of so many steps can need; max_steps: None where nobody knows."""
+    wanted = (count for count in range(1, WINDOWS) if max_steps is not None and slots * WINDOW**count >= max_steps)
+    return next(wanted, WINDOWS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +46,9 @@ class Checkpoints:
 class Record:
     """What a checkpoint of a problem consists of.
 
-    cells, with their dtypes, and counters: one word each. rows: the arrays as long as the state that outlive a step, the state
-    itself among them.
+    cells, with their dtypes, and counters: one word each; the sign of `step_size`, which is a positive number, says whether the
+    step is the last. rows: the arrays as long as the state that outlive a step, the state itself among them; primal_rows: those
+    as long as its primal piece.
     """
 
     cells: tuple[tuple[str, str], ...]
@@ -49,19 +56,23 @@ class Record:
     counters: tuple[str, ...]
     sizes: tuple[int, ...]
     rows: int
+    primal_rows: int
 
     @property
     def words(self) -> tuple[int, ...]:
         """Words of each depth."""
         first, *rest = [self.rows * size for size in self.sizes]
-        return (len(self.cells) + len(self.counters) + first, *rest)
+        return (len(self.cells) + len(self.counters) + first + self.primal_rows * self.sizes[0], *rest)
 
     def save(self, b: Body, write: Callable[[int, Any, Any], None]) -> None:
         """Hands over `write(depth, index, word)` each word of the lane as it is at the beginning of the step at hand."""
         index = 0
         for name, dtype in self.cells:
-            value = b.get(f"{name}_before" if name in self.before else name)
-            write(0, index, to_word(b, value.value, dtype))
+            word = to_word(b, b.get(f"{name}_before" if name in self.before else name).value, dtype)
+            if name == "step_size":
+                last = b.get("last").to(word_dtype(b.dtype))
+                word = (last << _sign_of(b) | b.scalar(word, word_dtype(b.dtype))).value
+            write(0, index, word)
             index += 1
         for name in self.counters:
             write(0, index, to_word(b, b.counter(name).get(), "int32"))
@@ -76,7 +87,11 @@ class Record:
         """The lane as it was, from its words `read(depth, index)`."""
         index = 0
         for name, dtype in self.cells:
-            b.put(**{name: b.scalar(from_word(b, read(0, index), dtype), dtype)})
+            word = b.scalar(read(0, index), word_dtype(b.dtype))
+            if name == "step_size":
+                b.put(last=~(word >> _sign_of(b)).equals(0))
+                word = word & (2 ** _sign_of(b) - 1)
+            b.put(**{name: b.scalar(from_word(b, word.value, dtype), dtype)})
             index += 1
         for name in self.counters:
             b.counter(name).set(from_word(b, read(0, index), "int32"))
@@ -93,6 +108,8 @@ class Record:
         for depth, size in enumerate(self.sizes):
             offset = 0 if depth else first
             for row in (b.buf.state, *b.lane.problem.method.carried(b)):
+                if row.size <= begin:
+                    continue
                 view = row.part(begin, size)
 
                 def body(element: Any, depth: int = depth, offset: int = offset, view: Any = view) -> None:
@@ -107,18 +124,20 @@ def record_of(problem: Problem) -> Record:
     """What a checkpoint of a problem has in it."""
     dtype = problem.dtype
     # Where all steps have one size, their number says it all.
-    cells = [] if problem.one_size else [("start", dtype), ("step_size", dtype), ("last", "bool")]
+    cells = [] if problem.one_size else [("start", dtype), ("step_size", dtype)]
     if problem.adaptive:
         cells += [("residue", dtype)]
     elif not problem.one_size:
         cells += [("stop", dtype)]
-    before = [(name, dtype if kind == "float" else kind) for name, kind in problem.controller.remembered]
+    before = [(name, dtype if kind == "float" else kind) for name, kind in problem.remembered]
     counters = [name for part in problem.parts for name in part.remembered_counters]
     cells += [(name, kind) for part in problem.parts for name, kind in part.remembered]
     depth = (len(problem.pieces) - 1).bit_length()
     sizes = [sum(piece.size for piece in problem.pieces if piece.order.bit_length() == one) for one in range(depth + 1)]
-    rows = 1 + problem.method.carried_rows
-    return Record(tuple(cells + before), frozenset(name for name, _ in before), tuple(counters), tuple(sizes), rows)
+    rows, primal = 1 + problem.method.carried_rows, problem.method.carried_primal_rows
+    # Steps of one size are kept in front of them, too; what they remember changes behind them.
+    changed = frozenset() if problem.one_size else frozenset(name for name, _ in before)
+    return Record(tuple(cells + before), changed, tuple(counters), tuple(sizes), rows, primal)
 
 
 def checkpoint_results(problem: Problem, checkpoints: Checkpoints) -> tuple[Result, ...]:
@@ -139,6 +158,11 @@ def word_dtype(dtype: str) -> str:
     return "uint32" if dtype == "float32" else "uint64"
 
 
+def _sign_of(b: Body) -> int:
+    """The bit of a word that is a float's sign."""
+    return 31 if b.dtype == "float32" else 63
+
+
 def to_word(b: Body, value: Any, dtype: str) -> Any:
     """A scalar as a word."""
     word = word_dtype(b.dtype)
@@ -150,8 +174,8 @@ def from_word(b: Body, word: Any, dtype: str) -> Any:
     return b.emitter.bitcast(word, dtype) if dtype == b.dtype else b.emitter.cast(word, word_dtype(b.dtype), dtype)
 
 
-def slot_of(b: Body, number: Scalar, shift: Scalar, slots: int) -> Scalar:
-    """The slot of entry `number` (int32), the beginning of step number * 2^shift.
+def slot_of(b: Body, number: Scalar, turn: Scalar, slots: int) -> Scalar:
+    """The slot of entry `number` (int32), the beginning of step number * 2^shift; `turn`: `turn_of` that shift.
 
     When slots run out, those of odd numbers are given to the second half of all: so a number is turned to the left by a bit
     each time.
@@ -159,13 +183,22 @@ def slot_of(b: Body, number: Scalar, shift: Scalar, slots: int) -> Scalar:
     bits = slots.bit_length() - 1
     if bits == 0:
         return b.scalar(0, "int32")
-    turn = b.scalar(b.emitter.apply("rem", "int32", shift.value, b.int32(bits)), "int32")
     return ((number << turn) | (number >> (bits - turn))) & (slots - 1)
+
+
+def turn_of(b: Body, shift: Scalar, slots: int) -> Scalar:
+    """By how many bits the numbers of entries are turned, int32."""
+    bits = slots.bit_length() - 1
+    return b.scalar(b.emitter.apply("rem", "int32", shift.value, b.int32(bits)) if bits else b.int32(0), "int32")
 
 
 class Recording:
     """Writes checkpoints into results of the launch. Cells: recorded, accepted steps so far; thinned, the k of
-    above; due, the next step to keep."""
+    above; due, the next step to keep.
+
+    A step whose size may be rejected is kept once it is accepted. Of steps of one size, which are taken in a loop of their own,
+    none is looked at: that loop ends in front of the one to keep.
+    """
 
     def __init__(self, problem: Problem, checkpoints: Checkpoints):
         self._record, self._checkpoints = record_of(problem), checkpoints
@@ -175,6 +208,19 @@ class Recording:
 
     def accepted(self, b: Body) -> None:
         """At the end of an accepted step, before anything of it is forgotten."""
+        self.keep(b)
+        self.passed(b, b.scalar(1, "int32"))
+
+    def passed(self, b: Body, steps: Scalar) -> None:
+        """So many have been accepted."""
+        b.put(recorded=b.get("recorded") + steps)
+
+    def ahead(self, b: Body) -> Scalar:
+        """How many steps there are in front of the next one to keep."""
+        return b.get("due") - b.get("recorded")
+
+    def keep(self, b: Body) -> None:
+        """The beginning of the step at hand, if it is one to keep."""
         slots, step, shift = self._checkpoints.slots, b.get("recorded"), b.get("thinned")
         with b.when(step.equals(b.get("due"))):
             number = step >> shift
@@ -182,7 +228,7 @@ class Recording:
             b.put(thinned=where(full, shift + 1, shift))
             b.put(due=step + power(b, b.get("thinned")))
             number = where(full, slots // 2, number)
-            slot = slot_of(b, number, b.get("thinned"), slots).to("int64")
+            slot = slot_of(b, number, turn_of(b, b.get("thinned"), slots), slots).to("int64")
 
             def write(depth: int, index: Any, word: Any) -> None:
                 if depth <= self._checkpoints.depth:
@@ -191,7 +237,6 @@ class Recording:
                     b.res(checkpoint_name(depth), b.emitter.add("int64", begin, index), word)
 
             self._record.save(b, write)
-        b.put(recorded=step + 1)
 
     def end(self, b: Body) -> None:
         behind = self._checkpoints.slots * self._record.words[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ..kernel.scalar import Scalar
@@ -61,6 +61,15 @@ def subsets(order: int) -> Iterator[int]:
         inner = (inner - 1) & order
 
 
+def unions(orders: Iterable[int]) -> list[int]:
+    """The orders of products of what has those, in ascending order; where two tangents move a time, quotients of it have a
+    mixed one, too."""
+    found = {0}
+    for order in orders:
+        found |= {other | order for other in found}
+    return sorted(found - {0})
+
+
 def size_of(b: Body, step_size: Scalar) -> Jet:
     """The size of the step at hand, whose tangents are in cells."""
     return Jet({0: step_size, **{order: b.get(f"size_{order}") for order in b.moving}})
@@ -69,8 +78,10 @@ def size_of(b: Body, step_size: Scalar) -> Jet:
 def fraction_of(b: Body, theta: Scalar, size: Jet, number: Scalar) -> Jet:
     """The fraction of the step at hand at which save time `number` (int32) lies."""
     terms = {0: theta}
-    for order in b.moving:
-        moved = b.tangent("offsets", order, number.to("int64").value) - b.get(f"start_{order}")
+    for order in unions(b.moving):
+        moved = b.tangent("offsets", order, number.to("int64").value)
+        if order in b.moving:
+            moved = moved - b.get(f"start_{order}")
         for inner in subsets(order):
             if inner and inner in size.terms and order & ~inner in terms:
                 moved = moved - size.terms[inner] * terms[order & ~inner]

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..kernel.queue import pause
-from ..kernel.scalar import Scalar, where
+from ..kernel.scalar import Scalar, least, where
 from ..solution import CODES
 from .checkpoints import Recording
 from .clock import end_of, floor_of, whole_steps
@@ -82,7 +82,7 @@ def build_progress(lane: Lane) -> Progress:
     if _counts_whole(lane):
         lane.cell("whole", "int32")
     if lane.problem.checkpoints is not None or lane.problem.adjoint is not None:
-        for name, kind in lane.problem.controller.remembered:
+        for name, kind in lane.problem.remembered:
             lane.cell(f"{name}_before", lane.problem.dtype if kind == "float" else kind)
     if lane.problem.checkpoints is not None:
         for name in ("recorded", "thinned", "due"):
@@ -129,7 +129,7 @@ class _Writer:
         self._counts_whole = _counts_whole(lane)
         recorded = problem.checkpoints is not None
         self._recording = Recording(problem, problem.checkpoints) if problem.checkpoints is not None else None
-        self._before = [name for name, _ in problem.controller.remembered] if recorded or problem.adjoint is not None else []
+        self._before = [name for name, _ in problem.remembered] if recorded or problem.adjoint is not None else []
 
     # --- The beginning
 
@@ -217,7 +217,10 @@ class _Writer:
         until = b.get("repeat")
         if self._queued:
             pause = b.get("turn") + (b.get("limit") - self.steps_taken(b))
-            until = where(pause < until, pause, until)
+            until = least(pause, until)
+        if self._recording is not None:
+            self._recording.keep(b)
+            until = least(b.get("turn") + self._recording.ahead(b), until)
         b.put(first=b.get("turn"), until=until)
 
     def turns_left(self, b: Body) -> Scalar:
@@ -285,7 +288,7 @@ class _Writer:
         return b.scalar(b.direction) * self._reached(b)
 
     def tell_parts(self, b: Body) -> None:
-        if self._recording is not None:
+        if self._recording is not None and not self._one_size:
             self._recording.accepted(b)
         step = Step(self._now(b), b.get("residue"), self._reached(b), b.get("step_size"), b.get("last"))
         self._ask(b, "accepted", step)
@@ -300,7 +303,9 @@ class _Writer:
 
     def landed(self, b: Body) -> Scalar:
         b.counter("steps").add((b.get("turn") - b.get("first")).value)
-        if self._adaptive:
+        if self._recording is not None and self._one_size:
+            self._recording.passed(b, b.get("turn") - b.get("first"))
+        if self._adaptive or self._fallible:
             b.counter("rejected").add((~b.get("accepted")).to("int32").value)
         finished = b.get("accepted") & b.get("last")
         if self._one_size:
@@ -335,7 +340,8 @@ class _Writer:
                     if part.rejected is not None:
                         part.rejected(b)
                 # It would be rejected for ever where it is no smaller, or where all its stages are at one time.
-                smaller = b.get("forced") | (following < size)
+                forced = b.get("forced") & b.get("status").equals(0) if self._fallible else b.get("forced")
+                smaller = forced | (following < size)
                 later = following.fused(b.scalar(_RESOLUTION), b.get("start")) > b.get("start")
                 b.put(stuck=~(smaller & later))
         b.put(step_size=following, last=False)

@@ -6,8 +6,20 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from ..printing import Listing
 from .catalogue import DIRK, EXPLICIT, FIRK, ROSENBROCK, TRANSFORMATIONS
-from .families import CATALOGUES, NAMES, TABLEAUS, Tableau, components_of, family_of, find_method
+from .families import (
+    CATALOGUES,
+    NAMES,
+    TABLEAUS,
+    Tableau,
+    components_of,
+    embedded_order_of,
+    family_of,
+    find_method,
+    find_tableau,
+    is_stiff,
+)
 from .implicit_tableau import ImplicitTableau
 from .method import Method
 from .rosenbrock_tableau import RosenbrockTableau
@@ -17,7 +29,7 @@ from .tableau import ButcherTableau, ContinuousExtension
 __all__ = [
     "CATALOGUES", "DIRK", "EXPLICIT", "FIRK", "NAMES", "ROSENBROCK", "TABLEAUS", "TRANSFORMATIONS", "ButcherTableau",
     "ContinuousExtension", "ImplicitTableau", "Method", "RosenbrockTableau", "StageTransformation", "Tableau",
-    "components_of", "find_method",
+    "components_of", "family_of", "find_method", "find_tableau", "is_stiff",
 ]
 
 
@@ -25,25 +37,27 @@ class _Methods(ModuleType):
     """This package, which is also the public function of its name."""
 
     def __call__(self) -> list[dict[str, Any]]:
-        """Every method.
+        """Every method, a dict each; printed, the list is a table.
 
-        `name`, `aliases`, `family`; `order`; `embedded_order` (None without an error estimate); `dense_order` of the values
-        between steps; `stages`; `fsal`: whether its last stage is the next step's first.
+        `name`, `aliases`; `family`; `stiff`: whether it is meant for stiff systems (it is A-stable: no component that decays,
+        however fast, limits the step size); `order`; `embedded_order` (None without an error estimate); `dense_order` of the
+        values between steps; `stages`; `fsal`: whether its last stage is the next step's first.
         """
-        return [
+        return Listing(
             {
                 "name": tableau.name,
                 "aliases": tableau.aliases,
                 "family": family_of(tableau),
+                "stiff": is_stiff(tableau),
                 "order": tableau.order,
-                "embedded_order": tableau.embedded_order,
+                "embedded_order": embedded_order_of(tableau),
                 "dense_order": tableau.dense_order,
                 "stages": tableau.stages,
                 "fsal": not isinstance(tableau, RosenbrockTableau) and tableau.fsal,
             }
             for catalogue in CATALOGUES
             for tableau in catalogue.values()
-        ]
+        )
 
 
 sys.modules[__name__].__class__ = _Methods

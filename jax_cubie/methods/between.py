@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..kernel.scalar import Scalar
-from ..loop.jets import Jet
+from ..loop.jets import Jet, unions
 
 if TYPE_CHECKING:
     from ..kernel.device import View
@@ -51,6 +51,7 @@ def _moved(b: Body, between_weights: Weights, cotangent: View, number: int, thet
     one = theta.terms[0].like(1.0)
     changed[number] = Jet({**changed[number].terms, beside: one})
     found: dict[int, Scalar] = {}
+    allowed = (0, *unions(b.moving))
     for row, weight in between_weights(b, *changed):
         for order, value in weight.terms.items():
             if not order & beside:
@@ -58,7 +59,7 @@ def _moved(b: Body, between_weights: Weights, cotangent: View, number: int, thet
             for whole in orders:  # of the values
                 for rest in orders:  # of the row
                     moved = whole & ~rest & ~(order & ~beside)
-                    if whole & rest != rest or (order & ~beside) & ~(whole & ~rest) or moved not in (0, *b.moving):
+                    if whole & rest != rest or (order & ~beside) & ~(whole & ~rest) or moved not in allowed:
                         continue
                     total = value * dot(b, b.piece(cotangent, whole), b.piece(row, rest))
                     found[moved] = found[moved] + total if moved in found else total

@@ -34,9 +34,8 @@ class Constraints:
 
     def __init__(self, mass: Mass, linear: LinearSolver):
         self._mass, self._linear = mass, linear
-        everything = range(mass.size)
-        self._differential_rows = sorted(set(everything) - set(mass.algebraic_rows))
-        self._differential_components = sorted(set(everything) - set(mass.algebraic_components))
+        self._differential_rows = mass.differential_rows
+        self._differential_components = sorted(set(range(mass.size)) - set(mass.algebraic_components))
 
     def factor(self, b: Body, since_t0: Any, state: View) -> Scalar:
         """Makes ready for systems at that time and primal state; whether it can be."""

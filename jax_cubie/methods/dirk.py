@@ -1,9 +1,9 @@
 """Diagonally implicit Runge-Kutta methods: one step for the whole family, driven by a tableau.
 
-A stage's slope k_i, a row of `stage_increment`, solves k_i = f(t + c_i h, Y_i), Y_i = y + h sum_(j <= i) a_ij k_j, by simplified
-Newton iterations: with J, the derivative of f by the state at the step's beginning, and W = 1/(h a_ii) - J, the state's
-increment is W^-1 (f(Y_i) - k_i), and that of k_i the same over h a_ii. (Hairer, Wanner, Solving Ordinary Differential Equations
-II, section IV.8.)
+A slope k_i, a row of `stage_increment`, solves k_i = f(t + c_i h, Y_i), Y_i = y + h sum(a_ij k_j), j <= i, by simplified Newton
+iterations: with J, the derivative of f by the state at the beginning of the step, and W = 1/(h a_ii) - J, the increment of Y_i
+is W^-1 (f(Y_i) - k_i), and that of k_i the same over h a_ii. (Hairer, Wanner, Solving Ordinary Differential Equations II,
+section IV.8.)
 
 With a mass matrix, M y' = f, slopes are those of the state all the same: M k_i = f(t + c_i h, Y_i), and W = M/(h a_ii) - J.
 Where equations are algebraic, slopes of algebraic components follow from Y_i, on whose own earlier slopes have no effect; at t0
@@ -25,12 +25,12 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from ..buffers import BACKWARD, Buffer
-from ..kernel.scalar import Scalar, most, where
+from ..kernel.scalar import Scalar, where
 from ..linear import LinearSolver, Mass
 from ..linear.mass import clear
 from ..loop import AdjointSteps, Dimensions, Steps
 from ..loop.jets import Jet
-from ..nonlinear import Newton
+from ..nonlinear import SERVES, Newton
 from ..operands import primal_name
 from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
 from ..solution import CODES
@@ -66,7 +66,14 @@ class Dirk(Method):
 
     def __post_init__(self) -> None:
         if self.tableau.dense is not None and self.tableau.dense.a:
-            raise ValueError(f"tableau {self.name!r}: values between steps have stages of their own, which only explicit methods do")
+            raise ValueError(f"tableau {self.name!r}: its values between steps can't have stages of their own")
+
+    @classmethod
+    def of(cls, tableau: ImplicitTableau, linear: LinearSolver, newton: Newton) -> Dirk:
+        """That method; the linear solver is one that keeps J where that serves for several matrices."""
+        method = cls(tableau, linear, newton)
+        several = newton.reuse or method._matrices > 1
+        return dataclasses.replace(method, linear=linear.keeping()) if several else method
 
     @property
     def name(self) -> str:
@@ -78,7 +85,8 @@ class Dirk(Method):
 
     @property
     def error_order(self) -> int:
-        return self.tableau.order
+        embedded = self.tableau.embedded_order
+        return self.tableau.order if embedded is None else min(self.tableau.order, embedded) + 1
 
     @property
     def error_rows(self) -> int:
@@ -174,12 +182,12 @@ class Dirk(Method):
         }
 
     def counters(self, dimensions: Dimensions) -> tuple[str, ...]:
-        return ("newton_iterations",)
+        return ("newton_iterations", *(("jacobians",) if self.newton.reuse else ()))
 
     def copies(self, dimensions: Dimensions) -> dict[str, int]:
         implicit, evaluated, orders = len(self._implicit), len(self._evaluated), dimensions.orders
         times = 2 if dimensions.backward else 1  # steps are taken at two places
-        counts = {"f": evaluated + 2 - self.tableau.stiffly_accurate + implicit * (orders - 1), "f_jac": self._matrices}
+        counts = {"f": evaluated + 2 - self.tableau.stiffly_accurate + implicit * (orders - 1), "f_jac": 1}
         if orders == 1:
             counts["f"] += implicit
         else:
@@ -200,11 +208,11 @@ class Dirk(Method):
         return total if self.tableau.stiffly_accurate else total + accepted
 
     def work(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> dict[str, Any]:
-        iterations, matrices = counted["newton_iterations"], self._matrices * steps
+        iterations = counted["newton_iterations"]
         return {
             "num_newton_iterations": iterations,
-            "num_jacobians": matrices,
-            "num_factorisations": matrices,
+            "num_jacobians": counted["jacobians"] if self.newton.reuse else steps,
+            "num_factorisations": self._matrices * steps,
             "num_linear_solves": iterations,
         }
 
@@ -228,24 +236,29 @@ class Dirk(Method):
         return self.start_rhs(b), lambda rhs: self._constraints.to_slope(b, fine, b.piece(rhs, 0))
 
     def steps(self, lane: Lane) -> Steps:
-        problem = lane.problem
+        problem, reuses = lane.problem, self._reuses(lane)
         hermite = problem.dimensions().inside and self.tableau.dense is None
         if hermite and self.mass is not None and self.mass.algebraic_rows and (len(problem.pieces) > 1 or problem.adjoint):
             raise NotImplementedError(
                 f"values between the steps of method {self.name!r} have no derivative where rows of the mass matrix are 0: "
                 "save at t0, t1 or the ends of steps, or take a Rosenbrock method, as 'rodas5p'"
             )
+        if reuses:
+            for name in ("jacobian_serves", "jacobian_here", "converges_fast"):
+                lane.cell(name, "bool")
 
         @lane.emitted()
         def start(b, t):
             if self.mass is None:
                 b.evaluate(t, b.buf.state, self.start_rhs(b))
-                return
-            fine = self._start_slope(b, t, self.mass)
-            with b.when(~fine):
-                fill(b, self.start_rhs(b), 0.0)
-            if self.tableau.explicit_first_stage or hermite:  # else it is a first guess alone
-                b.put(result=where(fine, b.get("result"), CODES["singular_matrix"]))
+            else:
+                fine = self._start_slope(b, t, self.mass)
+                with b.when(~fine):
+                    fill(b, self.start_rhs(b), 0.0)
+                if self.tableau.explicit_first_stage or hermite:  # else it is a first guess alone
+                    b.put(result=where(fine, b.get("result"), CODES["singular_matrix"]))
+            if reuses:
+                b.put(jacobian_serves=False, jacobian_here=False)
 
         @lane.emitted("int32")
         def step(b, t, h):
@@ -262,6 +275,8 @@ class Dirk(Method):
         def carry(b):
             copy(b, b.buf.state, b.buf.proposed_state)
             copy(b, self.start_rhs(b), self.end_rhs(b))
+            if reuses:
+                b.put(jacobian_serves=b.get("converges_fast"), jacobian_here=False)
 
         return Steps(start=start, step=step, finish=None if self.tableau.stiffly_accurate else finish, carry=carry)
 
@@ -296,6 +311,10 @@ class Dirk(Method):
         if Mass.moves(b):
             b.call("mass", y=slope, out=b.buf.mass_product, **b.instant(b.real(0)))
             add_up(b, target, target, [Fraction(-1)], [b.piece(b.buf.mass_product, order)])
+    def _reuses(self, lane: Lane) -> bool:
+        """Whether a Jacobian may serve for several steps: not where a step is taken again, or where tangents need others."""
+        problem = lane.problem
+        return self.newton.reuse and len(problem.pieces) == 1 and problem.checkpoints is None and problem.adjoint is None
 
     def take(self, b: Body, time: Any, step_size: Any) -> Scalar:
         """One step from `state`: the stages and `proposed_state`. The status."""
@@ -310,11 +329,12 @@ class Dirk(Method):
         """The primal components of all stages. The status."""
         tableau, h = self.tableau, b.scalar(step_size)
         iteration, factored, regular = None, None, b.scalar(True, "bool")
+        self._linearise(b, time)
         for stage in range(tableau.stages):
             diagonal = tableau.a[stage][stage]
             if stage in self._implicit:
                 if diagonal != factored:
-                    regular = regular & self.factor(b, time, b.piece(b.buf.state, 0), h * float(diagonal))
+                    regular = regular & self.linear.factor(b, 1.0 / (h * float(diagonal)))
                     factored = diagonal
                     if iteration is None:
                         iteration = self.newton.begin(b, regular)
@@ -326,8 +346,23 @@ class Dirk(Method):
                 self._evaluate(b, stage, time, step_size)
         assert iteration is not None
         b.counter("newton_iterations").add(iteration.count.value)
-        unsolved = where(iteration.ok, b.scalar(0, "int32"), CODES["nonlinear_divergence"])
-        return where(regular, unsolved, CODES["singular_matrix"])
+        if self._reuses(b.lane):
+            # Until the step is accepted: one that is taken again goes by the Jacobian of its own beginning.
+            b.put(jacobian_serves=b.get("jacobian_here"), converges_fast=iteration.rate <= SERVES)
+        return where(regular, iteration.status, CODES["singular_matrix"])
+
+    def _linearise(self, b: Body, time: Any) -> None:
+        """J at the step's beginning, unless the one at hand serves."""
+        state = b.piece(b.buf.state, 0)
+        if not self._reuses(b.lane):
+            self.linear.linearise(b, time, state)
+            if self.newton.reuse:
+                b.counter("jacobians").add()
+            return
+        with b.when(~b.get("jacobian_serves")):
+            self.linear.linearise(b, time, state)
+            b.counter("jacobians").add()
+            b.put(jacobian_here=True)
 
     def factor(self, b: Body, since_t0: Any, state: View, size: Scalar) -> Scalar:
         """Makes ready to solve with 1/size - J, J at that time and state; whether it can be."""
@@ -364,11 +399,8 @@ class Dirk(Method):
             self.linear.solve(b, delta)
             b.each(add, b.primal)
 
-        def magnitude(index: Any) -> Any:
-            return most(abs(b.scalar(at.load(index))), abs(b.scalar(state.load(index)))).value
-
         b.each(place, b.primal)
-        iteration.solve(correct, magnitude)
+        iteration.solve(correct, lambda index: abs(b.scalar(state.load(index))).value)
 
     def _predictor(self, b: Body, stage: int, rows: list[View]) -> tuple[Sequence[Fraction], list[View]]:
         """Where a stage begins: weights, and rows of which it is the sum."""
@@ -445,6 +477,14 @@ class Dirk(Method):
     @property
     def carried_rows(self) -> int:
         return 1
+
+    @property
+    def carried_primal_rows(self) -> int:
+        return 0
+
+    @property
+    def remembered(self) -> tuple[tuple[str, str], ...]:
+        return ()
 
     def carried(self, b: Body) -> Sequence[View]:
         return (self.start_rhs(b),)

@@ -1,7 +1,7 @@
 """The transpose of a step of a diagonally implicit Runge-Kutta method, and of its values between steps.
 
-A step is y1 = y + h sum(b_i k_i), k_i = f(t + c_i h, Y_i), Y_i = y + h sum(a_ij k_j), j <= i. With the cotangent l of y1, q_i that
-of Y_i, and m_i that of the equation of k_i,
+A step is y1 = y + h sum(b_i k_i), k_i = f(t + c_i h, Y_i), Y_i = y + h sum(a_ij k_j), j <= i. With the cotangent l of y1, q_i
+that of Y_i, and m_i that of the equation of k_i,
 
     m_i = h (b_i l + sum_(j >= i) a_ji q_j),    q_i = (df/dy(Y_i))^T m_i,
 

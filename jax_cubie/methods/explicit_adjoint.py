@@ -8,7 +8,6 @@ Math. 87 (2000), section 2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 

@@ -212,6 +212,14 @@ class ExplicitRungeKutta(Method):
     def carried_rows(self) -> int:
         return 1
 
+    @property
+    def carried_primal_rows(self) -> int:
+        return 0
+
+    @property
+    def remembered(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
     def carried(self, b: Body) -> Sequence[View]:
         return (self.start_rhs(b),)
 

@@ -124,7 +124,18 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def carried(self, b: Body) -> Sequence[View]:
-        """Those."""
+        """Those; and then arrays as long as the primal state, `carried_primal_rows` of them."""
+
+    @property
+    @abc.abstractmethod
+    def carried_primal_rows(self) -> int:
+        """How many of these there are."""
+
+    @property
+    @abc.abstractmethod
+    def remembered(self) -> tuple[tuple[str, str], ...]:
+        """The cells that outlive a step, with their dtypes: "float", the solve's, or others. Where all steps have one size, they
+        change in `carry` alone."""
 
     @abc.abstractmethod
     def adjoint(self, lane: Lane) -> AdjointSteps:

@@ -72,7 +72,8 @@ class Rosenbrock(Method):
 
     @property
     def error_order(self) -> int:
-        return self.tableau.order
+        embedded = self.tableau.embedded_order
+        return self.tableau.order if embedded is None else min(self.tableau.order, embedded) + 1
 
     @property
     def error_rows(self) -> int:
@@ -284,6 +285,14 @@ class Rosenbrock(Method):
     @property
     def carried_rows(self) -> int:
         return 1
+
+    @property
+    def carried_primal_rows(self) -> int:
+        return 0
+
+    @property
+    def remembered(self) -> tuple[tuple[str, str], ...]:
+        return ()
 
     def carried(self, b: Body) -> Sequence[View]:
         return (self.start_rhs(b),)

@@ -8,8 +8,11 @@ digits.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from fractions import Fraction
+
+import numpy as np
 
 from .rows import Number, Row, assign, exact, exact_row, exact_rows, near
 
@@ -74,6 +77,63 @@ class StageTransformation:
     @property
     def stages(self) -> int:
         return len(self.t)
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """The systems' matrices: "real" or "complex"."""
+        return (*(() if self.gamma is None else ("real",)), *("complex" for _ in self.pairs))
+
+    @functools.cached_property
+    def scaled_inverse(self) -> tuple[Row, ...]:
+        """T^-1 A^-1."""
+        rows, found = iter(self.inverse), []
+        if self.gamma is not None:
+            found.append(tuple(self.gamma * value for value in next(rows)))
+        for (alpha, beta), one, other in zip(self.pairs, rows, rows, strict=False):
+            found.append(tuple(alpha * x - beta * y for x, y in zip(one, other, strict=True)))
+            found.append(tuple(beta * x + alpha * y for x, y in zip(one, other, strict=True)))
+        return tuple(found)
+
+
+def transformation_of(name: str, a: Sequence[Row]) -> StageTransformation:
+    """That of the matrix A of any method's coefficients, in float64, which is enough to iterate by. Raises ValueError where it
+    can't be had."""
+    try:
+        inverse = np.array(inverse_of(a), float)
+    except ZeroDivisionError:
+        raise ValueError(f"tableau {name!r}: its stages are coupled, and a is singular, so that they can't be solved for together") from None
+    values, vectors = np.linalg.eig(inverse)
+    height = np.imag(values) / np.abs(values)
+    real, upper = np.abs(height) <= 1e-10, height > 1e-10
+    if real.sum() > 1 or np.linalg.cond(vectors) > 1e6:
+        raise ValueError(
+            f"tableau {name!r}: its stages are coupled, and the eigenvalues of a are {np.round(1 / values, 6)}; expected different "
+            "ones, of which at most one is real, as those of Gauss, Radau and Lobatto methods"
+        )
+    columns = [np.real(vectors[:, real]), *(np.stack([np.real(v), -np.imag(v)], 1) for v in vectors[:, upper].T)]
+    t = [[Fraction(float(value)) for value in row] for row in np.concatenate(columns, 1)]
+    return StageTransformation(
+        name,
+        gamma=next(map(float, np.real(values[real])), None),
+        pairs=[(float(np.real(value)), float(np.imag(value))) for value in values[upper]],
+        t=t,
+        inverse=inverse_of(t),
+    )
+
+
+def inverse_of(rows: Sequence[Sequence[Fraction]]) -> tuple[Row, ...]:
+    """The inverse of a matrix in exact numbers. Raises ZeroDivisionError where there is none."""
+    n = len(rows)
+    work = [[*row, *(Fraction(int(i == j)) for j in range(n))] for i, row in enumerate(rows)]
+    for k in range(n):
+        pivot = max(range(k, n), key=lambda row: abs(work[row][k]))
+        work[k], work[pivot] = work[pivot], work[k]
+        work[k] = [value / work[k][k] for value in work[k]]
+        for row in range(n):
+            if row != k and work[row][k]:
+                factor = work[row][k]
+                work[row] = [value - factor * other for value, other in zip(work[row], work[k], strict=True)]
+    return tuple(tuple(row[n:]) for row in work)
 
 
 GAUSS_LEGENDRE_2 = dict(

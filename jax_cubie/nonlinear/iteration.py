@@ -16,13 +16,13 @@ import numpy as np
 
 from ..kernel.memory import quick
 from ..kernel.scalar import Scalar, least, most, where
+from ..solution import CODES
+from .newton import KAPPA
 
 if TYPE_CHECKING:
     from ..kernel.device import View
     from ..loop.body import Body
 
-# The error that may be left over, in units of the tolerance: that of diffrax 0.7.2's VeryChord.
-KAPPA = 1e-2
 # What rounding leaves of an increment, in units in the last place of the state; less is never asked for. So does RADAU5 by
 # Hairer and Wanner.
 ROUNDING = 10.0
@@ -38,8 +38,8 @@ class Iteration:
     """
 
     def __init__(self, b: Body, fine: Scalar):
-        self._b = b
-        self._ok, self._going = b.variable(fine.value, "bool"), b.variable(fine.value, "bool")
+        self._b, self._valid = b, _are_valid(b)
+        self._ok, self._going = (b.variable((fine & self._valid).value, "bool") for _ in range(2))
         self._eta, self._before, self._rate = b.variable(b.real(1)), b.variable(b.real(0)), b.variable(b.real(0))
         self._number, self._count = b.variable(b.int32(0), "int32"), b.variable(b.int32(0), "int32")
 
@@ -47,6 +47,14 @@ class Iteration:
     def ok(self) -> Scalar:
         """Whether all systems so far were solved."""
         return self._b.scalar(self._ok.get(), "bool")
+
+    @property
+    def status(self) -> Scalar:
+        """0 where they were, else the code of why not."""
+        b = self._b
+        finite = b.scalar(self._before.get()) < math.inf
+        reason = where(finite, b.scalar(CODES["nonlinear_divergence"], "int32"), CODES["not_finite"])
+        return where(self.ok, 0, where(self._valid, reason, CODES["invalid_input"]))
 
     @property
     def rate(self) -> Scalar:
@@ -66,7 +74,8 @@ class Iteration:
         """Iterates until convergence, unless a system before has failed.
 
         correct: writes one iteration, which leaves its increments, one as long as the state for each stage, in `newton_delta`.
-        magnitude: of component `index` of the state, for the tolerance.
+        magnitude: of component `index` of the state, for the tolerance. It had better stay the same in all iterations:
+        increments of an iterate that grows without bounds are small beside it.
         """
         b = self._b
         self._number.set(b.int32(0))
@@ -85,7 +94,7 @@ class Iteration:
         """Behind an iteration: whether another one follows."""
         b, number = self._b, self._b.scalar(self._number.get(), "int32")
         first, rate = number.equals(0), norm / b.scalar(self._before.get())
-        eta = where(first, b.scalar(self._eta.get()), rate / (1.0 - rate))
+        eta = where(first, b.scalar(self._eta.get()), where(rate < 1.0, rate / (1.0 - rate), 1.0))
         # An increment within the tolerance is the last in any case: rounding may be all that it consists of.
         converged = least(eta, b.scalar(1.0)) * norm <= KAPPA
         left = b.number("newton_max_steps") - number - 1
@@ -104,9 +113,9 @@ class Iteration:
         """The root mean square of the increments over the tolerances."""
         b, delta = self._b, self._b.buf.newton_delta
         total = b.variable(b.real(0))
-        for begin in range(0, delta.size, b.primal):
+        for increment in (delta.part(begin, b.primal) for begin in range(0, delta.size, b.primal)):
 
-            def add(index: Any, increment: View = delta.part(begin, b.primal)) -> None:
+            def add(index: Any, increment: View = increment) -> None:
                 value = quick(b.emitter, "div", b.dtype, increment.load(index), tolerance(b, index, magnitude(index)).value)
                 total.set(b.emitter.fma(b.dtype, value, value, total.get()))
 
@@ -125,6 +134,19 @@ def tolerance(b: Body, index: Any, magnitude: Any) -> Scalar:
 def _setting(b: Body, name: str, index: Any) -> Scalar:
     known = [one for one in (f"newton_{name}", name) if b.lane.has_operand(one)]
     return b.number(known[0], index) if known else b.scalar(UNJUDGED[b.dtype])
+
+
+def _are_valid(b: Body) -> Scalar:
+    """Whether the settings are what they may be; of those that are known it is known."""
+    valid = b.variable((b.number("newton_max_steps") >= 1).value, "bool")
+    for name in ("newton_rtol", "newton_atol"):
+        if b.lane.has_operand(name):
+
+            def look(index: Any, name: str = name) -> None:
+                valid.set((b.scalar(valid.get(), "bool") & (b.number(name, index) >= 0.0)).value)
+
+            b.each(look, b.lane.operand(name).size)
+    return b.scalar(valid.get(), "bool")
 
 
 def _power(b: Body, base: Scalar, exponent: Scalar) -> Scalar:

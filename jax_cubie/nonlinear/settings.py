@@ -46,9 +46,12 @@ class NewtonSettings(Component):
     def operands(self, state: Any) -> dict[str, Any]:
         given = self._given()
         Tolerances.check_all(given)
-        known = [known_tolerances(tree, state) for tree in given.values()]
-        if len(known) == 2 and not all(one is None or other is None or np.all(one + other > 0) for one, other in zip(*known)):
-            raise ValueError(f"newton_rtol and newton_atol are both 0 (in {state.dtype}, y0's dtype): give at least one of them")
+        if len(given) == 2:
+            pairs = zip(*(known_tolerances(tree, state) for tree in given.values()), strict=True)
+            if any(one is not None and other is not None and not np.all(one + other > 0) for one, other in pairs):
+                raise ValueError(
+                    f"newton_rtol and newton_atol are both 0 (in {state.dtype}, y0's dtype): give at least one of them"
+                )
         arrays = {name: tolerance_array(name, tree, state) for name, tree in given.items()}
         return {**arrays, "newton_max_steps": count("newton_max_steps", self.newton_max_steps)}
 

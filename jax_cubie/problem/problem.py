@@ -8,7 +8,7 @@ from ..buffers import BufferRegistry
 from ..controllers import Controller
 from ..loop import Dimensions, Part
 from ..loop.adjoint import Adjoint
-from ..loop.checkpoints import Checkpoints, checkpoint_results
+from ..loop.checkpoints import WINDOWS, Checkpoints, checkpoint_results
 from ..methods import Method
 from ..operands import Function, Operand, Piece, Result, Traced, cotangent_name
 
@@ -44,6 +44,7 @@ class Problem:
     traced: tuple[tuple[str, Traced], ...] = dataclasses.field(default=(), compare=False, metadata={"content": None})
     moving: tuple[int, ...] = ()
     slots: int = dataclasses.field(default=32, metadata={"content": None})  # `checkpoints` knows it
+    windows: int = dataclasses.field(default=WINDOWS, metadata={"content": None})  # `adjoint` knows it
     directions: int = dataclasses.field(default=8, metadata={"content": None})  # the pieces tell how many
     checkpoints: Checkpoints | None = None
     adjoint: Adjoint | None = None
@@ -71,6 +72,11 @@ class Problem:
     def adaptive(self) -> bool:
         """Whether step sizes are chosen by an error estimate."""
         return self.controller.adaptive
+
+    @property
+    def remembered(self) -> tuple[tuple[str, str], ...]:
+        """The cells of the controller and the method that outlive a step, with their dtypes; "float": the solve's."""
+        return (*self.controller.remembered, *self.method.remembered)
 
     @property
     def one_size(self) -> bool:

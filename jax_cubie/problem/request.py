@@ -12,6 +12,7 @@ from ..buffers import BufferRegistry
 from ..field_errors import check_signature
 from ..foreign_names import instead_of_saveat
 from ..linear import LinearSettings
+from ..loop.checkpoints import windows_for
 from ..methods import Method
 from ..operands import Operand, Piece
 from ..outputs import SaveAt, Saving
@@ -117,7 +118,7 @@ def make_request(
     # Their outputs are alike on all platforms.
     programs = {function.name: function.program for function in functions.by_platform[0][1]}
     outputs = programs["output"].outputs if saveat.fn is not None else None
-    saving = _make_saving(saveat, settings["max_steps"], outputs)
+    saving, most = _make_saving(saveat, settings["max_steps"], outputs), concrete(settings["max_steps"])
     if mass is not None and saving.inside and functions.method.between_needs_slopes:
         raise ValueError(
             f"method {method.name!r} has no values between steps of its own, and with a mass matrix f is no slope to make some "
@@ -140,6 +141,7 @@ def make_request(
         block=settings["block"],
         traced=functions.traced,
         slots=settings["checkpoints"],
+        windows=windows_for(settings["checkpoints"], None if most is None else int(most.max())),
         directions=settings["directions"],
         title=getattr(f, "__qualname__", type(f).__name__),
     )

@@ -16,7 +16,7 @@ from jax.dtypes import float0
 from jaxtyping import Array, PyTree
 
 from ..field_errors import call_field, check_signature, in_derivative_words, in_our_words
-from ..linear import Mass, Pattern
+from ..linear import Mass, Pattern, without_custom_vjp
 from ..methods import Method
 from ..operands import MASS, Function, Traced
 from ..translate import check_dtype, trace, translate_for_all
@@ -109,12 +109,14 @@ def trace_functions(
     check_signature(f, _SAID_F)
     time, vector = _time_and_state(state)
     field = trace(flat_field(f, state, args), time, vector, *args.avals)
-    method = method.fitted(field, mass, sparsity)
     inputs: dict[str, tuple[str, ...]] = {"f": ("t", "y"), "output": ("t", "y")}
-    closed = {"f": field}
+    closed, sparse = {"f": field}, set()
+    forwards = without_custom_vjp(field)  # what a solver derives of f is what f computes, whatever its rule for cotangents
     with in_derivative_words(_SAID_F, reverse=False):
-        for name, derived in method.functions(lambda *given: jex.jaxpr_as_fun(field)(*given)[0], jac).items():
+        method = method.fitted(forwards, mass, sparsity)
+        for name, derived in method.functions(lambda *given: jex.jaxpr_as_fun(forwards)(*given)[0], jac).items():
             inputs[name] = derived.inputs
+            sparse |= {name} if derived.structural_zeros else set()
             if name != "f":
                 given = (time if one == "t" else vector for one in derived.inputs)
                 closed[name] = trace(derived.call, *given, *args.avals)
@@ -124,7 +126,7 @@ def trace_functions(
     translated, closed_over, names = {}, {}, {}
     conversions: dict[tuple[int, str], tuple[Any, Any]] = {}
     for name, jaxpr in closed.items():
-        translated[name], constants = translate_for_all(jaxpr, unroll, conversions)
+        translated[name], constants = translate_for_all(jaxpr, unroll, conversions, structural_zeros=name in sparse)
         for value in constants:
             if id(value) not in names:  # several may close over it
                 names[id(value)] = f"f{len(args.arrays) + len(closed_over)}"

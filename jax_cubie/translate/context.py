@@ -56,12 +56,15 @@ class Context:
     """What the rules work with: the builder, the limit of unrolling, and the way into nested jaxprs."""
 
     def __init__(self, unroll: int, platform: str, rules: Mapping[str, Callable[..., Any]], transparent: Container[str],
-                 elementwise: Container[str], conversions: Conversions, structural_zeros: bool = False) -> None:
+                 elementwise: Container[str], conversions: Conversions, known: Container[int] | None = None,
+                 structural_zeros: bool = False) -> None:
         """`rules` by primitive; a refusal inside one of `transparent` names the equation inside. `elementwise`: those that
         take an array that is computed some elements at once as it is.
 
         conversions: by id and dtype, what a function closes over, and the same in that dtype; translations of one jaxpr
-        share it. structural_zeros: as the builder takes it; integers that are unrolled are part of the code then.
+        share it. known: the ids of those arrays that there are operands for, which any may become if not said; others are
+        baked in where they are small. structural_zeros: as the builder takes it; integers that are unrolled are part of the
+        code then.
         """
         self.rules, self.transparent, self.elementwise = rules, transparent, elementwise
         self.b = Builder(structural_zeros)
@@ -78,7 +81,7 @@ class Context:
         self.constants: list[Any] = []
         self.closed_over: dict[int, tuple[Any, Array]] = {}  # id of an operand constant's array -> the constant
         self.lines: list[Any] = []  # the source of the equations around the one at hand, and its own
-        self.conversions = conversions
+        self.conversions, self.known = conversions, known
 
     # -- what is decided --------------------------------------------------------------------------------------
 
@@ -143,7 +146,7 @@ class Context:
         return size <= _BAKED or (self.b.structural_zeros and self.unrolls(size))
 
     def outside(self, value: Any) -> Array:
-        """What the function closes over: small integers are baked in, all else becomes an operand."""
+        """What the function closes over: small integers are baked in, all else becomes an operand, if it can."""
         known = self.operands.get(id(value))
         if known is not None:
             return known[1]
@@ -153,7 +156,7 @@ class Context:
         concrete = not isinstance(value, jax.core.Tracer)
         if aval.dtype == float0:
             array: Array = self.make(shape, dtype, lambda _: self.b.const(dtype, False))
-        elif concrete and dtype not in FLOATS and self._bakes(math.prod(shape)):
+        elif concrete and self._bakes(math.prod(shape)) and (dtype not in FLOATS or not self._may_be_operand(value)):
             array = self.bake(value, dtype)
         else:
             array = self.new_input(shape, dtype)
@@ -161,6 +164,9 @@ class Context:
             self.closed_over[id(array)] = (value, array)
         self.operands[id(value)] = (value, array)
         return array
+
+    def _may_be_operand(self, value: Any) -> bool:
+        return self.known is None or id(value) in self.known
 
     def convert_outside(self, x: Array, dtype: str) -> Array | None:
         """A closed-over array that is converted whole is converted once, outside the kernel.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -48,13 +48,15 @@ Translated = tuple[Program, list[Any], int]
 
 
 def translate_for_all(
-    closed: jex.ClosedJaxpr, unroll: int | str, conversions: Conversions | None = None, *, structural_zeros: bool = False
+    closed: jex.ClosedJaxpr, unroll: int | str, conversions: Conversions | None = None, operands: Container[int] | None = None,
+    *, structural_zeros: bool = False,
 ) -> tuple[dict[str, Translated], list[Any]]:
     """For each platform the program of a jaxpr, its operand constants and how far it is unrolled; and all constants, each
     once.
 
-    conversions: what was made of closed-over arrays; calls that share it make it once. structural_zeros: for derivatives
-    along known directions: what is multiplied by one of their zeros is left out, even where it may be infinite or NaN.
+    conversions: what was made of closed-over arrays; calls that share it make it once. operands: as `Context` takes them,
+    `known`. structural_zeros: for derivatives along known directions: what is multiplied by one of their zeros is left out,
+    even where it may be infinite or NaN.
     """
     known: list[tuple[Context, tuple[Program, list[Any]]]] = []
     made_of = {} if conversions is None else conversions
@@ -63,7 +65,7 @@ def translate_for_all(
         for context, made in known:
             if context.same_everywhere and limit in context.same_for:
                 return made
-        context = _context(limit, platform, made_of, structural_zeros)
+        context = _context(limit, platform, made_of, operands, structural_zeros)
         known.append((context, _translate(closed, context)))
         return known[-1][1]
 
@@ -79,12 +81,14 @@ def translate_for_all(
 
 
 def translate_tangents(
-    closed: jex.ClosedJaxpr, own: jex.ClosedJaxpr, limits: Mapping[str, int], conversions: Conversions | None = None
+    closed: jex.ClosedJaxpr, own: jex.ClosedJaxpr, limits: Mapping[str, int], conversions: Conversions | None = None,
+    operands: Container[int] | None = None,
 ) -> tuple[dict[str, Translated], list[Any]]:
     """`translate_for_all` of a function `closed` that gives the outputs of `own` first, to the bit, and then others.
 
     closed: its inputs begin with those of `own`, as those of a jvp with primals and tangents do. limits: how far the programs
     of each platform are unrolled, as far as those of `own` are. conversions: as `translate_for_all` was given for `own`.
+    operands: as it takes them.
 
     That a value is used by a tangent, too, changes no contraction of `own`'s. Where the primal part is another program all the
     same (a loop whose body grew too long to be unrolled, a custom_jvp whose rule computes the value otherwise), `own` is
@@ -98,11 +102,11 @@ def translate_tangents(
         for *contexts, made in known:
             if all(context.same_everywhere and limit in context.same_for for context in contexts):
                 return made
-        alone, context = _context(limit, platform, made_of), _context(limit, platform, made_of)
+        alone, context = (_context(limit, platform, made_of, operands) for _ in range(2))
         _translate(own, alone)
         made = _translate(closed, context, count)
         if not equivalent(alone.b.alone(count), alone.named, context.b.alone(count), context.named):
-            context = _context(limit, platform, made_of)
+            context = _context(limit, platform, made_of, operands)
             made = _translate(closed, context, count, own)
         known.append((alone, context, made))
         return made
@@ -111,8 +115,10 @@ def translate_tangents(
     return programs, _constants(programs)
 
 
-def _context(unroll: int, platform: str, conversions: Conversions, structural_zeros: bool = False) -> Context:
-    return Context(unroll, platform, RULES, CALLS, _ELEMENTWISE, conversions, structural_zeros)
+def _context(
+    unroll: int, platform: str, conversions: Conversions, operands: Container[int] | None = None, structural_zeros: bool = False
+) -> Context:
+    return Context(unroll, platform, RULES, CALLS, _ELEMENTWISE, conversions, operands, structural_zeros)
 
 
 def _constants(programs: Mapping[str, Translated]) -> list[Any]:

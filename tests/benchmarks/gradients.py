@@ -369,12 +369,14 @@ def best_of(logs: jax.Array, squares: jax.Array) -> jax.Array:
 # Memory
 
 
-def peak_memory() -> None:
-    """Prints a number of lanes, and bytes: the most that their gradient takes (on a CPU beyond what was resident before), those
-    of XLA's plan for arrays in between, and those in use on the device."""
+def peak_memory(steps: str) -> None:
+    """Of steps that are "fixed" or "adaptive". Prints a number of lanes, and bytes: the most that their gradient takes (on a
+    CPU beyond what was resident before), those of XLA's plan for arrays in between, and those in use on the device."""
     exponent = 16 if on_cpu() else 20
     y0, rho = jnp.array([1.0, 0.0, 0.0], jnp.float32), sweep(2**exponent, "float32")
     solver = Solver("tsit5", controller="fixed")
+    if steps == "adaptive":  # as long as they may be
+        solver = Solver("tsit5", rtol=1e-4, atol=1e-4, dtmax=1e-3, max_steps=1024)
 
     def loss(y0: jax.Array, rho: jax.Array) -> jax.Array:
         return jnp.sum(solver.solve(lorenz, 0.0, 1.0, y0, rho, dt0=1e-3).ys ** 2)
@@ -408,46 +410,51 @@ def device_memory() -> int:
 
 
 def memory(quick: bool) -> Iterator[Row]:
-    """Of the gradient of Lorenz lanes of 1,000 fixed steps each, float32, by y0 and rho."""
-    used = device_memory()
-    lanes, peak, arrays, after = map(int, own_process("--peak-memory"))
-    gib = 2**20 / lanes / 2**30
-    if on_cpu():
-        label = f"2^20 lanes x 1,000 steps: resident set of {lanes:,} lanes, times {2**20 // lanes}"
-    else:
-        label = "2^20 lanes x 1,000 steps: JAX's peak on the device"
-    yield label, "<= 2 GiB", f"{peak * gib:.2f} GiB"
-    yield "of that, arrays between the two launches (XLA's plan)", "", f"{arrays * gib:.2f} GiB"
-    if after:
-        found = f"{(after - used) / 2**30:.2f} GiB"
-        yield "all that the process takes of the GPU, context and threads' stacks, too", "", found
+    """Of the gradient of Lorenz lanes of 1,000 steps each, float32, by y0 and rho: steps that are fixed, and those that a
+    controller chooses under max_steps=1024."""
+    for steps in ("fixed", "adaptive"):
+        used = device_memory()
+        lanes, peak, arrays, after = map(int, own_process("--peak-memory", steps))
+        gib = 2**20 / lanes / 2**30
+        label = f"2^20 lanes x 1,000 {steps} steps: JAX's peak on the device"
+        if on_cpu():
+            label = f"2^20 lanes x 1,000 {steps} steps: resident set of {lanes:,} lanes, times {2**20 // lanes}"
+        yield label, "<= 2 GiB", f"{peak * gib:.2f} GiB"
+        yield "of that, arrays between the two launches (XLA's plan)", "", f"{arrays * gib:.2f} GiB"
+        if after:
+            found = f"{(after - used) / 2**30:.2f} GiB"
+            yield "all that the process takes of the GPU (XLA takes arrays' memory by powers of 2)", "", found
 
 
 # One long lane
 
 
 def long(quick: bool) -> Iterator[Row]:
-    """One lane of the Lorenz system, fixed steps, t from 0 to 1, float64."""
-    with jax.enable_x64(True):
-        y0, rho = jnp.array([1.0, 0.0, 0.0]), jnp.array(21.0)
-        count, repeats = 10**6, (3 if quick else 9) if on_cpu() else 1
-        solver = Solver("tsit5", controller="fixed", max_steps=count + 10)
+    """One lane of the Lorenz system, fixed steps, t from 0 to 1."""
+    for dtype in ("float64", "float32"):
+        with jax.enable_x64(dtype == "float64"):
+            yield from long_lane(dtype, (3 if quick else 9) if on_cpu() else 3)
 
-        def loss(y0: jax.Array, rho: jax.Array, dt0: float) -> jax.Array:
-            return jnp.sum(solver.solve(lorenz, 0.0, 1.0, y0, rho, dt0=dt0).ys ** 2)
 
-        primal, gradient = jax.jit(loss), jax.jit(jax.grad(loss, (0, 1)))
-        few = [jax.block_until_ready(call(y0, rho, 1e-3)) for call in (primal, gradient)][1]  # compiles; dt0 is no constant
-        times = [[], []]
-        for _ in range(repeats):
-            for call, taken in zip((primal, gradient), times, strict=True):
-                started = time.perf_counter()
-                many = jax.block_until_ready(call(y0, rho, 1 / count))
-                taken.append(time.perf_counter() - started)
-        seconds = list(map(statistics.median, times))
-        found = f"{seconds[1] / seconds[0]:.2f} ({seconds[1]:.2f} s, the solve {seconds[0]:.2f} s)"
-        yield f"{count:,} steps of one lane: gradient by y0 and rho", "<= 8", found
-        yield "the gradient against that of 1,000 steps", "", f"{difference(many, few):.1e}"
+def long_lane(dtype: str, repeats: int) -> Iterator[Row]:
+    y0, rho, count = jnp.array([1.0, 0.0, 0.0]), jnp.array(21.0), 10**6
+    solver = Solver("tsit5", controller="fixed", max_steps=count + 10)
+
+    def loss(y0: jax.Array, rho: jax.Array, dt0: float) -> jax.Array:
+        return jnp.sum(solver.solve(lorenz, 0.0, 1.0, y0, rho, dt0=dt0).ys ** 2)
+
+    primal, gradient = jax.jit(loss), jax.jit(jax.grad(loss, (0, 1)))
+    few = [jax.block_until_ready(call(y0, rho, 1e-3)) for call in (primal, gradient)][1]  # compiles; dt0 is no constant
+    times = [[], []]
+    for _ in range(repeats):
+        for call, taken in zip((primal, gradient), times, strict=True):
+            started = time.perf_counter()
+            many = jax.block_until_ready(call(y0, rho, 1 / count))
+            taken.append(time.perf_counter() - started)
+    seconds = list(map(statistics.median, times))
+    found = f"{seconds[1] / seconds[0]:.2f} ({seconds[1]:.2f} s, the solve {seconds[0]:.3f} s)"
+    yield f"{count:,} steps of one lane, {dtype}: gradient by y0 and rho", "<= 8", found
+    yield "the gradient against that of 1,000 steps", "", f"{difference(many, few):.1e}"
 
 
 # Cold builds
@@ -506,13 +513,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few repeats, fewer starts and methods")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="these sections")
     parser.add_argument("--build", metavar="TARGET", help="two cold builds in this process")
-    parser.add_argument("--peak-memory", action="store_true", help="the memory of one gradient in this process")
+    parser.add_argument("--peak-memory", metavar="STEPS", help="the memory of one gradient in this process")
     options = parser.parse_args()
     if options.build:
         build(options.build)
         return
     if options.peak_memory:
-        peak_memory()
+        peak_memory(options.peak_memory)
         return
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("diffrax", "optax", "numba"))
     print(f"{machine()}, {versions}")

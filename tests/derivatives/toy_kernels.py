@@ -169,7 +169,8 @@ class Toy:
         count, end = len(problem.operands), len(problem.operands) + len(checkpoints)
         others = [*checkpoints, *(problem.results[number] for number in seeds)]
         taken = (*problem.operands, *(Operand(one.name, one.shape, one.dtype) for one in others))
-        given = tuple(Result(one.name, one.shape, one.dtype) for one in (problem.operands[number] for number in wrt))
+        named = [(problem.operands[number], number in summed) for number in wrt]
+        given = tuple(Result(one.name, one.shape, one.dtype, added=added) for one, added in named)
 
         def lane(ops):
             return self.backward(problem, ops[:count], ops[count:end], seeds, ops[end:], wrt)
@@ -207,7 +208,7 @@ def _words(array):
     return lax.bitcast_convert_type(array, {4: jnp.uint32, 8: jnp.uint64}[array.dtype.itemsize])
 
 
-def launch(kernel, arrays, operands, levels):
+def launch(kernel, arrays, operands, levels, summed):
     """As `jax_cubie.launch.launch`."""
     assert [dataclasses.replace(one, axes=()) for one in operands] == list(kernel.operands)
     fronted, has = [], [[axis is not None for axis in one.axes] for one in operands]
@@ -222,10 +223,13 @@ def launch(kernel, arrays, operands, levels):
     found = function(*fronted)
     for array, result in zip(found, kernel.results, strict=True):
         assert array.shape[levels:] == result.shape and array.dtype == result.dtype, (result, array)
-    return [
-        jnp.moveaxis(array, range(levels), reversed(result.axes(levels))) if levels else array
-        for array, result in zip(found, kernel.results, strict=True)
-    ]
+
+    def placed(array, result):
+        if result.added:
+            return jnp.sum(array, range(levels - summed, levels))
+        return jnp.moveaxis(array, range(levels), reversed(result.axes(levels))) if levels else array
+
+    return [placed(array, result) for array, result in zip(found, kernel.results, strict=True)]
 
 
 @contextlib.contextmanager

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_cubie.linear import Pattern, colours, jacobian_function, jacobian_pattern
+from jax_cubie.linear import Pattern, colours, jacobian_function, jacobian_pattern, without_custom_vjp
 from jax_cubie.translate import Program, trace, translate_for_all
 
 sys.path.append(str(Path(__file__).parent.parent / "translate"))
@@ -52,7 +53,7 @@ def recurrence(t: Any, y: Any, scale: Any) -> Any:
     return jax.lax.scan(lambda carry, x: (jnp.sin(carry) + scale * x, carry * x), y[0], y)[1]
 
 
-FIELDS = [(lorenz, 3), (hires, 8), (brusselator, 16), (brusselator, 64), (brusselator, 300), (layers, 5), (layers, 40),
+FIELDS = [(lorenz, 3), (hires, 8), (brusselator, 16), (brusselator, 64), (brusselator, 300), (layers, 5), (layers, 34),
           (recurrence, 6), (recurrence, 200)]  # fmt: skip
 
 
@@ -110,6 +111,41 @@ def test_structural_zeros_are_for_those_who_ask() -> None:
         found.append(Compiled([program])(0, 0, y, 2)[0])
     np.testing.assert_array_equal(found[0], np.float32([np.nan, 0, np.nan, np.inf]))
     np.testing.assert_array_equal(found[1], np.float32([2, 0, 0, np.inf]))
+
+
+@jax.custom_vjp
+def clipped(x: Any) -> Any:
+    """Whose cotangent is clipped."""
+    return x * jnp.sin(x)
+
+
+clipped.defvjp(lambda x: (clipped(x), x), lambda x, ct: (jnp.clip(ct, -1, 1),))
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        lambda t, y, scale: clipped(y),
+        lambda t, y, scale: jax.jit(clipped)(y),
+        lambda t, y, scale: jax.lax.map(clipped, y),
+        lambda t, y, scale: jax.vmap(clipped)(y),
+        lambda t, y, scale: jax.lax.cond(scale > 0, lambda z: clipped(z), lambda z: z, y),
+    ],
+)
+def test_what_is_derived_in_reverse_alone(field: Callable[..., Any], x64: None) -> None:
+    avals = [jax.ShapeDtypeStruct(shape, "float64") for shape in ((), (3,), ())]
+    closed = without_custom_vjp(trace(field, *avals))
+    function, pattern = derived(lambda *args: jex.jaxpr_as_fun(closed)(*args)[0], 3, "float64")
+    assert pattern == jacobian_pattern(trace(field, *avals)) == Pattern.of(np.eye(3))
+    program, constants = programs(function, 3, "float64", structural_zeros=True)["cpu"]
+    y = np.array([0.5, 2, -3])
+    (found,) = Compiled([program])(0, 0, y, 1, *constants)
+    np.testing.assert_allclose(found, np.sin(y) + y * np.cos(y), rtol=1e-14)
+
+
+def test_what_has_no_custom_derivative_stays_as_it_is() -> None:
+    closed = trace(recurrence, *[jax.ShapeDtypeStruct(shape, "float32") for shape in ((), (3,), ())])
+    assert without_custom_vjp(closed) is closed
 
 
 def test_nothing_to_derive() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jax_cubie.content import content
-from jax_cubie.linear import Pattern, SparseLU, dense_cost, is_worth_it, sparse_cost
+from jax_cubie.linear import Pattern, SparseLU, dense_cost, sparse_cost, sparse_if_better
 from jax_cubie.linear.symbolic import Sum, Tables
 
 
@@ -28,7 +28,8 @@ def perform(sums: Sequence[Sum], factors: np.ndarray, x: np.ndarray) -> None:
 
 
 def factored(plan: SparseLU, matrix: np.ndarray) -> np.ndarray:
-    factors = np.zeros(len(plan.entries))
+    factors = np.full(len(plan.entries), np.nan)
+    factors[list(plan.fill)] = 0
     factors[list(plan.places(plan.pattern))] = [matrix[entry] for entry in plan.pattern.entries]
     perform(plan.factor, factors, factors)
     return factors
@@ -82,14 +83,14 @@ def test_random_matrices(n: int, density: float, seed: int) -> None:
 )  # fmt: skip
 def test_fill(mask: np.ndarray, fill: int) -> None:
     plan = SparseLU.of(Pattern.of(mask))
-    assert plan.fill == fill
+    assert len(plan.fill) == fill
     check(plan, np.random.default_rng(0))
 
 
 def test_order_keeps_the_fill_of_a_grid_low() -> None:
     pattern = Pattern.of(grid(12))
     plan, as_they_are = SparseLU.of(pattern), SparseLU(pattern, tuple(range(144)))
-    assert plan.fill < 0.6 * as_they_are.fill
+    assert len(plan.fill) < 0.6 * len(as_they_are.fill)
     check(plan, np.random.default_rng(0))
 
 
@@ -124,11 +125,22 @@ def test_plans_are_plain() -> None:
     assert content(SparseLU(plan.pattern, plan.order[::-1])) != before
 
 
-def test_costs() -> None:
-    full = SparseLU.of(Pattern.dense(6, 6))
-    assert sparse_cost(full) == dense_cost(6)
-    assert not is_worth_it(full)
-    plan = SparseLU.of(Pattern.of(tridiagonal(6)))
-    # A product and a division below the diagonal, and the reciprocals on it; two products and a division for each row.
-    assert sparse_cost(plan) == (5 * 2 + 6, 5 * 2 + 6)
-    assert is_worth_it(SparseLU.of(Pattern.of(tridiagonal(20))))
+def products(sums: Sequence[Sum]) -> int:
+    return sum(len(one.terms) + (one.pivot >= 0) for one in sums)
+
+
+@pytest.mark.parametrize("mask", [tridiagonal(6), arrow(9, 0), grid(5), np.ones((6, 6), bool)])
+def test_costs(mask: np.ndarray) -> None:
+    plan = SparseLU.of(Pattern.of(mask))
+    cost = sparse_cost(plan)
+    assert cost == (products(plan.factor), products(plan.solve)) == (cost.factor, products(plan.solve_transposed))
+    if mask.all():
+        assert cost == dense_cost(len(mask))
+
+
+def test_sparse_or_dense() -> None:
+    assert sparse_if_better(Pattern.dense(6, 6)) is None
+    assert sparse_if_better(Pattern.of(tridiagonal(3))) is None
+    assert sparse_if_better(Pattern.of(np.eye(8, k=1, dtype=bool) | np.eye(8, k=-7, dtype=bool))) is None  # no pivot
+    plan = sparse_if_better(Pattern.of(tridiagonal(20)))
+    assert plan is not None and not plan.fill

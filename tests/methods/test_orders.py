@@ -15,6 +15,9 @@ ORDER = {row["name"]: row["order"] for row in methods()}
 DENSE_ORDER = {row["name"]: row["dense_order"] for row in methods()}
 EMBEDDED = {row["name"]: row["embedded_order"] for row in methods()}
 T0, T1 = -2.0, 1.0
+# What is left of Newton's iterations is not to hide errors of high orders.
+SETTLED = {row["name"]: {"newton_rtol": 1e-13, "newton_atol": 1e-13, "newton_max_steps": 50} for row in methods()
+           if row["family"] == "FIRK"}
 
 
 def field(t, y, args):
@@ -34,8 +37,10 @@ def test_global_error(platform, method):
     # Whole steps: of errors that are above rounding, and small enough to be those of the order.
     counts = np.array([12, 14, 16, 20, 24]) if ORDER[method] > 5 else np.array([20, 28, 40, 56, 80])
     counts = counts * {1: 20, 2: 4, 3: 2}.get(ORDER[method], 1)
+    if method == "gauss_legendre_6":  # its values between steps are of order 3
+        counts = 2 * counts
     points = np.linspace(T0, T1, 34)[1:-1]
-    solver, saveat = Solver(method, controller="fixed"), SaveAt(ts=points, t1=True)
+    solver, saveat = Solver(method, controller="fixed", **SETTLED.get(method, {})), SaveAt(ts=points, t1=True)
     solution = jax.vmap(lambda dt0: solver.solve(field, T0, T1, exact(T0), dt0=dt0, saveat=saveat))((T1 - T0) / counts)
     assert all_are(solution, "successful")
     assert np.array_equal(solution.stats["num_steps"], counts)

@@ -215,6 +215,7 @@ def test_catalogue_lists_every_tableau():
             "name": tableau.name,
             "aliases": tableau.aliases,
             "family": "explicit Runge-Kutta",
+            "stiff": False,
             "order": tableau.order,
             "embedded_order": tableau.embedded_order,
             "dense_order": 3 if tableau.dense is None else tableau.dense.order,
