@@ -372,7 +372,7 @@ def test_solve_ivp_takes_scipys_jacobian():
     np.testing.assert_allclose(found, expected, rtol=1e-7)
     matrix = np.array([[-1.0, 0.0], [1.0, -1e3]])
     linear = solve_ivp(lambda t, y: jnp.asarray(matrix) @ y, (0.0, 1.0), [1.0, 0.0], "rodas4", jac=matrix, rtol=1e-8)
-    np.testing.assert_allclose(linear.y[0, -1], np.exp(-1), rtol=1e-7)
+    np.testing.assert_allclose(linear.y[0, -1], np.exp(-1), rtol=1e-6)
 
 
 def test_what_is_wrong_is_said():
