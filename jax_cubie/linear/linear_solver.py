@@ -96,8 +96,8 @@ class LinearSolver(abc.ABC):
 
     @abc.abstractmethod
     def each_entry(self, b: Body, body: Callable[[Any, Any, Scalar], None]) -> None:
-        """`body(row, column, value)` for each element of J that is not 0 by its structure, before the first `factor`, or where
-        it is `holding` several matrices."""
+        """`body(row, column, value)` for each element of J that is not 0 by its structure; behind `factor` only where J is kept
+        beside its factors."""
 
     @abc.abstractmethod
     def factor(self, b: Body, shift: Scalar | Complex, number: int = 0, *, constraints: bool = False) -> Scalar:

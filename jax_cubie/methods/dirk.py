@@ -30,7 +30,7 @@ from ..linear import LinearSolver, Mass
 from ..linear.mass import clear
 from ..loop import AdjointSteps, Dimensions, Steps
 from ..loop.jets import Jet
-from ..nonlinear import SERVES, Newton
+from ..nonlinear import Newton
 from ..operands import primal_name
 from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
 from ..solution import CODES
@@ -38,6 +38,7 @@ from .between import between_adjoint, hermite_weights
 from .combine import combine, stage_time
 from .field_functions import FieldFunction, time_derivative
 from .implicit_tableau import ImplicitTableau
+from .jacobian_reuse import JacobianReuse
 from .method import Method
 from .rosenbrock import add_up, copy, directions, fill
 
@@ -149,6 +150,10 @@ class Dirk(Method):
         """The stages' k_i."""
         return [b.row(b.buf.stage_increment, self._first_row + number) for number in range(self.tableau.stages)]
 
+    @property
+    def _reuse(self) -> JacobianReuse:
+        return JacobianReuse(self.linear, self.newton)
+
     # --- Buffers
 
     def buffers(self) -> tuple[Buffer, ...]:
@@ -182,7 +187,7 @@ class Dirk(Method):
         }
 
     def counters(self, dimensions: Dimensions) -> tuple[str, ...]:
-        return ("newton_iterations", *(("jacobians",) if self.newton.reuse else ()))
+        return ("newton_iterations", *self._reuse.counters)
 
     def copies(self, dimensions: Dimensions) -> dict[str, int]:
         implicit, evaluated, orders = len(self._implicit), len(self._evaluated), dimensions.orders
@@ -211,7 +216,7 @@ class Dirk(Method):
         iterations = counted["newton_iterations"]
         return {
             "num_newton_iterations": iterations,
-            "num_jacobians": counted["jacobians"] if self.newton.reuse else steps,
+            "num_jacobians": counted.get("jacobians", steps),
             "num_factorisations": self._matrices * steps,
             "num_linear_solves": iterations,
         }
@@ -236,16 +241,14 @@ class Dirk(Method):
         return self.start_rhs(b), lambda rhs: self._constraints.to_slope(b, fine, b.piece(rhs, 0))
 
     def steps(self, lane: Lane) -> Steps:
-        problem, reuses = lane.problem, self._reuses(lane)
+        problem = lane.problem
         hermite = problem.dimensions().inside and self.tableau.dense is None
         if hermite and self.mass is not None and self.mass.algebraic_rows and (len(problem.pieces) > 1 or problem.adjoint):
             raise NotImplementedError(
                 f"values between the steps of method {self.name!r} have no derivative where rows of the mass matrix are 0: "
                 "save at t0, t1 or the ends of steps, or take a Rosenbrock method, as 'rodas5p'"
             )
-        if reuses:
-            for name in ("jacobian_serves", "jacobian_here", "converges_fast"):
-                lane.cell(name, "bool")
+        self._reuse.declare(lane)
 
         @lane.emitted()
         def start(b, t):
@@ -257,8 +260,7 @@ class Dirk(Method):
                     fill(b, self.start_rhs(b), 0.0)
                 if self.tableau.explicit_first_stage or hermite:  # else it is a first guess alone
                     b.put(result=where(fine, b.get("result"), CODES["singular_matrix"]))
-            if reuses:
-                b.put(jacobian_serves=False, jacobian_here=False)
+            self._reuse.start(b)
 
         @lane.emitted("int32")
         def step(b, t, h):
@@ -275,8 +277,7 @@ class Dirk(Method):
         def carry(b):
             copy(b, b.buf.state, b.buf.proposed_state)
             copy(b, self.start_rhs(b), self.end_rhs(b))
-            if reuses:
-                b.put(jacobian_serves=b.get("converges_fast"), jacobian_here=False)
+            self._reuse.carry(b)
 
         return Steps(start=start, step=step, finish=None if self.tableau.stiffly_accurate else finish, carry=carry)
 
@@ -311,10 +312,6 @@ class Dirk(Method):
         if Mass.moves(b):
             b.call("mass", y=slope, out=b.buf.mass_product, **b.instant(b.real(0)))
             add_up(b, target, target, [Fraction(-1)], [b.piece(b.buf.mass_product, order)])
-    def _reuses(self, lane: Lane) -> bool:
-        """Whether a Jacobian may serve for several steps: not where a step is taken again, or where tangents need others."""
-        problem = lane.problem
-        return self.newton.reuse and len(problem.pieces) == 1 and problem.checkpoints is None and problem.adjoint is None
 
     def take(self, b: Body, time: Any, step_size: Any) -> Scalar:
         """One step from `state`: the stages and `proposed_state`. The status."""
@@ -329,7 +326,7 @@ class Dirk(Method):
         """The primal components of all stages. The status."""
         tableau, h = self.tableau, b.scalar(step_size)
         iteration, factored, regular = None, None, b.scalar(True, "bool")
-        self._linearise(b, time)
+        self._reuse.linearise(b, time)
         for stage in range(tableau.stages):
             diagonal = tableau.a[stage][stage]
             if stage in self._implicit:
@@ -346,23 +343,8 @@ class Dirk(Method):
                 self._evaluate(b, stage, time, step_size)
         assert iteration is not None
         b.counter("newton_iterations").add(iteration.count.value)
-        if self._reuses(b.lane):
-            # Until the step is accepted: one that is taken again goes by the Jacobian of its own beginning.
-            b.put(jacobian_serves=b.get("jacobian_here"), converges_fast=iteration.rate <= SERVES)
+        self._reuse.settle(b, iteration)
         return where(regular, iteration.status, CODES["singular_matrix"])
-
-    def _linearise(self, b: Body, time: Any) -> None:
-        """J at the step's beginning, unless the one at hand serves."""
-        state = b.piece(b.buf.state, 0)
-        if not self._reuses(b.lane):
-            self.linear.linearise(b, time, state)
-            if self.newton.reuse:
-                b.counter("jacobians").add()
-            return
-        with b.when(~b.get("jacobian_serves")):
-            self.linear.linearise(b, time, state)
-            b.counter("jacobians").add()
-            b.put(jacobian_here=True)
 
     def factor(self, b: Body, since_t0: Any, state: View, size: Scalar) -> Scalar:
         """Makes ready to solve with 1/size - J, J at that time and state; whether it can be."""

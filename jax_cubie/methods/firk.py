@@ -21,7 +21,7 @@ from math import comb
 from typing import TYPE_CHECKING, Any
 
 from ..buffers import BACKWARD, Buffer
-from ..kernel.scalar import Scalar, most, shifted, where
+from ..kernel.scalar import Scalar, shifted, where
 from ..linear import DenseMatrix, LinearSolver, Mass, pivot_words
 from ..linear.numbers import Complex
 from ..loop import AdjointSteps, Dimensions, Steps
@@ -34,6 +34,7 @@ from .between import between_adjoint, hermite_weights
 from .combine import stage_time
 from .field_functions import FieldFunction
 from .implicit_tableau import ImplicitTableau
+from .jacobian_reuse import JacobianReuse
 from .method import Method
 from .rosenbrock import add_up, copy, fill, multiply
 from .rows import Row, near
@@ -65,7 +66,12 @@ class Firk(Method):
     def __post_init__(self) -> None:
         if self.tableau.dense is not None and self.tableau.dense.a:
             raise ValueError(f"tableau {self.name!r}: its values between steps can't have stages of their own")
-        object.__setattr__(self, "linear", self.linear.holding(self.transformation.matrices))
+
+    @classmethod
+    def of(cls, tableau: ImplicitTableau, transformation: StageTransformation, linear: LinearSolver, newton: Newton) -> Firk:
+        """That method; the linear solver is one that solves its systems."""
+        linear = linear.holding(transformation.matrices)
+        return cls(tableau, transformation, linear.keeping() if newton.reuse else linear, newton)
 
     @property
     def primal_too(self) -> tuple[str, ...]:
@@ -145,12 +151,16 @@ class Firk(Method):
             for k in numbers
         )
 
+    @property
+    def _reuse(self) -> JacobianReuse:
+        return JacobianReuse(self.linear, self.newton)
+
     # --- Buffers
 
     @property
     def _keeps_ends(self) -> bool:
-        """Whether f at the ends of a step is wanted: for the error estimate, or for Hermite's cubic."""
-        return self.transformation.error is not None or self.error_rows > 0 or self.tableau.dense is None
+        """Whether f at the ends of a step is wanted: for the error estimate and the first step, or for Hermite's cubic."""
+        return self.error_rows > 0 or self.tableau.dense is None
 
     def buffers(self) -> tuple[Buffer, ...]:
         tangents = frozenset({"step/stage/tangents", "backward"})
@@ -159,14 +169,14 @@ class Firk(Method):
             Buffer("stage_prediction", 0, persistent=True),
             Buffer("stage_state", 0, live=frozenset({"step", "backward"})),
             Buffer("stage_driver_stack", 0, live=frozenset({"step/stage", "step/error", "backward"})),
+            *self.newton.buffers(),
             Buffer("stage_accumulator", 0, aliases="error", live=tangents),
-            Buffer("stage_slope", 0, live=tangents),
+            Buffer("stage_slope", 0, aliases="newton_delta", live=tangents),
             Buffer("block_factors", 0, live=tangents),
             Buffer("block_pivots", 0, dtype="int32", live=tangents),
             Buffer("stage_adjoint", 0, live=BACKWARD),
             Buffer("stage_cotangent", 0, live=BACKWARD),
             Buffer("dense_adjoint", 0, live=BACKWARD),
-            *self.newton.buffers(),
             *self.linear.buffers(),
         )
 
@@ -190,7 +200,8 @@ class Firk(Method):
         }
 
     def counters(self, dimensions: Dimensions) -> tuple[str, ...]:
-        return ("newton_iterations", *(("second_estimates",) if self.transformation.error is not None else ()))
+        estimates = ("second_estimates",) if dimensions.adaptive and self.transformation.error is not None else ()
+        return ("newton_iterations", *self._reuse.counters, *estimates)
 
     def copies(self, dimensions: Dimensions) -> dict[str, int]:
         stages, orders, ends = self.tableau.stages, dimensions.orders, 2 * self._keeps_ends
@@ -211,16 +222,16 @@ class Firk(Method):
 
     def evaluations(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> Any:
         total = self.tableau.stages * counted["newton_iterations"] + counted.get("second_estimates", 0)
-        return total + accepted if self._keeps_ends else total - 1
+        return total + accepted if self._keeps_ends else total - (steps > 0)  # nor is there one at t0
 
     def work(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> dict[str, Any]:
         matrices, iterations = len(self.transformation.matrices), counted["newton_iterations"]
         solves = matrices * iterations
-        if self.transformation.error is not None:
+        if "second_estimates" in counted:
             solves = solves + steps + counted["second_estimates"]
         return {
             "num_newton_iterations": iterations,
-            "num_jacobians": steps,
+            "num_jacobians": counted.get("jacobians", steps),
             "num_factorisations": matrices * steps,
             "num_linear_solves": solves,
         }
@@ -234,6 +245,7 @@ class Firk(Method):
         return (*sized, ("doubtful", "bool")) if self.transformation.error is not None else sized
 
     def steps(self, lane: Lane) -> Steps:
+        self._reuse.declare(lane)
         for name, kind in self.remembered:
             lane.cell(name, lane.problem.dtype if kind == "float" else kind)
 
@@ -244,6 +256,7 @@ class Firk(Method):
             if self._prediction:
                 fill(b, b.buf.stage_prediction, 0.0)
                 b.put(past_size=1)
+            self._reuse.start(b)
             if self.transformation.error is not None:
                 b.put(doubtful=True)
 
@@ -266,6 +279,7 @@ class Firk(Method):
                 self._keep_polynomial(b)
             if self.transformation.error is not None:
                 b.put(doubtful=False)
+            self._reuse.carry(b)
             copy(b, b.buf.state, b.buf.proposed_state)
             if self._keeps_ends:
                 copy(b, self.start_rhs(b), self.end_rhs(b))
@@ -282,21 +296,21 @@ class Firk(Method):
     def take(self, b: Body, time: Any, step_size: Any) -> Scalar:
         """One step from `state`: `stage_state` and `proposed_state`. The status."""
         h = b.scalar(step_size)
-        self.linear.linearise(b, time, b.piece(b.buf.state, 0))
+        self._reuse.linearise(b, time)
         regular = b.scalar(True, "bool")
         for number, shift in enumerate(self._shifts(b, h)):
             regular = regular & self.linear.factor(b, shift, number)
         iteration = self.newton.begin(b, regular)
         self._predict(b, h)
-        iteration.solve(lambda: self._correct(b, time, h), lambda index: self._magnitude(b, index))
+        iteration.solve(lambda: self._correct(b, time, h), lambda index: abs(b.scalar(b.buf.state.load(index))).value)
         b.counter("newton_iterations").add(iteration.count.value)
+        self._reuse.settle(b, iteration)
         if len(b.pieces) > 1:
             self.factor_block(b, time, step_size)
             for _, piece in b.pieces[1:]:
                 self._add_tangents(b, piece.order, time, step_size)
         add_up(b, b.buf.proposed_state, b.buf.state, self.end_weights, self.rows(b))
-        unsolved = where(iteration.ok, b.scalar(0, "int32"), CODES["nonlinear_divergence"])
-        return where(regular, unsolved, CODES["singular_matrix"])
+        return where(regular, iteration.status, CODES["singular_matrix"])
 
     # --- Newton's iteration
 
@@ -367,10 +381,6 @@ class Firk(Method):
             vector = next(waiting) if kind == "real" else (next(waiting), next(waiting))
             self.linear.solve(b, vector, number)
         b.each(transform_back, b.primal)
-
-    def _magnitude(self, b: Body, index: Any) -> Any:
-        before = b.scalar(b.buf.state.load(index))
-        return most(abs(before + b.scalar(self._primal_rows(b)[-1].load(index))), abs(before)).value
 
     def _evaluate_primal(self, b: Body, since_t0: Any, state: View, into: View) -> None:
         """f of the primal components alone."""

@@ -78,7 +78,8 @@ class Euler(Method):
 
         return Steps(start=start, step=step, carry=carry)
 
-    carried_rows = 0
+    carried_rows = carried_primal_rows = 0
+    remembered = ()
 
     def carried(self, b: Any) -> Any:
         return ()
