@@ -44,7 +44,7 @@ class Operator:
         return self.matrix
 
 
-@pytest.mark.parametrize("method", ["rodas5p", "kvaerno5", "l_stable_sdirk4"])
+@pytest.mark.parametrize("method", ["rodas5p", "kvaerno5", "l_stable_sdirk4", "radau_iia_5"])
 @pytest.mark.parametrize("mass", [FULL, DIAGONAL])
 def test_an_invertible_mass_is_that_of_its_inverse_times_f(method, mass):
     def inverse(t, y, rate):
@@ -75,7 +75,7 @@ def test_a_mass_may_be_an_array_an_operator_or_a_tree_like_y0():
     assert_same_bits(full, operator)
 
 
-@pytest.mark.parametrize("method", ["rodas5p", "kvaerno5"])
+@pytest.mark.parametrize("method", ["rodas5p", "kvaerno5", "radau_iia_5"])
 def test_robertson_as_a_differential_algebraic_equation(method):
     reference = json.loads((Path(__file__).parent / "tables/ivp.json").read_text())["robertson"]["y"]
     settings = {"rtol": 1e-8, "atol": np.array([1e-11, 1e-15, 1e-11])}
@@ -96,7 +96,7 @@ def chemical_akzo_nobel(t, y, args):
     ])  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["rodas4", "kvaerno4"])
+@pytest.mark.parametrize("method", ["rodas4", "kvaerno4", "radau_iia_3", "radau_iia_9"])
 def test_chemical_akzo_nobel(method):
     y0 = np.array([0.444, 0.00123, 0, 0.007, 0, 1.0])  # the last is a guess
     mass, settings = [1, 1, 1, 1, 1, 0], {"method": method, "rtol": 1e-8, "atol": 1e-10}
@@ -135,7 +135,7 @@ def transistor_mass():
     return mass
 
 
-@pytest.mark.parametrize(("method", "tolerance"), [("rodas5p", 1e-7), ("l_stable_sdirk4", 1e-5)])
+@pytest.mark.parametrize(("method", "tolerance"), [("rodas5p", 1e-7), ("l_stable_sdirk4", 1e-5), ("radau_iia_5", 1e-7)])
 def test_transistor_amplifier(method, tolerance):
     y0 = np.array([0, 3, 3, 6, 3, 3, 6, 0.0])
     settings = {"method": method, "rtol": tolerance, "atol": tolerance, "saveat": SaveAt(ts=[0.0111, 0.2])}
@@ -201,7 +201,8 @@ def heat_mass(n):
 
 @pytest.mark.parametrize(
     ("pattern", "linear_solver", "method"),
-    [("known", "dense", "rodas4"), ("full", "dense", "rodas4"), ("known", "sparse", "rodas4"), ("known", "sparse", "kvaerno4")],
+    [("known", "dense", "rodas4"), ("full", "dense", "rodas4"), ("known", "sparse", "rodas4"), ("known", "sparse", "kvaerno4"),
+     ("known", "sparse", "radau_iia_5")],
 )
 def test_large_matrices(pattern, linear_solver, method):
     n = 12
@@ -255,7 +256,7 @@ def of_invertible(point, method="rodas5p"):
 
 
 EXACT = {"newton_rtol": 1e-11, "newton_atol": 1e-12}
-SOLVED = {"rodas5p": {}, "kvaerno3": EXACT, "l_stable_sdirk4": EXACT}
+SOLVED = {"rodas5p": {}, "kvaerno3": EXACT, "l_stable_sdirk4": EXACT, "radau_iia_3": EXACT}
 INVERTIBLE = {"t0": 0.1, "y0": Y0, "rate": 1.3, "mass": FULL + 0.1}
 
 
@@ -270,7 +271,7 @@ def test_derivatives_with_an_invertible_mass(method):
         np.testing.assert_allclose(forwards[name], backwards[name], rtol=1e-7, atol=1e-9, err_msg=name)
 
 
-@pytest.mark.parametrize("method", ["rodas5p", "kvaerno3"])
+@pytest.mark.parametrize("method", ["rodas5p", "kvaerno3", "radau_iia_3"])
 def test_second_derivatives_by_the_mass(method):
     def function(scale, power):
         mass = jnp.asarray(FULL) * jnp.stack([scale, 1.0, power])
@@ -294,9 +295,9 @@ def of_robertson(point, method="rodas5p", ts=()):
 ALGEBRAIC = {"t0": 0.5, "y0": np.array([0.8, 0.1, 0.3]), "k": MILD}
 
 
-@pytest.mark.parametrize("method", ["rodas5p", "kvaerno3", "sdirk2"])
+@pytest.mark.parametrize("method", ["rodas5p", "kvaerno3", "sdirk2", "radau_iia_5"])
 def test_derivatives_of_a_differential_algebraic_equation(method):
-    ts = (0.9, 1.7) if method == "rodas5p" else ()
+    ts = (0.9, 1.7) if method in ("rodas5p", "radau_iia_5") else ()
     function = lambda point: of_robertson(point, method, ts)  # noqa: E731
     point = jax.tree.map(jnp.asarray, ALGEBRAIC)
     expected = differences(jax.jit(function), point, list(point))
@@ -390,6 +391,7 @@ def test_what_is_wrong_is_said():
         ({"mass": [1, 1, 0], "mass_pattern": [1, 0, 1]}, r"mass has an entry at \(1,\) where mass_pattern has none"),
         ({"mass": [1, 1, 0], "mass_pattern": np.eye(3)}, r"mass_pattern has shape \(3, 3\): expected \(3,\)"),
         ({"mass": [1, 1, 0], "method": "implicit_midpoint", "dt0": 0.1}, "implicit_midpoint.*stiffly accurate"),
+        ({"mass": [1, 1, 0], "method": "gauss_legendre_4", "dt0": 0.1}, "gauss_legendre_4.*stiffly accurate"),
         ({"mass": [1, 1, 0], "method": "ros3p", "saveat": SaveAt(ts=[0.5])}, "ros3p.*no values between steps of its own"),
         ({"jac": lambda t, y, k: jacobian(t, y, k).T}, "differs from the Jacobian of f in 6 of 9 entries.*transposed"),
         ({"jac": lambda t, y, k: jacobian(t, y, k) + jnp.eye(3)}, r"most at \[\d, \d\]: jac has"),

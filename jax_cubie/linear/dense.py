@@ -87,15 +87,11 @@ class DenseLU(LinearSolver):
             for row in mass.differential_rows:
                 matrix.each_of_row(row, lambda element: element.set(to_matrix(b.scalar(0.0), shift)))
 
-        def add(row: Any, column: Any) -> None:
+        def add(row: Any, column: Any, value: Scalar) -> None:
             element = matrix.element(row, column)
-            element.set(element.get() + times(shift, mass.element(b, row, column)))
+            element.set(element.get() + times(shift, value))
 
-        if b.primal <= UNROLLED or len(mass.pattern.entries) <= 2 * b.primal:
-            for row, column in mass.pattern.entries:
-                add(row, column)
-        else:
-            matrix.each(add)
+        mass.each(b, add)
         return matrix.factor()
 
     def solve(self, b: Body, vector: Vector, number: int = 0) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Up to so many entries a product is written out, which leaves out what is not there.
 _WRITTEN_OUT = 256
+# Up to so many are visited one by one.
+_LISTED = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +106,16 @@ class Mass:
         row, column = (b.emitter.constant("int64", one) if isinstance(one, int) else one for one in (row, column))
         begin = b.emitter.mul("int64", row, b.emitter.constant("int64", self.size))
         return b.number(MASS, b.emitter.add("int64", begin, column))
+
+    def each(self, b: Body, body: Callable[[Any, Any, Scalar], None]) -> None:
+        """`body(row, column, value)` for each element that is not 0 by its structure: of few written out, of many in loops, in
+        which there may be others."""
+        if len(self.pattern.entries) <= max(_LISTED, 2 * self.size):
+            for row, column in self.pattern.entries:
+                body(row, column, self.element(b, row, column))
+        else:
+            with b.emitter.loop(self.size) as row, b.emitter.loop(self.size) as column:
+                body(row, column, self.element(b, row, column))
 
     @staticmethod
     def moves(b: Body) -> bool:

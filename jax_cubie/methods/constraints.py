@@ -7,6 +7,7 @@ Differential Equations II, section VI.1.)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -113,9 +114,17 @@ class Constraints:
 
     # --- Slopes
 
-    def to_slope(self, b: Body, fine: Scalar, rhs: View) -> None:
-        """Makes of f, of the primal state, the slope of a state that is near the constraints; where that is `fine`, else it
-        stays f."""
-        with b.when(fine):
-            clear(b, rhs, self._mass.algebraic_rows)
-            self._linear.solve(b, rhs)
+    def first_slope(self, b: Body, rhs: View) -> tuple[View, Callable[[View], None]]:
+        """From f at t0 the slope there, and what makes another f close by one, in its place. Those of algebraic components
+        follow the others. Where there is no slope, all stay f: they are to choose a step by."""
+        slope, fine = b.buf.mass_vector, self.factor(b, b.real(0), b.piece(b.buf.state, 0))
+        copy(b, slope, rhs)
+
+        def to_slope(rhs: View) -> None:
+            primal = b.piece(rhs, 0)
+            with b.when(fine):
+                clear(b, primal, self._mass.algebraic_rows)
+                self._linear.solve(b, primal)
+
+        to_slope(slope)
+        return slope, to_slope

@@ -237,8 +237,7 @@ class Dirk(Method):
     def first_slope(self, b: Body) -> tuple[View, Callable[[View], None] | None]:
         if self.mass is None:
             return self.start_rhs(b), None
-        fine = self.factor_mass(b, b.real(0))
-        return self.start_rhs(b), lambda rhs: self._constraints.to_slope(b, fine, b.piece(rhs, 0))
+        return self.start_rhs(b), self._constraints.first_slope(b, self.start_rhs(b))[1]
 
     def steps(self, lane: Lane) -> Steps:
         problem = lane.problem

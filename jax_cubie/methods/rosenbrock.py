@@ -164,11 +164,7 @@ class Rosenbrock(Method):
 
         if self.mass is None:
             return self.start_rhs(b), None
-        constraints = Constraints(self.mass, self.linear)
-        fine = constraints.factor(b, b.real(0), b.piece(b.buf.state, 0))
-        copy(b, b.buf.mass_vector, self.start_rhs(b))
-        constraints.to_slope(b, fine, b.piece(b.buf.mass_vector, 0))
-        return b.buf.mass_vector, lambda rhs: constraints.to_slope(b, fine, b.piece(rhs, 0))
+        return Constraints(self.mass, self.linear).first_slope(b, self.start_rhs(b))
 
     def steps(self, lane: Lane) -> Steps:
         @lane.emitted()
