@@ -17,7 +17,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _EVENTS = "use events=, which takes jax_cubie.steady_state(); of others save times, SaveAt(ts=...), and look there"
 _TIMES = "use saveat=SaveAt(ts=...) with the times at which the solution is wanted"
 _NO_DENSE = f"there is no solution as a function: {_TIMES}"
-_NO_JACOBIAN = "leave it out: where a method needs the Jacobian, it is made of f, and only of what is not 0 in it"
+_BANDS = "use jac_sparsity=, booleans [n, n] that are True inside of the band"
 _ROOTS = "use newton_rtol=, newton_atol= and newton_max_steps=, of methods that solve nonlinear equations, as 'kvaerno5'"
 _NO_RESUME = "leave it out: another solve begins with y0=solution.ys[-1], and with dt0= if its first step is known"
 _NO_CLIP = "steps can't be cut at given times yet: solve up to each of them, and begin another solve there"
@@ -53,7 +53,10 @@ NAMES: dict[str, str] = {
     "first_step": "use dt0= in solve",
     "max_step": "use dtmax=",
     "min_step": "use dtmin=",
-    **dict.fromkeys(("jac", "jac_sparsity", "lband", "uband", "Dfun", "ml", "mu", "with_jacobian", "col_deriv"), _NO_JACOBIAN),
+    **dict.fromkeys(("lband", "uband", "ml", "mu"), _BANDS),
+    "Dfun": "use jac=, a function jac(t, y, args)",
+    "with_jacobian": "leave it out: implicit methods find the Jacobian of f",
+    "col_deriv": "leave it out: element [i, j] of what jac returns is the derivative of f's component i by y's component j",
     # scipy.integrate.odeint and ode, jax.experimental.ode.odeint
     "func": "it is called f here: f(t, y, args), time first",
     "tfirst": "leave it out: time always comes first, f(t, y, args)",
@@ -66,7 +69,7 @@ NAMES: dict[str, str] = {
     **dict.fromkeys(("ixpr", "mxhnil", "max_hnil", "printmessg", "verbosity", "verbose", "progress"), _SILENT),
     **dict.fromkeys(("mxordn", "mxords", "max_order_ns", "max_order_s", "order"), _NO_ORDER),
     "linsolve": "use linear_solver=, of methods for stiff systems",
-    "autodiff": _NO_JACOBIAN,
+    "autodiff": "leave it out: the Jacobian is made of f, and only of what is not 0 in it",
     "ifactor": "use factormax=",
     "dfactor": "use factormin=",
     "beta": "use controller='pi', or pcoeff= and icoeff=",
@@ -79,6 +82,8 @@ NAMES: dict[str, str] = {
     "u0": "it is called y0 here",
     "p": "it is called args here",
     "tspan": "give t0 and t1, two arguments",
+    "mass_matrix": "use mass=",
+    **dict.fromkeys(("jac_prototype", "sparsity"), "use jac_sparsity=, booleans [n, n]"),
     "callback": _EVENTS,
     "event_fn": _EVENTS,
     "save_everystep": "use saveat=SaveAt(steps=True) and max_steps=",
@@ -91,7 +96,7 @@ NAMES: dict[str, str] = {
     "steps": "use saveat=SaveAt(steps=True) and max_steps=",
     "fn": "use saveat=SaveAt(..., fn=...)",
     **dict.fromkeys(
-        ("f", "t0", "t1", "y0", "args", "dt0", "saveat", "events", "throw"),
+        ("f", "t0", "t1", "y0", "args", "dt0", "saveat", "events", "throw", "mass", "mass_pattern", "jac", "jac_sparsity"),
         "it is no setting of a Solver, but an argument of solve",
     ),
 }
@@ -106,6 +111,8 @@ _ELSEWHERE: dict[str, dict[str, str]] = {
         ),
         **dict.fromkeys(("dense_output", "dense"), "use t_eval=, the times at which the solution is wanted"),
         "vectorized": "use jax.vmap of solve_ivp",
+        **dict.fromkeys(("mass", "mass_pattern", "mass_matrix"), "call jax_cubie.solve, which has mass="),
+        "Dfun": "use jac=, a function jac(t, y, *args)",
         "saveat": "use t_eval=, or jax_cubie.solve, which takes a SaveAt",
         "ts": "use t_eval=",
         "t": "use t_span=(t[0], t[-1]) and t_eval=t",

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from .translate import Program
 
 
+# The operand that is the mass matrix, where there is one.
+MASS = "mass"
+
 # So many lanes add to one array before their sums are summed: a warp of CUDA's.
 CHUNK = 32
 

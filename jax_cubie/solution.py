@@ -71,7 +71,7 @@ class RESULTS(eqx.Enumeration, metaclass=_Listed):  # pyright: ignore[reportGene
     )
     singular_matrix = (
         "The matrix of an implicit step was singular, and smaller steps did not mend it. Check the Jacobian of the vector "
-        "field there, which may be infinite or NaN."
+        "field there, which may be infinite or NaN, and a mass matrix."
     )
     nonlinear_divergence = (
         "The nonlinear equations of an implicit step were not solved, and smaller steps did not mend it. Check that the vector "
@@ -79,6 +79,12 @@ class RESULTS(eqx.Enumeration, metaclass=_Listed):  # pyright: ignore[reportGene
         "by newton_rtol= and newton_atol= than y0's dtype holds."
     )
     event_occurred = "The lane ended before t1, since an event occurred: what solve(..., events=) was given."
+    inconsistent_initial_state = (
+        "The algebraic equations of a problem with a mass matrix, those in whose rows it is 0, were not solved at t0. The "
+        "components that have no derivative are found by Newton's iteration from y0: give a better guess of them. Where the "
+        "derivatives of these equations by these components are a singular matrix, the problem's index is above 1: "
+        "differentiate such an equation, until they are not."
+    )
 
 
 NAMES = tuple(RESULTS.__members__)

@@ -6,6 +6,7 @@ at the step's beginning, from a checkpoint; the step is taken once more, for its
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,7 @@ class _Backward:
         self._lane, problem = lane, lane.problem
         self._problem, self._adjoint, self._record = problem, lane.adjoint, record_of(problem)
         self._parts = [part.adjoint(lane) for part in problem.parts]
-        self._control = problem.controller.control(lane)
+        self._control, self._constraints = problem.controller.control(lane), problem.method.constraints
         declare_cells(lane)
         for name in ("at", "behind", "stride", "slot_turn", "depth", "shift", "edge", "taken", "sizes"):
             lane.cell(name, "int32")
@@ -184,6 +185,8 @@ class _Backward:
                 b.each(lambda index, result=result: b.res(result, index, b.real(0)), size)
         for order in b.moving:
             b.put(**{f"start_{order}": 0, f"size_{order}": 0})
+        if self._constraints is not None:
+            self._constraints.find_state(b)
 
         def more() -> Scalar:
             return (b.scalar(self._adjoint.slots, "int32") << b.get("stride")) < b.get("taken")
@@ -402,6 +405,8 @@ class _Backward:
         with b.when(self.worth(b)):
             for part in self._parts:
                 part.end(b)
+        if self._constraints is not None:
+            b.put(active=self.worth(b))
+            with contextlib.nullcontext() if b.lane.plan.in_step else b.when(self.worth(b)):
+                self._constraints.adjoint_of_state(b)
         conclude(b, b.get("worth"), b.get("fine"), b.get("present"))
-
-

@@ -152,6 +152,10 @@ class _Writer:
         if self._control.valid is not None:
             valid = valid & self._control.valid(b)
         b.put(result=_code(b, valid))
+        constraints = b.lane.problem.method.constraints
+        if constraints is not None:
+            found = constraints.find_state(b) | ~b.get("result").equals(_SUCCESSFUL)
+            b.put(result=where(found, b.get("result"), CODES["inconsistent_initial_state"]))
         self._ask(b, "start")
         b.put(begun=b.get("result").equals(_SUCCESSFUL) & (b.scalar(0.0) < end))
         if self._dt0_given:

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 from jaxtyping import Array, Float, PyTree
 
 from ..buffers import BufferRegistry
+from ..field_errors import check_signature
 from ..foreign_names import instead_of_saveat
+from ..linear import LinearSettings
 from ..loop.checkpoints import windows_for
 from ..methods import Method
 from ..operands import Operand, Piece
@@ -17,9 +19,10 @@ from ..outputs import SaveAt, Saving, Steady, SteadyState
 from ..settings import Component, concrete
 from ..times import Times, check_scalar, read_times
 from .checks import flat_state, step_size
+from .matrices import Matrices, check_jacobian, flat_jacobian, read_mass, read_sparsity, refuse_matrices
 from .problem import DEFAULT_MAX_STEPS, Problem
 from .state import State, read_state
-from .tracing import Arguments, trace_functions
+from .tracing import Arguments, flat_field, trace_functions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +68,7 @@ def make_request(
     saveat: SaveAt,
     dt0: Any,
     events: Any = (),
+    matrices: Matrices = Matrices(),  # noqa: B008 - it is immutable
 ) -> Request:
     """Checks everything that is known now, traces f, and lists the kernel's operands."""
     if not callable(f):
@@ -100,8 +104,15 @@ def make_request(
     if steady is not None:
         values |= steady.operands(state, values)
 
-    leaves = Arguments(args, state.dtype)
-    functions = trace_functions(f, saveat.fn, method, state, leaves, settings["unroll"])
+    linear = any(isinstance(component, LinearSettings) for component in solver.components)
+    if matrices.given and not linear:
+        refuse_matrices(matrices.given, method.name)
+    mass, sparsity = read_mass(matrices, state), read_sparsity(matrices, state)
+    leaves = Arguments(args, state.dtype, None if mass is None else mass[1])
+    jac = _jacobian(f, matrices, state, leaves, sparsity, times.t0, values["y0"])
+    functions = trace_functions(
+        f, saveat.fn, method, state, leaves, settings["unroll"], None if mass is None else mass[0], jac, sparsity
+    )
     values |= dict(zip(leaves.names, leaves.arrays, strict=True)) | functions.closed_over
     if saveat.steps and "max_steps" not in solver.given and concrete(settings["max_steps"]) == DEFAULT_MAX_STEPS:
         raise ValueError(
@@ -112,6 +123,11 @@ def make_request(
     programs = {function.name: function.program for function in functions.by_platform[0][1]}
     outputs = programs["output"].outputs if saveat.fn is not None else None
     saving, most = _make_saving(saveat, settings["max_steps"], outputs), concrete(settings["max_steps"])
+    if mass is not None and saving.inside and functions.method.between_needs_slopes:
+        raise ValueError(
+            f"method {method.name!r} has no values between steps of its own, and with a mass matrix f is no slope to make some "
+            "of: save at t0, t1 or the ends of steps, or take a method that has, as 'rodas5p' or 'rodas4'"
+        )
     problem = Problem(
         functions=functions.by_platform,
         method=functions.method,
@@ -133,7 +149,23 @@ def make_request(
         directions=settings["directions"],
         title=getattr(f, "__qualname__", type(f).__name__),
     )
-    return Request(problem, tuple(values.values()), state, functions.output, times, leaves.names)
+    return Request(problem, tuple(values.values()), state, functions.output, times, leaves.own)
+
+
+def _jacobian(
+    f: Callable, matrices: Matrices, state: State, leaves: Arguments, sparsity: Any, t0: Any, y0: Any
+) -> Callable | None:
+    """The user's Jacobian as a function of the time, the flat state and the operands, once it is checked."""
+    if matrices.jac is None and sparsity is None:
+        return None
+    jac = matrices.jac
+    if jac is not None:
+        if not callable(jac):
+            raise TypeError(f"jac is {jac!r} of type {type(jac).__name__}: expected a function jac(t, y, args) -> [n, n]")
+        check_signature(jac, "jac(t, y, args)")
+    flat = None if jac is None else flat_jacobian(jac, state, leaves.fill)
+    check_jacobian(f, flat_field(f, state, leaves), jac, flat, sparsity, t0, y0, leaves.arrays)
+    return flat
 
 
 def _steady_state(events: Any) -> SteadyState | None:

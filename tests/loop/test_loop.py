@@ -32,10 +32,10 @@ class Euler(Method):
 
     name, family, fallible, order, error_order, error_rows = "scripted", "test", True, 1, 1, 1
 
-    def fitted(self, field: Any) -> Method:
+    def fitted(self, field: Any, mass: Any = None, sparsity: Any = None) -> Method:
         return self
 
-    def functions(self, field: Callable) -> dict[str, FieldFunction]:
+    def functions(self, field: Callable, jac: Any = None) -> dict[str, FieldFunction]:
         return {"f": FieldFunction(field)}
 
     differentiated = functions
