@@ -40,7 +40,6 @@ SAVES = {
     "fn of steps": SaveAt(steps=True, fn=output, t1=True),
 }
 SOLVED = {"newton_rtol": 1e-14, "newton_atol": 1e-14, "newton_max_steps": 40}
-SETTLED = {"newton_rtol": 1e-13, "newton_atol": 1e-13, "newton_max_steps": 50}
 # Radau IIA of two stages, without values between steps of its own.
 OWN = ImplicitTableau("mine", order=3, a=[["5/12", "-1/12"], ["3/4", "1/4"]], b=["3/4", "1/4"])
 STEPS = {
@@ -54,14 +53,11 @@ STEPS = {
     "dirk": {"controller": "given", "method": "kvaerno3", **SOLVED},
     "dirk, mixed": {"controller": "fixed", "method": MIXED, **SOLVED},
     "dirk, dense": {"controller": "fixed", "method": "l_stable_sdirk4", **SOLVED},
-}
-FULLY_IMPLICIT = {
-    "radau": {"controller": "fixed", "method": "radau_iia_5", **SETTLED},
-    "gauss": {"controller": "even", "method": "gauss_legendre_4", **SETTLED},
-    "radau, cubic": {"controller": "fixed", "method": OWN, **SETTLED},
+    "radau": {"controller": "fixed", "method": "radau_iia_5", **SOLVED},
+    "gauss": {"controller": "even", "method": "gauss_legendre_4", **SOLVED},
+    "radau, cubic": {"controller": "fixed", "method": OWN, **SOLVED},
     "radau, adaptive": {"method": "radau_iia_5", "rtol": 1e-6, "atol": 1e-6},
 }
-ALL_STEPS = STEPS | FULLY_IMPLICIT
 
 
 def rows_of(saves, steps, point):
@@ -69,7 +65,7 @@ def rows_of(saves, steps, point):
     saveat = SAVES[saves]
     if saveat.ts is not None:
         saveat = eqx.tree_at(lambda one: one.ts, saveat, point["ts"])
-    settings = dict(ALL_STEPS[steps])
+    settings = dict(STEPS[steps])
     if saveat.steps:
         settings["max_steps"] = 120
     if settings.get("controller") in ("fixed", "even"):
@@ -85,14 +81,14 @@ def point_of(saves, steps):
     point = dict(POINT)
     if SAVES[saves].ts is not None:
         point["ts"] = TS
-    if ALL_STEPS[steps].get("controller") in ("fixed", "even"):
+    if STEPS[steps].get("controller") in ("fixed", "even"):
         point["dt0"] = 0.0123
-    if ALL_ALL_STEPS[steps].get("controller") == "given":
+    if STEPS[steps].get("controller") == "given":
         point["ends"] = ENDS
     return jax.tree.map(jnp.asarray, point)
 
 
-COMBINATIONS = [("t1", steps) for steps in STEPS if not steps.startswith("dirk")]
+COMBINATIONS = [("t1", steps) for steps in STEPS if not steps.startswith(("dirk", "radau", "gauss"))]
 COMBINATIONS += [(saves, "adaptive") for saves in SAVES if saves != "t1"]
 COMBINATIONS += [("ts", "fixed"), ("ts", "dense"), ("ts", "even"), ("fn", "dense")]
 COMBINATIONS += [("steps", "fixed"), ("fn of steps", "given"), ("ts", "rosenbrock"), ("fn", "rosenbrock, cubic")]
@@ -216,8 +212,7 @@ def test_second_and_third_order():
     np.testing.assert_allclose(third, (second(28.01) - second(27.99)) / 0.02, rtol=1e-4)
 
 
-@pytest.mark.parametrize("steps", ["fixed", "rosenbrock", "rosenbrock, cubic", "dirk, mixed"])
-@pytest.mark.parametrize("steps", ["fixed", "rosenbrock", "rosenbrock, cubic", "radau", "radau, cubic"])
+@pytest.mark.parametrize("steps", ["fixed", "rosenbrock", "rosenbrock, cubic", "dirk, mixed", "radau", "radau, cubic"])
 def test_second_order_of_times(steps):
     """Forwards and backwards by all that moves; products of moving times move fractions of a step, too."""
     flat, unravel = ravel_pytree(point_of("ts", steps))
@@ -228,26 +223,7 @@ def test_second_order_of_times(steps):
     np.testing.assert_allclose(matrices[0], matrices[0].T, rtol=1e-9, atol=1e-9 * np.abs(matrices[0]).max())
 
 
-@pytest.mark.parametrize("method", [*KINDS, "rodas5p", "kvaerno5"])
-def test_second_order_by_times():
-    """Two derivatives by times make one of both, of the fraction at which a point lies in its step."""
-
-    def loss(times):
-        saveat = SaveAt(ts=times[:2])
-        solution = solve(lorenz, 0.0, 0.5, Y0, POINT["args"], saveat=saveat, controller="given", step_ends=times[2:])
-        return jnp.sum(jnp.sin(solution.ys))
-
-    times = np.array([0.013, 0.42, *np.linspace(0.05, 0.45, 9), 0.5])
-    both = (jax.jacfwd, jax.jacrev)
-    matrices = [jax.jit(outer(inner(loss)))(times) for outer in both for inner in both]
-    for matrix in matrices[1:]:
-        np.testing.assert_allclose(matrix, matrices[0], rtol=1e-9, atol=1e-9)
-    way, gradient = np.cos(np.arange(12.0)) * (np.arange(12) < 11), jax.jit(jax.grad(loss))
-    expected = (gradient(times + 1e-6 * way) - gradient(times - 1e-6 * way)) / 2e-6
-    np.testing.assert_allclose(matrices[0] @ way, expected, rtol=1e-6, atol=1e-5 * np.abs(expected).max())
-
-
-@pytest.mark.parametrize("method", [*KINDS, "rodas5p", "radau_iia_5"])
+@pytest.mark.parametrize("method", [*KINDS, "rodas5p", "kvaerno5", "radau_iia_5"])
 def test_tangents_change_no_bit(method, platform):
     settings = {"method": method, "rtol": 1e-5, "atol": 1e-5}
     if method in ("euler", "rk4"):
@@ -287,7 +263,6 @@ def gradient_of(**settings):
         {"controller": "fixed", "dt0": 3e-5, "method": "heun", "max_steps": 100_000},
         {"controller": "fixed", "dt0": 2.0 / 2000, "schedule": "queue"},
         {"rtol": 1e-8, "atol": 1e-8, "method": "kvaerno3"},
-    ],
         {"method": "radau_iia_5", "rtol": 1e-9, "atol": 1e-9, "dt0": 0.5},
         {"method": "gauss_legendre_4", "controller": "fixed", "dt0": 1e-3},
     ],
@@ -372,12 +347,13 @@ def test_networks(saves, platform):
     assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(summed(params, y0)))
 
 
-def test_placements_change_no_bit(platform):
-    backward = sorted(buffer.keyword for buffer in Solver().buffers)
-    expected = gradient_of(rtol=1e-5, atol=1e-5, method="dop853")
+@pytest.mark.parametrize("method", ["dop853", "kvaerno3"])
+def test_placements_change_no_bit(method, platform):
+    backward = sorted(buffer.keyword for buffer in Solver(method).buffers)
+    expected = gradient_of(rtol=1e-5, atol=1e-5, method=method)
     for names in (backward, backward[::2], backward[1::2]):
         moved = dict.fromkeys(names, "shared")
-        assert_same_bits(gradient_of(rtol=1e-5, atol=1e-5, method="dop853", block=1, **moved), expected)
+        assert_same_bits(gradient_of(rtol=1e-5, atol=1e-5, method=method, block=1, **moved), expected)
 
 
 class Oscillator(eqx.Module):
