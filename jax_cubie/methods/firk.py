@@ -7,6 +7,8 @@ diagonal but for blocks of two, they take a real system for each real eigenvalue
 before, which is kept in `stage_prediction`. The step ends at y + sum_i d_i z_i, d = A^-T b: of stiffly accurate methods the
 last stage's state.
 
+With a mass matrix, M y' = f, the sum on the left is multiplied by M.
+
 Tangents are those of these equations where they are solved, with J at each stage's state: in it tangents of all stages are
 unknown together, and all else is known once those of lower orders are. So they take one matrix of all stages.
 """
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..buffers import BACKWARD, Buffer
 from ..kernel.scalar import Scalar, shifted, where
-from ..linear import DenseMatrix, LinearSolver, pivot_words
+from ..linear import DenseMatrix, LinearSolver, Mass, pivot_words
 from ..linear.numbers import Complex
 from ..loop import AdjointSteps, Dimensions, Steps
 from ..loop.jets import Jet, size_of
@@ -44,8 +46,10 @@ if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
 
     from ..kernel.device import View
+    from ..linear import Pattern
     from ..loop.body import Body
     from ..loop.lane import Lane
+    from .constraints import Constraints
 
 _ONE = [Fraction(1)]
 
@@ -58,10 +62,10 @@ class Firk(Method):
     transformation: StageTransformation
     linear: LinearSolver
     newton: Newton
+    mass: Mass | None = None
 
     family = "FIRK"
     fallible = True
-    primal_too = ("f",)
 
     def __post_init__(self) -> None:
         if self.tableau.dense is not None and self.tableau.dense.a:
@@ -72,6 +76,14 @@ class Firk(Method):
         """That method; the linear solver is one that solves its systems."""
         linear = linear.holding(transformation.matrices)
         return cls(tableau, transformation, linear.keeping() if newton.reuse else linear, newton)
+
+    @property
+    def primal_too(self) -> tuple[str, ...]:
+        return ("f",) if self.mass is None else ("f", "mass")
+
+    @property
+    def between_needs_slopes(self) -> bool:
+        return self.tableau.dense is None
 
     @property
     def name(self) -> str:
@@ -90,24 +102,31 @@ class Firk(Method):
     def error_rows(self) -> int:
         return int(self.transformation.error is not None or self.tableau.b_embedded is not None)
 
-    def fitted(self, field: ClosedJaxpr) -> Firk:
-        return dataclasses.replace(self, linear=self.linear.fitted(field))
+    def fitted(self, field: ClosedJaxpr, mass: Mass | None = None, sparsity: Pattern | None = None) -> Firk:
+        if mass is not None and not self.tableau.stiffly_accurate:
+            raise ValueError(
+                f"method {self.name!r} can't have a mass matrix, since its solution is not its last stage's state: take one "
+                "that is stiffly accurate, as 'radau_iia_5', or a Rosenbrock method, as 'rodas5p'"
+            )
+        return dataclasses.replace(self, linear=self.linear.fitted(field, mass, sparsity), mass=mass)
 
-    def functions(self, field: Callable) -> dict[str, FieldFunction]:
-        return {"f": FieldFunction(field), "f_jac": self.linear.jacobian(field)}
+    def functions(self, field: Callable, jac: Callable | None = None) -> dict[str, FieldFunction]:
+        found = {"f": FieldFunction(field), "f_jac": self.linear.jacobian(field, jac)}
+        return found if self.mass is None else {**found, "mass": self.mass.product()}
 
     def differentiated(self, field: Callable) -> dict[str, FieldFunction]:
-        return {"f": FieldFunction(field)}
+        found = {"f": FieldFunction(field)}
+        return found if self.mass is None else {**found, "mass": self.mass.product()}
 
     # --- Numbers, of increments in the place of slopes: k = A^-1 z / h
 
     def _of_increments(self, weights: Row) -> Row:
         """The weights of z_i, from those of h k_i."""
-        columns = zip(*self._inverse, strict=True)
+        columns = zip(*self.inverse, strict=True)
         return tuple(sum((w * x for w, x in zip(weights, column, strict=True)), Fraction(0)) for column in columns)
 
     @functools.cached_property
-    def _inverse(self) -> tuple[Row, ...]:
+    def inverse(self) -> tuple[Row, ...]:
         """A^-1."""
         return inverse_of(self.tableau.a)
 
@@ -134,16 +153,17 @@ class Firk(Method):
 
     @functools.cached_property
     def _prediction(self) -> tuple[Row, ...]:
-        """The polynomial through a step, in fractions of it beyond its end, less the end: for each power from 1 on the weights of
-        z_i."""
+        """The polynomial through a step, in fractions of it beyond its end, less the end: for each power from 1 on the weights
+        of z_i."""
         if self.tableau.dense is None:
             return ()
         powers = [self._of_increments(column) for column in zip(*self.tableau.dense.weights, strict=True)]
         numbers = range(1, len(powers) + 1)
-        return tuple(
-            tuple(sum((comb(m, k) * powers[m - 1][j] for m in numbers if m >= k), Fraction(0)) for j in range(self.tableau.stages))
-            for k in numbers
-        )
+
+        def weight(k: int, j: int) -> Fraction:
+            return sum((comb(m, k) * powers[m - 1][j] for m in numbers if m >= k), Fraction(0))
+
+        return tuple(tuple(weight(k, j) for j in range(self.tableau.stages)) for k in numbers)
 
     @property
     def _reuse(self) -> JacobianReuse:
@@ -171,6 +191,7 @@ class Firk(Method):
             Buffer("stage_adjoint", 0, live=BACKWARD),
             Buffer("stage_cotangent", 0, live=BACKWARD),
             Buffer("dense_adjoint", 0, live=BACKWARD),
+            *Mass.buffers(),
             *self.linear.buffers(),
         )
 
@@ -189,6 +210,7 @@ class Firk(Method):
             "stage_adjoint": stages * states if backward else 0,
             "stage_cotangent": 2 * states if backward else 0,
             "dense_adjoint": self._dense_adjoint_rows * states if backward and dimensions.inside else 0,
+            **Mass.sizes(self.mass, dimensions),
             **self.newton.sizes(dimensions, stages),
             **self.linear.sizes(dimensions),
         }
@@ -212,6 +234,9 @@ class Firk(Method):
             counts["f"] += stages
             counts["f_jac"] += stages
             counts["f_vjp"] = stages * orders + dimensions.inside * ends
+        if self.mass is not None:
+            counts["f_jac"] += 2
+            counts |= {"mass": stages * (orders - 1), primal_name("mass"): stages + 1, "mass_vjp": stages * orders}
         return counts
 
     def evaluations(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> Any:
@@ -234,9 +259,24 @@ class Firk(Method):
 
     @property
     def remembered(self) -> tuple[tuple[str, str], ...]:
-        """past_size: of the step whose polynomial is kept. doubtful: whether the step is the first, or follows a rejected one."""
+        """past_size: of the step whose polynomial is kept. doubtful: whether the step is the first, or follows a rejected
+        one."""
         sized = (("past_size", "float"),) if self._prediction else ()
         return (*sized, ("doubtful", "bool")) if self.transformation.error is not None else sized
+
+    @property
+    def constraints(self) -> Constraints | None:
+        return self._constraints if self.mass is not None and self.mass.separates else None
+
+    @property
+    def _constraints(self) -> Constraints:
+        from .constraints import Constraints
+
+        assert self.mass is not None
+        return Constraints(self.mass, self.linear.holding(("real",)))
+
+    def first_slope(self, b: Body) -> tuple[View, Callable[[View], None] | None]:
+        return (self.start_rhs(b), None) if self.mass is None else self._constraints.first_slope(b, self.start_rhs(b))
 
     def steps(self, lane: Lane) -> Steps:
         self._reuse.declare(lane)
@@ -359,7 +399,9 @@ class Firk(Method):
             slopes = [b.scalar(one.load(index)) for one in stack]
             z = [b.scalar(row.load(index)) for row in rows]
             for target, weights, scaled in zip(stack, basis.inverse, basis.scaled_inverse, strict=True):
-                right = _sum(scaled, z) * (-inverse) + _sum(weights, slopes)
+                right = _sum(weights, slopes)
+                if self.mass is None:
+                    right = _sum(scaled, z) * (-inverse) + right
                 target.store(index, right.value)
 
         def transform_back(index: Any) -> None:
@@ -370,6 +412,9 @@ class Firk(Method):
                 row.store(index, (b.scalar(row.load(index)) + delta).value)
 
         b.each(transform, b.primal)
+        if self.mass is not None:
+            for target, scaled in zip(stack, basis.scaled_inverse, strict=True):
+                add_up(b, target, target, [Fraction(-1)], [self._mass_of_sum(b, scaled)], inverse)
         waiting = iter(stack)
         for number, kind in enumerate(basis.matrices):
             vector = next(waiting) if kind == "real" else (next(waiting), next(waiting))
@@ -380,6 +425,13 @@ class Firk(Method):
         """f of the primal components alone."""
         b.call(primal_name("f") if len(b.pieces) > 1 else "f", y=state, out=into, **b.instant(since_t0))
 
+    def _mass_of_sum(self, b: Body, weights: Sequence[Fraction]) -> View:
+        """M times a weighted sum of the primal z_i."""
+        vector, product = b.piece(b.buf.mass_vector, 0), b.piece(b.buf.mass_product, 0)
+        add_up(b, vector, None, weights, self._primal_rows(b))
+        b.call(primal_name("mass") if len(b.pieces) > 1 else "mass", y=vector, out=product, **b.instant(b.real(0)))
+        return product
+
     # --- The error
 
     def _estimate(self, b: Body, time: Any, h: Scalar) -> None:
@@ -387,14 +439,17 @@ class Firk(Method):
         rejected, (8.20) of section IV.8."""
         from ..controllers.norms import scaled_error  # it imports Numba
 
-        error, rows, inverse = b.buf.error, self._primal_rows(b), 1.0 / h
-        add_up(b, error, b.piece(self.start_rhs(b), 0), self._error_weights, rows, inverse)
+        error, inverse = b.buf.error, 1.0 / h
+        weights, rows = self._error_weights, self._primal_rows(b)
+        if self.mass is not None:
+            weights, rows = _ONE, [self._mass_of_sum(b, weights)]
+        add_up(b, error, b.piece(self.start_rhs(b), 0), weights, rows, inverse)
         self.linear.solve(b, error)
         with b.when(b.get("doubtful") & (b.scalar(scaled_error(b)) >= float(b.primal))):
             state = b.buf.stage_driver_stack.part(0, b.primal)
             add_up(b, state, b.piece(b.buf.state, 0), _ONE, [error])
             self._evaluate_primal(b, time, state, error)
-            add_up(b, error, error, self._error_weights, rows, inverse)
+            add_up(b, error, error, weights, rows, inverse)
             self.linear.solve(b, error)
             b.counter("second_estimates").add()
         b.put(doubtful=True)
@@ -407,21 +462,24 @@ class Firk(Method):
         return b.buf.stage_accumulator
 
     def block(self, b: Body) -> DenseMatrix:
-        """w_ij - h J_i, the matrix of all stages' tangents."""
+        """w_ij M - h J_i, the matrix of all stages' tangents."""
         return DenseMatrix(b, self.tableau.stages * b.primal, b.buf.block_factors, b.buf.block_pivots)
 
     def factor_block(self, b: Body, time: Any, step_size: Any) -> None:
         """Makes ready to solve with it."""
         block, n, h = self.block(b), b.primal, b.scalar(step_size)
         fill(b, b.buf.block_factors, 0.0)
-        for i, weights in enumerate(self._inverse):
+        for i, weights in enumerate(self.inverse):
             for j, weight in enumerate(weights):
 
-                def put(index: Any, i: int = i, j: int = j, weight: Fraction = weight) -> None:
-                    row, column = (shifted(b.emitter, index, one * n) for one in (i, j))
-                    block.element(row, column).set(b.scalar(float(weight)))
+                def put(row: Any, column: Any, value: Scalar, i: int = i, j: int = j, weight: Fraction = weight) -> None:
+                    row, column = shifted(b.emitter, row, i * n), shifted(b.emitter, column, j * n)
+                    block.element(row, column).set(value * float(weight))
 
-                b.each(put, n)
+                if self.mass is None:
+                    b.each(lambda index, put=put: put(index, index, b.scalar(1.0)), n)
+                else:
+                    self.mass.each(b, put)
         for stage, c in enumerate(self.tableau.c):
             self.linear.linearise(b, stage_time(b, c, step_size, time), b.piece(self.stage_state(b, stage), 0))
 
@@ -439,12 +497,21 @@ class Firk(Method):
         for stage, c in enumerate(self.tableau.c):
             b.evaluate(stage_time(b, c, step_size, time), self.stage_state(b, stage), slope, into=c)
             multiply(b, slope, size_of(b, b.scalar(step_size)))
+            if self.mass is not None and Mass.moves(b):
+                target, mass = b.piece(slope, order), b.piece(self.mass_of_stage(b, stage), order)
+                add_up(b, target, target, _ONE, [mass])
             for part, target in self.places(b, b.piece(slope, order), stage):
                 copy(b, target, part)
         self.solve_block(b, order, self.block(b).solve)
         for stage, row in enumerate(rows):
             for part, source in self.places(b, b.piece(row, order), stage):
                 copy(b, part, source)
+
+    def mass_of_stage(self, b: Body, stage: int) -> View:
+        """- M sum_j w_ij z_j with its tangents, whose factor is then in `mass_vector`."""
+        add_up(b, b.buf.mass_vector, None, [-weight for weight in self.inverse[stage]], self.rows(b))
+        b.call("mass", y=b.buf.mass_vector, out=b.buf.mass_product, **b.instant(b.real(0)))
+        return b.buf.mass_product
 
     def places(self, b: Body, piece: View, stage: int) -> Iterator[tuple[View, View]]:
         """Each direction of a stage's piece, and its place in `stage_driver_stack`."""
