@@ -79,7 +79,7 @@ def test_names_of_theirs_are_none_of_ours():
         ({"max_step": 0.1}, "use dtmax="),
         ({"root_finder": None}, "use newton_rtol=, newton_atol= and newton_max_steps="),
         ({"root_find_max_steps": 5}, "use newton_max_steps="),
-        ({"jac": None}, "the Jacobian, it is made of f"),
+        ({"lband": 1}, "use jac_sparsity="),
         ({"linsolve": None}, "use linear_solver="),
         ({"first_step": 0.1}, "use dt0="),
         ({"t_eval": Y0}, r"use saveat=SaveAt\(ts=...\)"),
