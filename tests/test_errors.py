@@ -159,7 +159,7 @@ VALUE = [
     ("dt0", lambda: ivp(dt0=0.1), "solve_ivp has no dt0: use first_step="),
     ("saveat", lambda: ivp(saveat=SaveAt(t1=True)), "solve_ivp has no saveat: use t_eval=, or jax_cubie.solve"),
     ("fun of one", lambda: ivp(fun=lambda t, y: y[:1]), r"what fun returns has shape \(1,\) where y0 has \(3,\)"),
-    ("events", lambda: ivp(events=lambda t, y: y[0]), "solve_ivp has no events: there are none yet"),
+    ("events", lambda: ivp(events=lambda t, y: y[0]), "solve_ivp has no events: there are none here"),
     ("dense_output", lambda: ivp(dense_output=True), "solve_ivp has no dense_output: use t_eval="),
     ("vectorized", lambda: ivp(vectorized=True), "solve_ivp has no vectorized: use jax.vmap"),
     ("jac", lambda: ivp(jac=None), "solve_ivp has no jac"),
