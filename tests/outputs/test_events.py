@@ -164,3 +164,20 @@ def test_wrong_conditions():
         solve_ivp(lambda t, y: -y, (0.0, 1.0), Y0, events=steady_state())
     assert isinstance(steady_state(), jax_cubie.outputs.SteadyState)
     assert Solver().inspect(field, 0.0, 1.0, Y0, GOAL, events=steady_state(), target="cuda:90").registers > 0
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("method", ["rodas4", "kvaerno3"])
+def test_derivatives_of_stiff_steps(method):
+    """Forwards and backwards alike; a steady state has forgotten y0, and follows the goal."""
+
+    def end(y0, goal):
+        settings = {"method": method, "rtol": 1e-5, "atol": 1e-5, "events": steady_state(1e-6, 1e-6)}
+        return solve(field, 0.0, 1e6, y0, goal, **settings).ys[0]
+
+    inputs = (jnp.asarray(Y0), jnp.asarray(GOAL))
+    forwards, backwards = (mode(end, argnums=(0, 1))(*inputs) for mode in (jax.jacfwd, jax.jacrev))
+    for one, other in zip(forwards, backwards, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(forwards[0], np.zeros((3, 3)), atol=1e-4)
+    np.testing.assert_allclose(forwards[1], np.eye(3), atol=1e-4)
