@@ -83,6 +83,8 @@ def resolve(old: Any, method: str | Tableau, settings: dict[str, Any]) -> dict[s
     named = CONTROLLERS[controller]
 
     control = component(named.component)
+    if old is not None:
+        control, _ = control.update(**{name: value for name, value in old.settings().items() if name in old.given})
     if old is None or old.controller != controller:
         control, _ = control.update(**{name: value for name, value in named.coefficients.items() if name not in given})
     adapting = (component(Tolerances),) if named.adaptive else ()
@@ -123,7 +125,7 @@ def known_method(method: Any) -> str | Tableau:
         return method
     if isinstance(method, str) and method in NAMES:
         return NAMES[method]
-    if isinstance(method, str) and (ours := {plain(name): name for name in NAMES}.get(plain(method))) is not None:
+    if isinstance(method, str) and (ours := {plain(name): own for name, own in NAMES.items()}.get(plain(method))) is not None:
         raise ValueError(f"method {method!r} is called {ours!r} here: write method={ours!r}")
     if (instead := instead_of_method(method)) is not None:
         raise ValueError(instead)

@@ -4,6 +4,7 @@ from .colouring import colours
 from .dense import DenseLU, DenseMatrix, pivot_words
 from .jacobian import jacobian_function
 from .linear_solver import LinearSolver
+from .mass import Mass
 from .pattern import Pattern, jacobian_pattern, without_custom_vjp
 from .settings import LinearSettings
 from .symbolic import SparseLU, dense_cost, sparse_cost, sparse_if_better
@@ -13,6 +14,7 @@ __all__ = [
     "DenseMatrix",
     "LinearSettings",
     "LinearSolver",
+    "Mass",
     "Pattern",
     "SparseLU",
     "colours",

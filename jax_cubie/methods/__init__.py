@@ -18,6 +18,7 @@ from .families import (
     embedded_order_of,
     family_of,
     find_method,
+    find_tableau,
     is_stiff,
 )
 from .implicit_tableau import ImplicitTableau
@@ -29,7 +30,7 @@ from .tableau import ButcherTableau, ContinuousExtension
 __all__ = [
     "AUTO", "CATALOGUES", "DIRK", "EXPLICIT", "FIRK", "NAMES", "ROSENBROCK", "TABLEAUS", "TRANSFORMATIONS", "ButcherTableau",
     "ContinuousExtension", "ImplicitTableau", "Method", "RosenbrockTableau", "StageTransformation", "Tableau",
-    "components_of", "family_of", "find_method", "is_stiff",
+    "components_of", "embedded_order_of", "family_of", "find_method", "find_tableau", "is_stiff",
 ]
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
 
     from ..kernel.device import View
+    from ..linear import Mass, Pattern
     from ..loop.body import Body
     from ..loop.lane import Lane
     from .dirk import Dirk
@@ -63,7 +64,6 @@ class AutoSwitch(Method):
 
     family = "automatic switch"
     fallible = True
-    primal_too = ("f",)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "implicit", dataclasses.replace(self.implicit, watched=True))
@@ -84,11 +84,20 @@ class AutoSwitch(Method):
     def error_rows(self) -> int:
         return max(method.error_rows for method in self._methods)
 
-    def fitted(self, field: ClosedJaxpr) -> AutoSwitch:
-        return dataclasses.replace(self, implicit=self.implicit.fitted(field))
+    @property
+    def primal_too(self) -> tuple[str, ...]:
+        return self.implicit.primal_too
 
-    def functions(self, field: Callable) -> dict[str, FieldFunction]:
-        return self.explicit.functions(field) | self.implicit.functions(field)
+    def fitted(self, field: ClosedJaxpr, mass: Mass | None = None, sparsity: Pattern | None = None) -> AutoSwitch:
+        if mass is not None:
+            raise ValueError(
+                f"mass is given, but {self.name} takes steps of an explicit method, too, which solves dy/dt = f alone: write "
+                f"method={self.implicit.name!r}"
+            )
+        return dataclasses.replace(self, implicit=self.implicit.fitted(field, None, sparsity))
+
+    def functions(self, field: Callable, jac: Callable | None = None) -> dict[str, FieldFunction]:
+        return self.explicit.functions(field) | self.implicit.functions(field, jac)
 
     def differentiated(self, field: Callable) -> dict[str, FieldFunction]:
         return self.explicit.differentiated(field) | self.implicit.differentiated(field)
@@ -189,6 +198,10 @@ class AutoSwitch(Method):
     def start_rhs(self, b: Body) -> View:
         return self.explicit.start_rhs(self._as_seen_by(self.explicit)(b))
 
+    def end_rhs(self, b: Body) -> View:
+        """Where a part may look at it, whichever method took the step."""
+        return self.explicit.end_rhs(self._as_seen_by(self.explicit)(b))
+
     def spare_rhs(self, b: Body) -> View:
         return self.explicit.spare_rhs(self._as_seen_by(self.explicit)(b))
 
@@ -247,11 +260,19 @@ class AutoSwitch(Method):
             look(b)
             return zero
 
+        @lane.emitted()
+        def show_end(b):
+            copy(b, self.end_rhs(b), self.implicit.end_rhs(self._as_seen_by(self.implicit)(b)))
+
+        shows = lane.problem.stops
+
         @lane.function
         def finish(b, t):
             if implicit(b):
                 if implicit_finish is not None:
                     implicit_finish(b, t)
+                if shows:
+                    show_end(b)
             elif explicit_finish is not None:
                 explicit_finish(b, t)
 
@@ -265,7 +286,7 @@ class AutoSwitch(Method):
             if judge(b) and forget is not None:
                 forget(b)
 
-        ends = explicit_finish is not None or implicit_finish is not None
+        ends = shows or explicit_finish is not None or implicit_finish is not None
         return Steps(start=start, step=step, finish=finish if ends else None, carry=carry)
 
     def _is_implicit(self, lane: Lane) -> Callable:

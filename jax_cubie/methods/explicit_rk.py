@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from ..kernel.device import View
     from ..kernel.scalar import Scalar
+    from ..linear import Mass, Pattern
     from ..loop.body import Body
     from ..loop.lane import Lane
 
@@ -39,7 +40,6 @@ class ExplicitRungeKutta(Method):
 
     family = "explicit Runge-Kutta"
     fallible = False
-    primal_too = ()
 
     @property
     def name(self) -> str:
@@ -81,13 +81,15 @@ class ExplicitRungeKutta(Method):
             total = total + counted["dense"] * len(self.dense_stages)
         return total
 
-    def functions(self, field: Callable) -> dict[str, FieldFunction]:
+    def functions(self, field: Callable, jac: Callable | None = None) -> dict[str, FieldFunction]:
         return {"f": FieldFunction(field)}
 
     def differentiated(self, field: Callable) -> dict[str, FieldFunction]:
         return {"f": FieldFunction(field)}
 
-    def fitted(self, field: ClosedJaxpr) -> ExplicitRungeKutta:
+    def fitted(
+        self, field: ClosedJaxpr, mass: Mass | None = None, sparsity: Pattern | None = None
+    ) -> ExplicitRungeKutta:
         return self
 
     def buffers(self) -> tuple[Buffer, ...]:

@@ -123,5 +123,5 @@ def find_method(method: str | Tableau, components: Mapping[type[Component], Any]
         return Rosenbrock(tableau, linear)
     newton = components[NewtonSettings].static
     if _class_of(tableau) is Firk:
-        return Firk(tableau, _transformation_of(tableau), linear, newton)
+        return Firk.of(tableau, _transformation_of(tableau), linear, newton)
     return Dirk.of(tableau, linear, newton)

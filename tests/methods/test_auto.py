@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from solve_helpers import all_are, assert_same_bits, lorenz, pairwise
 
-from jax_cubie import ImplicitTableau, SaveAt, Solver, solve, solve_ivp
+from jax_cubie import ImplicitTableau, SaveAt, Solver, solve, solve_ivp, steady_state
 from jax_cubie.kernel import cache, warp
 from jax_cubie.methods import EXPLICIT
 from jax_cubie.methods.auto import AutoSwitch
@@ -389,6 +389,34 @@ def test_wrong_pairs(wrong):
     pair, said = WRONG[wrong]
     with pytest.raises(ValueError, match=said):
         Solver("auto", auto=pair)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("pair", PAIRS[:3])
+def test_a_steady_state(platform, pair):
+    """Seen at the end of steps of both methods."""
+
+    def run(rate):
+        event = steady_state(1e-3, 1e-3)
+        settings = {"method": "auto", "auto": pair, "rtol": 1e-6, "atol": 1e-6}
+        return solve(lambda t, y, rate: jnp.array([y[1], -rate * y[1] - rate * y[0]]), 0.0, 1e5, jnp.ones(2), rate,
+                     events=event, **settings)  # fmt: skip
+
+    solution = jax.jit(jax.vmap(run))(np.array([2.0, 500.0]))
+    assert all_are(solution, "event_occurred") and np.all(solution.ts < 50)
+    assert list(counts(solution)[1] > 0) == [False, True]
+    assert np.all(np.abs(solution.ys[:, 0]) < 3e-3)
+
+
+@pytest.mark.usefixtures("x64")
+def test_matrices_that_are_given(platform):
+    args = (van_der_pol, 0.0, 30.0, np.array([2.0, 0.0]), 1000.0)
+    own = lambda t, y, mu: jnp.array([[0.0, 1.0], [-2 * mu * y[0] * y[1] - 1, mu * (1 - y[0] * y[0])]])  # noqa: E731
+    found, given = (solve(*args, method="auto", rtol=1e-5, atol=1e-7, **more) for more in ({}, {"jac": own}))
+    np.testing.assert_allclose(given.ys, found.ys, rtol=1e-9)
+    assert counts(given) == counts(found) and counts(given)[1] > 5
+    with pytest.raises(ValueError, match="mass is given, but auto \\(tsit5, rodas5p\\) takes steps of an explicit method, too"):
+        solve(*args, method="auto", mass=np.ones(2))
 
 
 def test_pairs_of_no_use():
