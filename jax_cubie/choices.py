@@ -123,7 +123,7 @@ def known_method(method: Any) -> str | Tableau:
         return method
     if isinstance(method, str) and method in NAMES:
         return NAMES[method]
-    if isinstance(method, str) and (ours := {plain(name): name for name in NAMES}.get(plain(method))) is not None:
+    if isinstance(method, str) and (ours := {plain(name): own for name, own in NAMES.items()}.get(plain(method))) is not None:
         raise ValueError(f"method {method!r} is called {ours!r} here: write method={ours!r}")
     if (instead := instead_of_method(method)) is not None:
         raise ValueError(instead)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_EVENTS = "there are no events yet: save times with SaveAt(ts=...) and look for the event between them"
+_EVENTS = "use events=, which takes jax_cubie.steady_state(); of others save times, SaveAt(ts=...), and look there"
 _TIMES = "use saveat=SaveAt(ts=...) with the times at which the solution is wanted"
 _NO_DENSE = f"there is no solution as a function: {_TIMES}"
 _BANDS = "use jac_sparsity=, booleans [n, n] that are True inside of the band"
@@ -49,7 +49,6 @@ NAMES: dict[str, str] = {
     "t_span": "give t0 and t1, two arguments",
     "t_eval": _TIMES,
     "dense_output": _NO_DENSE,
-    "events": _EVENTS,
     "vectorized": "use jax.vmap of the solve",
     "first_step": "use dt0= in solve",
     "max_step": "use dtmax=",
@@ -97,8 +96,8 @@ NAMES: dict[str, str] = {
     "steps": "use saveat=SaveAt(steps=True) and max_steps=",
     "fn": "use saveat=SaveAt(..., fn=...)",
     **dict.fromkeys(
-        ("f", "t0", "t1", "y0", "args", "dt0", "saveat", "throw", "mass", "mass_pattern", "jac", "jac_sparsity"),
-        "it is no setting of a Solver, but an argument of solve"
+        ("f", "t0", "t1", "y0", "args", "dt0", "saveat", "events", "throw", "mass", "mass_pattern", "jac", "jac_sparsity"),
+        "it is no setting of a Solver, but an argument of solve",
     ),
 }
 
@@ -107,7 +106,8 @@ _ELSEWHERE: dict[str, dict[str, str]] = {
     "solve_ivp": {
         **dict.fromkeys(
             ("events", "event", "discrete_terminating_event", "callback", "event_fn"),
-            "there are none yet; save times with t_eval= and look for the event between them",
+            "there are none here; save times with t_eval= and look for the event between them, or call jax_cubie.solve, whose "
+            "events= takes jax_cubie.steady_state()",
         ),
         **dict.fromkeys(("dense_output", "dense"), "use t_eval=, the times at which the solution is wanted"),
         "vectorized": "use jax.vmap of solve_ivp",
@@ -145,13 +145,13 @@ _ELSEWHERE: dict[str, dict[str, str]] = {
 _ATTRIBUTES = {
     "t": "use ts",
     "y": "use ys, whose first axis is the times; the result of jax_cubie.solve_ivp has y as SciPy's has it",
-    **dict.fromkeys(("success", "status"), "compare with solution.result == RESULTS.successful"),
+    **dict.fromkeys(("success", "status"), "compare with solution.result == RESULTS.successful (or event_occurred)"),
     "message": "use RESULTS[solution.result]",
     "nfev": "use stats['nfev']",
     "njev": "use stats['num_jacobians'], which methods for stiff systems have",
     "nlu": "use stats['num_factorisations'], which methods for stiff systems have",
     **dict.fromkeys(("sol", "interpolation", "evaluate", "derivative"), "give the times to the solve, saveat=SaveAt(ts=...)"),
-    **dict.fromkeys(("t_events", "y_events", "event_mask"), "there are no events yet"),
+    **dict.fromkeys(("t_events", "y_events", "event_mask"), "look at solution.result == RESULTS.event_occurred, and at ts"),
     **dict.fromkeys(("solver_state", "controller_state", "made_jump"), "another solve begins with y0=solution.ys[-1]"),
     "u": "use ys",
     "retcode": "use result, one of RESULTS",
@@ -256,7 +256,7 @@ def instead_of_method(value: Any) -> str | None:
         return _instead_of_name(f"method {value!r}", value)
     library, name = _origin(value)
     if library == "scipy":
-        said = None if plain(name) in METHODS else _instead_of_name(f"SciPy's {name}", name)
+        said = None if name == "Radau" else _instead_of_name(f"SciPy's {name}", name)
         return said or f"the method is SciPy's {name}: give its name, method='{name.lower()}'"
     if library != "diffrax":
         return None

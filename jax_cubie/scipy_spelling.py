@@ -17,7 +17,7 @@ from .methods import NAMES, Tableau
 from .outputs import SaveAt
 from .printing import describe_ivp
 from .settings import Range, concrete
-from .solution import CODES, RESULTS, Solution
+from .solution import CODES, RESULTS, Solution, is_fine
 from .solver import Solver
 
 
@@ -36,13 +36,14 @@ class IVPSolution(Solution):
 
     @property
     def success(self) -> Bool[Array, ""]:
-        """Whether t1 was reached."""
-        return self.result._value == CODES["successful"]
+        """Whether t1 was reached, or an event."""
+        return is_fine(self.result._value)
 
     @property
     def status(self) -> Int[Array, ""]:
-        """0 where t1 was reached, else -1."""
-        return -(self.result._value != CODES["successful"]).astype("int32")
+        """0 where t1 was reached, 1 where an event was, else -1."""
+        code = self.result._value
+        return jnp.where(code == CODES["event_occurred"], 1, -(code != CODES["successful"]).astype("int32"))
 
     @property
     def message(self) -> Any:

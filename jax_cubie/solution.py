@@ -79,6 +79,7 @@ class RESULTS(eqx.Enumeration, metaclass=_Listed):  # pyright: ignore[reportGene
         "field is smooth there; else take smaller steps or allow more iterations by newton_max_steps=, and do not ask for more "
         "by newton_rtol= and newton_atol= than y0's dtype holds."
     )
+    event_occurred = "The lane ended before t1, since an event occurred: what solve(..., events=) was given."
     inconsistent_initial_state = (
         "The algebraic equations of a problem with a mass matrix, those in whose rows it is 0, were not solved at t0. The "
         "components that have no derivative are found by Newton's iteration from y0: give a better guess of them. Where the "
@@ -90,16 +91,20 @@ class RESULTS(eqx.Enumeration, metaclass=_Listed):  # pyright: ignore[reportGene
 NAMES = tuple(RESULTS.__members__)
 # The numbers that kernels write.
 CODES = {name: code for code, name in enumerate(NAMES)}
+# How lanes end that came to where they were to end.
+FINE = (CODES["successful"], CODES["event_occurred"])
 
 
 class Solution(eqx.Module):
     """The solution of one lane; under vmap every array has the batch axes in front.
 
-    t0, t1: the ends of the interval. ts: shape [points], the times that were saved. ys: a pytree like y0, or like what
+    t0, t1: the ends of the interval. ts: shape [points], the times that were saved; where an event ended a lane, that of t1 is
+    when it did. ys: a pytree like y0, or like what
     `SaveAt.fn` returns, whose leaves have a leading axis of points. Times that a lane did not reach have NaN there; rows that
     `SaveAt(steps=...)` did not need are infinite, and then t1 has no row if it was not reached. Integers hold their lowest
     value for NaN and their highest for infinity, booleans False and True. stats: int32 `num_steps`, `num_accepted_steps`,
-    `num_rejected_steps`, `max_steps`, `nfev`. result: one of `RESULTS`.
+    `num_rejected_steps`, `max_steps`, `nfev`; of methods that are not explicit also `num_jacobians`, `num_factorisations`,
+    `num_linear_solves` and, where they solve nonlinear systems, `num_newton_iterations`. result: one of `RESULTS`.
     """
 
     t0: Float[Array, ""]
@@ -149,6 +154,11 @@ def make_solution(request: Any, results: Any) -> Solution:
     )
 
 
+def is_fine(code: Any) -> Any:
+    """Whether lanes with such codes came to where they were to end."""
+    return (code == FINE[0]) | (code == FINE[1])
+
+
 def check_successful(solution: Solution) -> None:
     """Raises RuntimeError where a lane failed: how many of how many, which, and why. For solutions outside of traced code."""
     if not isinstance(solution, Solution):
@@ -182,14 +192,15 @@ def raising(solution: Solution) -> Solution:
         return jax.pure_callback(look, jax.ShapeDtypeStruct((), bool), codes, vmap_method="broadcast_all")
 
     # One question for all lanes; what is saved depends on the answer, else nobody would wait for it.
-    failed = eqx.internal.unvmap_any(code != CODES["successful"])
+    failed = eqx.internal.unvmap_any(~is_fine(code))
     fine = jax.lax.cond(failed, ask, lambda codes: jnp.ones_like(codes, bool), jax.lax.stop_gradient(code))
     ys = jax.tree.map(lambda leaf: jnp.where(fine, leaf, jnp.zeros_like(leaf)), solution.ys)
     return eqx.tree_at(lambda one: one.ys, solution, ys)
 
 
 def _raise_failures(codes: np.ndarray) -> None:
-    failed = np.unique(codes[codes != CODES["successful"]])
+    bad = ~is_fine(codes)
+    failed = np.unique(codes[bad])
     if not failed.size:
         return
     reasons = [f"{NAMES[number]}: {RESULTS[getattr(RESULTS, NAMES[number])]}" for number in failed]
@@ -199,7 +210,7 @@ def _raise_failures(codes: np.ndarray) -> None:
         f"{(codes == number).sum()} x {reason} ({_first_lanes(codes == number)})"
         for number, reason in zip(failed, reasons, strict=True)
     ]
-    raise RuntimeError(f"{(codes != CODES['successful']).sum():,} of {codes.size:,} lanes failed. " + " ".join(told))
+    raise RuntimeError(f"{bad.sum():,} of {codes.size:,} lanes failed. " + " ".join(told))
 
 
 def _first_lanes(chosen: np.ndarray, most: int = 5) -> str:

@@ -14,7 +14,7 @@ from .controllers import CONTROLLERS
 from .foreign_names import front_door
 from .inspection import Inspection, inspect_request
 from .methods import Method, Tableau, find_method
-from .outputs import SaveAt
+from .outputs import SaveAt, SteadyState
 from .primitive import run
 from .printing import as_document, describe_call
 from .problem import Matrices, make_request
@@ -39,6 +39,9 @@ class Solver(eqx.Module):
     - of the controllers that judge steps: `rtol`, `atol` (scalars, or pytrees like y0), `pcoeff`, `icoeff`, `dcoeff`, `safety`,
       `factormin`, `factormax`, `dtmin`, `dtmax`, `force_dtmin`; see `jax_cubie.controllers.PID` and, of "gustafsson",
       `jax_cubie.controllers.Predictive`.
+    - of methods that are not explicit: `linear_solver`, how they solve linear systems; and of those that solve nonlinear ones
+      `newton_rtol`, `newton_atol`, `newton_max_steps`, `jacobian_reuse`; see `jax_cubie.linear.LinearSettings` and
+      `jax_cubie.nonlinear.NewtonSettings`.
     - `max_steps`: the most steps, accepted and rejected together.
     - `{buffer}_location`: "local" or "shared", for each buffer in `solver.buffers`.
     - `fastmath`: whether f may be computed with approximate division and functions.
@@ -131,6 +134,7 @@ class Solver(eqx.Module):
         *,
         saveat: SaveAt = SaveAt(t1=True),  # noqa: B008 - it is immutable
         dt0: Real[Array, ""] | float | None = None,
+        events: SteadyState | tuple[SteadyState, ...] = (),
         throw: bool = False,
         mass: Any = None,
         mass_pattern: Any = None,
@@ -141,7 +145,7 @@ class Solver(eqx.Module):
         """Integrates dy/dt = f(t, y, args) from t0 to t1; see `jax_cubie.solve`. `settings` are those of `update`."""
         matrices = Matrices(mass, mass_pattern, jac, jac_sparsity)
         solver = self.update(**settings) if settings else self
-        request = make_request(solver, f, t0, t1, y0, args, saveat, dt0, matrices)
+        request = make_request(solver, f, t0, t1, y0, args, saveat, dt0, events, matrices)
         check_choice("throw", throw, (True, False))
         solution = make_solution(request, run(request.problem, request.arrays))
         return raising(solution) if throw else solution
@@ -157,6 +161,7 @@ class Solver(eqx.Module):
         *,
         saveat: SaveAt = SaveAt(t1=True),  # noqa: B008 - it is immutable
         dt0: Any = None,
+        events: SteadyState | tuple[SteadyState, ...] = (),
         mass: Any = None,
         mass_pattern: Any = None,
         jac: Callable | None = None,
@@ -175,5 +180,5 @@ class Solver(eqx.Module):
         keeps them. "jvp" tells about the solve together with a tangent by y0 and these leaves.
         """
         matrices = Matrices(mass, mass_pattern, jac, jac_sparsity)
-        request = make_request(self, f, t0, t1, y0, args, saveat, dt0, matrices)
+        request = make_request(self, f, t0, t1, y0, args, saveat, dt0, events, matrices)
         return inspect_request(request, batched, target, derivative)

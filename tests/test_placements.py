@@ -96,7 +96,7 @@ def test_a_buffer_that_nobody_sizes(monkeypatch):
 FAMILIES = {
     "explicit Runge-Kutta": ("tsit5", "dop853"),
     "Rosenbrock": ("ros3p", "rodas4"),
-    "DIRK": ("kvaerno3", "l_stable_sdirk4"),
+    "DIRK": ("kvaerno3", "sdirk2"),
     "FIRK": ("radau_iia_5", "gauss_legendre_4"),
 }
 SMALL = "heun"  # of all buffers that have words in a small kernel, every placement

@@ -36,7 +36,8 @@ class Automatic(LinearSolver):
     def _unfitted(self, *_: Any) -> Any:
         raise TypeError("which linear solver it is depends on the field, to which it is not fitted yet")
 
-    jacobian = words = linearise = each_entry = factor = solve = solve_transposed = _unfitted
+    jacobian = words = linearise = each_entry = _unfitted  # pyright: ignore[reportAssignmentType]
+    factor = solve = solve_transposed = _unfitted  # pyright: ignore[reportAssignmentType]
 
 
 LINEAR_SOLVERS: dict[str, LinearSolver] = {"auto": Automatic(), "dense": DenseLU(), "sparse": SparseFactors()}

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..loop import Dimensions
     from ..loop.body import Body
 
-# Products of a factorisation up to which it is written one by one.
+# Products of a step's factorisations up to which they are written one by one; a complex matrix counts as two.
 _UNROLLED = 600
 
 
@@ -63,7 +63,7 @@ class SparseFactors(LinearSolver):
     @property
     def _unrolled(self) -> bool:
         plan, _ = self._fitted
-        return sum(len(one.terms) + 1 for one in plan.factor) <= _UNROLLED
+        return self.reals * sum(len(one.terms) + 1 for one in plan.factor) <= _UNROLLED
 
     def jacobian(self, field: Callable, given: Callable | None = None) -> FieldFunction:
         _, entries = self._fitted

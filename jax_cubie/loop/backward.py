@@ -15,6 +15,7 @@ import numpy as np
 from ..kernel import warp
 from ..kernel.scalar import Scalar, least, most, shifted, where
 from ..operands import cotangent_name
+from ..solution import CODES
 from .adjoint import TIME_ARRAYS
 from .checkpoints import WINDOW, WINDOW_BITS, checkpoint_name, from_word, power, record_of, slot_of, to_word, turn_of
 from .clock import end_of, floor_of, whole_steps
@@ -134,7 +135,10 @@ class _Backward:
         clear(b)
         behind = self._adjoint.slots * self._record.words[0]
         taken, code = (self._header(b, behind + offset) for offset in (0, 1))
-        b.put(taken=taken, fine=code.equals(0), present=b.scalar(present, "bool"), behind=-1, active=False)
+        fine = code.equals(CODES["successful"])
+        if self._problem.stops:
+            fine = fine | code.equals(CODES["event_occurred"])
+        b.put(taken=taken, fine=fine, present=b.scalar(present, "bool"), behind=-1, active=False)
         b.put(worth=self._any_cotangent(b) & b.get("present"))
 
     def _header(self, b: Body, index: int) -> Scalar:

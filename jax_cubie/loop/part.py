@@ -108,15 +108,13 @@ class Hooks:
     """A part's places in the loop. Codes are int32 `Scalar`s: 0, or how the lane ends; None for 0.
 
     start(b) -> code: before the first step. accepted(b, step) -> code: behind an accepted step. rejected(b): behind a rejected
-    one. end(b, result) -> code: behind the last step, with the code so far. stops: whether the code of `accepted` ends the
-    lane in the middle of fixed steps, too, whose loop else does not look at it.
+    one. end(b, result) -> code: behind the last step, with the code so far.
     """
 
     start: Callable | None = None
     accepted: Callable | None = None
     rejected: Callable | None = None
     end: Callable | None = None
-    stops: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +141,11 @@ class Part(abc.ABC):
     @abc.abstractmethod
     def inside(self) -> bool:
         """Whether it asks for values inside of steps."""
+
+    @property
+    @abc.abstractmethod
+    def stops(self) -> bool:
+        """Whether it may end a lane that is as it should be before t1, by the code of `accepted`."""
 
     @property
     @abc.abstractmethod

@@ -29,7 +29,7 @@ from .tableau import ButcherTableau, ContinuousExtension
 __all__ = [
     "CATALOGUES", "DIRK", "EXPLICIT", "FIRK", "NAMES", "ROSENBROCK", "TABLEAUS", "TRANSFORMATIONS", "ButcherTableau",
     "ContinuousExtension", "ImplicitTableau", "Method", "RosenbrockTableau", "StageTransformation", "Tableau",
-    "components_of", "family_of", "find_method", "find_tableau", "is_stiff",
+    "components_of", "embedded_order_of", "family_of", "find_method", "find_tableau", "is_stiff",
 ]
 
 

@@ -153,16 +153,17 @@ class Firk(Method):
 
     @functools.cached_property
     def _prediction(self) -> tuple[Row, ...]:
-        """The polynomial through a step, in fractions of it beyond its end, less the end: for each power from 1 on the weights of
-        z_i."""
+        """The polynomial through a step, in fractions of it beyond its end, less the end: for each power from 1 on the weights
+        of z_i."""
         if self.tableau.dense is None:
             return ()
         powers = [self._of_increments(column) for column in zip(*self.tableau.dense.weights, strict=True)]
         numbers = range(1, len(powers) + 1)
-        return tuple(
-            tuple(sum((comb(m, k) * powers[m - 1][j] for m in numbers if m >= k), Fraction(0)) for j in range(self.tableau.stages))
-            for k in numbers
-        )
+
+        def weight(k: int, j: int) -> Fraction:
+            return sum((comb(m, k) * powers[m - 1][j] for m in numbers if m >= k), Fraction(0))
+
+        return tuple(tuple(weight(k, j) for j in range(self.tableau.stages)) for k in numbers)
 
     @property
     def _reuse(self) -> JacobianReuse:
@@ -258,7 +259,8 @@ class Firk(Method):
 
     @property
     def remembered(self) -> tuple[tuple[str, str], ...]:
-        """past_size: of the step whose polynomial is kept. doubtful: whether the step is the first, or follows a rejected one."""
+        """past_size: of the step whose polynomial is kept. doubtful: whether the step is the first, or follows a rejected
+        one."""
         sized = (("past_size", "float"),) if self._prediction else ()
         return (*sized, ("doubtful", "bool")) if self.transformation.error is not None else sized
 

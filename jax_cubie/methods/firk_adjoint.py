@@ -1,7 +1,7 @@
 """The transpose of a step of a fully implicit Runge-Kutta method, and of its values between steps.
 
-A step is y1 = y + sum(d_i z_i), sum_j(w_ij z_j) = h f(t + c_i h, y + z_i), w = A^-1. With the cotangent l of y1, and m_i that of
-the i-th of these equations,
+A step is y1 = y + sum(d_i z_i), sum_j(w_ij z_j) = h f(t + c_i h, y + z_i), w = A^-1. With the cotangent l of y1, and m_i that
+of the i-th of these equations,
 
     sum_j(w_ji m_j) - h J_i^T m_i = d_i l,    J_i = df/dy(y + z_i),
 

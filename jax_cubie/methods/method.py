@@ -134,8 +134,8 @@ class Method(abc.ABC):
     @property
     @abc.abstractmethod
     def remembered(self) -> tuple[tuple[str, str], ...]:
-        """The cells that outlive a step, with their dtypes: "float", the solve's, or others. Where all steps have one size, they
-        change in `carry` alone."""
+        """The cells that outlive a step, with their dtypes: "float", the solve's, or others. Where all steps have one size,
+        they change in `carry` alone."""
 
     @abc.abstractmethod
     def adjoint(self, lane: Lane) -> AdjointSteps:
@@ -157,6 +157,10 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def start_rhs(self, b: Body) -> View:
         """f at the beginning of a step."""
+
+    @abc.abstractmethod
+    def end_rhs(self, b: Body) -> View:
+        """f at the end of an accepted step."""
 
     @abc.abstractmethod
     def spare_rhs(self, b: Body) -> View:

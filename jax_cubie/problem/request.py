@@ -15,7 +15,7 @@ from ..linear import LinearSettings
 from ..loop.checkpoints import windows_for
 from ..methods import Method
 from ..operands import Operand, Piece
-from ..outputs import SaveAt, Saving
+from ..outputs import SaveAt, Saving, Steady, SteadyState
 from ..settings import Component, concrete
 from ..times import Times, check_scalar, read_times
 from .checks import flat_state, step_size
@@ -67,6 +67,7 @@ def make_request(
     args: PyTree,
     saveat: SaveAt,
     dt0: Any,
+    events: Any = (),
     matrices: Matrices = Matrices(),  # noqa: B008 - it is immutable
 ) -> Request:
     """Checks everything that is known now, traces f, and lists the kernel's operands."""
@@ -75,6 +76,7 @@ def make_request(
     if not isinstance(saveat, SaveAt):
         instead = instead_of_saveat(saveat)
         raise TypeError(f"saveat is {saveat!r}: expected a jax_cubie.SaveAt" + (f"; {instead}" if instead else ""))
+    steady = _steady_state(events)
     state, method, settings = read_state(y0), solver.stepper, solver.settings()
     controller = solver.control.static
     if dt0 is None and controller.first_step == "given":
@@ -99,6 +101,8 @@ def make_request(
             values["ts"] = times.ts
     for component in solver.components:
         values |= component.operands(state)
+    if steady is not None:
+        values |= steady.operands(state, values)
 
     linear = any(isinstance(component, LinearSettings) for component in solver.components)
     if matrices.given and not linear:
@@ -128,7 +132,7 @@ def make_request(
         functions=functions.by_platform,
         method=functions.method,
         controller=controller,
-        parts=(saving,),
+        parts=(saving,) if steady is None else (saving, Steady()),
         registry=solver.buffers,
         pieces=(Piece(0, state.size, "y0"),),
         dtype=state.dtype,
@@ -162,6 +166,20 @@ def _jacobian(
     flat = None if jac is None else flat_jacobian(jac, state, leaves.fill)
     check_jacobian(f, flat_field(f, state, leaves), jac, flat, sparsity, t0, y0, leaves.arrays)
     return flat
+
+
+def _steady_state(events: Any) -> SteadyState | None:
+    """The condition among the events, if there is one."""
+    given = events if isinstance(events, (tuple, list)) else (events,)
+    for event in given:
+        if not isinstance(event, SteadyState):
+            raise TypeError(
+                f"events has {event!r:.80} of type {type(event).__name__}: expected jax_cubie.steady_state(), the only event "
+                "so far"
+            )
+    if len(given) > 1:
+        raise ValueError("events has several steady_state(): give one of them, with the tolerances that are to hold")
+    return given[0] if given else None
 
 
 def _make_saving(saveat: SaveAt, max_steps: Any, outputs: Any) -> Saving:

@@ -3,13 +3,14 @@
 Prints the machine, versions and the date, then for each section a table: what was measured, the figure that is asked for, the
 figure that was found. Everything is in float64 but what is only built. The problems and their reference values are those of the
 tests. An error is the largest of any component, in units of its tolerance, which is rtol (size + |y|) with a size of the
-problem's. Times beside diffrax are at one error: diffrax has the tolerance at which the median of its lanes' errors is ours. A
+problem's. Times beside diffrax are at one error: diffrax has the tolerance at which the 95th percentile of its lanes' errors is
+that of ours. (The median would tell nothing of HIRES, where half of the lanes have settled at the end, whatever their steps.) A
 time is the median of several jitted calls, with the device waited for, that take turns. Cold builds have processes of their
 own.
 
-diffrax's solvers are taken twice: as they come, and with optimistix's Chord, up to 40 iterations, in place of diffrax's own root
-finder. That, VeryChord, gives up on many stages of Kvaerno5, so that half of its steps are rejected and several times as many are
-taken.
+diffrax's solvers are taken twice: as they come, and with optimistix's Chord, up to 40 iterations, in place of diffrax's own
+root finder. That, VeryChord, gives up on many stages of Kvaerno5, so that half of its steps are rejected, and several times as
+many are taken.
 """
 
 from __future__ import annotations
@@ -144,13 +145,13 @@ def lanes_of_hires(count: int) -> tuple[StiffProblem, jax.Array, jax.Array]:
 
 
 def same_error(problem: StiffProblem, mine: Callable, other: Callable, sample: tuple) -> tuple[float, str]:
-    """The tolerance at which diffrax's error is ours at 1e-6: the median over the lanes of `sample`, against ours at 1e-11."""
+    """The tolerance at which diffrax's error is ours at 1e-6: the 95th percentile of `sample`, against ours at 1e-11."""
     exact = np.asarray(mine(1e-11, *sample)[0])
 
     def error(call: Callable, tolerance: float) -> float:
-        return float(np.median(problem.scaled_error(call(tolerance, *sample)[0], exact, 1e-6)))
+        return float(np.percentile(problem.scaled_error(call(tolerance, *sample)[0], exact, 1e-6), 95))
 
-    target, grid = error(mine, 1e-6), 10.0 ** -np.arange(3.0, 10.0)
+    target, grid = error(mine, 1e-6), 10.0 ** -np.arange(3.0, 9.0)
     found = np.minimum.accumulate([error(other, tolerance) for tolerance in grid])
     same = float(np.exp(np.interp(-np.log(target), -np.log(found), np.log(grid))))
     return same, f"error {target:.2g}, diffrax's {error(other, same):.2g} at {same:.1e}"
@@ -170,11 +171,11 @@ def beside_diffrax(
 
 
 def robertson_lanes(options: argparse.Namespace) -> Iterator[Row]:
-    """Robertson's reactions, each rate spread over two decades, t to 1e5, rtol 1e-6; errors are medians of 256 lanes."""
-    exponent, method = 10 if on_cpu() else 17, options.methods[0]
+    """Robertson's reactions, each rate spread over two decades, t to 1e5, rtol 1e-6; errors are those of 64 lanes."""
+    exponent, method = (8 if options.quick else 10) if on_cpu() else 17, options.methods[0]
     problem, y0, k = lanes_of_robertson(2**exponent)
     dt0 = FIRST_STEP["robertson"]
-    for label, times, said in beside_diffrax(problem, dt0, (None, 0), (y0, k), (y0, k[:256]), options):
+    for label, times, said in beside_diffrax(problem, dt0, (None, 0), (y0, k), (y0, k[:64]), options):
         asked = "" if on_cpu() else ">= 100 times"
         yield f"2^{exponent} lanes, {method} beside diffrax's {label}", asked, f"{times:.0f} times {said}"
     if not on_cpu():
@@ -188,10 +189,10 @@ def robertson_lanes(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def hires_lanes(options: argparse.Namespace) -> Iterator[Row]:
-    """HIRES, the start of the eighth reactant over a decade, rtol 1e-6; errors are medians of 64 lanes."""
+    """HIRES, the start of the eighth reactant over a decade, rtol 1e-6; errors are those of 128 lanes."""
     count, method = 512 if options.quick else 4096, options.methods[0]
     problem, y0, none = lanes_of_hires(count)
-    lanes, sample = (y0, none), (y0[:64], none[:64])
+    lanes, sample = (y0, none), (y0[:128], none[:128])
     for label, times, said in beside_diffrax(problem, FIRST_STEP["hires"], (0, 0), lanes, sample, options):
         asked = ">= 8 times" if on_cpu() else ""
         yield f"{count:,} lanes, {method} beside diffrax's {label}", asked, f"{times:.1f} times {said}"
@@ -201,7 +202,8 @@ def hires_lanes(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def linear(options: argparse.Namespace) -> Iterator[Row]:
-    """Sparse against dense LU: the Brusselator on a line, n = 64, rtol 1e-6."""
+    """Sparse against dense LU: the Brusselator on a line, n = 64, rtol 1e-6. The order of elimination is the natural one for
+    such a band and no rows are exchanged, so that both do the same sums: 0 apart is no measure of accuracy."""
     count = (16 if options.quick else 64) if on_cpu() else 2**13
     problem, dt0 = PROBLEMS["brusselator"], FIRST_STEP["brusselator"]
     diffusion = jnp.linspace(0.01, 0.04, count)
@@ -233,7 +235,7 @@ def resources(options: argparse.Namespace) -> Iterator[Row]:
 
 def gradient(options: argparse.Namespace) -> Iterator[Row]:
     """Of the sum of the logarithms of Robertson's final states by y0 and the logarithms of the rates, t to 1e5, rtol 1e-6."""
-    exponent, method, dt0 = 8 if on_cpu() else 14, options.methods[0], FIRST_STEP["robertson"]
+    exponent, method, dt0 = (5 if options.quick else 8) if on_cpu() else 14, options.methods[0], FIRST_STEP["robertson"]
     problem, y0, k = lanes_of_robertson(2**exponent)
     logs = jnp.log(k)
     lane = ours(problem, method, dt0)
@@ -248,7 +250,7 @@ def gradient(options: argparse.Namespace) -> Iterator[Row]:
     mine = gradient_of(lane, 1e-6)
     for label, solver in KVAERNO5.items():
         forwards = jax.jit(jax.vmap(theirs(problem, solver, dt0), over_lanes))
-        same, said = same_error(problem, jax.jit(jax.vmap(lane, over_lanes)), forwards, (y0, k[:256]))
+        same, said = same_error(problem, jax.jit(jax.vmap(lane, over_lanes)), forwards, (y0, k[:64]))
         # As few checkpoints as there can be.
         most = int(forwards(same, y0, k)[1]["num_steps"].max()) + 1
         other = gradient_of(theirs(problem, solver, dt0, most), same)

@@ -79,7 +79,7 @@ class Euler(Method):
         return Steps(start=start, step=step, carry=carry)
 
     carried_rows = carried_primal_rows = 0
-    remembered = ()
+    remembered = primal_too = ()
 
     def carried(self, b: Any) -> Any:
         return ()
@@ -91,6 +91,9 @@ class Euler(Method):
 
     def start_rhs(self, b: Any) -> Any:
         return b.buf.slope
+
+    def end_rhs(self, b: Any) -> Any:
+        raise NotImplementedError
 
     def spare_rhs(self, b: Any) -> Any:
         return b.buf.slope
@@ -152,6 +155,10 @@ class Diary(Part):
         raise NotImplementedError
 
     @property
+    def stops(self) -> bool:
+        return self.last > 0
+
+    @property
     def counters(self) -> tuple[str, ...]:
         return (f"{self.name}_accepted", f"{self.name}_rejected")
 
@@ -190,7 +197,7 @@ class Diary(Part):
             b.res(f"{self.name}_end", 0, b.get(reached).value)
             return result
 
-        return Hooks(start=start, accepted=accepted, rejected=rejected, end=end, stops=self.last > 0)
+        return Hooks(start=start, accepted=accepted, rejected=rejected, end=end)
 
     def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
         return {}

@@ -1,4 +1,4 @@
-"""Fully implicit methods as compiled: real problems, the error estimate, Newton's iterations, results, tableaus of one's own."""
+"""Fully implicit methods as compiled: real problems, the error estimate, Newton's iterations, results, own tableaus."""
 
 from fractions import Fraction
 
@@ -230,7 +230,7 @@ def test_own_tableau():
     ("a", "message"),
     [
         ([[0, 0, 0], ["5/24", "1/3", "-1/24"], ["1/6", "2/3", "1/6"]], "'mine': its stages are coupled, and a is singular"),
-        ([["1/2", "1/10"], ["1/10", "1/2"]], r"the eigenvalues of a are \[.*\]; expected different ones, of which at most one is real"),
+        ([["1/2", "1/10"], ["1/10", "1/2"]], r"the eigenvalues of a are \[.*\]; expected different ones"),
     ],
 )
 def test_tableaus_that_can_not_be_solved(a, message):
