@@ -185,6 +185,19 @@ def test_each_lane_may_have_a_mass_of_its_own():
     np.testing.assert_allclose(jax.vmap(run)(masses), found, rtol=1e-12)
 
 
+def test_places_of_buffers_change_no_bit():
+    def run(**locations):
+        solver = Solver("rodas4", controller="fixed", **locations)
+
+        def total(k):
+            return jnp.sum(solver.solve(robertson, 0.0, 3.0, ALGEBRAIC["y0"], k, dt0=0.2, mass=[1, 1, 0]).ys ** 2)
+
+        return jax.grad(total)(jnp.asarray(MILD))
+
+    locations = dict.fromkeys(("mass_vector_location", "mass_product_location", "lu_factors_location"), "shared")
+    assert_same_bits(run(), run(**locations))
+
+
 def heat(t, y, args):
     """Linear elements on [0, 1]; the value at the left end is told, that at the right end follows from a flux."""
     n, source = y.size, args
