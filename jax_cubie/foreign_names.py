@@ -183,7 +183,7 @@ _PID_DEFAULTS = dict(
 # What other methods are like, by the names that libraries have for them, and what to take in their place.
 _TAKE_STIFF = "for a stiff system write method='rodas5p' or 'kvaerno5'"
 _KINDS = (
-    (r"lsod|^auto|switch", f"changes between methods as it finds a system stiff or not: {_TAKE_STIFF}, for another 'tsit5'"),
+    (r"lsod|^auto|switch", "changes between methods as it finds a system stiff or not: write method='auto'"),
     (
         r"kencarp|sil3|imex|^ark\d|split",
         "treats a part of f as stiff, and the rest explicitly: write one f, and method='esdirk54' or 'kvaerno5'",

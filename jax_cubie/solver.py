@@ -30,7 +30,8 @@ class Solver(eqx.Module):
     and infinity, the image is one without them. All settings are keywords of one flat namespace:
 
     - `method`: a name or an alias out of `jax_cubie.methods()`, or a tableau: `jax_cubie.ButcherTableau`, and for stiff systems
-      `jax_cubie.ImplicitTableau`, `jax_cubie.RosenbrockTableau`.
+      `jax_cubie.ImplicitTableau`, `jax_cubie.RosenbrockTableau`. Or "auto": each lane by itself takes steps of an explicit
+      method as long as it is not stiff, and of another one while it is; `auto=("tsit5", "rodas5p")` says which two.
     - `controller`: "pid" (the default where the method has an error estimate), or "pid" with other coefficients, by their
       name: "i", "pi", "pi30", "pi33", "pi34", "pi42", "h211pi", "h312pid". Those that are given besides have precedence.
       "gustafsson", for stiff systems, expects errors to go on growing as they did, and makes steps smaller in time. Or steps
@@ -101,13 +102,12 @@ class Solver(eqx.Module):
 
     def __repr__(self) -> str:
         """A line that could be typed in again: what differs from the defaults, as it is now."""
-        standard, settings = Solver(self.method), self.settings()
+        standard, settings = Solver(self.method).settings(), self.settings()
         positional = [settings.pop("method")]
-        if self.controller != standard.controller:
-            standard = Solver(self.method, controller=self.controller)
-            settings = {"controller": settings.pop("controller"), **settings}
-            return describe_call(type(self).__name__, positional, settings, {**standard.settings(), "controller": None})
-        return describe_call(type(self).__name__, positional, settings, standard.settings())
+        # What other defaults depend on.
+        chosen = {name: settings[name] for name in ("auto", "controller") if settings.get(name) != standard.get(name)}
+        standard = Solver(self.method, **chosen).settings()
+        return describe_call(type(self).__name__, positional, {**chosen, **settings}, {**standard, **dict.fromkeys(chosen)})
 
     def __pdoc__(self, **_: Any) -> Any:
         return as_document(self)

@@ -47,13 +47,15 @@ class Steps:
     start(b, t): what has to be there before the first step. step(b, t, h) -> status: from `state` to `proposed_state`, and
     `error` where there is an estimate. The status, of a method that is `fallible`, is 0, or the code of what kept it from
     succeeding: then it is taken again with a smaller size, where there is a controller. finish(b, t): what the end of an
-    accepted step needs before anyone looks at it. carry(b): the end of a step becomes the beginning of the next.
+    accepted step needs before anyone looks at it. carry(b): the end of a step becomes the beginning of the next. forget(b):
+    what the last step has left behind for the next one, besides the state and f at it: another method has taken steps since.
     """
 
     start: Callable
     step: Callable
     carry: Callable
     finish: Callable | None = None
+    forget: Callable | None = None
 
 
 @dataclasses.dataclass(frozen=True)

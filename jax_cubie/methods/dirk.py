@@ -34,7 +34,7 @@ from ..nonlinear import Newton
 from ..operands import primal_name
 from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
 from ..solution import CODES
-from .between import between_adjoint, hermite_weights
+from .between import add_between_moved, between_adjoint, hermite_weights
 from .combine import combine, stage_time
 from .field_functions import FieldFunction, time_derivative
 from .implicit_tableau import ImplicitTableau
@@ -55,12 +55,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Dirk(Method):
-    """A diagonally implicit Runge-Kutta method."""
+    """A diagonally implicit Runge-Kutta method. watched: whether it measures its Jacobians, for those who change methods."""
 
     tableau: ImplicitTableau
     linear: LinearSolver
     newton: Newton
     mass: Mass | None = None
+    watched: bool = False
 
     family = "DIRK"
     fallible = True
@@ -152,7 +153,7 @@ class Dirk(Method):
 
     @property
     def _reuse(self) -> JacobianReuse:
-        return JacobianReuse(self.linear, self.newton)
+        return JacobianReuse(self.linear, self.newton, self.watched)
 
     # --- Buffers
 
@@ -278,7 +279,8 @@ class Dirk(Method):
             copy(b, self.start_rhs(b), self.end_rhs(b))
             self._reuse.carry(b)
 
-        return Steps(start=start, step=step, finish=None if self.tableau.stiffly_accurate else finish, carry=carry)
+        end = None if self.tableau.stiffly_accurate else finish
+        return Steps(start=start, step=step, finish=end, carry=carry, forget=lane.emitted()(self._reuse.start))
 
     def _start_slope(self, b: Body, time: Any, mass: Mass) -> Scalar:
         """The slope of the state at t0, with its tangents; whether there is one. Those of algebraic components have no
@@ -481,7 +483,11 @@ class Dirk(Method):
         share, weights = emit_dense_weights(b.emitter, b.dtype, theta, step_size, dense.terms)
         return lambda index: emit_dense(b.emitter, share, weights, state, proposed, self.rows(b), index)
 
+    def add_between_moved(self, b: Body, theta: Jet, size: Jet, values: View) -> None:
+        add_between_moved(b, self.between_weights(b, theta, size), values)
+
     def between_weights(self, b: Body, theta: Jet, size: Jet) -> list[tuple[View, Jet]]:
+        """What values between are sums of: arrays as long as the state, with the weight of each."""
         dense = self.tableau.dense
         if dense is None:
             return hermite_weights(b, theta, size, self.start_rhs(b), self.end_rhs(b))

@@ -16,7 +16,7 @@ from ..buffers import BACKWARD, Buffer
 from ..loop import AdjointSteps, Dimensions, Steps
 from ..loop.jets import Jet
 from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
-from .between import hermite_weights
+from .between import add_between_moved, hermite_weights
 from .combine import combine, stage_time
 from .field_functions import FieldFunction
 from .method import Method
@@ -198,6 +198,9 @@ class ExplicitRungeKutta(Method):
             combine(b, accumulator, b.buf.state, step_size, dense.a[number], rows)
             b.evaluate(stage_time(b, dense.c[number], step_size, time), accumulator, rows[stage], into=dense.c[number])
         b.counter("dense").add()
+
+    def add_between_moved(self, b: Body, theta: Jet, size: Jet, values: View) -> None:
+        add_between_moved(b, self.between_weights(b, theta, size), values)
 
     def between_weights(self, b: Body, theta: Jet, size: Jet) -> list[tuple[View, Jet]]:
         """What values between are sums of: arrays as long as the state, with the weight of each."""

@@ -32,7 +32,7 @@ from ..nonlinear import Newton
 from ..operands import primal_name
 from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
 from ..solution import CODES
-from .between import between_adjoint, hermite_weights
+from .between import add_between_moved, between_adjoint, hermite_weights
 from .combine import stage_time
 from .field_functions import FieldFunction
 from .implicit_tableau import ImplicitTableau
@@ -56,13 +56,14 @@ _ONE = [Fraction(1)]
 
 @dataclasses.dataclass(frozen=True)
 class Firk(Method):
-    """A fully implicit Runge-Kutta method."""
+    """A fully implicit Runge-Kutta method. watched: whether it measures its Jacobians, for those who change methods."""
 
     tableau: ImplicitTableau
     transformation: StageTransformation
     linear: LinearSolver
     newton: Newton
     mass: Mass | None = None
+    watched: bool = False
 
     family = "FIRK"
     fallible = True
@@ -167,7 +168,7 @@ class Firk(Method):
 
     @property
     def _reuse(self) -> JacobianReuse:
-        return JacobianReuse(self.linear, self.newton)
+        return JacobianReuse(self.linear, self.newton, self.watched)
 
     # --- Buffers
 
@@ -283,16 +284,19 @@ class Firk(Method):
         for name, kind in self.remembered:
             lane.cell(name, lane.problem.dtype if kind == "float" else kind)
 
-        @lane.emitted()
-        def start(b, t):
-            if self._keeps_ends:
-                b.evaluate(t, b.buf.state, self.start_rhs(b))
+        def renew(b: Body) -> None:
             if self._prediction:
                 fill(b, b.buf.stage_prediction, 0.0)
                 b.put(past_size=1)
             self._reuse.start(b)
             if self.transformation.error is not None:
                 b.put(doubtful=True)
+
+        @lane.emitted()
+        def start(b, t):
+            if self._keeps_ends:
+                b.evaluate(t, b.buf.state, self.start_rhs(b))
+            renew(b)
 
         @lane.emitted("int32")
         def step(b, t, h):
@@ -318,7 +322,8 @@ class Firk(Method):
             if self._keeps_ends:
                 copy(b, self.start_rhs(b), self.end_rhs(b))
 
-        return Steps(start=start, step=step, finish=finish if self._keeps_ends else None, carry=carry)
+        end = finish if self._keeps_ends else None
+        return Steps(start=start, step=step, finish=end, carry=carry, forget=lane.emitted()(renew))
 
     def rows(self, b: Body) -> list[View]:
         """The stages' z_i."""
@@ -558,7 +563,11 @@ class Firk(Method):
         share, weights = emit_dense_weights(b.emitter, b.dtype, theta, b.real(1), self.dense_terms)
         return lambda index: emit_dense(b.emitter, share, weights, state, proposed, self.rows(b), index)
 
+    def add_between_moved(self, b: Body, theta: Jet, size: Jet, values: View) -> None:
+        add_between_moved(b, self.between_weights(b, theta, size), values)
+
     def between_weights(self, b: Body, theta: Jet, size: Jet) -> list[tuple[View, Jet]]:
+        """What values between are sums of: arrays as long as the state, with the weight of each."""
         if self.tableau.dense is None:
             return hermite_weights(b, theta, size, self.start_rhs(b), self.end_rhs(b))
         share, weights = dense_weights(theta, Jet({0: theta.terms[0].like(1.0)}), self.dense_terms)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..linear import LinearSolver
 from ..nonlinear import SERVES, Newton
+from .stiffness import measure_jacobian
 
 if TYPE_CHECKING:
     from ..loop.body import Body
@@ -21,11 +22,12 @@ class JacobianReuse:
     """What a method does about it at its places in the loop.
 
     Cells: jacobian_serves: for the next step; jacobian_here: the Jacobian is that of the beginning of the step at hand;
-    converges_fast: so did the step before.
+    converges_fast: so did the step before. watched: whether each Jacobian is measured.
     """
 
     linear: LinearSolver
     newton: Newton
+    watched: bool
 
     @property
     def counters(self) -> tuple[str, ...]:
@@ -49,16 +51,20 @@ class JacobianReuse:
 
     def linearise(self, b: Body, time: Any) -> None:
         """J at the step's beginning, unless the one at hand serves."""
-        state = b.piece(b.buf.state, 0)
         if not self.happens(b.lane):
-            self.linear.linearise(b, time, state)
+            self._linearise(b, time)
             if self.newton.reuse:
                 b.counter("jacobians").add()
             return
         with b.when(~b.get("jacobian_serves")):
-            self.linear.linearise(b, time, state)
+            self._linearise(b, time)
             b.counter("jacobians").add()
             b.put(jacobian_here=True)
+
+    def _linearise(self, b: Body, time: Any) -> None:
+        self.linear.linearise(b, time, b.piece(b.buf.state, 0))
+        if self.watched:
+            measure_jacobian(b, self.linear)
 
     def settle(self, b: Body, iteration: Iteration) -> None:
         """Behind the iterations of a step."""

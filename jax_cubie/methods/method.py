@@ -142,8 +142,8 @@ class Method(abc.ABC):
         """Its places in the backward loop."""
 
     @abc.abstractmethod
-    def between_weights(self, b: Body, theta: Jet, size: Jet) -> list[tuple[View, Jet]]:
-        """What the values of `between` are sums of: arrays as long as the state, with the weight of each."""
+    def add_between_moved(self, b: Body, theta: Jet, size: Jet, values: View) -> None:
+        """Adds to the values of `between`, in an array, what the tangents of `theta` and of the step's size have in them."""
 
     @abc.abstractmethod
     def clear_between(self, b: Body) -> None:

@@ -29,11 +29,12 @@ from ..loop.jets import Jet, size_of
 from ..operands import primal_name
 from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
 from ..solution import CODES
-from .between import between_adjoint, hermite_weights
+from .between import add_between_moved, between_adjoint, hermite_weights
 from .combine import stage_time
 from .field_functions import FieldFunction, along_state, time_derivative
 from .method import Method
 from .rosenbrock_tableau import RosenbrockTableau
+from .stiffness import measure_jacobian
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
@@ -49,11 +50,12 @@ _ONE = [Fraction(1)]
 
 @dataclasses.dataclass(frozen=True)
 class Rosenbrock(Method):
-    """A Rosenbrock method."""
+    """A Rosenbrock method. watched: whether a step measures its Jacobian, for those who change methods."""
 
     tableau: RosenbrockTableau
     linear: LinearSolver
     mass: Mass | None = None
+    watched: bool = False
 
     family = "Rosenbrock"
     fallible = True
@@ -198,6 +200,8 @@ class Rosenbrock(Method):
         tableau, state, h = self.tableau, b.buf.state, b.scalar(step_size)
         size, inverse, rows = size_of(b, h), 1.0 / h, self.rows(b)
         self.linear.linearise(b, time, state)
+        if self.watched:
+            measure_jacobian(b, self.linear)
         fine = self.linear.factor(b, inverse * (1.0 / float(tableau.gamma)))
         b.call("f_dt", y=state, out=b.buf.cached_auxiliaries, **b.instant(time))
         multiply(b, b.buf.cached_auxiliaries, size)
@@ -304,7 +308,11 @@ class Rosenbrock(Method):
         share, weights = emit_dense_weights(b.emitter, b.dtype, theta, b.real(1), dense.terms)
         return lambda index: emit_dense(b.emitter, share, weights, state, proposed, self.rows(b), index)
 
+    def add_between_moved(self, b: Body, theta: Jet, size: Jet, values: View) -> None:
+        add_between_moved(b, self.between_weights(b, theta, size), values)
+
     def between_weights(self, b: Body, theta: Jet, size: Jet) -> list[tuple[View, Jet]]:
+        """What values between are sums of: arrays as long as the state, with the weight of each."""
         dense = self.tableau.dense
         if dense is None:
             return hermite_weights(b, theta, size, self.start_rhs(b), self.end_rhs(b))

@@ -224,30 +224,13 @@ class _Rows:
 
 def between(b: Body, theta: Scalar, signed: Scalar, number: Scalar) -> Callable[[Any], Any]:
     """The values at save time `number`, a fraction of the step at hand, by component; where times move, in `output_state`."""
-    method, pieces = b.lane.problem.method, b.lane.problem.pieces
+    method = b.lane.problem.method
     value_at = method.between(b, theta.value, signed.value)
     if not b.moving:
         return value_at
     size = size_of(b, signed)
-    weights = method.between_weights(b, fraction_of(b, theta, size, number), size)
     b.each(lambda index: b.buf.output_state.store(index, value_at(index)))
-    for piece in pieces:
-        target = b.piece(b.buf.output_state, piece.order)
-        shares = [
-            (value, b.piece(row, piece.order & ~order))
-            for row, weight in weights
-            for order, value in weight.terms.items()
-            if order and piece.order & order == order
-        ]
-
-        def add(index: Any, target: Any = target, shares: Any = shares) -> None:
-            total = target.load(index)
-            for value, row in shares:
-                total = b.emitter.fma(b.dtype, value.value, row.load(index), total)
-            target.store(index, total)
-
-        if shares:
-            b.each(add, piece.size)
+    method.add_between_moved(b, fraction_of(b, theta, size, number), size, b.buf.output_state)
     return b.buf.output_state.load
 
 

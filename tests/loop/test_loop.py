@@ -87,7 +87,7 @@ class Euler(Method):
     def adjoint(self, lane: Any) -> Any:
         raise NotImplementedError
 
-    between_weights = between_adjoint = clear_between = adjoint
+    add_between_moved = between_adjoint = clear_between = adjoint
 
     def start_rhs(self, b: Any) -> Any:
         return b.buf.slope
