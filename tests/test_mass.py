@@ -1,7 +1,6 @@
 """Mass matrices, singular ones among them; Jacobians that the user gives."""
 
 import functools
-
 import json
 from pathlib import Path
 
