@@ -71,7 +71,8 @@ class RESULTS(eqx.Enumeration, metaclass=_Listed):  # pyright: ignore[reportGene
     )
     singular_matrix = (
         "The matrix of an implicit step was singular, and smaller steps did not mend it. Check the Jacobian of the vector "
-        "field there, which may be infinite or NaN, and a mass matrix."
+        "field there, which may be infinite or NaN. Of a singular mass matrix that is traced or batched say by mass_pattern= "
+        "where it is 0."
     )
     nonlinear_divergence = (
         "The nonlinear equations of an implicit step were not solved, and smaller steps did not mend it. Check that the vector "

@@ -130,9 +130,10 @@ def _mask(name: str, given: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     return mask != 0
 
 
-# --- Jacobians, checked once for each pair of functions
+# --- Jacobians
 
-_checked: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]] = weakref.WeakKeyDictionary()
+# For each f what was found to belong to it: references to jac, and patterns.
+_checked: weakref.WeakKeyDictionary[Any, set[Any]] = weakref.WeakKeyDictionary()
 
 
 def check_jacobian(
@@ -143,7 +144,7 @@ def check_jacobian(
 
     field, flat_jac: f and jac of the time, the flat state and the leaves of args, `values`.
     """
-    if jac is not None and _was_checked(f, jac) and sparsity is None:
+    if _is_checked(f, jac, sparsity):
         return
     if any(concrete(one) is None for one in (t0, y0, *values)):
         return
@@ -160,8 +161,11 @@ def check_jacobian(
                 _compare(np.asarray(own), np.asarray(given))
             if sparsity is not None:
                 _compare_sparsity(np.asarray(own), sparsity)
-    if jac is not None:
-        _remember(f, jac)
+    _remember(f, jac, sparsity)
+
+
+def _key(jac: Any, sparsity: Pattern | None) -> Any:
+    return None if jac is None else weakref.ref(_original(jac)), sparsity
 
 
 def _original(function: Any) -> Any:
@@ -169,27 +173,26 @@ def _original(function: Any) -> Any:
     return getattr(function, "original", function)
 
 
-def _was_checked(f: Any, jac: Any) -> bool:
+def _is_checked(f: Any, jac: Any, sparsity: Pattern | None) -> bool:
     try:
-        return _original(jac) in _checked.get(_original(f), ())
-    except TypeError:  # not to be remembered
+        return _key(jac, sparsity) in _checked.get(_original(f), ())
+    except TypeError:  # an object that can't be remembered
         return False
 
 
-def _remember(f: Any, jac: Any) -> None:
+def _remember(f: Any, jac: Any, sparsity: Pattern | None) -> None:
     try:
-        _checked.setdefault(_original(f), weakref.WeakSet()).add(_original(jac))
+        _checked.setdefault(_original(f), set()).add(_key(jac, sparsity))
     except TypeError:
         return
 
 
 def _compare(own: np.ndarray, given: np.ndarray) -> None:
     size = np.max(np.abs(own), axis=1, keepdims=True, initial=0)
-    wrong = np.abs(given - own) > _RTOL * size + 1e-30
-    wrong &= np.isfinite(own)
+    wrong = ~(np.abs(given - own) <= _RTOL * size + 1e-30) & np.isfinite(own)
     if not wrong.any():
         return
-    off = np.where(wrong, np.abs(given - own), -1)
+    off = np.where(wrong, np.nan_to_num(np.abs(given - own), nan=np.inf), -1)
     i, j = (int(index) for index in np.unravel_index(np.argmax(off), off.shape))
     hint = ""
     if np.all(np.abs(given.T - own) <= _RTOL * np.max(np.abs(own)) + 1e-30):
