@@ -2,9 +2,9 @@
 
 Behind each accepted step it is judged whether the system is stiff: whether the largest eigenvalue of the step's size times the
 Jacobian is beyond what the explicit method is stable for (`stiffness.py`). Many such verdicts in a row, and then some of the
-opposite kind, change the method. Their numbers are those of AutoSwitch in OrdinaryDiffEq.jl (its maxstiffstep, maxnonstiffstep,
-nonstifftol and stifftol; its estimates are the same, too, but for their norms). That also changes the size of the step; here
-the controller, which may let it grow tenfold, finds a new one by itself.
+opposite kind, change the method. That is what AutoSwitch of OrdinaryDiffEq.jl does, whose counts these are. It also doubles the
+step's size on the way to the implicit method, and halves it on the way back (its dtfac); here the controller, which may let a
+step grow tenfold, finds the size by itself.
 
 Each method sees buffers of its own. Where both have one of the same name it is the same, as large as the larger: what is in it
 matters within a step only, but for f at the step's beginning, which is handed over. The transposed steps have some for each of
@@ -44,10 +44,14 @@ if TYPE_CHECKING:
     from .firk import Firk
     from .rosenbrock import Rosenbrock
 
-# More than so many verdicts of one kind in a row change the method: that a system is stiff, or that it is not.
+# More than so many verdicts of one kind in a row change the method: that a system is stiff, or that it is not. AutoSwitch's
+# maxstiffstep and maxnonstiffstep.
 STIFF, NONSTIFF = 10, 3
 # The fractions of the explicit method's interval of stability from which on steps are stiff: explicit ones, whose eigenvalue is
-# told from below, and implicit ones, whose is told from above.
+# told from below, and implicit ones, whose is told from above; AutoSwitch's nonstifftol and stifftol are both 0.9. Where
+# stability holds tsit5's steps down, what is told of them goes to and fro between 0.8 and 1.1 (Robertson, Van der Pol) or 0.6
+# and 0.8 (HIRES at rtol 1e-8), and 0.9 would interrupt the count; of Lorenz, Kepler, Lotka-Volterra and the Brusselator, with
+# rtol from 1e-2 to 1e-8, no more than 4 steps in a row are above 0.6.
 FROM_BELOW, FROM_ABOVE = 0.6, 0.9
 
 

@@ -94,7 +94,8 @@ def test_what_is_stiff(platform, pair):
 
     def run(method, rtol):
         settings = {"rtol": rtol, "atol": rtol * scale, **({"auto": pair} if method == "auto" else {})}
-        return solve(robertson, 0.0, given["t1"], jnp.array(given["y0"], float), jnp.array(given["k"]), method=method, **settings)
+        y0, k = jnp.array(given["y0"], float), jnp.array(given["k"])
+        return solve(robertson, 0.0, given["t1"], y0, k, method=method, **settings)
 
     for rtol in (1e-4, 1e-6):
         both, alone = run("auto", rtol), run(pair[1], rtol)
