@@ -78,6 +78,11 @@ class RESULTS(eqx.Enumeration, metaclass=_Listed):  # pyright: ignore[reportGene
         "field is smooth there; else take smaller steps or allow more iterations by newton_max_steps=, and do not ask for more "
         "by newton_rtol= and newton_atol= than y0's dtype holds."
     )
+    linear_divergence = (
+        "A linear system of an implicit step was not solved by its iteration, and smaller steps did not mend it. Allow more steps "
+        "by krylov_max_steps=, take a preconditioner or, of \"gmres\", a larger krylov_dimension; else linear_solver=\"auto\", "
+        "which does not iterate."
+    )
 
 
 NAMES = tuple(RESULTS.__members__)

@@ -47,6 +47,7 @@ class DenseLU(LinearSolver):
         return dataclasses.replace(self, pattern=jacobian_pattern(field))
 
     def jacobian(self, field: Callable) -> FieldFunction:
+        """All elements of J, row by row."""
         pattern = self.pattern
         assert pattern is not None
         entries, n = jacobian_function(field, pattern, colours(pattern)), pattern.rows
@@ -57,6 +58,19 @@ class DenseLU(LinearSolver):
             return found if len(places) == n * n else jnp.zeros(n * n, y.dtype).at[places].set(found)
 
         return FieldFunction(full, structural_zeros=True)
+
+    def functions(self, field: Callable) -> dict[str, FieldFunction]:
+        return {"f_jac": self.jacobian(field)}
+
+    def transposed(self, field: Callable) -> dict[str, FieldFunction]:
+        return {}
+
+    def copies(self, linearised: int) -> dict[str, int]:
+        return {"f_jac": linearised}
+
+    @property
+    def counters(self) -> tuple[str, ...]:
+        return ()
 
     def words(self, dimensions: Dimensions) -> dict[str, int]:
         n = dimensions.primal
@@ -79,8 +93,11 @@ class DenseLU(LinearSolver):
         matrix.add_to_diagonal(shift)
         return matrix.factor()
 
-    def solve(self, b: Body, vector: Vector, number: int = 0) -> None:
+    def solve(
+        self, b: Body, vector: Vector, number: int = 0, *, within: Callable[[Any], Scalar] | None = None, tangent: bool = False
+    ) -> Scalar:
         self._matrix(b, number).solve(vector)
+        return b.scalar(0, "int32")
 
     def solve_transposed(self, b: Body, vector: Vector, number: int = 0) -> None:
         self._matrix(b, number).solve_transposed(vector)

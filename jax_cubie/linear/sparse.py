@@ -55,7 +55,21 @@ class SparseFactors(LinearSolver):
         plan, _ = self._fitted
         return sum(len(one.terms) + 1 for one in plan.factor) <= _UNROLLED
 
+    def functions(self, field: Callable) -> dict[str, FieldFunction]:
+        return {"f_jac": self.jacobian(field)}
+
+    def transposed(self, field: Callable) -> dict[str, FieldFunction]:
+        return {}
+
+    def copies(self, linearised: int) -> dict[str, int]:
+        return {"f_jac": linearised}
+
+    @property
+    def counters(self) -> tuple[str, ...]:
+        return ()
+
     def jacobian(self, field: Callable) -> FieldFunction:
+        """Those elements of J that its pattern has."""
         _, entries = self._fitted
         return FieldFunction(jacobian_function(field, entries, colours(entries)), structural_zeros=True)
 
@@ -96,9 +110,12 @@ class SparseFactors(LinearSolver):
         self._sums(b, "factor", plan.factor, factors, factors, factors, fine)
         return b.scalar(fine.get(), "bool")
 
-    def solve(self, b: Body, vector: Vector, number: int = 0) -> None:
+    def solve(
+        self, b: Body, vector: Vector, number: int = 0, *, within: Callable[[Any], Scalar] | None = None, tangent: bool = False
+    ) -> Scalar:
         factors, x = self._factors(b, number), Numbers(b, vector)
         self._sums(b, "solve", self._fitted[0].solve, factors, x, x)
+        return b.scalar(0, "int32")
 
     def solve_transposed(self, b: Body, vector: Vector, number: int = 0) -> None:
         factors, x = self._factors(b, number), Numbers(b, vector)

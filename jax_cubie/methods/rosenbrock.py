@@ -71,10 +71,13 @@ class Rosenbrock(Method):
         return dataclasses.replace(self, linear=self.linear.fitted(field))
 
     def functions(self, field: Callable) -> dict[str, FieldFunction]:
-        return {"f": FieldFunction(field), "f_dt": time_derivative(field), "f_jac": self.linear.jacobian(field)}
+        return {"f": FieldFunction(field), "f_dt": time_derivative(field), **self.linear.functions(field)}
 
     def differentiated(self, field: Callable) -> dict[str, FieldFunction]:
         return {"f": FieldFunction(field), "f_dt": time_derivative(field), "f_jv": along_state(field)}
+
+    def transposed(self, field: Callable) -> dict[str, FieldFunction]:
+        return self.linear.transposed(field)
 
     def buffers(self) -> tuple[Buffer, ...]:
         return (
@@ -109,11 +112,11 @@ class Rosenbrock(Method):
         }
 
     def counters(self, dimensions: Dimensions) -> tuple[str, ...]:
-        return ()
+        return self.linear.counters
 
     def copies(self, dimensions: Dimensions) -> dict[str, int]:
         stages, deep = self.tableau.stages, dimensions.orders - 1
-        counts = {"f": stages + 1, "f_dt": 1, "f_jac": 1, "f_jv": stages * deep}
+        counts = {"f": stages + 1, "f_dt": 1, "f_jv": stages * deep, **self.linear.copies(1)}
         if dimensions.backward:
             counts |= {"f_vjp": stages + 2 * dimensions.inside, "f_dt_vjp": 1, "f_jv_vjp": stages * (1 + deep)}
         return counts
@@ -122,7 +125,7 @@ class Rosenbrock(Method):
         return (self.tableau.stages - 1) * steps + accepted
 
     def work(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> dict[str, Any]:
-        return {"num_jacobians": steps, "num_factorisations": steps, "num_linear_solves": self.tableau.stages * steps}
+        return self.linear.work(counted, steps, steps, self.tableau.stages * steps)
 
     def steps(self, lane: Lane) -> Steps:
         @lane.emitted()
@@ -154,7 +157,7 @@ class Rosenbrock(Method):
     def take(self, b: Body, time: Any, step_size: Any) -> Scalar:
         """One step from `state`: `stage_store` and `proposed_state`. The status."""
         tableau, state, h = self.tableau, b.buf.state, b.scalar(step_size)
-        size, inverse, rows = size_of(b, h), 1.0 / h, self.rows(b)
+        size, inverse, rows, solved = size_of(b, h), 1.0 / h, self.rows(b), b.scalar(0, "int32")
         self.linear.linearise(b, time, state)
         fine = self.linear.factor(b, inverse * (1.0 / float(tableau.gamma)))
         b.call("f_dt", y=state, out=b.buf.cached_auxiliaries, **b.instant(time))
@@ -165,11 +168,12 @@ class Rosenbrock(Method):
             weights = tableau.c[stage - 1] if stage else ()
             primal = [b.piece(one, 0) for one in rows]
             add_up(b, primal[stage], b.piece(slope, 0), weights, primal, inverse)
-            self.linear.solve(b, primal[stage])
+            status = self.linear.solve(b, primal[stage])
+            solved = where(solved.equals(0), status, solved)
             for _, piece in b.pieces[1:]:
                 self._tangent(b, stage, piece.order, time, size)
         add_up(b, b.buf.proposed_state, state, tableau.m, rows)
-        return where(fine, b.scalar(0, "int32"), CODES["singular_matrix"])
+        return where(fine, solved, CODES["singular_matrix"])
 
     def begin_slope(self, b: Body, stage: int, time: Any, step_size: Any, slope: View) -> None:
         """slope = f_i + d_i h f_t, all of s_i but J u_i."""
@@ -205,7 +209,7 @@ class Rosenbrock(Method):
                 below = [b.piece(view, order & ~moved) for view in (slope, product)]
                 add_up(b, target, target, [Fraction(1)] * 2, below, value * inverse)
         for direction in directions(b, target):
-            self.linear.solve(b, direction)
+            self.linear.solve(b, direction, tangent=True)
 
     def start_rhs(self, b: Body) -> View:
         return b.row(b.buf.stage_rhs, 0)

@@ -42,6 +42,7 @@ class Iteration:
         self._b, self._valid = b, _are_valid(b)
         self._ok, self._going = (b.variable((fine & self._valid).value, "bool") for _ in range(2))
         self._eta, self._before, self._rate = b.variable(b.real(1)), b.variable(b.real(0)), b.variable(b.real(0))
+        self._linear = b.variable(b.int32(0), "int32")
         self._number, self._count = b.variable(b.int32(0), "int32"), b.variable(b.int32(0), "int32")
 
     @property
@@ -53,8 +54,10 @@ class Iteration:
     def status(self) -> Scalar:
         """0 where they were, else the code of why not."""
         b = self._b
+        linear = b.scalar(self._linear.get(), "int32")
         finite = b.scalar(self._before.get()) < math.inf
         reason = where(finite, b.scalar(CODES["nonlinear_divergence"], "int32"), CODES["not_finite"])
+        reason = where(linear.equals(0), reason, linear)
         return where(self.ok, 0, where(self._valid, reason, CODES["invalid_input"]))
 
     @property
@@ -71,10 +74,11 @@ class Iteration:
         """No system is solved any more where that does not hold."""
         self._ok.set((self.ok & fine).value)
 
-    def solve(self, correct: Callable[[], None], magnitude: Callable[[Any], Any]) -> None:
+    def solve(self, correct: Callable[[], Scalar], magnitude: Callable[[Any], Any]) -> None:
         """Iterates until convergence, unless a system before has failed.
 
-        correct: writes one iteration, which leaves its increments, one as long as the state for each stage, in `newton_delta`.
+        correct: writes one iteration, which leaves its increments, one as long as the state for each stage, in `newton_delta`,
+        and gives the status of its linear systems: 0, or the code of why they were not solved.
         magnitude: of component `index` of the state, for the tolerance. It had better not change from one iteration to the next:
         increments of an iterate that grows without bounds are small beside it.
         """
@@ -86,13 +90,14 @@ class Iteration:
         self._eta.set(_power(b, learnt, b.scalar(0.8)).value)
 
         def turn() -> None:
-            correct()
-            self._look(self._norm(magnitude))
+            linear = correct()
+            self._linear.set(linear.value)
+            self._look(self._norm(magnitude), linear.equals(0))
 
         b.repeat_while(lambda: b.scalar(self._going.get(), "bool"), turn)
 
-    def _look(self, norm: Scalar) -> None:
-        """Behind an iteration: whether another one follows."""
+    def _look(self, norm: Scalar, solved: Scalar) -> None:
+        """Behind an iteration: whether another one follows. solved: whether its linear systems were."""
         b, number = self._b, self._b.scalar(self._number.get(), "int32")
         first, rate = number.equals(0), norm / b.scalar(self._before.get())
         eta = where(first, b.scalar(self._eta.get()), where(rate < 1.0, rate / (1.0 - rate), 1.0))
@@ -101,7 +106,8 @@ class Iteration:
         left = b.number("newton_max_steps") - number - 1
         coming = _power(b, rate, left.to(b.dtype)) * norm / (1.0 - rate)
         hopeful = (left > 0) & ((first & (norm < math.inf)) | (~first & (rate < 1.0) & (coming <= KAPPA)))
-        going = ~converged & hopeful
+        converged = converged & solved
+        going = ~converged & hopeful & solved
         self._going.set(going.value)
         self._ok.set((converged | going).value)
         self._eta.set(eta.value)
@@ -117,17 +123,18 @@ class Iteration:
         for increment in (delta.part(begin, b.primal) for begin in range(0, delta.size, b.primal)):
 
             def add(index: Any, increment: View = increment) -> None:
-                value = quick(b.emitter, "div", b.dtype, increment.load(index), self._tolerance(index, magnitude(index)))
+                value = quick(b.emitter, "div", b.dtype, increment.load(index), self.tolerance(index, magnitude(index)).value)
                 total.set(b.emitter.fma(b.dtype, value, value, total.get()))
 
             b.each(add, b.primal)
         mean = b.emitter.mul(b.dtype, total.get(), b.real(1 / delta.size))
         return b.scalar(quick(b.emitter, "sqrt", b.dtype, mean))
 
-    def _tolerance(self, index: Any, magnitude: Any) -> Any:
+    def tolerance(self, index: Any, magnitude: Any) -> Scalar:
+        """Of a component with that magnitude."""
         b, least_rtol = self._b, ROUNDING * float(np.finfo(self._b.dtype).eps) / KAPPA
         rtol, atol = (self._setting(name, index) for name in ("rtol", "atol"))
-        return most(b.scalar(least_rtol), rtol).fused(b.scalar(magnitude), atol).value
+        return most(b.scalar(least_rtol), rtol).fused(b.scalar(magnitude), atol)
 
     def _setting(self, name: str, index: Any) -> Scalar:
         """newton_rtol or newton_atol, or what stands for it."""
