@@ -79,9 +79,9 @@ class RESULTS(eqx.Enumeration, metaclass=_Listed):  # pyright: ignore[reportGene
         "by newton_rtol= and newton_atol= than y0's dtype holds."
     )
     linear_divergence = (
-        "A linear system of an implicit step was not solved by its iteration, and smaller steps did not mend it. Allow more steps "
-        "by krylov_max_steps=, take a preconditioner or, of \"gmres\", a larger krylov_dimension; else linear_solver=\"auto\", "
-        "which does not iterate."
+        "A linear system of an implicit step was not solved by its iteration, and smaller steps did not mend it. Allow more "
+        "iterations by krylov_max_steps=, take a preconditioner or, with 'gmres', a larger krylov_dimension; else take "
+        "linear_solver='auto', which does not iterate."
     )
 
 

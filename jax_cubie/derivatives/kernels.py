@@ -171,7 +171,8 @@ def _transposed(problem: Problem, operands: Mapping[str, Operand]) -> list[dict[
         def call(*given: Any, function: FieldFunction = function) -> list[Any]:
             return [function.call(*given)]
 
-        inputs = Inputs(dataclasses.replace(traced, call=call, inputs=function.inputs), problem.pieces[:1], (), operands, problem.dtype)
+        own = dataclasses.replace(traced, call=call, inputs=function.inputs)
+        inputs = Inputs(own, problem.pieces[:1], (), operands, problem.dtype)
         made.append(forward(name, field_of(inputs), inputs, limits))
     return made
 

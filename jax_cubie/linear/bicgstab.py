@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class BiCGStab(KrylovSolver):
-    """A step of it is two products, and `krylov_basis` has four vectors: the shadow of the first residual, the direction p, what
-    the matrix makes of it, and what it makes of the residual."""
+    """A step of it is two products, and `krylov_basis` has four vectors: the shadow of the first residual, the direction p,
+    what the matrix makes of it, and what it makes of the residual."""
 
     @property
     def name(self) -> str:

@@ -1,8 +1,7 @@
 """Matrix-free linear solvers: of J they know what it makes of a vector.
 
-With the size of W's inverse where f does not change, s = 1/shift, they solve (1 - s J) x = b, whose x / shift is W^-1 b, from x = 0,
-preconditioned from the right, so that the residual is that of the system itself. Vectors are measured in units of the error
-that is allowed in each component.
+With s = 1/shift, they solve (1 - s J) x = b from x = 0 on; then s x is W^-1 b. Preconditioners stand on the right, so that the
+residual is that of the system itself. Vectors are measured in units of the error that is allowed in each component.
 
 Saad, Iterative Methods for Sparse Linear Systems, 2nd edition, sections 9.3.2 (preconditioning from the right), 10.2 (Jacobi),
 12.3.1 (Neumann polynomials).
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from ..loop.body import Body, Variable
 
 PRECONDITIONERS = ("none", "jacobi", "neumann")
-# The error that may be left of an increment of Newton's, in units of its tolerance: a tenth of what the iteration itself leaves.
+# The error that may be left of an increment of Newton's, in units of its tolerance: a tenth of what the iteration leaves.
 INCREMENT_RTOL = 1e-3
 # The residual that is left where nothing else says how much may be, relative to the right side, in units in the last place.
 _ROUNDING = 100.0
@@ -241,15 +240,17 @@ class System:
             element = (-size).fused(b.scalar(b.buf.krylov_diagonal.load(index)), 1.0)
             direction.store(index, (own(index) / where(element.equals(0.0), 1.0, element)).value)
 
+        def add(index: Any) -> None:
+            direction.store(index, size.fused(b.scalar(b.buf.krylov_product.load(index)), own(index)).value)
+
         if self._solver.preconditioner == "jacobi":
             b.each(divide, b.primal)
             return
         b.each(lambda index: direction.store(index, own(index).value), b.primal)
         if self._solver.preconditioner == "neumann":
             with b.emitter.loop(self._solver.degree):
-                product = b.buf.krylov_product
-                self._multiply(direction, product)
-                b.each(lambda index: direction.store(index, size.fused(b.scalar(product.load(index)), own(index)).value), b.primal)
+                self._multiply(direction, b.buf.krylov_product)
+                b.each(add, b.primal)
 
     def apply(self, target: View) -> None:
         """target = W / shift times the direction, measured."""
@@ -302,8 +303,8 @@ def advance(b: Body, count: Variable, by: int = 1) -> None:
 
 
 def _diagonal_function(field: Callable, pattern: Pattern) -> Callable[..., Any]:
-    """The diagonal of J, [n]: as many tangents as its columns have colours where no column has an entry in the row of another one
-    of the same colour that is asked for."""
+    """The diagonal of J, [n], in fewer tangents than all of J takes: columns of one colour may share rows, but for those whose
+    diagonal elements they have."""
     n = pattern.rows
     entries = tuple((row, column) for row, column in pattern.entries if row == column)
     pairs = [(row, column) for row, column in pattern.entries if row != column]

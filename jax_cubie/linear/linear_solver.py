@@ -91,10 +91,10 @@ class LinearSolver(abc.ABC):
     def buffers(self) -> tuple[Buffer, ...]:
         """The buffers of all linear solvers: which of them a solve takes may depend on its f. Their sizes wait for a problem.
 
-        jacobian: the elements of J, where they have to be kept. lu_factors, lu_pivots: of W. krylov_state: where J is, behind it
-        the time and the inverse of W's shift. krylov_diagonal: J's. All others are an iteration's: krylov_scale, what components
-        are measured in, and its inverse; krylov_direction, that of a step; krylov_product, its product by J; krylov_basis,
-        vectors; krylov_hessenberg, what is known of W in their space.
+        jacobian: the elements of J, where they have to be kept. lu_factors, lu_pivots: of W. krylov_state: the state of J, behind
+        it the time and the inverse of the shift. krylov_diagonal: that of J. All others are an iteration's. krylov_scale: what
+        components are measured in, and the inverse of that. krylov_direction: of a step; krylov_product: its product by J.
+        krylov_basis: vectors. krylov_hessenberg: what is known of W in their space.
         """
         live, scratch = frozenset({"step"}), frozenset({"step/stage", "backward"})
         return (

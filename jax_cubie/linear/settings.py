@@ -40,7 +40,8 @@ class Automatic(LinearSolver):
     def _unfitted(self, *_: Any) -> Any:
         raise TypeError("which linear solver it is depends on the field, to which it is not fitted yet")
 
-    functions = transposed = copies = words = linearise = each_entry = factor = solve = solve_transposed = _unfitted
+    functions = transposed = copies = words = _unfitted  # pyright: ignore[reportAssignmentType]
+    linearise = each_entry = factor = solve = solve_transposed = _unfitted  # pyright: ignore[reportAssignmentType]
 
     @property
     def counters(self) -> tuple[str, ...]:
@@ -69,18 +70,18 @@ _RTOL = Range(0, 1)
 
 
 class LinearSettings(Component):
-    """linear_solver: how implicit steps solve their linear systems. By factors: "dense", those of the full matrix, with pivoting;
-    "sparse", those that are not zero, without; "auto", the latter where it is less than half of the work. Or without a matrix, by
-    iterations that take products of J by vectors: "gmres", which starts again after `krylov_dimension` of them (None: 30);
-    "bicgstab", which keeps four vectors, and takes two products a step.
+    """linear_solver: how implicit steps solve their linear systems. By factors: "dense", those of the full matrix, with
+    pivoting; "sparse", those that are not zero, without; "auto", the latter where it is less than half of the work. Or without
+    a matrix, by iterations that take products of J by vectors: "gmres", which starts again after `krylov_dimension` of them
+    (None: 30); "bicgstab", which keeps four vectors, and takes two products a step.
 
-    Of those two: krylov_rtol: where an iteration ends. Of Newton's increments it is the error that may be left in units of the
-    tolerances of that iteration (None: 1e-3), measured by the residual over 1/(h gamma), which is enough where f is dissipative.
-    Of Rosenbrock methods, whose order is that of exact solutions, it is the residual relative to the right side (None: 100 units
-    in the last place); so ends each system of a derivative whatever this is, and a derivative whose systems are not solved is
-    NaN. krylov_max_steps: the most steps for one system (None: 300); one that needs more makes its step fail. preconditioner:
-    "none" (so does None); "jacobi", the diagonal of the matrix; "neumann", the first terms of its inverse's series in h gamma J,
-    up to the power `neumann_degree` (None: 2), of use where h gamma J is small.
+    Those two have: krylov_rtol: where an iteration ends. Of Newton's increments it is the error that may be left, in units of
+    the tolerances of that iteration (None: 1e-3), taken to be the residual times h gamma, which holds where f is dissipative.
+    Of Rosenbrock methods, whose order is that of exact solutions, it is the residual relative to the right side (None: 100
+    units in the last place). The systems of derivatives always end so; a derivative whose systems are not solved is NaN.
+    krylov_max_steps: the most steps for a system (None: 300); one that needs more makes its step fail.
+    preconditioner: "none" (so does None); "jacobi", the diagonal of the matrix; "neumann", the series of its inverse in
+    h gamma J up to the power `neumann_degree` (None: 2), of use where h gamma J is small.
     """
 
     linear_solver: str = eqx.field(static=True, default="auto")
@@ -96,8 +97,8 @@ class LinearSettings(Component):
             own = getattr(self, owner)
             if getattr(self, name) is not None and own not in values:
                 raise ValueError(
-                    f"{name} is a setting of {owner}={' or '.join(map(repr, values))}, and this solver's is {own!r}: leave it out, "
-                    f"or take {owner}={values[0]!r}"
+                    f"{name} is a setting of {owner}={' or '.join(map(repr, values))}, and this solver's is {own!r}: leave it "
+                    f"out, or take {owner}={values[0]!r}"
                 )
         if self.preconditioner is not None:
             check_choice("preconditioner", self.preconditioner, PRECONDITIONERS)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def call_routine(
     b: Body, name: str, body: Callable[..., Scalar], buffers: Sequence[str], views: Sequence[View], numbers: Sequence[Scalar]
 ) -> Scalar:
-    """Writes a call of the routine `body(b, *views, *numbers)`, which gives an int32; and the routine, where it is not there yet.
+    """Writes a call of the routine `body(b, *views, *numbers)`, which gives an int32; and the routine, where there is none yet.
 
     name: tells apart what the routine depends on, besides the plan and where the views lie. buffers: those of the lane that it
     has. It has no cells.

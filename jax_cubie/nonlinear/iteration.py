@@ -77,8 +77,8 @@ class Iteration:
     def solve(self, correct: Callable[[], Scalar], magnitude: Callable[[Any], Any]) -> None:
         """Iterates until convergence, unless a system before has failed.
 
-        correct: writes one iteration, which leaves its increments, one as long as the state for each stage, in `newton_delta`,
-        and gives the status of its linear systems: 0, or the code of why they were not solved.
+        correct: writes one iteration, which leaves its increments, one as long as the state for each stage, in
+        `newton_delta`, and gives the status of its linear systems: 0, or the code of why they were not solved.
         magnitude: of component `index` of the state, for the tolerance. It had better not change from one iteration to the next:
         increments of an iterate that grows without bounds are small beside it.
         """
