@@ -118,13 +118,12 @@ def test_less_for_less(platform):
 
 
 def test_float32(platform):
-    for settings in ("gmres, jacobi", "bicgstab"):
-        for method in ("kvaerno3", "rodas4"):
-            rtol = 1e-4
-            run = functools.partial(solve, brusselator, 0.0, 2.0, method=method, rtol=rtol, atol=rtol)
-            found = run(bumps(8, "float32"), np.float32(0.02), **KRYLOV[settings])
-            assert all_are(found, "successful") and found.ys.dtype == np.float32
-            np.testing.assert_allclose(found.ys, run(bumps(8), 0.02).ys, rtol=2e-3)
+    for method, settings in (("rodas4", "gmres, jacobi"), ("kvaerno3", "bicgstab")):
+        rtol = 1e-4
+        run = functools.partial(solve, brusselator, 0.0, 2.0, method=method, rtol=rtol, atol=rtol)
+        found = run(bumps(4, "float32"), np.float32(0.02), **KRYLOV[settings])
+        assert all_are(found, "successful") and found.ys.dtype == np.float32
+        np.testing.assert_allclose(found.ys, run(bumps(4), 0.02).ys, rtol=2e-3)
 
 
 # --- The diagonal
@@ -144,7 +143,7 @@ def test_diagonal():
         np.testing.assert_allclose(found, np.diag(jax.jacfwd(field, 1)(0.7, y, rate)), rtol=1e-14, atol=1e-14)
         jaxpr = jax.make_jaxpr(_diagonal_function(field, pattern))(0.7, y, rate)
         assert max(colours(pattern)) == 2
-        assert n == 200 or str(jaxpr).count(" eq ") == 3  # one is of the field's own
+        assert n == 200 or sum(eqn.primitive.name == "eq" for eqn in jaxpr.eqns) == 2
     none = _diagonal_function(lambda t, y: y[::-1], jacobian_pattern(trace(lambda t, y: y[::-1], rate, y)))
     assert not none(0.0, y).any()
 
@@ -181,8 +180,8 @@ def small(t, y, rate):
     return jnp.stack([y[1], -rate * y[0] * y[0] * y[0] - y[1]])
 
 
-@pytest.mark.parametrize("method", ["trbdf2", "ros3p"])
-def test_second_order(method):
+@pytest.mark.parametrize(("method", "outer", "inner"), [("trbdf2", jax.grad, jax.jacfwd), ("ros3p", jax.jacfwd, jax.grad)])
+def test_second_order(method, outer, inner):
     """A pass backwards over tangents, and tangents of a pass backwards."""
 
     def end(rate, linear_solver):
@@ -190,9 +189,8 @@ def test_second_order(method):
         settings = {"controller": "fixed", "dt0": 0.1, "linear_solver": linear_solver, **newton}
         return jnp.sum(jnp.sin(solve(small, 0.0, 0.5, np.array([1.0, 0.3]), rate, method=method, **settings).ys))
 
-    for outer, inner in ((jax.grad, jax.jacfwd), (jax.jacfwd, jax.grad)):
-        found, expected = (jax.jit(outer(inner(functools.partial(end, linear_solver=one))))(2.0) for one in ("gmres", "dense"))
-        np.testing.assert_allclose(found, expected, rtol=1e-8)
+    found, expected = (jax.jit(outer(inner(functools.partial(end, linear_solver=one))))(2.0) for one in ("gmres", "dense"))
+    np.testing.assert_allclose(found, expected, rtol=1e-8)
 
 
 def test_statistics_tell_of_the_solve_alone():
@@ -212,24 +210,24 @@ def test_statistics_tell_of_the_solve_alone():
 
 def test_steps_that_fail(platform):
     def run(f, y0=(1.0, 2.0, 3.0), args=None, **settings):
-        settings = {"method": "rodas3", "linear_solver": "gmres", "controller": "fixed", "dt0": 0.2, **settings}
-        return solve(f, 0.0, 0.2, np.array(y0), args, **settings)
+        settings = {"method": "rodas3", "linear_solver": "gmres", "controller": "fixed", "dt0": 0.25, **settings}
+        return solve(f, 0.0, 0.25, np.array(y0), args, **settings)
 
     few, matrix = {"krylov_max_steps": 2}, matrices(3, 1)[0]
-    for method in ("rodas3", "kvaerno3"):
-        for linear_solver in ("gmres", "bicgstab"):
-            failed = run(linear, args=matrix, method=method, linear_solver=linear_solver, krylov_max_steps=1)
-            assert all_are(failed, "linear_divergence") and np.isnan(failed.ys).all()
-            assert int(failed.stats["num_rejected_steps"]) == 1
-            lost = run(lambda t, y, a: y * jnp.nan, method=method, linear_solver=linear_solver)
-            assert all_are(lost, "not_finite")
+    for method, linear_solver in (("rodas3", "gmres"), ("kvaerno3", "bicgstab")):
+        failed = run(linear, args=matrix, method=method, linear_solver=linear_solver, krylov_max_steps=1)
+        assert all_are(failed, "linear_divergence") and np.isnan(failed.ys).all()
+        assert int(failed.stats["num_rejected_steps"]) == 1
+        lost = run(lambda t, y, a: y * jnp.nan, method=method, linear_solver=linear_solver)
+        assert all_are(lost, "not_finite")
     assert all_are(run(linear, args=matrix, krylov_dimension=1, **few), "linear_divergence")
     # A matrix that makes nothing of anything; one that a direct solver has no trouble with.
-    gamma = float(ROSENBROCK["rodas3"].gamma)
-    for preconditioner in ("none", "jacobi", "neumann"):
-        singular = run(lambda t, y, a: y / (0.2 * gamma), preconditioner=preconditioner)
+    size = 0.25 * float(ROSENBROCK["rodas3"].gamma)
+    assert size == 0.125
+    for preconditioner in ("none", "jacobi"):
+        singular = run(lambda t, y, a: y / size, preconditioner=preconditioner)
         assert all_are(singular, "linear_divergence")
-    turn = np.array([[1.0, 1.0], [-1.0, 1.0]]) / (0.2 * gamma)  # W turns by a right angle
+    turn = np.array([[1.0, 1.0], [-1.0, 1.0]]) / size  # W turns by a right angle
     assert all_are(run(linear, (1.0, 2.0), turn, linear_solver="bicgstab"), "linear_divergence")
     assert all_are(run(linear, (1.0, 2.0), turn), "successful")
 
@@ -284,7 +282,7 @@ def test_settings():
     for message, settings in refused.items():
         with pytest.raises(ValueError, match=message):
             Solver("kvaerno3", **settings)
-    with pytest.raises(ValueError, match="krylov_rtol is a setting of"):
+    with pytest.raises(ValueError, match="preconditioner is a setting of"):
         solver.update(linear_solver="dense")
     with pytest.raises(ValueError, match="linear_solver='gmres' makes no Jacobian"):
         Solver("radau_iia_5", linear_solver="gmres")
