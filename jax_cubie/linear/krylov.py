@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 PRECONDITIONERS = ("none", "jacobi", "neumann")
 # The error that may be left of an increment of Newton's, in units of its tolerance: a tenth of what the iteration leaves.
 INCREMENT_RTOL = 1e-3
-# The residual that is left where nothing else says how much may be, relative to the right side, in units in the last place.
+# The residual, relative to the right side and in units in the last place, that is left where nothing says how much may be. Less
+# is never asked for but by krylov_rtol.
 _ROUNDING = 100.0
 
 
@@ -158,7 +159,7 @@ class KrylovSolver(LinearSolver):
         else:
             # Where f is dissipative, an error is at most s times its residual (in the norm of the tolerances, about).
             size = b.scalar(b.buf.krylov_state.load(b.primal + 1))
-            relative, absolute = b.scalar(0.0), rtol * b.primal**0.5 / abs(size)
+            relative, absolute = rounding, rtol * b.primal**0.5 / abs(size)
         result = self._call(b, vector, relative, absolute, limit, transposed)
         solved = result >= 0
         if not exactly:
