@@ -11,7 +11,7 @@ from .buffers import BufferRegistry
 from .controllers import CONTROLLERS, Named, Tolerances
 from .foreign_names import instead_of_controller, instead_of_method, plain
 from .loop.buffers import BUFFERS
-from .methods import NAMES, TABLEAUS, Method, Tableau, components_of, family_of, find_method, is_stiff
+from .methods import AUTO, NAMES, TABLEAUS, Method, Tableau, components_of, family_of, find_method, is_stiff
 from .outputs import PARTS
 from .problem import DEFAULT_MAX_STEPS
 from .settings import Component, check_choice, check_count, closest, concrete, refuse_tracer
@@ -69,18 +69,22 @@ class Code(Component):
 
 def resolve(old: Any, method: str | Tableau, settings: dict[str, Any]) -> dict[str, Any]:
     """The fields of a solver: `settings` over those of the solver `old`, or over the defaults where that is None."""
+    if method == AUTO and "auto" in settings:
+        settings = {**settings, "auto": _known_pair(settings["auto"])}
     given = frozenset(settings) | (old.given if old is not None else frozenset())
     kept = {type(component): component for component in (old.components if old is not None else ())}
 
     def component(kind: type[Component]) -> Component:
         return kept.get(kind) or kind()
 
-    of_method = [component(kind).update(**settings)[0] for kind in components_of(method)]
+    of_method = components_of(method, lambda kind: component(kind).update(**settings)[0])
     stepper = find_method(method, {type(one): one for one in of_method})
     controller = _controller_name(old, given, settings, stepper)
     named = CONTROLLERS[controller]
 
     control = component(named.component)
+    if old is not None:
+        control, _ = control.update(**{name: value for name, value in old.settings().items() if name in old.given})
     if old is None or old.controller != controller:
         control, _ = control.update(**{name: value for name, value in named.coefficients.items() if name not in given})
     adapting = (component(Tolerances),) if named.adaptive else ()
@@ -121,11 +125,20 @@ def known_method(method: Any) -> str | Tableau:
         return method
     if isinstance(method, str) and method in NAMES:
         return NAMES[method]
-    if isinstance(method, str) and (ours := {plain(name): name for name in NAMES}.get(plain(method))) is not None:
+    if isinstance(method, str) and (ours := {plain(name): own for name, own in NAMES.items()}.get(plain(method))) is not None:
         raise ValueError(f"method {method!r} is called {ours!r} here: write method={ours!r}")
     if (instead := instead_of_method(method)) is not None:
         raise ValueError(instead)
     raise ValueError(f"unknown method {method!r}{closest(method, NAMES) or '.'} {_listed_methods()}")
+
+
+def _known_pair(pair: Any) -> tuple[str | Tableau, ...]:
+    """The same of the two methods that `auto` names."""
+    refuse_tracer("auto", pair)
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        expected = "expected two methods, an explicit one and one for stiff systems, as ('tsit5', 'rodas5p')"
+        raise ValueError(f"auto={pair!r}: {expected}")
+    return tuple(map(known_method, pair))
 
 
 def _listed_methods() -> str:
@@ -159,6 +172,8 @@ def _controller_name(
 
 
 def _unknown(name: str, controller: str, method: str | Tableau, known: set[str]) -> str:
+    if name == "auto":
+        return f"auto names the two methods of method={AUTO!r}, and this solver's is {method!r}: leave it out, or take that"
     for other, named in CONTROLLERS.items():
         if name in _settings_with(named):
             return (

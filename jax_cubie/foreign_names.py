@@ -14,10 +14,10 @@ from typing import Any, TypeVar, cast
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_EVENTS = "there are no events yet: save times with SaveAt(ts=...) and look for the event between them"
+_EVENTS = "use events=, which takes jax_cubie.steady_state(); of others save times, SaveAt(ts=...), and look there"
 _TIMES = "use saveat=SaveAt(ts=...) with the times at which the solution is wanted"
 _NO_DENSE = f"there is no solution as a function: {_TIMES}"
-_NO_JACOBIAN = "leave it out: where a method needs the Jacobian, it is made of f, and only of what is not 0 in it"
+_BANDS = "use jac_sparsity=, booleans [n, n] that are True inside of the band"
 _ROOTS = "use newton_rtol=, newton_atol= and newton_max_steps=, of methods that solve nonlinear equations, as 'kvaerno5'"
 _NO_RESUME = "leave it out: another solve begins with y0=solution.ys[-1], and with dt0= if its first step is known"
 _NO_CLIP = "steps can't be cut at given times yet: solve up to each of them, and begin another solve there"
@@ -49,12 +49,14 @@ NAMES: dict[str, str] = {
     "t_span": "give t0 and t1, two arguments",
     "t_eval": _TIMES,
     "dense_output": _NO_DENSE,
-    "events": _EVENTS,
     "vectorized": "use jax.vmap of the solve",
     "first_step": "use dt0= in solve",
     "max_step": "use dtmax=",
     "min_step": "use dtmin=",
-    **dict.fromkeys(("jac", "jac_sparsity", "lband", "uband", "Dfun", "ml", "mu", "with_jacobian", "col_deriv"), _NO_JACOBIAN),
+    **dict.fromkeys(("lband", "uband", "ml", "mu"), _BANDS),
+    "Dfun": "use jac=, a function jac(t, y, args)",
+    "with_jacobian": "leave it out: implicit methods find the Jacobian of f",
+    "col_deriv": "leave it out: element [i, j] of what jac returns is the derivative of f's component i by y's component j",
     # scipy.integrate.odeint and ode, jax.experimental.ode.odeint
     "func": "it is called f here: f(t, y, args), time first",
     "tfirst": "leave it out: time always comes first, f(t, y, args)",
@@ -67,7 +69,7 @@ NAMES: dict[str, str] = {
     **dict.fromkeys(("ixpr", "mxhnil", "max_hnil", "printmessg", "verbosity", "verbose", "progress"), _SILENT),
     **dict.fromkeys(("mxordn", "mxords", "max_order_ns", "max_order_s", "order"), _NO_ORDER),
     "linsolve": "use linear_solver=, of methods for stiff systems",
-    "autodiff": _NO_JACOBIAN,
+    "autodiff": "leave it out: the Jacobian is made of f, and only of what is not 0 in it",
     "ifactor": "use factormax=",
     "dfactor": "use factormin=",
     "beta": "use controller='pi', or pcoeff= and icoeff=",
@@ -80,6 +82,8 @@ NAMES: dict[str, str] = {
     "u0": "it is called y0 here",
     "p": "it is called args here",
     "tspan": "give t0 and t1, two arguments",
+    "mass_matrix": "use mass=",
+    **dict.fromkeys(("jac_prototype", "sparsity"), "use jac_sparsity=, booleans [n, n]"),
     "callback": _EVENTS,
     "event_fn": _EVENTS,
     "save_everystep": "use saveat=SaveAt(steps=True) and max_steps=",
@@ -92,7 +96,8 @@ NAMES: dict[str, str] = {
     "steps": "use saveat=SaveAt(steps=True) and max_steps=",
     "fn": "use saveat=SaveAt(..., fn=...)",
     **dict.fromkeys(
-        ("f", "t0", "t1", "y0", "args", "dt0", "saveat", "throw"), "it is no setting of a Solver, but an argument of solve"
+        ("f", "t0", "t1", "y0", "args", "dt0", "saveat", "events", "throw", "mass", "mass_pattern", "jac", "jac_sparsity"),
+        "it is no setting of a Solver, but an argument of solve",
     ),
 }
 
@@ -101,10 +106,13 @@ _ELSEWHERE: dict[str, dict[str, str]] = {
     "solve_ivp": {
         **dict.fromkeys(
             ("events", "event", "discrete_terminating_event", "callback", "event_fn"),
-            "there are none yet; save times with t_eval= and look for the event between them",
+            "there are none here; save times with t_eval= and look for the event between them, or call jax_cubie.solve, whose "
+            "events= takes jax_cubie.steady_state()",
         ),
         **dict.fromkeys(("dense_output", "dense"), "use t_eval=, the times at which the solution is wanted"),
         "vectorized": "use jax.vmap of solve_ivp",
+        **dict.fromkeys(("mass", "mass_pattern", "mass_matrix"), "call jax_cubie.solve, which has mass="),
+        "Dfun": "use jac=, a function jac(t, y, *args)",
         "saveat": "use t_eval=, or jax_cubie.solve, which takes a SaveAt",
         "ts": "use t_eval=",
         "t": "use t_span=(t[0], t[-1]) and t_eval=t",
@@ -137,13 +145,13 @@ _ELSEWHERE: dict[str, dict[str, str]] = {
 _ATTRIBUTES = {
     "t": "use ts",
     "y": "use ys, whose first axis is the times; the result of jax_cubie.solve_ivp has y as SciPy's has it",
-    **dict.fromkeys(("success", "status"), "compare with solution.result == RESULTS.successful"),
+    **dict.fromkeys(("success", "status"), "compare with solution.result == RESULTS.successful (or event_occurred)"),
     "message": "use RESULTS[solution.result]",
     "nfev": "use stats['nfev']",
     "njev": "use stats['num_jacobians'], which methods for stiff systems have",
     "nlu": "use stats['num_factorisations'], which methods for stiff systems have",
     **dict.fromkeys(("sol", "interpolation", "evaluate", "derivative"), "give the times to the solve, saveat=SaveAt(ts=...)"),
-    **dict.fromkeys(("t_events", "y_events", "event_mask"), "there are no events yet"),
+    **dict.fromkeys(("t_events", "y_events", "event_mask"), "look at solution.result == RESULTS.event_occurred, and at ts"),
     **dict.fromkeys(("solver_state", "controller_state", "made_jump"), "another solve begins with y0=solution.ys[-1]"),
     "u": "use ys",
     "retcode": "use result, one of RESULTS",
@@ -152,7 +160,7 @@ _ATTRIBUTES = {
 # Methods that other libraries have by other names, as `plain` writes them.
 METHODS = {
     # SciPy, and the codes of Hairer and Wanner
-    "radau": "radau_iia_5", "rodas": "rodas4", "rodasp": "rodas4p", "dopri853": "dop853",
+    "rodas": "rodas4", "rodasp": "rodas4p", "dopri853": "dop853",
     # MATLAB
     "ode23t": "trapezoid", "ode23tb": "trbdf2", "ode78": "vern8", "ode89": "vern9",
     # DifferentialEquations.jl
@@ -175,7 +183,7 @@ _PID_DEFAULTS = dict(
 # What other methods are like, by the names that libraries have for them, and what to take in their place.
 _TAKE_STIFF = "for a stiff system write method='rodas5p' or 'kvaerno5'"
 _KINDS = (
-    (r"lsod|^auto|switch", f"changes between methods as it finds a system stiff or not: {_TAKE_STIFF}, for another 'tsit5'"),
+    (r"lsod|^auto|switch", "changes between methods as it finds a system stiff or not: write method='auto'"),
     (
         r"kencarp|sil3|imex|^ark\d|split",
         "treats a part of f as stiff, and the rest explicitly: write one f, and method='esdirk54' or 'kvaerno5'",
@@ -248,7 +256,7 @@ def instead_of_method(value: Any) -> str | None:
         return _instead_of_name(f"method {value!r}", value)
     library, name = _origin(value)
     if library == "scipy":
-        said = None if plain(name) in METHODS else _instead_of_name(f"SciPy's {name}", name)
+        said = None if name == "Radau" else _instead_of_name(f"SciPy's {name}", name)
         return said or f"the method is SciPy's {name}: give its name, method='{name.lower()}'"
     if library != "diffrax":
         return None

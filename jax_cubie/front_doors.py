@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Array, Float, PyTree, Real
 
 from .foreign_names import front_door, instead_of_solver
-from .outputs import SaveAt
+from .outputs import SaveAt, SteadyState
 from .solution import Solution
 from .solver import Solver
 
@@ -23,8 +23,13 @@ def solve(
     *,
     saveat: SaveAt = SaveAt(t1=True),  # noqa: B008 - it is immutable
     dt0: Real[Array, ""] | float | None = None,
+    events: SteadyState | tuple[SteadyState, ...] = (),
     solver: Solver | None = None,
     throw: bool = False,
+    mass: PyTree = None,
+    mass_pattern: Any = None,
+    jac: Callable[[Float[Array, ""], PyTree, PyTree], Any] | None = None,
+    jac_sparsity: Any = None,
     **settings: Any,
 ) -> Solution:
     """Integrates dy/dt = f(t, y, args) from t0 to t1, one trajectory; `jax.vmap` of it is one launch for all.
@@ -36,14 +41,25 @@ def solve(
     - args: any pytree; integers stay integers, and what is no array is handed to f as it is.
     - saveat: what to save; shape [points] in front of each leaf of `Solution.ys`.
     - dt0: the first step (of the sign of t1 - t0), or every step of the controller "fixed"; None: chosen here.
+    - events: `jax_cubie.steady_state()`, which ends a lane once it is in a steady state.
     - solver: a `Solver`; settings given besides are `solver.update(**settings)`.
     - throw: raise where any lane failed, also under jit, vmap and grad, when the solution is computed.
+    - mass: M of M dy/dt = f(t, y, args), for Rosenbrock methods and implicit ones that are stiffly accurate: an array [n] for a
+      diagonal, or [n, n], over the components of y0's leaves one behind the other; for a diagonal a pytree like y0; or an
+      operator of lineax. It may be singular (a differential-algebraic equation of index 1), and one for each lane. What of a
+      known matrix is 0 is left out; of one that is traced, or batched, all may be there, if `mass_pattern`, booleans of its
+      shape, does not say what is. Where rows and as many columns of M are known to be 0, the components of these columns are
+      solved for at t0, from y0 as a guess; such a lane may end with `inconsistent_initial_state`. Without such rows y0 has to
+      satisfy the equations.
+    - jac: jac(t, y, args) -> [n, n], the Jacobian of f, in place of the one that is derived; jac_sparsity: where it may have
+      entries, booleans [n, n], in place of what is found. Both are checked against f's own, where values are known.
     - settings: those of `Solver`, as `method="dopri5", rtol=1e-8, state_location="shared"`.
 
-    Derivatives of `ys`, forwards and backwards, to any order: by y0, the float leaves of args, arrays that f and `SaveAt.fn`
-    close over, t0, t1, `SaveAt.ts`, and of steps that nobody judges by dt0 and `step_ends`. Sizes that the controller chose are
-    held fixed; so by tolerances, coefficients, max_steps and dt0 as a first step the derivative is 0, as are those of `stats`
-    and of the times of steps. A lane that failed has NaN. Raises FieldError, a TypeError, where f has no derivative.
+    Derivatives of `ys`, forwards and backwards, to any order: by y0, the float leaves of args, mass, arrays that f and
+    `SaveAt.fn` close over, t0, t1, `SaveAt.ts`, and of steps that nobody judges by dt0 and `step_ends`. Sizes that the
+    controller chose are held fixed; so by tolerances, coefficients, max_steps and dt0 as a first step the derivative is 0, as
+    are those of `stats` and of the times of steps, and of y0's components that are solved for. A lane that failed has NaN.
+    Raises FieldError, a TypeError, where f has no derivative.
 
     Returns a `Solution`. A lane that fails says so in `result` and disturbs no other.
 
@@ -59,4 +75,5 @@ def solve(
         raise TypeError(given + (f"; {instead}" if instead else ""))
     elif settings:
         solver = solver.update(**settings)
-    return solver.solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, throw=throw)
+    matrices = dict(mass=mass, mass_pattern=mass_pattern, jac=jac, jac_sparsity=jac_sparsity)
+    return solver.solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, events=events, throw=throw, **matrices)

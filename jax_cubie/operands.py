@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from .translate import Program
 
 
+# The operand that is the mass matrix, where there is one.
+MASS = "mass"
+
 # So many lanes add to one array before their sums are summed: a warp of CUDA's.
 CHUNK = 32
 
@@ -94,7 +97,7 @@ class Result:
     @property
     def differentiable(self) -> bool:
         """Whether it has a derivative: a float, but no times, which are what the controller chose."""
-        return self.dtype.startswith("float") and self.name != "times"
+        return self.dtype.startswith("float") and self.name not in ("times", "reached")
 
     def tangent(self, piece: Piece) -> Result:
         """Its tangents of the order of a piece of the state, with an axis of directions behind that of rows if it has some."""

@@ -17,7 +17,7 @@ from .methods import NAMES, Tableau
 from .outputs import SaveAt
 from .printing import describe_ivp
 from .settings import Range, concrete
-from .solution import CODES, RESULTS, Solution
+from .solution import CODES, RESULTS, Solution, is_fine
 from .solver import Solver
 
 
@@ -36,13 +36,14 @@ class IVPSolution(Solution):
 
     @property
     def success(self) -> Bool[Array, ""]:
-        """Whether t1 was reached."""
-        return self.result._value == CODES["successful"]
+        """Whether t1 was reached, or an event."""
+        return is_fine(self.result._value)
 
     @property
     def status(self) -> Int[Array, ""]:
-        """0 where t1 was reached, else -1."""
-        return -(self.result._value != CODES["successful"]).astype("int32")
+        """0 where t1 was reached, 1 where an event was, else -1."""
+        code = self.result._value
+        return jnp.where(code == CODES["event_occurred"], 1, -(code != CODES["successful"]).astype("int32"))
 
     @property
     def message(self) -> Any:
@@ -101,6 +102,8 @@ def solve_ivp(
     max_step: Any = None,
     rtol: Any = 1e-3,
     atol: Any = 1e-6,
+    jac: Any = None,
+    jac_sparsity: Any = None,
     throw: bool = False,
     **settings: Any,
 ) -> IVPSolution:
@@ -113,6 +116,8 @@ def solve_ivp(
       `SaveAt(steps=True)`).
     - first_step, max_step: positive, whatever the direction; None: chosen here, and unlimited.
     - rtol, atol: numbers, or arrays like y0; for methods that have an error estimate.
+    - jac, jac_sparsity: for implicit methods jac(t, y, *args) -> [n, n], or a matrix where it is constant; and where it may
+      have entries.
     - dense_output, events, vectorized: nothing but SciPy's defaults, since there are none of these.
     - settings: the others of a `Solver`.
 
@@ -143,10 +148,17 @@ def solve_ivp(
     def field(t: Any, y: Any, values: tuple) -> Array:
         return call_field(fun, "fun(t, y, *args)", derivative, t, y, *values)
 
+    def matrix(t: Any, y: Any, values: tuple) -> Any:
+        return jac(t, y, *values) if callable(jac) else jnp.asarray(jac)
+
     field.__qualname__ = getattr(fun, "__qualname__", type(fun).__qualname__)
+    field.original, matrix.original = fun, jac
     solver = _solver(method, rtol, atol, max_step, settings)
     saveat = SaveAt(t0=True, t1=True) if t_eval is None else SaveAt(ts=t_eval)
-    solution = solver.solve(field, t0, t1, y0, args, saveat=saveat, dt0=_first_step(first_step, t0, t1), throw=throw)
+    matrices = dict(jac=None if jac is None else matrix, jac_sparsity=jac_sparsity)
+    solution = solver.solve(
+        field, t0, t1, y0, args, saveat=saveat, dt0=_first_step(first_step, t0, t1), throw=throw, **matrices
+    )
     return IVPSolution(**{key: getattr(solution, key) for key in ("t0", "t1", "ts", "ys", "stats", "result")})
 
 

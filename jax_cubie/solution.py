@@ -71,7 +71,8 @@ class RESULTS(eqx.Enumeration, metaclass=_Listed):  # pyright: ignore[reportGene
     )
     singular_matrix = (
         "The matrix of an implicit step was singular, and smaller steps did not mend it. Check the Jacobian of the vector "
-        "field there, which may be infinite or NaN."
+        "field there, which may be infinite or NaN. Of a singular mass matrix that is traced or batched say by mass_pattern= "
+        "where it is 0."
     )
     nonlinear_divergence = (
         "The nonlinear equations of an implicit step were not solved, and smaller steps did not mend it. Check that the vector "
@@ -83,21 +84,32 @@ class RESULTS(eqx.Enumeration, metaclass=_Listed):  # pyright: ignore[reportGene
         "iterations by krylov_max_steps=, take a preconditioner or, with 'gmres', a larger krylov_dimension; else take "
         "linear_solver='auto', which does not iterate."
     )
+    event_occurred = "The lane ended before t1, since an event occurred: what solve(..., events=) was given."
+    inconsistent_initial_state = (
+        "The algebraic equations of a problem with a mass matrix, those in whose rows it is 0, were not solved at t0. The "
+        "components that have no derivative are found by Newton's iteration from y0: give a better guess of them. Where the "
+        "derivatives of these equations by these components are a singular matrix, the problem's index is above 1: "
+        "differentiate such an equation, until they are not."
+    )
 
 
 NAMES = tuple(RESULTS.__members__)
 # The numbers that kernels write.
 CODES = {name: code for code, name in enumerate(NAMES)}
+# How lanes end that came to where they were to end.
+FINE = (CODES["successful"], CODES["event_occurred"])
 
 
 class Solution(eqx.Module):
     """The solution of one lane; under vmap every array has the batch axes in front.
 
-    t0, t1: the ends of the interval. ts: shape [points], the times that were saved. ys: a pytree like y0, or like what
+    t0, t1: the ends of the interval. ts: shape [points], the times that were saved; where an event ended a lane, that of t1 is
+    when it did. ys: a pytree like y0, or like what
     `SaveAt.fn` returns, whose leaves have a leading axis of points. Times that a lane did not reach have NaN there; rows that
     `SaveAt(steps=...)` did not need are infinite, and then t1 has no row if it was not reached. Integers hold their lowest
     value for NaN and their highest for infinity, booleans False and True. stats: int32 `num_steps`, `num_accepted_steps`,
-    `num_rejected_steps`, `max_steps`, `nfev`. result: one of `RESULTS`.
+    `num_rejected_steps`, `max_steps`, `nfev`; of methods that are not explicit also `num_jacobians`, `num_factorisations`,
+    `num_linear_solves` and, where they solve nonlinear systems, `num_newton_iterations`. result: one of `RESULTS`.
     """
 
     t0: Float[Array, ""]
@@ -147,6 +159,11 @@ def make_solution(request: Any, results: Any) -> Solution:
     )
 
 
+def is_fine(code: Any) -> Any:
+    """Whether lanes with such codes came to where they were to end."""
+    return (code == FINE[0]) | (code == FINE[1])
+
+
 def check_successful(solution: Solution) -> None:
     """Raises RuntimeError where a lane failed: how many of how many, which, and why. For solutions outside of traced code."""
     if not isinstance(solution, Solution):
@@ -180,14 +197,15 @@ def raising(solution: Solution) -> Solution:
         return jax.pure_callback(look, jax.ShapeDtypeStruct((), bool), codes, vmap_method="broadcast_all")
 
     # One question for all lanes; what is saved depends on the answer, else nobody would wait for it.
-    failed = eqx.internal.unvmap_any(code != CODES["successful"])
+    failed = eqx.internal.unvmap_any(~is_fine(code))
     fine = jax.lax.cond(failed, ask, lambda codes: jnp.ones_like(codes, bool), jax.lax.stop_gradient(code))
     ys = jax.tree.map(lambda leaf: jnp.where(fine, leaf, jnp.zeros_like(leaf)), solution.ys)
     return eqx.tree_at(lambda one: one.ys, solution, ys)
 
 
 def _raise_failures(codes: np.ndarray) -> None:
-    failed = np.unique(codes[codes != CODES["successful"]])
+    bad = ~is_fine(codes)
+    failed = np.unique(codes[bad])
     if not failed.size:
         return
     reasons = [f"{NAMES[number]}: {RESULTS[getattr(RESULTS, NAMES[number])]}" for number in failed]
@@ -197,7 +215,7 @@ def _raise_failures(codes: np.ndarray) -> None:
         f"{(codes == number).sum()} x {reason} ({_first_lanes(codes == number)})"
         for number, reason in zip(failed, reasons, strict=True)
     ]
-    raise RuntimeError(f"{(codes != CODES['successful']).sum():,} of {codes.size:,} lanes failed. " + " ".join(told))
+    raise RuntimeError(f"{bad.sum():,} of {codes.size:,} lanes failed. " + " ".join(told))
 
 
 def _first_lanes(chosen: np.ndarray, most: int = 5) -> str:

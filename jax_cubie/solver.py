@@ -14,10 +14,10 @@ from .controllers import CONTROLLERS
 from .foreign_names import front_door
 from .inspection import Inspection, inspect_request
 from .methods import Method, Tableau, find_method
-from .outputs import SaveAt
+from .outputs import SaveAt, SteadyState
 from .primitive import run
 from .printing import as_document, describe_call
-from .problem import make_request
+from .problem import Matrices, make_request
 from .settings import Component, check_choice
 from .solution import Solution, make_solution, raising
 
@@ -30,13 +30,19 @@ class Solver(eqx.Module):
     and infinity, the image is one without them. All settings are keywords of one flat namespace:
 
     - `method`: a name or an alias out of `jax_cubie.methods()`, or a tableau: `jax_cubie.ButcherTableau`, and for stiff systems
-      `jax_cubie.ImplicitTableau`, `jax_cubie.RosenbrockTableau`.
+      `jax_cubie.ImplicitTableau`, `jax_cubie.RosenbrockTableau`. Or "auto": each lane by itself takes steps of an explicit
+      method as long as it is not stiff, and of another one while it is; `auto=("tsit5", "rodas5p")` says which two.
     - `controller`: "pid" (the default where the method has an error estimate), or "pid" with other coefficients, by their
-      name: "i", "pi", "pi30", "pi33", "pi34", "pi42", "h211pi", "h312pid". Those that are given besides have precedence. Or
-      steps that nobody judges: "fixed" (of size dt0, the last one shorter where need be), "even" (as many, that are all but
-      the first equal parts of the interval), "given" (that end at `step_ends`, times since t0, the last of them t1 - t0).
+      name: "i", "pi", "pi30", "pi33", "pi34", "pi42", "h211pi", "h312pid". Those that are given besides have precedence.
+      "gustafsson", for stiff systems, expects errors to go on growing as they did, and makes steps smaller in time. Or steps
+      that nobody judges: "fixed" (of size dt0, the last one shorter where need be), "even" (as many, that are all but the first
+      equal parts of the interval), "given" (that end at `step_ends`, times since t0, the last of them t1 - t0).
     - of the controllers that judge steps: `rtol`, `atol` (scalars, or pytrees like y0), `pcoeff`, `icoeff`, `dcoeff`, `safety`,
-      `factormin`, `factormax`, `dtmin`, `dtmax`, `force_dtmin`; see `jax_cubie.controllers.PID`.
+      `factormin`, `factormax`, `dtmin`, `dtmax`, `force_dtmin`; see `jax_cubie.controllers.PID` and, of "gustafsson",
+      `jax_cubie.controllers.Predictive`.
+    - of methods that are not explicit: `linear_solver`, how they solve linear systems; and of those that solve nonlinear ones
+      `newton_rtol`, `newton_atol`, `newton_max_steps`, `jacobian_reuse`; see `jax_cubie.linear.LinearSettings` and
+      `jax_cubie.nonlinear.NewtonSettings`.
     - `max_steps`: the most steps, accepted and rejected together.
     - `{buffer}_location`: "local" or "shared", for each buffer in `solver.buffers`.
     - `fastmath`: whether f may be computed with approximate division and functions.
@@ -96,13 +102,12 @@ class Solver(eqx.Module):
 
     def __repr__(self) -> str:
         """A line that could be typed in again: what differs from the defaults, as it is now."""
-        standard, settings = Solver(self.method), self.settings()
+        standard, settings = Solver(self.method).settings(), self.settings()
         positional = [settings.pop("method")]
-        if self.controller != standard.controller:
-            standard = Solver(self.method, controller=self.controller)
-            settings = {"controller": settings.pop("controller"), **settings}
-            return describe_call(type(self).__name__, positional, settings, {**standard.settings(), "controller": None})
-        return describe_call(type(self).__name__, positional, settings, standard.settings())
+        # What other defaults depend on.
+        chosen = {name: settings[name] for name in ("auto", "controller") if settings.get(name) != standard.get(name)}
+        standard = Solver(self.method, **chosen).settings()
+        return describe_call(type(self).__name__, positional, {**chosen, **settings}, {**standard, **dict.fromkeys(chosen)})
 
     def __pdoc__(self, **_: Any) -> Any:
         return as_document(self)
@@ -129,13 +134,18 @@ class Solver(eqx.Module):
         *,
         saveat: SaveAt = SaveAt(t1=True),  # noqa: B008 - it is immutable
         dt0: Real[Array, ""] | float | None = None,
+        events: SteadyState | tuple[SteadyState, ...] = (),
         throw: bool = False,
+        mass: Any = None,
+        mass_pattern: Any = None,
+        jac: Callable | None = None,
+        jac_sparsity: Any = None,
         **settings: Any,
     ) -> Solution:
         """Integrates dy/dt = f(t, y, args) from t0 to t1; see `jax_cubie.solve`. `settings` are those of `update`."""
-        if settings:
-            return self.update(**settings).solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, throw=throw)
-        request = make_request(self, f, t0, t1, y0, args, saveat, dt0)
+        matrices = Matrices(mass, mass_pattern, jac, jac_sparsity)
+        solver = self.update(**settings) if settings else self
+        request = make_request(solver, f, t0, t1, y0, args, saveat, dt0, events, matrices)
         check_choice("throw", throw, (True, False))
         solution = make_solution(request, run(request.problem, request.arrays))
         return raising(solution) if throw else solution
@@ -151,6 +161,11 @@ class Solver(eqx.Module):
         *,
         saveat: SaveAt = SaveAt(t1=True),  # noqa: B008 - it is immutable
         dt0: Any = None,
+        events: SteadyState | tuple[SteadyState, ...] = (),
+        mass: Any = None,
+        mass_pattern: Any = None,
+        jac: Callable | None = None,
+        jac_sparsity: Any = None,
         batched: Iterable[str] | str = ("y0", "args"),
         target: str = "cpu",
         derivative: str | None = None,
@@ -158,11 +173,12 @@ class Solver(eqx.Module):
         """Builds the image of this solve for `target` ("cpu", "cuda:90", ...) and tells about it; runs nothing.
 
         Arguments are one lane's, as arrays or `jax.ShapeDtypeStruct`s. `batched` names the arguments that get a lane axis:
-        of "t0", "t1", "dt0", "y0", "args", "ts", and the names of numeric settings.
+        of "t0", "t1", "dt0", "y0", "args", "ts", "mass", and the names of numeric settings.
 
         derivative: "vjp" tells about the kernel of a gradient by y0 and the float leaves of args, of those that are not batched
         summed over the lanes; how many bytes of checkpoints a lane keeps for it; and, as `.recording`, about the solve that
         keeps them. "jvp" tells about the solve together with a tangent by y0 and these leaves.
         """
-        request = make_request(self, f, t0, t1, y0, args, saveat, dt0)
+        matrices = Matrices(mass, mass_pattern, jac, jac_sparsity)
+        request = make_request(self, f, t0, t1, y0, args, saveat, dt0, events, matrices)
         return inspect_request(request, batched, target, derivative)

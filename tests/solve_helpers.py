@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_cubie import RESULTS, Solver, methods
+from jax_cubie import RESULTS, ImplicitTableau, Solver, methods
 from jax_cubie.solution import CODES
 
 METHODS = tuple(row["name"] for row in methods())
@@ -22,6 +22,11 @@ EXPLICIT_METHODS = tuple(row["name"] for row in methods() if row["family"] == "e
 ADAPTIVE = tuple(row["name"] for row in methods() if row["embedded_order"])
 # Every kind of step that code is written for: one stage and many, with an error estimate or not, first same as last or not.
 KINDS = ("euler", "heun", "bosh3", "rk4", "dopri5", "tsit5", "vern9")
+# All that a row of diagonally implicit methods may have, and more: two matrices, and an explicit stage between them.
+MIXED = ImplicitTableau(
+    "mixed", order=2, a=[["1/4"], ["1/2"], ["1/4", "1/4", "1/3"]], b=["1/3", "5/12", "1/4"], b_embedded=[0, 1, 0],
+    embedded_order=2,
+)  # fmt: skip
 LOCATIONS = tuple(Solver().buffers.settings)
 
 

@@ -6,11 +6,14 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import lineax
 import numpy as np
+import optimistix
 import pytest
 from solve_helpers import pairwise, python
 
 import jax_cubie.diffrax as cubie
+from jax_cubie.diffrax.twins import newton_of
 
 TERM = diffrax.ODETerm(lambda t, y, args: jnp.stack([y[1], -args * y[0] + jnp.cos(3 * t)]))
 Y0 = np.array([1.0, 0.0])
@@ -142,6 +145,117 @@ def test_ends_that_are_equal():
     assert nothing.ts is None and nothing.ys is None and int(nothing.stats["num_steps"]) == 0
 
 
+# --- Implicit solvers
+
+
+def robertson(t, y, rate):
+    a, b, c = y
+    slow, back, fast = rate * a, 1e4 * b * c, 3e7 * b * b
+    return jnp.stack([back - slow, slow - back - fast, fast])
+
+
+def spring(t, y, args):
+    return jnp.stack([y[1], -args * jnp.sin(y[0]) + jnp.cos(3 * t)])
+
+
+# Where steps are large, diffrax 0.7.2's VeryChord takes iterations that converge for diverging ones: Kvaerno5 takes four times
+# the steps.
+CHORD = diffrax.with_stepsize_controller_tols(optimistix.Chord)()
+
+
+@pytest.mark.parametrize("solver", [
+    diffrax.ImplicitEuler(), diffrax.Kvaerno3(), diffrax.Kvaerno4(root_finder=CHORD), diffrax.Kvaerno5(root_finder=CHORD)
+], ids=lambda solver: type(solver).__name__)  # fmt: skip
+def test_implicit_solvers_on_a_stiff_system(solver, x64):
+    """As many steps, within a tenth, and values of the same accuracy: what Newton's iterations leave over differs."""
+    saveat, rtol = diffrax.SaveAt(t0=True, ts=[1.0, 30.0, 1e3], t1=True), 1e-3 if solver.order(TERM) == 1 else 1e-5
+    ours, theirs = (
+        library.diffeqsolve(
+            diffrax.ODETerm(robertson), solver, 0.0, 1e3, 1e-4, jnp.array([1.0, 0.0, 0.0]), 0.04, saveat=saveat,
+            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=1e-4 * rtol), max_steps=2000,
+        )
+        for library in (cubie, diffrax)
+    )  # fmt: skip
+    assert bool(ours.result == diffrax.RESULTS.successful) and ours.ys.shape == theirs.ys.shape == (5, 3)
+    for name in ("num_steps", "num_accepted_steps"):
+        assert abs(int(ours.stats[name]) - int(theirs.stats[name])) <= 1 + 0.1 * int(theirs.stats[name]), name
+    assert np.array_equal(ours.ts, theirs.ts)
+    np.testing.assert_allclose(ours.ys[-1], theirs.ys[-1], rtol=2 * rtol, atol=2e-4 * rtol)
+    np.testing.assert_allclose(ours.ys, theirs.ys, rtol=1e-3, atol=1e-8)  # a cubic in a large step follows where it ends
+
+
+@pytest.mark.parametrize("kind", ["float64", "backwards", "float32"])
+@pytest.mark.parametrize("solver", [diffrax.ImplicitEuler, diffrax.Kvaerno5])
+def test_implicit_solvers_with_fixed_steps(solver, kind):
+    """What each stage is, and values between steps: the same, as far as the iterations go."""
+    exact, sign = (1e-5, 1) if kind == "float32" else (1e-10, -1 if kind == "backwards" else 1)
+    with jax.enable_x64(kind != "float32"):
+        finder = optimistix.Chord(rtol=exact, atol=exact, norm=optimistix.rms_norm)
+        saveat = diffrax.SaveAt(ts=sign * TS[:5] / 2, t1=True)
+        arguments = (diffrax.ODETerm(spring), solver(root_finder=finder, root_find_max_steps=30), 0.0, sign * 1.0, sign * 0.1)
+        ours, theirs = (
+            library.diffeqsolve(*arguments, jnp.asarray(Y0), 2.0, saveat=saveat) for library in (cubie, diffrax)
+        )
+        same(ours, theirs, 10 * exact)
+
+
+def test_implicit_solvers_with_traced_numbers():
+    """Tolerances of each lane, which are the iteration's, too."""
+
+    def solve(library, rtol):
+        return library.diffeqsolve(
+            diffrax.ODETerm(spring), diffrax.Kvaerno3(root_finder=CHORD), 0.0, 1.0, 0.1, jnp.asarray(Y0, jnp.float32), 2.0,
+            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=1e-4),
+        )  # fmt: skip
+
+    ours, theirs = (jax.vmap(lambda r, lib=lib: solve(lib, r))(jnp.array([1e-1, 1e-3])) for lib in (cubie, diffrax))
+    assert np.array_equal(ours.stats["num_accepted_steps"], theirs.stats["num_accepted_steps"])
+    assert ours.stats["num_steps"][0] < ours.stats["num_steps"][1]
+    np.testing.assert_allclose(ours.ys, theirs.ys, rtol=1e-3, atol=1e-3)
+
+
+JUDGED = diffrax.PIDController(rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("finder", "expected"),
+    [
+        (diffrax.with_stepsize_controller_tols(diffrax.VeryChord)(), {}),
+        (diffrax.with_stepsize_controller_tols(optimistix.Chord)(kappa=0.1), {"newton_rtol": 1e-2, "newton_atol": 1e-5}),
+        (diffrax.VeryChord(rtol=0.2, atol=0.1, norm=optimistix.rms_norm), {"newton_rtol": 0.2, "newton_atol": 0.1}),
+        # no component is larger than the root mean square times the root of 4
+        (diffrax.VeryChord(rtol=0.2, atol=0.1), {"newton_rtol": 0.1, "newton_atol": 0.05}),
+        (diffrax.VeryChord(rtol=0.2, atol=0.1, kappa=1e-3), {"newton_rtol": 0.01, "newton_atol": 0.005}),
+        (diffrax.VeryChord(rtol=0.2, atol=0.1, linear_solver=lineax.LU()), {"newton_rtol": 0.1, "newton_atol": 0.05}),
+    ],
+    ids=("shared", "kappa", "own", "largest", "largest, kappa", "LU"),
+)
+def test_settings_of_root_finders(finder, expected):
+    found = newton_of(diffrax.Kvaerno3(root_finder=finder, root_find_max_steps=7), JUDGED, jnp.ones(4))
+    assert found.pop("newton_max_steps") == 7 and found == pytest.approx(expected)
+
+
+def test_tolerances_of_components():
+    controller = diffrax.PIDController(rtol=1e-3, atol=np.array([1e-3, 1e-4]))
+    finder = diffrax.with_stepsize_controller_tols(diffrax.VeryChord)(kappa=1e-1)
+    found = newton_of(diffrax.Kvaerno3(root_finder=finder), controller, {"x": jnp.ones(2)})
+    np.testing.assert_allclose(found["newton_atol"]["x"], [1e-2, 1e-3], rtol=1e-6)
+
+
+def test_iterations_that_fail():
+    """Where nobody judges steps, the lane ends with diffrax's code; else steps are rejected until max_steps."""
+    rough = diffrax.ODETerm(lambda t, y, args: -1e8 * jnp.sign(y - 1 / 3) * jnp.sqrt(jnp.abs(y - 1 / 3)))
+    strict = diffrax.Kvaerno3(root_finder=diffrax.VeryChord(rtol=1e-4, atol=1e-4), root_find_max_steps=3)
+    for steps in (diffrax.ConstantStepSize(), JUDGED):
+        arguments = (rough, strict, 0.0, 1.0, 0.1, jnp.ones(1))
+        ours, theirs = (
+            library.diffeqsolve(*arguments, stepsize_controller=steps, max_steps=16, throw=False)
+            for library in (cubie, diffrax)
+        )
+        assert ours.result == theirs.result and bool(ours.result != diffrax.RESULTS.successful)
+    assert bool(ours.result == diffrax.RESULTS.max_steps_reached)
+
+
 # --- Failures
 
 
@@ -202,9 +316,21 @@ REFUSED = [
     ({"terms": FIELD.vector_field}, TypeError, r"expected a term; write ODETerm\(vector_field\)"),
     ({"terms": (FIELD, FIELD)}, TypeError, "no splitting methods"),
     ({"terms": diffrax.ODETerm(lambda y, t, args: -y)}, TypeError, "takes the state first"),
-    ({"solver": diffrax.Kvaerno5()}, ValueError, "solver is Kvaerno5, which is implicit.*one of Euler, .*diffrax.diffeqsolve"),
-    ({"solver": diffrax.KenCarp4()}, ValueError, "solver is KenCarp4, which is implicit"),
-    ({"solver": diffrax.Sil3()}, ValueError, "solver is Sil3, which is implicit"),
+    ({"solver": diffrax.KenCarp4()}, ValueError, r"is KenCarp4, .*\(IMEX\), and has no twin.*one of Euler, .*Kvaerno5; or"),
+    ({"solver": diffrax.Sil3()}, ValueError, "solver is Sil3, which solves one of two terms implicitly"),
+    ({"solver": diffrax.Kvaerno5()}, ValueError, r"root_finder=VeryChord\) has the tolerances .* ConstantStepSize has none"),
+    (
+        {"solver": diffrax.Kvaerno3(root_finder=optimistix.Newton(rtol=1e-3, atol=1e-3))}, ValueError,
+        r"Kvaerno3\(root_finder=Newton\): expected VeryChord or optimistix.Chord",
+    ),
+    (
+        {"solver": diffrax.Kvaerno3(root_finder=diffrax.VeryChord(1.0, 1.0, linear_solver=lineax.GMRES(1.0, 1.0)))},
+        ValueError, r"VeryChord\(linear_solver=GMRES\)\): leave linear_solver out",
+    ),
+    (
+        {"solver": diffrax.Kvaerno3(root_finder=diffrax.VeryChord(1e-3, 1e-3, norm=jnp.max))}, ValueError,
+        r"VeryChord\(norm=max\)\): expected optimistix.rms_norm or max_norm",
+    ),
     ({"solver": diffrax.SemiImplicitEuler()}, ValueError, "solver is SemiImplicitEuler, which has no twin"),
     ({"solver": diffrax.HalfSolver(diffrax.Heun())}, ValueError, "solver is HalfSolver, which has no twin"),
     ({"solver": diffrax.SPaRK()}, ValueError, "solver is SPaRK, which has no twin"),

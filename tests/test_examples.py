@@ -13,7 +13,11 @@ import pytest
 import jax_cubie
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("[0-9][0-9]_*.py"))
-SMALL = {"02_theophylline": ["--starts", "8"]}
+SMALL = {
+    "02_theophylline": ["--starts", "8"],
+    "08_robertson": ["--lanes", "1000"],
+    "09_hodgkin_huxley": ["--neurons", "200"],
+}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

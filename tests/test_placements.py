@@ -93,7 +93,12 @@ def test_a_buffer_that_nobody_sizes(monkeypatch):
 
 
 # For each family the methods whose buffers are put into every pair of places; each buffer is in each place with each method.
-FAMILIES = {"explicit Runge-Kutta": ("tsit5", "dop853"), "Rosenbrock": ("ros3p", "rodas4")}
+FAMILIES = {
+    "explicit Runge-Kutta": ("tsit5", "dop853"),
+    "Rosenbrock": ("ros3p", "rodas4"),
+    "DIRK": ("kvaerno3", "sdirk2"),
+    "FIRK": ("radau_iia_5", "gauss_legendre_4"),
+}
 SMALL = "heun"  # of all buffers that have words in a small kernel, every placement
 
 

@@ -45,7 +45,7 @@ def test_no_float64_no_stack_no_spill(method):
     assert list(registers.values()) == sorted(registers.values())
 
 
-@pytest.mark.parametrize("method", ["rosenbrock23", "rodas5p"])
+@pytest.mark.parametrize("method", ["rosenbrock23", "rodas5p", "radau_iia_5"])
 def test_linear_systems_in_registers(method):
     """Of up to four components, with pivoting."""
     for size in (1, 3, 4):

@@ -258,7 +258,8 @@ def test_named_controllers():
         "pid": (0, 1, 0), "i": (0, 1, 0), "pi": (0.4, 0.3, 0), "pi30": (0, 1 / 3, 0), "pi33": (1 / 3, 1 / 3, 0),
         "pi34": (0.4, 0.3, 0), "pi42": (0.2, 0.4, 0), "h211pi": (-1 / 6, 1 / 3, 0), "h312pid": (-2 / 9, 2 / 9, 1 / 18),
     }  # fmt: skip
-    assert set(CONTROLLERS) == {"fixed", "even", "given", *expected} and all(CONTROLLERS[name].source for name in expected)
+    assert set(CONTROLLERS) == {"fixed", "even", "given", "gustafsson", *expected}
+    assert all(CONTROLLERS[name].source for name in ("gustafsson", *expected))
 
     def coefficients(solver):
         return tuple(solver.settings()[name] for name in ("pcoeff", "icoeff", "dcoeff"))
@@ -287,6 +288,12 @@ def test_changes_of_a_named_controller():
     assert solver.update(rtol=1e-3).settings() == {**solver.settings(), "rtol": 1e-3}
     other = solver.update(controller="pid").settings()
     assert (other["safety"], other["dtmax"], other["pcoeff"], other["icoeff"]) == (0.8, 0.5, 0.0, 1.0)
+    # So it does where the other controller is one of another kind, as long as that has such a setting.
+    predictive = Solver(controller="pi", safety=0.8, dtmax=0.5, force_dtmin=False).update(controller="gustafsson")
+    assert (predictive.safety, predictive.dtmax, predictive.force_dtmin, predictive.factormax) == (0.8, 0.5, False, 8.0)
+    assert predictive.update(controller="pi").settings()["factormax"] == 10.0
+    with pytest.raises(ValueError, match="pcoeff was set, but .*controller 'gustafsson' has no such setting"):
+        Solver(pcoeff=0.3).update(controller="gustafsson")
     # What was set through the tree stays.
     tighter = eqx.tree_at(lambda s: s.rtol, Solver(), 1e-9)
     assert tighter.update(controller="pi").settings()["rtol"] == 1e-9

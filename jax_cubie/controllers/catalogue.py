@@ -1,4 +1,4 @@
-"""Every controller by name: three kinds of steps that nobody judges, and sets of coefficients for PID.
+"""Every controller by name: three kinds of steps that nobody judges, sets of coefficients for PID, and Gustafsson's.
 
 The sets of Soederlind are those whose filters have no feedback from earlier steps, written for PID: from his exponents,
 pcoeff = -(beta2 + 2 beta3), icoeff = beta1 + beta2 + beta3, dcoeff = beta3.
@@ -12,13 +12,14 @@ from typing import Any
 from .ends import EvenSteps, GivenSteps
 from .fixed import FixedStep
 from .pid import PID
+from .predictive import Predictive
 
 
 @dataclasses.dataclass(frozen=True)
 class Named:
     """A controller's component, and the settings of it that the name stands for, besides its defaults."""
 
-    component: type[FixedStep] | type[EvenSteps] | type[GivenSteps] | type[PID]
+    component: type[FixedStep] | type[EvenSteps] | type[GivenSteps] | type[PID] | type[Predictive]
     coefficients: dict[str, Any] = dataclasses.field(default_factory=dict)
     source: str = ""
 
@@ -47,6 +48,11 @@ CONTROLLERS = {
     "pi42": _pid(0.2, 0.4, 0.0, _STABILITY),
     "h211pi": _pid(-1 / 6, 1 / 3, 0.0, f"{_FILTERS}: beta = 1/6, 1/6"),
     "h312pid": _pid(-2 / 9, 2 / 9, 1 / 18, f"{_FILTERS}: beta = 1/18, 1/9, 1/18"),
+    "gustafsson": Named(
+        Predictive,
+        source="Gustafsson, Control-theoretic techniques for stepsize selection in implicit Runge-Kutta methods, ACM Trans. "
+        "Math. Softw. 20 (1994), as in RADAU5 and RODAS by Hairer and Wanner",
+    ),
     "even": Named(EvenSteps, source="diffrax 0.7.2's ConstantStepSize"),
     "given": Named(GivenSteps),
 }

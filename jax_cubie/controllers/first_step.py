@@ -11,31 +11,35 @@ from ..kernel.scalar import Scalar, where
 from .norms import largest, root_mean_square, scaled
 
 if TYPE_CHECKING:
+    from ..kernel.device import View
     from ..loop.body import Body
 
 
 def first_step(b: Body) -> Scalar:
     """The size of the first step, 0 where there is none. f at t0 has been evaluated; `proposed_state` and the method's spare
-    evaluation are used as scratch."""
+    evaluation are used as scratch. All slopes are those of the state, which with a mass matrix f is not."""
     emitter, dtype, method = b.emitter, b.dtype, b.lane.problem.method
-    state, proposed, first, last = b.buf.state, b.buf.proposed_state, method.start_rhs(b), method.spare_rhs(b)
+    state, proposed, last = b.buf.state, b.buf.proposed_state, method.spare_rhs(b)
+    first, to_slope = method.first_slope(b)
     state_norm = root_mean_square(b, scaled(b, state.load))
     rhs_norm = root_mean_square(b, scaled(b, first.load))
     guess = emit_explicit_guess(emitter, dtype, state_norm, rhs_norm)
     signed = emitter.mul(dtype, b.direction, guess)
     b.each(lambda index: proposed.store(index, emitter.fma(dtype, signed, first.load(index), state.load(index))))
     b.evaluate(signed, proposed, last)
+    if to_slope is not None:
+        to_slope(last)
     change = root_mean_square(b, scaled(b, lambda index: emitter.sub(dtype, last.load(index), first.load(index))))
     step_size = b.variable(emit_first_step(emitter, dtype, method.error_order, guess, rhs_norm, change))
     with b.when(~(b.scalar(step_size.get()) > 0)):
-        step_size.set(_first_step_of_large(b).value)
+        step_size.set(_first_step_of_large(b, first).value)
     return b.scalar(step_size.get())
 
 
-def _first_step_of_large(b: Body) -> Scalar:
+def _first_step_of_large(b: Body, slope: View) -> Scalar:
     """A first step where the squares that the other one takes are beyond the dtype's range: h0 alone, from the largest scaled
     components in place of the root mean squares."""
-    rhs_norm = b.scalar(largest(b, scaled(b, b.lane.problem.method.start_rhs(b).load)))
+    rhs_norm = b.scalar(largest(b, scaled(b, slope.load)))
     state_norm = largest(b, scaled(b, b.buf.state.load))
     guess = b.scalar(emit_explicit_guess(b.emitter, b.dtype, state_norm, rhs_norm.value))
     return where(rhs_norm.is_finite & (guess < float("inf")), guess, 0.0)

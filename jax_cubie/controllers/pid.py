@@ -61,18 +61,10 @@ class PID(Component):
 
     def __check_init__(self) -> None:
         check_choice("force_dtmin", self.force_dtmin, (True, False))
-        self.check()
-
-    def check(self) -> None:
-        """Raises ValueError or TypeError for numbers that are known and wrong."""
-        for name, allowed in self.RANGES.items():
-            allowed.check(name, getattr(self, name))
-        dtmin, dtmax = concrete(self.dtmin), concrete(self.dtmax)
-        if dtmin is not None and dtmax is not None and not np.all(dtmin <= dtmax):
-            raise ValueError(f"dtmin={self.dtmin} and dtmax={self.dtmax} leave no step size: expected dtmin <= dtmax")
+        check_ranges(self)
 
     def operands(self, state: Any) -> dict[str, Any]:
-        self.check()
+        check_ranges(self)
         return {name: scalar(name, getattr(self, name), state.dtype) for name in self.static.coefficients}
 
     @property
@@ -82,8 +74,22 @@ class PID(Component):
         return PIDControl(
             force_dtmin=self.force_dtmin,
             has_history=not (_is_plain(self.pcoeff, 0) and _is_plain(self.dcoeff, 0)),
-            has_limits=not (_is_plain(self.dtmin, 0) and _is_plain(self.dtmax, float("inf"))),
+            has_limits=limits_steps(self),
         )
+
+
+def check_ranges(component: Any) -> None:
+    """Raises ValueError or TypeError for numbers of a controller that are known and wrong."""
+    for name, allowed in component.RANGES.items():
+        allowed.check(name, getattr(component, name))
+    dtmin, dtmax = concrete(component.dtmin), concrete(component.dtmax)
+    if dtmin is not None and dtmax is not None and not np.all(dtmin <= dtmax):
+        raise ValueError(f"dtmin={component.dtmin} and dtmax={component.dtmax} leave no step size: expected dtmin <= dtmax")
+
+
+def limits_steps(component: Any) -> bool:
+    """Whether a controller's step sizes are held to a range."""
+    return not (_is_plain(component.dtmin, 0) and _is_plain(component.dtmax, float("inf")))
 
 
 def _is_plain(value: Any, number: float) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..loop.body import Body
     from ..loop.lane import Lane
     from .pid import PIDControl
+    from .predictive import PredictiveControl
 
 
 def build_control(lane: Lane, control: PIDControl, ranges: Mapping[str, Range]) -> Control:
@@ -26,7 +27,7 @@ def build_control(lane: Lane, control: PIDControl, ranges: Mapping[str, Range]) 
         lane.cell(name, lane.problem.dtype)
     lane.cell("at_dtmin", "bool")
     return Control(
-        valid=lambda b: b.scalar(_valid(b, control, ranges), "bool"),
+        valid=lambda b: b.scalar(valid_numbers(b, control, ranges), "bool"),
         first_step=first_step,
         begin=lambda b, step_size: _begin(b, control, step_size),
         settle=lambda b: _settle(b, control),
@@ -42,9 +43,12 @@ _CELLS = ("slope", "offset", "beta2", "beta3", "last_log", "before_log")
 
 def _begin(b: Body, control: PIDControl, step_size: Scalar) -> Scalar:
     b.put(last_log=0, before_log=0, at_dtmin=False)
-    if control.has_limits:
-        step_size = most(b.number("dtmin"), least(b.number("dtmax"), step_size))
-    return step_size
+    return within_limits(b, control, step_size)
+
+
+def within_limits(b: Body, control: PIDControl | PredictiveControl, step_size: Scalar) -> Scalar:
+    """A step size, no smaller than dtmin, and no larger than dtmax."""
+    return most(b.number("dtmin"), least(b.number("dtmax"), step_size)) if control.has_limits else step_size
 
 
 def _settle(b: Body, control: PIDControl) -> None:
@@ -71,16 +75,7 @@ def _decide(b: Body, control: PIDControl, total: Scalar) -> None:
     # `low` where it is NaN, as it is where the error is.
     factor = b.scalar(quick(b.emitter, "max", b.dtype, factor.value, low.value))
     factor = where(factor < high, factor, high)
-    step_size = b.get("step_size") * factor
-    if control.has_limits:
-        dtmin = b.number("dtmin")
-        step_size = least(b.number("dtmax"), step_size)
-        if not control.force_dtmin:
-            b.put(failed=step_size < dtmin)
-        step_size = where(b.get("at_dtmin") & factor.equals(1.0), dtmin, step_size)
-        at_dtmin = step_size <= dtmin
-        step_size = most(dtmin, step_size)
-        b.put(at_dtmin=at_dtmin, forced=at_dtmin)
+    step_size = hold(b, control, b.get("step_size") * factor, factor)
     if control.has_history:
         # After an exact or a hopeless step the history says nothing.
         current = b.scalar(-0.5).fused(logarithm, b.scalar(0.5 * math.log2(b.primal)))
@@ -90,7 +85,23 @@ def _decide(b: Body, control: PIDControl, total: Scalar) -> None:
     b.put(accepted=accepted, next_size=step_size)
 
 
-def _valid(b: Body, control: PIDControl, ranges: Mapping[str, Range]) -> Any:
+def hold(b: Body, control: PIDControl | PredictiveControl, step_size: Scalar, factor: Scalar) -> Scalar:
+    """The next step's size within its limits, once `factor` says how much larger than the last it is. Puts what there is to say
+    at dtmin."""
+    if not control.has_limits:
+        return step_size
+    dtmin = b.number("dtmin")
+    step_size = least(b.number("dtmax"), step_size)
+    if not control.force_dtmin:
+        b.put(failed=step_size < dtmin)
+    step_size = where(b.get("at_dtmin") & factor.equals(1.0), dtmin, step_size)
+    at_dtmin = step_size <= dtmin
+    step_size = most(dtmin, step_size)
+    b.put(at_dtmin=at_dtmin, forced=at_dtmin)
+    return step_size
+
+
+def valid_numbers(b: Body, control: PIDControl | PredictiveControl, ranges: Mapping[str, Range]) -> Any:
     """Each number is in its range, and no component has two tolerances of 0."""
     emitter, dtype = b.emitter, b.dtype
     valid = emitter.constant("bool", 1)

@@ -12,12 +12,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
-from ..operands import Operand, Result
+from ..operands import MASS, Operand, Result
 from ..problem import Problem
 from .rule_content import rule_content
 
 # What a solve is differentiated by, besides the leaves of args and the arrays that functions close over ("f0", "f1", ...).
-_DIFFERENTIABLE = frozenset({"y0", "t0", "span", "offsets", "t1", "ts", "step_ends"})
+_DIFFERENTIABLE = frozenset({"y0", "t0", "span", "offsets", "t1", "ts", "step_ends", MASS})
 
 
 def operand_has_tangent(operand: Operand, adaptive: bool) -> bool:

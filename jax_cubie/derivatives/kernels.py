@@ -50,7 +50,7 @@ def backward_kernel(
     """The problem of one launch that goes back over a solve of `chain`, from the cotangents of those results to those of those
     operands. It reads the operands of the solve, the checkpoints of each depth, and the cotangents.
 
-    summed: of these operands only the sum over all lanes is asked for, if they are of the user's functions.
+    summed: of these operands only sums over chunks of lanes are asked for, if they are of the user's functions.
     """
     problem = _with_tangents(chain, 0, (False,) * len(chain.operands))
     results = [problem.forward_results[number] for number in cotangents]

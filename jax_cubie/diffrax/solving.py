@@ -15,11 +15,12 @@ from jaxtyping import PyTree
 from ..solution import CODES, RESULTS, Solution
 from ..solver import Solver
 from .saves import Launch, alike, check_saveat, is_sub, launches_of, take, without_unreached
-from .twins import check_adjoint, control_of, method_of, vector_field_of
+from .twins import check_adjoint, control_of, method_of, newton_of, vector_field_of
 
 _UNLIMITED = 2**31 - 1  # steps are counted in int32
 _MESSAGES = [RESULTS[member] for member in RESULTS]
-# How diffrax ends where a lane ends so: it goes on to reject until max_steps is reached.
+# How diffrax ends where a lane ends so: it goes on to reject until max_steps is reached; where nobody judges steps, as in
+# _UNJUDGED.
 _ENDS = {
     "successful": "successful",
     "max_steps_reached": "max_steps_reached",
@@ -27,7 +28,12 @@ _ENDS = {
     "step_size_underflow": "max_steps_reached",
     "not_finite": "max_steps_reached",
     "invalid_input": "internal_error",  # an error in any case
+    "singular_matrix": "max_steps_reached",
+    "nonlinear_divergence": "max_steps_reached",
+    "event_occurred": "event_occurred",
+    "inconsistent_initial_state": "internal_error",  # there are no mass matrices
 }
+_UNJUDGED = {"singular_matrix": "singular", "nonlinear_divergence": "nonlinear_divergence"}
 _NOT_HERE = {
     "event": "there are no events yet; save times with SaveAt(ts=...) and look for the event between them",
     "discrete_terminating_event": "there are no events yet; save times with SaveAt(ts=...) and look for the event between them",
@@ -61,7 +67,8 @@ def diffeqsolve(
     """`diffrax.diffeqsolve` as one fused kernel; `jax.vmap` of it is one launch for all.
 
     - terms: an ODETerm.
-    - solver: Euler, Heun, Midpoint, Ralston, Bosh3, Tsit5, Dopri5 or Dopri8.
+    - solver: Euler, Heun, Midpoint, Ralston, Bosh3, Tsit5, Dopri5, Dopri8; ImplicitEuler, Kvaerno3, Kvaerno4 or Kvaerno5, with
+      VeryChord or optimistix.Chord as root finder.
     - y0: a pytree of real arrays; float32 or float64, with the times' dtype, as in diffrax.
     - args: a pytree. Floats are traced, so that another value builds nothing; integers, booleans and all else that is no array
       are constants.
@@ -76,6 +83,9 @@ def diffeqsolve(
     0.01, as that version does. Different are:
 
     - Time is counted in y0's dtype, from t0 on, where the times have another.
+    - Implicit solvers take one Jacobian for a step. The root finder's tolerances are of the stages' states, where diffrax has
+      them of slopes or increments, its norm is the root mean square, and the iteration ends where what is left is below kappa
+      times these tolerances. So steps agree as far as those go, and their numbers may differ by a few in a hundred.
     - A lane whose steps are judged and that can't go on, since its state is not finite or no smaller step helps, ends at once,
       with `max_steps_reached`: diffrax rejects steps until then.
     - With throw=False, rows that a lane did not reach are infinite; so is that of t1, where diffrax has the state it came to.
@@ -120,6 +130,7 @@ def _solve(
     time_dtype = _time_dtype([t0, t1, dt0, *(sub.ts for sub in subs)])
     y0, dtype = _promoted(y0, time_dtype)
     settings, first_step = control_of(controller, solver, t0, t1, dt0, y0, dtype)
+    settings |= newton_of(solver, controller, y0)
     cubie = Solver(method, max_steps=_UNLIMITED if max_steps is None else max_steps, **settings)
     traced, constants = eqx.partition(args, lambda leaf: eqx.is_array(leaf) or isinstance(leaf, float))
 
@@ -183,7 +194,8 @@ def _promoted(y0: PyTree, time_dtype: Any) -> tuple[PyTree, str]:
 def _result(solution: Solution, judged: bool) -> Any:
     """How diffrax ends. Where nobody judges its steps, it comes to the end with a state that is not finite, too."""
     code = solution.result._value
-    numbers = np.array([getattr(diffrax.RESULTS, name)._value for name in (_ENDS[name] for name in CODES)], np.int32)
+    ends = _ENDS if judged else _ENDS | _UNJUDGED
+    numbers = np.array([getattr(diffrax.RESULTS, ends[name])._value for name in CODES], np.int32)
     number = jnp.asarray(numbers)[code]
     through = solution.stats["num_steps"] == 0 if judged else True
     number = jnp.where((code == CODES["not_finite"]) & through, numbers[0], number)

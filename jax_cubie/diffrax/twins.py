@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,24 +13,34 @@ import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
+import lineax
 import numpy as np
+import optimistix
 from jaxtyping import PyTree
-from optimistix import rms_norm
 
 from ..field_errors import check_signature
-from ..methods import EXPLICIT, ButcherTableau, ContinuousExtension
+from ..methods import ContinuousExtension, Tableau, find_tableau
+from ..nonlinear import KAPPA
 from ..settings import is_number
+from ..solver import Solver
 from ..times import read_times
 
 _INSTEAD = "call diffrax.diffeqsolve itself for this solve"
 _METHODS = {
     diffrax.Euler: "euler", diffrax.Heun: "heun", diffrax.Midpoint: "midpoint", diffrax.Ralston: "ralston2",
     diffrax.Bosh3: "bosh3", diffrax.Tsit5: "tsit5", diffrax.Dopri5: "dopri5", diffrax.Dopri8: "dopri8",
+    diffrax.ImplicitEuler: "implicit_euler", diffrax.Kvaerno3: "kvaerno3", diffrax.Kvaerno4: "kvaerno4",
+    diffrax.Kvaerno5: "kvaerno5",
 }  # fmt: skip
 # Of these, diffrax's values between steps are others than the method's own here: a line through the ends of the step,
-_LINES = {diffrax.Euler}
+_LINES = {diffrax.Euler, diffrax.ImplicitEuler}
 # or the cubic that takes the right-hand side of the last stage for that of the end.
 _CUBICS = {diffrax.Heun, diffrax.Midpoint, diffrax.Ralston}
+# Root finders that take one Jacobian for a stage or a step, and linear solvers that solve by its factors.
+_ROOT_FINDERS = (diffrax.VeryChord, optimistix.Chord)
+_LINEAR_SOLVERS = (lineax.AutoLinearSolver, lineax.LU)
+# What stands for a tolerance that is the step size controller's.
+_OF_CONTROLLER = diffrax.with_stepsize_controller_tols(diffrax.VeryChord)().rtol
 _ADJOINTS = (diffrax.RecursiveCheckpointAdjoint, diffrax.DirectAdjoint, diffrax.ForwardMode)
 _NO_ADJOINT = {
     diffrax.BacksolveAdjoint: "solves another equation backwards in time, whose gradients are not those of the steps taken",
@@ -68,7 +80,7 @@ def _instead_of_terms(terms: Any) -> str:
     return f"expected one ODETerm(vector_field), since there are no splitting methods here; {_INSTEAD}"
 
 
-def method_of(solver: Any) -> str | ButcherTableau:
+def method_of(solver: Any) -> str | Tableau:
     """The method that takes the same steps. Raises ValueError for a solver without a twin."""
     kind = type(solver)
     if kind not in _METHODS:
@@ -77,31 +89,72 @@ def method_of(solver: Any) -> str | ButcherTableau:
             raise TypeError(f"solver is the class {solver.__name__}: expected an object of it, {solver.__name__}()")
         if not isinstance(solver, diffrax.AbstractSolver):
             raise TypeError(f"solver is {_described(solver)}: expected an object of one of {known}")
-        implicit = isinstance(solver, (diffrax.AbstractImplicitSolver, diffrax.Sil3))
-        reason = "is implicit, and all methods here are explicit" if implicit else "has no twin here"
-        raise ValueError(f"solver is {kind.__name__}, which {reason}: expected one of {known}; or {_INSTEAD}")
+        mixed = isinstance(solver, (diffrax.AbstractImplicitSolver, diffrax.Sil3))
+        reason = "solves one of two terms implicitly (IMEX), and " * mixed
+        raise ValueError(f"solver is {kind.__name__}, which {reason}has no twin here: expected one of {known}; or {_INSTEAD}")
     if getattr(solver, "scan_kind", None) is not None:
         raise ValueError(f"solver is {kind.__name__}(scan_kind={solver.scan_kind!r}): leave it out, since no scan is made here")
     return _tableau(kind)
 
 
 @functools.cache
-def _tableau(kind: type) -> str | ButcherTableau:
+def _tableau(kind: type) -> str | Tableau:
     name = _METHODS[kind]
     if kind not in _LINES | _CUBICS:
         return name
-    ours = EXPLICIT[name]
+    ours: Any = find_tableau(name)
     if kind in _LINES:
-        between = ContinuousExtension(order=1, weights=[[1]])
+        weights = [[weight] for weight in ours.b]
     else:
         # Hermite's cubic through y0, y1, with slopes k_1 and k_2; y1 - y0 = h (b_1 k_1 + b_2 k_2).
         first, last = ours.b
         weights = [[1, 3 * first - 2, 1 - 2 * first], [0, 3 * last - 1, 1 - 2 * last]]
-        between = ContinuousExtension(order=1, weights=weights)
-    return ButcherTableau(
-        f"diffrax's {kind.__name__}", order=ours.order, a=ours.a, b=ours.b, c=ours.c, b_embedded=ours.b_embedded,
-        embedded_order=ours.embedded_order, dense=between,
-    )  # fmt: skip
+    between = ContinuousExtension(order=1, weights=weights)
+    return dataclasses.replace(ours, name=f"diffrax's {kind.__name__}", aliases=(), dense=between)
+
+
+def newton_of(solver: Any, controller: Any, y0: PyTree) -> dict[str, Any]:
+    """The settings of Newton's iteration that stand for an implicit solver's root finder.
+
+    Raises ValueError or TypeError for one without a twin.
+    """
+    if not isinstance(solver, diffrax.AbstractImplicitSolver):
+        return {}
+    finder: Any = solver.root_finder
+    said = f"solver is {type(solver).__name__}(root_finder={_described(finder)}"
+    if type(finder) not in _ROOT_FINDERS:
+        raise ValueError(
+            f"{said}): expected VeryChord or optimistix.Chord, which keep one Jacobian, as iterations here do; or {_INSTEAD}"
+        )
+    if type(finder.linear_solver) not in _LINEAR_SOLVERS:
+        raise ValueError(
+            f"{said}(linear_solver={_described(finder.linear_solver)})): leave linear_solver out, since systems are solved by "
+            f"LU factors here; or {_INSTEAD}"
+        )
+    judged = type(controller) is diffrax.PIDController
+    shared = [name for name in ("rtol", "atol", "norm") if getattr(finder, name) is _OF_CONTROLLER]
+    if shared and not judged:
+        raise ValueError(
+            f"{said}) has the tolerances of the step size controller, and {type(controller).__name__} has none: use a "
+            "PIDController, or give root_finder=VeryChord(rtol=..., atol=...)"
+        )
+    norm = controller.norm if "norm" in shared else finder.norm
+    if norm not in (optimistix.rms_norm, optimistix.max_norm):
+        raise ValueError(
+            f"{said}(norm={getattr(norm, '__name__', norm)})): expected optimistix.rms_norm or max_norm; or {_INSTEAD}"
+        )
+    # What the iteration may leave over, over the tolerances. No component is larger than their root mean square times the
+    # root of their number.
+    scale = finder.kappa / KAPPA
+    if norm is optimistix.max_norm:
+        scale /= math.sqrt(sum(leaf.size for leaf in jax.tree.leaves(y0)))
+    settings: dict[str, Any] = {"newton_max_steps": solver.root_find_max_steps}
+    if "rtol" in shared and "atol" in shared and isinstance(scale, float) and scale == 1:
+        return settings
+    for name in ("rtol", "atol"):
+        tolerance = _tolerance(name, getattr(controller if name in shared else finder, name), y0)
+        settings[f"newton_{name}"] = jax.tree.map(lambda leaf: scale * leaf, tolerance)
+    return settings
 
 
 def control_of(controller: Any, solver: Any, t0: Any, t1: Any, dt0: Any, y0: PyTree, dtype: str) -> tuple[dict[str, Any], Any]:
@@ -119,7 +172,7 @@ def control_of(controller: Any, solver: Any, t0: Any, t1: Any, dt0: Any, y0: PyT
             raise ValueError("dt0 is given, but stepsize_controller is StepTo(ts=...), which says where steps end: dt0=None")
         return {"controller": "given", "step_ends": _step_ends(controller.ts, t0, t1, dtype)}, None
     if kind is diffrax.PIDController:
-        if EXPLICIT[_METHODS[type(solver)]].b_embedded is None:
+        if not Solver(method_of(solver)).stepper.error_rows:
             raise ValueError(
                 f"stepsize_controller is PIDController, but solver {type(solver).__name__} has no error estimate: use "
                 "ConstantStepSize() with dt0, or another solver, as Tsit5()"
@@ -154,7 +207,7 @@ def _towards(t0: Any, t1: Any, size: float) -> Any:
 
 
 def _pid_settings(controller: Any, solver: Any, y0: PyTree) -> dict[str, Any]:
-    if controller.norm is not rms_norm:
+    if controller.norm is not optimistix.rms_norm:
         raise ValueError(
             f"stepsize_controller is PIDController(norm={getattr(controller.norm, '__name__', controller.norm)}): leave norm "
             "out, since the norm of the error is the root mean square here, diffrax's default"
@@ -165,7 +218,7 @@ def _pid_settings(controller: Any, solver: Any, y0: PyTree) -> dict[str, Any]:
     # Only coefficients over the error's order have a say.
     scale = 1
     if controller.error_order is not None:
-        scale = EXPLICIT[_METHODS[type(solver)]].order / controller.error_order
+        scale = Solver(method_of(solver)).stepper.error_order / controller.error_order
     for name in ("pcoeff", "icoeff", "dcoeff"):
         value = getattr(controller, name)
         plain = isinstance(value, (int, float)) and value == 0
@@ -206,9 +259,9 @@ def check_adjoint(adjoint: Any) -> None:
 
 
 def _described(value: Any) -> str:
-    """The class of diffrax's objects, others as they print."""
+    """The class of objects of diffrax's and of the libraries below it, others as they print."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    if type(value).__module__.partition(".")[0] == "diffrax":
+    if type(value).__module__.partition(".")[0] in ("diffrax", "optimistix", "lineax"):
         return type(value).__name__
     return f"{value!r:.80} of type {type(value).__name__}"

@@ -6,6 +6,7 @@ from .dense import DenseLU, DenseMatrix, pivot_words
 from .gmres import Gmres
 from .jacobian import along_state, jacobian_function
 from .linear_solver import LinearSolver
+from .mass import Mass
 from .pattern import Pattern, jacobian_pattern, without_custom_vjp
 from .settings import LinearSettings
 from .symbolic import SparseLU, dense_cost, sparse_cost, sparse_if_better
@@ -17,6 +18,7 @@ __all__ = [
     "Gmres",
     "LinearSettings",
     "LinearSolver",
+    "Mass",
     "Pattern",
     "SparseLU",
     "along_state",

@@ -18,7 +18,8 @@ from ..operands import FieldFunction
 from .colouring import colours
 from .jacobian import jacobian_function
 from .linear_solver import LinearSolver
-from .numbers import Complex, Numbers, Total, Vector, either, is_pivot, reciprocal, size, to_matrix
+from .mass import Mass
+from .numbers import Complex, Numbers, Total, Vector, either, is_pivot, reciprocal, size, times, to_matrix
 from .pattern import Pattern, jacobian_pattern
 
 if TYPE_CHECKING:
@@ -42,12 +43,15 @@ class DenseLU(LinearSolver):
     pattern: Pattern | None = None
     matrices: tuple[str, ...] = ("real",)
     keeps: bool = False
+    mass: Mass | None = None
 
-    def fitted(self, field: ClosedJaxpr) -> DenseLU:
-        return dataclasses.replace(self, pattern=jacobian_pattern(field))
+    def fitted(self, field: ClosedJaxpr, mass: Mass | None = None, sparsity: Pattern | None = None) -> DenseLU:
+        return dataclasses.replace(self, pattern=jacobian_pattern(field) if sparsity is None else sparsity, mass=mass)
 
-    def jacobian(self, field: Callable) -> FieldFunction:
-        """All elements of J, row by row."""
+    def jacobian(self, field: Callable, given: Callable | None = None) -> FieldFunction:
+        """All elements of J, row by row. given: the user's function that gives them."""
+        if given is not None:
+            return FieldFunction(lambda t, y, *values: given(t, y, *values).reshape(-1))
         pattern = self.pattern
         assert pattern is not None
         entries, n = jacobian_function(field, pattern, colours(pattern)), pattern.rows
@@ -59,8 +63,8 @@ class DenseLU(LinearSolver):
 
         return FieldFunction(full, structural_zeros=True)
 
-    def functions(self, field: Callable) -> dict[str, FieldFunction]:
-        return {"f_jac": self.jacobian(field)}
+    def functions(self, field: Callable, given: Callable | None = None) -> dict[str, FieldFunction]:
+        return {"f_jac": self.jacobian(field, given)}
 
     def transposed(self, field: Callable) -> dict[str, FieldFunction]:
         return {}
@@ -87,10 +91,21 @@ class DenseLU(LinearSolver):
         values = DenseMatrix(b, b.primal, self._values(b), b.buf.lu_pivots)
         values.each(lambda row, column: body(row, column, values.element(row, column).get()))
 
-    def factor(self, b: Body, shift: Scalar | Complex, number: int = 0) -> Scalar:
-        matrix = self._matrix(b, number)
+    def factor(self, b: Body, shift: Scalar | Complex, number: int = 0, *, constraints: bool = False) -> Scalar:
+        matrix, mass = self._matrix(b, number), self.mass
         self.each_entry(b, lambda row, column, value: matrix.element(row, column).set(to_matrix(-value, shift)))
-        matrix.add_to_diagonal(shift)
+        if mass is None:
+            matrix.add_to_diagonal(shift)
+            return matrix.factor()
+        if constraints:
+            for row in mass.differential_rows:
+                matrix.each_of_row(row, lambda element: element.set(to_matrix(b.scalar(0.0), shift)))
+
+        def add(row: Any, column: Any, value: Scalar) -> None:
+            element = matrix.element(row, column)
+            element.set(element.get() + times(shift, value))
+
+        mass.each(b, add)
         return matrix.factor()
 
     def solve(
@@ -158,6 +173,15 @@ class DenseMatrix:
         else:
             with self._b.emitter.loop(self._n) as row, self._b.emitter.loop(self._n) as column:
                 body(row, column)
+
+    def each_of_row(self, row: int, body: Callable[[_Element], None]) -> None:
+        """`body(element)` for every element of a row."""
+        if self._unrolled:
+            for column in range(self._n):
+                body(self.element(row, column))
+        else:
+            with self._b.emitter.loop(self._n) as column:
+                body(self.element(row, column))
 
     def element(self, row: Any, column: Any) -> _Element:
         """Of Python ints or int64 values."""

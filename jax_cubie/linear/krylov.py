@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ..kernel.device import View
     from ..loop import Dimensions
     from ..loop.body import Body, Variable
+    from .mass import Mass
 
 PRECONDITIONERS = ("none", "jacobi", "neumann")
 # The error that may be left of an increment of Newton's, in units of its tolerance: a tenth of what the iteration leaves.
@@ -78,12 +79,21 @@ class KrylovSolver(LinearSolver):
             "those of all stages together: take linear_solver='dense' or 'sparse', or a method of another family, as 'kvaerno5'"
         )
 
-    def fitted(self, field: ClosedJaxpr) -> Self:
+    def fitted(self, field: ClosedJaxpr, mass: Mass | None = None, sparsity: Pattern | None = None) -> Self:
+        if mass is not None:
+            raise ValueError(f"linear_solver={self.name!r} has no mass matrix: take linear_solver='dense' or 'sparse'")
         if self.preconditioner != "jacobi":
+            if sparsity is not None:
+                raise ValueError(
+                    f"jac_sparsity is given, but linear_solver={self.name!r} makes no Jacobian: leave it out, or take "
+                    "preconditioner='jacobi', which asks for its diagonal"
+                )
             return self
-        return dataclasses.replace(self, pattern=jacobian_pattern(field))
+        return dataclasses.replace(self, pattern=jacobian_pattern(field) if sparsity is None else sparsity)
 
-    def functions(self, field: Callable) -> dict[str, FieldFunction]:
+    def functions(self, field: Callable, given: Callable | None = None) -> dict[str, FieldFunction]:
+        if given is not None:
+            raise ValueError(f"jac is given, but linear_solver={self.name!r} makes no Jacobian: leave one of them out")
         products = {"linear_jv": along_state(field)}
         if self.pattern is None:
             return products
@@ -125,8 +135,8 @@ class KrylovSolver(LinearSolver):
     def each_entry(self, b: Body, body: Callable[[Any, Any, Scalar], None]) -> NoReturn:
         raise TypeError(f"linear_solver={self.name!r} makes no Jacobian")
 
-    def factor(self, b: Body, shift: Scalar | Complex, number: int = 0) -> Scalar:
-        assert isinstance(shift, Scalar)
+    def factor(self, b: Body, shift: Scalar | Complex, number: int = 0, *, constraints: bool = False) -> Scalar:
+        assert isinstance(shift, Scalar) and not constraints
         b.buf.krylov_state.store(b.primal + 1, (1.0 / shift).value)
         return b.scalar(True, "bool")
 

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from ..kernel.device import View
     from ..loop import Dimensions
     from ..loop.body import Body
+    from .mass import Mass
+    from .pattern import Pattern
 
 
 class LinearSolver(abc.ABC):
-    """Solves systems with W = shift - J, J the Jacobian of f by the state. A frozen dataclass: static, and part of an image's
-    key.
+    """Solves systems with W = shift M - J, J the Jacobian of f by the state, M the mass matrix, without one the identity.
+    A frozen dataclass: static, and part of an image's key.
 
     Systems are those of the primal components of the state; tangents have the same matrix. One that is `holding` several
     matrices has as many shifts for one J; `number` says which of them is meant, "complex" ones take complex shifts and vectors.
@@ -61,12 +63,14 @@ class LinearSolver(abc.ABC):
         return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
     @abc.abstractmethod
-    def fitted(self, field: ClosedJaxpr) -> LinearSolver:
-        """The solver for the Jacobian of that f, `field(t, y, *values)`."""
+    def fitted(self, field: ClosedJaxpr, mass: Mass | None = None, sparsity: Pattern | None = None) -> LinearSolver:
+        """The solver for the Jacobian of that f, `field(t, y, *values)`, and that mass. sparsity: the Jacobian's, where the
+        user gave one."""
 
     @abc.abstractmethod
-    def functions(self, field: Callable) -> dict[str, FieldFunction]:
-        """What it evaluates of the primal state alone, by name: `field(t, y, *values)`, and what is derived of it."""
+    def functions(self, field: Callable, given: Callable | None = None) -> dict[str, FieldFunction]:
+        """What it evaluates of the primal state alone, by name: what is derived of `field(t, y, *values)`. given: the user's
+        function of the same arguments that gives all of J, [n, n]."""
 
     @abc.abstractmethod
     def transposed(self, field: Callable) -> dict[str, FieldFunction]:
@@ -91,10 +95,10 @@ class LinearSolver(abc.ABC):
     def buffers(self) -> tuple[Buffer, ...]:
         """The buffers of all linear solvers: which of them a solve takes may depend on its f. Their sizes wait for a problem.
 
-        jacobian: the elements of J, where they have to be kept. lu_factors, lu_pivots: of W. krylov_state: the state of J, behind
-        it the time and the inverse of the shift. krylov_diagonal: that of J. All others are an iteration's. krylov_scale: what
-        components are measured in, and the inverse of that. krylov_direction: of a step; krylov_product: its product by J.
-        krylov_basis: vectors. krylov_hessenberg: what is known of W in their space.
+        jacobian: the elements of J, where they have to be kept. lu_factors, lu_pivots: of W. krylov_state: the state of J,
+        behind it the time and the inverse of the shift. krylov_diagonal: that of J. All others are an iteration's.
+        krylov_scale: what components are measured in, and the inverse of that. krylov_direction: of a step; krylov_product:
+        its product by J. krylov_basis: vectors. krylov_hessenberg: what is known of W in their space.
         """
         live, scratch = frozenset({"step"}), frozenset({"step/stage", "backward"})
         return (
@@ -125,12 +129,13 @@ class LinearSolver(abc.ABC):
 
     @abc.abstractmethod
     def each_entry(self, b: Body, body: Callable[[Any, Any, Scalar], None]) -> None:
-        """`body(row, column, value)` for each element of J that is not 0 by its structure, before the first `factor`, or where
-        it is `holding` several matrices."""
+        """`body(row, column, value)` for each element of J that is not 0 by its structure; behind `factor` only where J is kept
+        beside its factors."""
 
     @abc.abstractmethod
-    def factor(self, b: Body, shift: Scalar | Complex, number: int = 0) -> Scalar:
-        """Makes ready to solve with W. A bool: whether it can be; else W is singular, or not finite."""
+    def factor(self, b: Body, shift: Scalar | Complex, number: int = 0, *, constraints: bool = False) -> Scalar:
+        """Makes ready to solve with W. A bool: whether it can be; else W is singular, or not finite. constraints: J has those
+        rows alone in which M has no entry."""
 
     @abc.abstractmethod
     def solve(

@@ -55,6 +55,11 @@ def of_parts(parts: Sequence[Scalar]) -> Any:
     return parts[0] if len(parts) == 1 else Complex(*parts)
 
 
+def times(number: Scalar | Complex, factor: Scalar) -> Any:
+    """A number times a real one."""
+    return of_parts([part * factor for part in parts_of(number)])
+
+
 def reciprocal(number: Any) -> Any:
     """1 / number; of a complex one by its parts over the larger of them, whose squares are in range."""
     if isinstance(number, Scalar):

@@ -96,7 +96,7 @@ def _without(value: Any) -> Any:
             return value.replace(primitive=closed_call_p, params={"call_jaxpr": _without(value.params["call_jaxpr"])})
         params = {name: _without(param) for name, param in value.params.items()}
         return value if all(map(operator.is_, params.values(), value.params.values())) else value.replace(params=params)
-    if type(value) in (tuple, list):
+    if type(value) is tuple or type(value) is list:
         items = type(value)(map(_without, value))
         return value if all(map(operator.is_, items, value)) else items
     return value

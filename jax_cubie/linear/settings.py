@@ -15,6 +15,7 @@ from .dense import DenseLU
 from .gmres import Gmres
 from .krylov import PRECONDITIONERS, KrylovSolver
 from .linear_solver import LinearSolver
+from .mass import Mass, constraints_of, joined
 from .pattern import Pattern, jacobian_pattern
 from .sparse import SparseFactors
 from .symbolic import sparse_if_better
@@ -30,12 +31,12 @@ class Automatic(LinearSolver):
     matrices: tuple[str, ...] = ("real",)
     keeps: bool = False
 
-    def fitted(self, field: ClosedJaxpr) -> LinearSolver:
-        entries = jacobian_pattern(field)
-        plan = sparse_if_better(entries | Pattern.diagonal(entries.rows))
-        if plan is None:
-            return DenseLU(entries, self.matrices, self.keeps)
-        return SparseFactors(plan, entries, self.matrices, self.keeps)
+    def fitted(self, field: ClosedJaxpr, mass: Mass | None = None, sparsity: Pattern | None = None) -> LinearSolver:
+        entries = jacobian_pattern(field) if sparsity is None else sparsity
+        plan = sparse_if_better(joined(entries, mass))
+        if plan is None or (mass is not None and not plan.eliminates(constraints_of(entries, mass))):
+            return DenseLU(entries, self.matrices, self.keeps, mass)
+        return SparseFactors(plan, entries, self.matrices, self.keeps, mass)
 
     def _unfitted(self, *_: Any) -> Any:
         raise TypeError("which linear solver it is depends on the field, to which it is not fitted yet")

@@ -10,12 +10,15 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..kernel.scalar import Scalar
 from ..operands import FieldFunction
 from .colouring import colours
 from .jacobian import jacobian_function
 from .linear_solver import LinearSolver
-from .numbers import Complex, Numbers, Total, Vector, is_pivot, reciprocal, to_matrix
+from .mass import Mass, constraints_of, joined
+from .numbers import Complex, Numbers, Total, Vector, is_pivot, reciprocal, times, to_matrix
 from .pattern import Pattern, jacobian_pattern
 from .symbolic import SparseLU, Sum, Tables
 
@@ -26,24 +29,31 @@ if TYPE_CHECKING:
     from ..loop import Dimensions
     from ..loop.body import Body
 
-# Products of a factorisation up to which it is written one by one.
+# Products of a step's factorisations up to which they are written one by one; a complex matrix counts as two.
 _UNROLLED = 600
 
 
 @dataclasses.dataclass(frozen=True)
 class SparseFactors(LinearSolver):
-    """Factors of the matrix that `plan` is for; `entries` is the part of it that J has.
-    Both None until it is fitted."""
+    """Factors of the matrix that `plan` is for; `entries` is the part of it that J has. Both None until it is fitted."""
 
     plan: SparseLU | None = None
     entries: Pattern | None = None
     matrices: tuple[str, ...] = ("real",)
     keeps: bool = False
+    mass: Mass | None = None
 
-    def fitted(self, field: ClosedJaxpr) -> SparseFactors:
-        entries = jacobian_pattern(field)
-        plan = SparseLU.of(entries | Pattern.diagonal(entries.rows))
-        return SparseFactors(plan, entries, self.matrices, self.keeps)
+    def fitted(self, field: ClosedJaxpr, mass: Mass | None = None, sparsity: Pattern | None = None) -> SparseFactors:
+        entries = jacobian_pattern(field) if sparsity is None else sparsity
+        try:
+            plan = SparseLU.of(joined(entries, mass))
+            if mass is not None and not plan.eliminates(constraints_of(entries, mass)):
+                raise ValueError("its algebraic equations alone can't be eliminated in that order")
+        except ValueError as error:
+            raise ValueError(
+                f"linear_solver='sparse' does not exchange rows, and has to here ({error}): take 'dense' or 'auto'"
+            ) from None
+        return SparseFactors(plan, entries, self.matrices, self.keeps, mass)
 
     @property
     def _fitted(self) -> tuple[SparseLU, Pattern]:
@@ -53,10 +63,10 @@ class SparseFactors(LinearSolver):
     @property
     def _unrolled(self) -> bool:
         plan, _ = self._fitted
-        return sum(len(one.terms) + 1 for one in plan.factor) <= _UNROLLED
+        return self.reals * sum(len(one.terms) + 1 for one in plan.factor) <= _UNROLLED
 
-    def functions(self, field: Callable) -> dict[str, FieldFunction]:
-        return {"f_jac": self.jacobian(field)}
+    def functions(self, field: Callable, given: Callable | None = None) -> dict[str, FieldFunction]:
+        return {"f_jac": self.jacobian(field, given)}
 
     def transposed(self, field: Callable) -> dict[str, FieldFunction]:
         return {}
@@ -68,9 +78,12 @@ class SparseFactors(LinearSolver):
     def counters(self) -> tuple[str, ...]:
         return ()
 
-    def jacobian(self, field: Callable) -> FieldFunction:
-        """Those elements of J that its pattern has."""
+    def jacobian(self, field: Callable, given: Callable | None = None) -> FieldFunction:
+        """Those elements of J that its pattern has. given: the user's function that gives all."""
         _, entries = self._fitted
+        if given is not None:
+            places = np.array([row * entries.columns + column for row, column in entries.entries], np.uint32)
+            return FieldFunction(lambda t, y, *values: given(t, y, *values).reshape(-1)[places])
         return FieldFunction(jacobian_function(field, entries, colours(entries)), structural_zeros=True)
 
     def words(self, dimensions: Dimensions) -> dict[str, int]:
@@ -93,22 +106,40 @@ class SparseFactors(LinearSolver):
     def _factors(self, b: Body, number: int) -> Numbers:
         return Numbers(b, self.part_of(b.buf.lu_factors, len(self._fitted[0].entries), number))
 
-    def factor(self, b: Body, shift: Scalar | Complex, number: int = 0) -> Scalar:
+    def factor(self, b: Body, shift: Scalar | Complex, number: int = 0, *, constraints: bool = False) -> Scalar:
         plan, entries = self._fitted
-        factors, jacobian = self._factors(b, number), b.buf.jacobian
+        factors, jacobian, mass = self._factors(b, number), b.buf.jacobian, self.mass
         _each(b, len(plan.entries), self._unrolled, lambda index: factors.set(index, to_matrix(b.scalar(0.0), shift)))
+        kept = [k for k, (row, _) in enumerate(entries.entries) if not constraints or row in self._algebraic]
+        name = "constraint" if constraints else "jacobian"
 
         def negate(place: Any, index: Any) -> None:
+            index = _looked_up(b, "constraint_entries", kept, index) if constraints else index
             factors.set(place, to_matrix(-b.scalar(jacobian.load(index)), shift))
 
         def add_shift(place: Any, index: Any) -> None:
             factors.set(place, factors.get(place) + shift)
 
-        self._at_places(b, "jacobian_places", plan.places(entries), negate)
-        self._at_places(b, "diagonal_places", plan.places(Pattern.diagonal(entries.rows)), add_shift)
+        def add_mass(place: Any, index: Any) -> None:
+            assert mass is not None
+            rows, columns = zip(*mass.pattern.entries, strict=True)
+            row, column = _looked_up(b, "mass_rows", rows, index), _looked_up(b, "mass_columns", columns, index)
+            factors.set(place, factors.get(place) + times(shift, mass.element(b, row, column)))
+
+        places = plan.places(entries)
+        self._at_places(b, f"{name}_places", [places[k] for k in kept], negate)
+        if mass is None:
+            self._at_places(b, "diagonal_places", plan.places(Pattern.diagonal(entries.rows)), add_shift)
+        else:
+            self._at_places(b, "mass_places", plan.places(mass.pattern), add_mass)
         fine = b.variable(b.emitter.constant("bool", 1), "bool")
         self._sums(b, "factor", plan.factor, factors, factors, factors, fine)
         return b.scalar(fine.get(), "bool")
+
+    @property
+    def _algebraic(self) -> frozenset[int]:
+        """The rows in which the mass matrix has no entry."""
+        return frozenset(() if self.mass is None else self.mass.algebraic_rows)
 
     def solve(
         self, b: Body, vector: Vector, number: int = 0, *, within: Callable[[Any], Scalar] | None = None, tangent: bool = False

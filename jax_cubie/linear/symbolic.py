@@ -70,6 +70,11 @@ class SparseLU:
         """Which of the factors are no entries of A, and so begin as zeros."""
         return tuple(sorted(set(range(len(self.entries))) - set(self.places(self.pattern))))
 
+    def eliminates(self, part: Pattern) -> bool:
+        """Whether a part of A can be eliminated in this order, too: no pivot of it is 0 by its structure."""
+        rows = SparseLU(part, self.order)._rows
+        return all(k in row for k, row in enumerate(rows))
+
     def places(self, pattern: Pattern) -> tuple[int, ...]:
         """Where in the factors' array the entries of a part of A begin, such as a Jacobian's or the diagonal's."""
         return tuple(self._place[entry] for entry in pattern.entries)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from ..operands import MASS
+
 if TYPE_CHECKING:
     from ..plan import Plan
 
@@ -64,6 +66,6 @@ class Adjoint:
 
 
 def is_of_functions(name: str) -> bool:
-    """Whether an operand is one of the user's functions: "f0", "f1", ..."""
+    """Whether an operand is one of the user's functions: "f0", "f1", ..., or the mass matrix, which goes with them."""
     root = name.partition(".")[0]
-    return root[:1] == "f" and root[1:].isdigit()
+    return root == MASS or (root[:1] == "f" and root[1:].isdigit())

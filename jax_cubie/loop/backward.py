@@ -6,6 +6,7 @@ at the step's beginning, from a checkpoint; the step is taken once more, for its
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from ..kernel import warp
 from ..kernel.scalar import Scalar, least, most, shifted, where
 from ..operands import cotangent_name
+from ..solution import CODES
 from .adjoint import TIME_ARRAYS
 from .checkpoints import WINDOW, WINDOW_BITS, checkpoint_name, from_word, power, record_of, slot_of, to_word, turn_of
 from .clock import end_of, floor_of, whole_steps
@@ -107,7 +109,7 @@ class _Backward:
         self._lane, problem = lane, lane.problem
         self._problem, self._adjoint, self._record = problem, lane.adjoint, record_of(problem)
         self._parts = [part.adjoint(lane) for part in problem.parts]
-        self._control = problem.controller.control(lane)
+        self._control, self._constraints = problem.controller.control(lane), problem.method.constraints
         declare_cells(lane)
         for name in ("at", "behind", "stride", "slot_turn", "depth", "shift", "edge", "taken", "sizes"):
             lane.cell(name, "int32")
@@ -133,7 +135,10 @@ class _Backward:
         clear(b)
         behind = self._adjoint.slots * self._record.words[0]
         taken, code = (self._header(b, behind + offset) for offset in (0, 1))
-        b.put(taken=taken, fine=code.equals(0), present=b.scalar(present, "bool"), behind=-1, active=False)
+        fine = code.equals(CODES["successful"])
+        if self._problem.stops:
+            fine = fine | code.equals(CODES["event_occurred"])
+        b.put(taken=taken, fine=fine, present=b.scalar(present, "bool"), behind=-1, active=False)
         b.put(worth=self._any_cotangent(b) & b.get("present"))
 
     def _header(self, b: Body, index: int) -> Scalar:
@@ -180,6 +185,8 @@ class _Backward:
                 b.each(lambda index, result=result: b.res(result, index, b.real(0)), size)
         for order in b.moving:
             b.put(**{f"start_{order}": 0, f"size_{order}": 0})
+        if self._constraints is not None:
+            self._constraints.find_state(b)
 
         def more() -> Scalar:
             return (b.scalar(self._adjoint.slots, "int32") << b.get("stride")) < b.get("taken")
@@ -398,6 +405,8 @@ class _Backward:
         with b.when(self.worth(b)):
             for part in self._parts:
                 part.end(b)
+        if self._constraints is not None:
+            b.put(active=self.worth(b))
+            with contextlib.nullcontext() if b.lane.plan.in_step else b.when(self.worth(b)):
+                self._constraints.adjoint_of_state(b)
         conclude(b, b.get("worth"), b.get("fine"), b.get("present"))
-
-

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from llvmlite import ir
 
@@ -36,6 +37,14 @@ class Body:
             setattr(self.buf, name, View(emitter, ir.Constant(kind.pointer, ir.Undefined), kind))
         self.dtype, self.states = lane.problem.dtype, lane.problem.states
         self.primal = lane.problem.primal_states
+
+    def with_buffers(self, views: Mapping[str, View]) -> Self:
+        """This lane with these views in `buf`, by their names."""
+        other = copy.copy(self)
+        other.buf = copy.copy(self.buf)
+        for name, view in views.items():
+            setattr(other.buf, name, view)
+        return other
 
     def each(self, body: Callable[[Any], None], size: int | None = None) -> None:
         """`body(index)` for every component of the state, or for every index below `size`."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ..buffers import Slot
 from ..buffers.memory import LaneMemory
@@ -33,11 +34,18 @@ class Lane:
         self.memory = LaneMemory(self.device, plan.layout, plan.problem.dtype, plan.block)
         self.addressing = Addressing(plan.words)
         self.cells: dict[str, str] = {}
+        self._look: Callable[[Body], Body] = lambda b: b
         self._operands = {operand.name: number for number, operand in enumerate(plan.words.operands)}
         self._results = {result.name: number for number, result in enumerate(plan.words.results)}
         self.functions = {
             function.name: FunctionCode(self, function, inline=plan.inlines(function)) for function in plan.functions
         }
+
+    def seen(self, look: Callable[[Body], Body]) -> Self:
+        """This one, for code to which a lane b is to look like `look(b)`."""
+        other = copy.copy(self)
+        other._look = look
+        return other
 
     @property
     def adjoint(self) -> Adjoint:
@@ -77,7 +85,7 @@ class Lane:
             @self.device.emitted(result)
             @functools.wraps(body)
             def write(emitter, members, *arguments):
-                return body(Body(self, emitter, members), *arguments)
+                return body(self._look(Body(self, emitter, members)), *arguments)
 
             return write
 

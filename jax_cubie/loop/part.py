@@ -47,13 +47,15 @@ class Steps:
     start(b, t): what has to be there before the first step. step(b, t, h) -> status: from `state` to `proposed_state`, and
     `error` where there is an estimate. The status, of a method that is `fallible`, is 0, or the code of what kept it from
     succeeding: then it is taken again with a smaller size, where there is a controller. finish(b, t): what the end of an
-    accepted step needs before anyone looks at it. carry(b): the end of a step becomes the beginning of the next.
+    accepted step needs before anyone looks at it. carry(b): the end of a step becomes the beginning of the next. forget(b):
+    what the last step has left behind for the next one, besides the state and f at it: another method has taken steps since.
     """
 
     start: Callable
     step: Callable
     carry: Callable
     finish: Callable | None = None
+    forget: Callable | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,15 +110,13 @@ class Hooks:
     """A part's places in the loop. Codes are int32 `Scalar`s: 0, or how the lane ends; None for 0.
 
     start(b) -> code: before the first step. accepted(b, step) -> code: behind an accepted step. rejected(b): behind a rejected
-    one. end(b, result) -> code: behind the last step, with the code so far. stops: whether the code of `accepted` ends the
-    lane in the middle of fixed steps, too, whose loop else does not look at it.
+    one. end(b, result) -> code: behind the last step, with the code so far.
     """
 
     start: Callable | None = None
     accepted: Callable | None = None
     rejected: Callable | None = None
     end: Callable | None = None
-    stops: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +143,11 @@ class Part(abc.ABC):
     @abc.abstractmethod
     def inside(self) -> bool:
         """Whether it asks for values inside of steps."""
+
+    @property
+    @abc.abstractmethod
+    def stops(self) -> bool:
+        """Whether it may end a lane that is as it should be before t1, by the code of `accepted`."""
 
     @property
     @abc.abstractmethod

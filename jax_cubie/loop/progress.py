@@ -8,6 +8,7 @@ A lane's progress is kept in cells, scalars that end up in registers:
 - total: the sum of the squares of the scaled error; status: of the method's step, 0 or a code
 - stop: where the step ends, of controllers that say so
 - result: a code; limit: the steps in all at which the loop pauses
+- reached, at_end: where parts may end a lane, the end of the last accepted step, and whether that is t1
 - begun, accepted, forced, failed, stuck, last, finished: whether it can be integrated, the step was accepted, the next step is
   accepted whatever its error, the controller gave up, no smaller step helps, the step ends at t1, and it did
 """
@@ -122,7 +123,10 @@ class _Writer:
         if self._control.end is not None:
             lane.cell("stop", problem.dtype)
         self._parts = [part.hooks(lane) for part in problem.parts]
-        self._stops = any(part.stops for part in self._parts)
+        self._stops = problem.stops
+        if self._stops:
+            lane.cell("reached", problem.dtype)
+            lane.cell("at_end", "bool")
         self._fallible = problem.method.fallible
         self._queued = lane.plan.queued
         self._outcome = lane.plan.method_counters
@@ -141,11 +145,17 @@ class _Writer:
         for slot in range(len(b.lane.plan.counters)):
             b.buf.counters.store(slot, b.int32(0))
         b.put(start=0, residue=0, step_size=0, turn=0, repeat=1, forced=False, last=False)
+        if self._stops:
+            b.put(reached=0, at_end=True)
         end = end_of(b)
         valid = b.number("t0").is_finite & (end < float("inf")) & (b.number("max_steps") >= 1)
         if self._control.valid is not None:
             valid = valid & self._control.valid(b)
         b.put(result=_code(b, valid))
+        constraints = b.lane.problem.method.constraints
+        if constraints is not None:
+            found = constraints.find_state(b) | ~b.get("result").equals(_SUCCESSFUL)
+            b.put(result=where(found, b.get("result"), CODES["inconsistent_initial_state"]))
         self._ask(b, "start")
         b.put(begun=b.get("result").equals(_SUCCESSFUL) & (b.scalar(0.0) < end))
         if self._dt0_given:
@@ -287,6 +297,8 @@ class _Writer:
         if self._recording is not None and not self._one_size:
             self._recording.accepted(b)
         step = Step(self._now(b), b.get("residue"), self._reached(b), b.get("step_size"), b.get("last"))
+        if self._stops:
+            b.put(reached=step.end, at_end=step.last)
         self._ask(b, "accepted", step)
 
     def _ask(self, b: Body, place: str, *arguments: Any) -> None:
@@ -336,7 +348,8 @@ class _Writer:
                     if part.rejected is not None:
                         part.rejected(b)
                 # It would be rejected for ever where it is no smaller, or where all its stages are at one time.
-                smaller = b.get("forced") | (following < size)
+                forced = b.get("forced") & b.get("status").equals(0) if self._fallible else b.get("forced")
+                smaller = forced | (following < size)
                 later = following.fused(b.scalar(_RESOLUTION), b.get("start")) > b.get("start")
                 b.put(stuck=~(smaller & later))
         b.put(step_size=following, last=False)

@@ -9,6 +9,7 @@ from typing import Any
 from ..printing import Listing
 from .catalogue import DIRK, EXPLICIT, FIRK, ROSENBROCK, TRANSFORMATIONS
 from .families import (
+    AUTO,
     CATALOGUES,
     NAMES,
     TABLEAUS,
@@ -17,6 +18,7 @@ from .families import (
     embedded_order_of,
     family_of,
     find_method,
+    find_tableau,
     is_stiff,
 )
 from .implicit_tableau import ImplicitTableau
@@ -26,9 +28,9 @@ from .stage_transformation import StageTransformation
 from .tableau import ButcherTableau, ContinuousExtension
 
 __all__ = [
-    "CATALOGUES", "DIRK", "EXPLICIT", "FIRK", "NAMES", "ROSENBROCK", "TABLEAUS", "TRANSFORMATIONS", "ButcherTableau",
+    "AUTO", "CATALOGUES", "DIRK", "EXPLICIT", "FIRK", "NAMES", "ROSENBROCK", "TABLEAUS", "TRANSFORMATIONS", "ButcherTableau",
     "ContinuousExtension", "ImplicitTableau", "Method", "RosenbrockTableau", "StageTransformation", "Tableau",
-    "components_of", "family_of", "find_method", "is_stiff",
+    "components_of", "embedded_order_of", "family_of", "find_method", "find_tableau", "is_stiff",
 ]
 
 
@@ -41,6 +43,8 @@ class _Methods(ModuleType):
         `name`, `aliases`; `family`; `stiff`: whether it is meant for stiff systems (it is A-stable: no component that decays,
         however fast, limits the step size); `order`; `embedded_order` (None without an error estimate); `dense_order` of the
         values between steps; `stages`; `fsal`: whether its last stage is the next step's first.
+
+        `method="auto"`, which changes between two of them as a system becomes stiff or ceases to be, is none of its own.
         """
         return Listing(
             {

@@ -23,6 +23,27 @@ def hermite_weights(b: Body, theta: Jet, size: Jet, first: View, last: View) -> 
     return [(b.buf.state, 1.0 - end), (b.buf.proposed_state, end), *slopes]
 
 
+def add_between_moved(b: Body, weights: Sequence[tuple[View, Jet]], values: View) -> None:
+    """Adds to values between what the tangents of their weights have in them."""
+    for piece in b.lane.problem.pieces:
+        target = b.piece(values, piece.order)
+        shares = [
+            (value, b.piece(row, piece.order & ~order))
+            for row, weight in weights
+            for order, value in weight.terms.items()
+            if order and piece.order & order == order
+        ]
+
+        def add(index: Any, target: View = target, shares: Sequence[tuple[Scalar, View]] = shares) -> None:
+            total = target.load(index)
+            for value, row in shares:
+                total = b.emitter.fma(b.dtype, value.value, row.load(index), total)
+            target.store(index, total)
+
+        if shares:
+            b.each(add, piece.size)
+
+
 def between_adjoint(
     b: Body, between_weights: Weights, adjoints: Sequence[View], theta: Jet, size: Jet, cotangent: View
 ) -> tuple[dict[int, Scalar], dict[int, Scalar]]:

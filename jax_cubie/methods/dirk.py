@@ -5,6 +5,10 @@ iterations: with J, the derivative of f by the state at the beginning of the ste
 is W^-1 (f(Y_i) - k_i), and that of k_i the same over h a_ii. (Hairer, Wanner, Solving Ordinary Differential Equations II,
 section IV.8.)
 
+With a mass matrix, M y' = f, slopes are those of the state all the same: M k_i = f(t + c_i h, Y_i), and W = M/(h a_ii) - J.
+Where equations are algebraic, slopes of algebraic components follow from Y_i, on whose own earlier slopes have no effect; at t0
+they are those of the differentiated equations.
+
 The rows are f at the beginning of the step, which is the first stage of methods that have an explicit one; the stages; and f
 at the end of the step, which is the last stage of stiffly accurate methods.
 
@@ -22,40 +26,45 @@ from typing import TYPE_CHECKING, Any
 
 from ..buffers import BACKWARD, Buffer
 from ..kernel.scalar import Scalar, where
-from ..linear import LinearSolver
+from ..linear import LinearSolver, Mass
+from ..linear.mass import clear
 from ..loop import AdjointSteps, Dimensions, Steps
 from ..loop.jets import Jet
-from ..nonlinear import SERVES, Newton
+from ..nonlinear import Newton
 from ..operands import primal_name
 from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
 from ..solution import CODES
-from .between import between_adjoint, hermite_weights
+from .between import add_between_moved, between_adjoint, hermite_weights
 from .combine import combine, stage_time
-from .field_functions import FieldFunction
+from .field_functions import FieldFunction, time_derivative
 from .implicit_tableau import ImplicitTableau
+from .jacobian_reuse import JacobianReuse
 from .method import Method
-from .rosenbrock import copy, directions, fill
+from .rosenbrock import add_up, copy, directions, fill
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
 
     from ..kernel.device import View
+    from ..linear import Pattern
     from ..loop.body import Body
     from ..loop.lane import Lane
     from ..nonlinear.iteration import Iteration
+    from .constraints import Constraints
 
 
 @dataclasses.dataclass(frozen=True)
 class Dirk(Method):
-    """A diagonally implicit Runge-Kutta method."""
+    """A diagonally implicit Runge-Kutta method. watched: whether it measures its Jacobians, for those who change methods."""
 
     tableau: ImplicitTableau
     linear: LinearSolver
     newton: Newton
+    mass: Mass | None = None
+    watched: bool = False
 
     family = "DIRK"
     fallible = True
-    primal_too = ("f",)
 
     def __post_init__(self) -> None:
         if self.tableau.dense is not None and self.tableau.dense.a:
@@ -93,14 +102,25 @@ class Dirk(Method):
     def error_rows(self) -> int:
         return int(self.tableau.b_embedded is not None)
 
-    def fitted(self, field: ClosedJaxpr) -> Dirk:
-        return dataclasses.replace(self, linear=self.linear.fitted(field))
+    @property
+    def primal_too(self) -> tuple[str, ...]:
+        return ("f",) if self.mass is None else ("f", "mass")
 
-    def functions(self, field: Callable) -> dict[str, FieldFunction]:
-        return {"f": FieldFunction(field), **self.linear.functions(field)}
+    def fitted(self, field: ClosedJaxpr, mass: Mass | None = None, sparsity: Pattern | None = None) -> Dirk:
+        if mass is not None and (self._evaluated or not self.tableau.stiffly_accurate):
+            raise ValueError(
+                f"method {self.name!r} can't have a mass matrix, since its solution is not its last stage's state: take one "
+                "that is stiffly accurate, as 'kvaerno5' or 'l_stable_sdirk4', or a Rosenbrock method, as 'rodas5p'"
+            )
+        return dataclasses.replace(self, linear=self.linear.fitted(field, mass, sparsity), mass=mass)
+
+    def functions(self, field: Callable, jac: Callable | None = None) -> dict[str, FieldFunction]:
+        found = {"f": FieldFunction(field), **self.linear.functions(field, jac)}
+        return found if self.mass is None else {**found, "mass": self.mass.product(), "f_dt": time_derivative(field)}
 
     def differentiated(self, field: Callable) -> dict[str, FieldFunction]:
-        return {"f": FieldFunction(field)}
+        found = {"f": FieldFunction(field)}
+        return found if self.mass is None else {**found, "mass": self.mass.product()}
 
     # --- The stages
 
@@ -139,6 +159,10 @@ class Dirk(Method):
         """The stages' k_i."""
         return [b.row(b.buf.stage_increment, self._first_row + number) for number in range(self.tableau.stages)]
 
+    @property
+    def _reuse(self) -> JacobianReuse:
+        return JacobianReuse(self.linear, self.newton, self.watched)
+
     # --- Buffers
 
     def transposed(self, field: Callable) -> dict[str, FieldFunction]:
@@ -153,6 +177,7 @@ class Dirk(Method):
             Buffer("stage_cotangent", 0, live=BACKWARD),
             Buffer("jacobian_product", 0, live=BACKWARD),
             Buffer("start_adjoint", 0, live=BACKWARD),
+            *Mass.buffers(),
             *self.newton.buffers(),
             *self.linear.buffers(),
         )
@@ -168,12 +193,13 @@ class Dirk(Method):
             "stage_cotangent": states if backward else 0,
             "jacobian_product": states if backward and several else 0,
             "start_adjoint": states if backward and dimensions.inside else 0,
+            **Mass.sizes(self.mass, dimensions),
             **self.newton.sizes(dimensions),
             **self.linear.sizes(dimensions),
         }
 
     def counters(self, dimensions: Dimensions) -> tuple[str, ...]:
-        return ("newton_iterations", *(("jacobians",) if self.newton.reuse else ()), *self.linear.counters)
+        return ("newton_iterations", *self._reuse.counters, *self.linear.counters)
 
     def copies(self, dimensions: Dimensions) -> dict[str, int]:
         implicit, evaluated, orders = len(self._implicit), len(self._evaluated), dimensions.orders
@@ -188,6 +214,10 @@ class Dirk(Method):
         counts |= self.linear.copies(times * linearised + implicit * dimensions.backward)
         if dimensions.backward:
             counts["f_vjp"] = implicit * orders + self.tableau.stages - implicit + dimensions.inside * self._end_rows
+        if self.mass is not None:
+            counts["f"] += 1
+            counts["f_jac"] += 3
+            counts |= {"mass": implicit * orders, primal_name("mass"): implicit, "mass_vjp": (implicit + 1) * orders, "f_dt": 1}
         return counts
 
     def evaluations(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> Any:
@@ -196,23 +226,48 @@ class Dirk(Method):
 
     def work(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> dict[str, Any]:
         iterations = counted["newton_iterations"]
-        jacobians = counted["jacobians"] if self.newton.reuse else steps
-        done = self.linear.work(counted, jacobians, self._matrices * steps, iterations)
+        done = self.linear.work(counted, counted.get("jacobians", steps), self._matrices * steps, iterations)
         return {"num_newton_iterations": iterations, **done}
 
     # --- Places in the loop
 
+    @property
+    def constraints(self) -> Constraints | None:
+        return self._constraints if self.mass is not None and self.mass.separates else None
+
+    @property
+    def _constraints(self) -> Constraints:
+        from .constraints import Constraints
+
+        assert self.mass is not None
+        return Constraints(self.mass, self.linear)
+
+    def first_slope(self, b: Body) -> tuple[View, Callable[[View], None] | None]:
+        if self.mass is None:
+            return self.start_rhs(b), None
+        return self.start_rhs(b), self._constraints.first_slope(b, self.start_rhs(b))[1]
+
     def steps(self, lane: Lane) -> Steps:
-        reuses = self._reuses(lane)
-        if reuses:
-            for name in ("jacobian_serves", "jacobian_here", "converges_fast"):
-                lane.cell(name, "bool")
+        problem = lane.problem
+        hermite = problem.dimensions().inside and self.tableau.dense is None
+        if hermite and self.mass is not None and self.mass.algebraic_rows and (len(problem.pieces) > 1 or problem.adjoint):
+            raise NotImplementedError(
+                f"values between the steps of method {self.name!r} have no derivative where rows of the mass matrix are 0: "
+                "save at t0, t1 or the ends of steps, or take a Rosenbrock method, as 'rodas5p'"
+            )
+        self._reuse.declare(lane)
 
         @lane.emitted()
         def start(b, t):
-            b.evaluate(t, b.buf.state, self.start_rhs(b))
-            if reuses:
-                b.put(jacobian_serves=False, jacobian_here=False)
+            if self.mass is None:
+                b.evaluate(t, b.buf.state, self.start_rhs(b))
+            else:
+                fine = self._start_slope(b, t, self.mass)
+                with b.when(~fine):
+                    fill(b, self.start_rhs(b), 0.0)
+                if self.tableau.explicit_first_stage or hermite:  # else it is a first guess alone
+                    b.put(result=where(fine, b.get("result"), CODES["singular_matrix"]))
+            self._reuse.start(b)
 
         @lane.emitted("int32")
         def step(b, t, h):
@@ -229,15 +284,42 @@ class Dirk(Method):
         def carry(b):
             copy(b, b.buf.state, b.buf.proposed_state)
             copy(b, self.start_rhs(b), self.end_rhs(b))
-            if reuses:
-                b.put(jacobian_serves=b.get("converges_fast"), jacobian_here=False)
+            self._reuse.carry(b)
 
-        return Steps(start=start, step=step, finish=None if self.tableau.stiffly_accurate else finish, carry=carry)
+        end = None if self.tableau.stiffly_accurate else finish
+        return Steps(start=start, step=step, finish=end, carry=carry, forget=lane.emitted()(self._reuse.start))
 
-    def _reuses(self, lane: Lane) -> bool:
-        """Whether a Jacobian may serve for several steps: not where a step is taken again, or where tangents need others."""
-        problem = lane.problem
-        return self.newton.reuse and len(problem.pieces) == 1 and problem.checkpoints is None and problem.adjoint is None
+    def _start_slope(self, b: Body, time: Any, mass: Mass) -> Scalar:
+        """The slope of the state at t0, with its tangents; whether there is one. Those of algebraic components have no
+        tangents: no state at the end of a step depends on them."""
+        rhs, product, slope = b.buf.mass_vector, b.buf.mass_product, self.start_rhs(b)
+        b.evaluate(time, b.buf.state, rhs)
+        if mass.algebraic_rows:
+            b.call("f_dt", y=b.piece(b.buf.state, 0), out=b.piece(product, 0), **b.instant(time))
+            for index in mass.algebraic_rows:
+                rhs.store(index, product.load(index))
+        fine = self.factor_mass(b, time)
+        fill(b, slope, 0.0)
+        for _, piece in b.pieces:
+            target, known = b.piece(slope, piece.order), b.piece(rhs, piece.order)
+            if piece.order:
+                self._subtract_mass(b, known, slope, piece.order)
+                clear(b, known, mass.algebraic_rows)
+            copy(b, target, known)
+            for direction in directions(b, target):
+                self.linear.solve(b, direction)
+        return fine
+
+    def factor_mass(self, b: Body, since_t0: Any) -> Scalar:
+        """Makes ready to solve for slopes at that time and the step's beginning; whether it can be."""
+        return self._constraints.factor(b, since_t0, b.piece(b.buf.state, 0))
+
+    @staticmethod
+    def _subtract_mass(b: Body, target: View, slope: View, order: int) -> None:
+        """target -= what tangents of M have in that order of M times a slope, whose own is 0."""
+        if Mass.moves(b):
+            b.call("mass", y=slope, out=b.buf.mass_product, **b.instant(b.real(0)))
+            add_up(b, target, target, [Fraction(-1)], [b.piece(b.buf.mass_product, order)])
 
     def take(self, b: Body, time: Any, step_size: Any) -> Scalar:
         """One step from `state`: the stages and `proposed_state`. The status."""
@@ -252,7 +334,7 @@ class Dirk(Method):
         """The primal components of all stages. The status."""
         tableau, h = self.tableau, b.scalar(step_size)
         iteration, factored, regular = None, None, b.scalar(True, "bool")
-        self._linearise(b, time)
+        self._reuse.linearise(b, time)
         for stage in range(tableau.stages):
             diagonal = tableau.a[stage][stage]
             if stage in self._implicit:
@@ -269,23 +351,8 @@ class Dirk(Method):
                 self._evaluate(b, stage, time, step_size)
         assert iteration is not None
         b.counter("newton_iterations").add(iteration.count.value)
-        if self._reuses(b.lane):
-            # Until the step is accepted: one that is taken again goes by the Jacobian of its own beginning.
-            b.put(jacobian_serves=b.get("jacobian_here"), converges_fast=iteration.rate <= SERVES)
+        self._reuse.settle(b, iteration)
         return where(regular, iteration.status, CODES["singular_matrix"])
-
-    def _linearise(self, b: Body, time: Any) -> None:
-        """J at the step's beginning, unless the one at hand serves."""
-        state = b.piece(b.buf.state, 0)
-        if not self._reuses(b.lane):
-            self.linear.linearise(b, time, state)
-            if self.newton.reuse:
-                b.counter("jacobians").add()
-            return
-        with b.when(~b.get("jacobian_serves")):
-            self.linear.linearise(b, time, state)
-            b.counter("jacobians").add()
-            b.put(jacobian_here=True)
 
     def factor(self, b: Body, since_t0: Any, state: View, size: Scalar) -> Scalar:
         """Makes ready to solve with 1/size - J, J at that time and state; whether it can be."""
@@ -304,8 +371,10 @@ class Dirk(Method):
         def place(index: Any) -> None:
             at.store(index, size.fused(b.scalar(row.load(index)), b.scalar(base.load(index))).value)
 
+        slope = row if self.mass is None else b.piece(b.buf.mass_product, 0)
+
         def subtract(index: Any) -> None:
-            delta.store(index, (b.scalar(delta.load(index)) - b.scalar(row.load(index))).value)
+            delta.store(index, (b.scalar(delta.load(index)) - b.scalar(slope.load(index))).value)
 
         def add(index: Any) -> None:
             row.store(index, inverse.fused(b.scalar(delta.load(index)), b.scalar(row.load(index))).value)
@@ -314,10 +383,15 @@ class Dirk(Method):
         def magnitude(index: Any) -> Any:
             return abs(b.scalar(state.load(index))).value
 
+        from ..nonlinear.iteration import tolerance  # it imports Numba
+
         def correct() -> Scalar:
             self._evaluate_primal(b, stage_time(b, instant, h.value, time), at, delta)
+            if self.mass is not None:
+                name = primal_name("mass") if len(b.pieces) > 1 else "mass"
+                b.call(name, y=row, out=slope, **b.instant(b.real(0)))
             b.each(subtract, b.primal)
-            solved = self.linear.solve(b, delta, within=lambda index: iteration.tolerance(index, magnitude(index)))
+            solved = self.linear.solve(b, delta, within=lambda index: tolerance(b, index, magnitude(index)))
             b.each(add, b.primal)
             return solved
 
@@ -372,7 +446,11 @@ class Dirk(Method):
             target = b.piece(row, piece.order)
             if number > 1:
                 self.stage_state(b, stage, step_size)
+            if self.mass is not None and Mass.moves(b):
+                b.call("mass", y=row, out=b.buf.mass_product, **b.instant(b.real(0)))
             b.call("f", y=state, out=into_output(target, number), **b.instant(since_t0, at))
+            if self.mass is not None and Mass.moves(b):
+                add_up(b, target, target, [Fraction(-1)], [b.piece(b.buf.mass_product, piece.order)])
 
             def scale(index: Any, target: View = target) -> None:
                 target.store(index, (inverse * b.scalar(target.load(index))).value)
@@ -418,7 +496,11 @@ class Dirk(Method):
         share, weights = emit_dense_weights(b.emitter, b.dtype, theta, step_size, dense.terms)
         return lambda index: emit_dense(b.emitter, share, weights, state, proposed, self.rows(b), index)
 
+    def add_between_moved(self, b: Body, theta: Jet, size: Jet, values: View) -> None:
+        add_between_moved(b, self.between_weights(b, theta, size), values)
+
     def between_weights(self, b: Body, theta: Jet, size: Jet) -> list[tuple[View, Jet]]:
+        """What values between are sums of: arrays as long as the state, with the weight of each."""
         dense = self.tableau.dense
         if dense is None:
             return hermite_weights(b, theta, size, self.start_rhs(b), self.end_rhs(b))

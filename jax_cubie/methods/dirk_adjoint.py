@@ -6,7 +6,8 @@ that of Y_i, and m_i that of the equation of k_i,
     m_i = h (b_i l + sum_(j >= i) a_ji q_j),    q_i = (df/dy(Y_i))^T m_i,
 
 from the last stage to the first: a system for m_i, whose matrix is h a_ii times the transpose of 1/(h a_ii) - J, J at Y_i. The
-cotangent of y is l + sum(q_i). Where there are tangents, the orders of m_i are solved for from the highest on.
+cotangent of y is l + sum(q_i). With a mass matrix, M^T m_i stands for m_i on the left, and M/(h a_ii) for 1/(h a_ii). Where
+there are tangents, the orders of m_i are solved for from the highest on.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from ..linear import Mass
+from ..linear.mass import clear
 from ..loop import AdjointSteps
 from ..loop.cotangents import into_view_of_input, some_of
+from ..operands import MASS
 from ..outputs.interpolation import dense_shares
 from .combine import combine, stage_time
 from .rosenbrock import add_up, copy, directions, fill
@@ -68,7 +72,7 @@ class DirkAdjoint:
             sources = [*pulled.values(), *([b.buf.start_adjoint] if inside else [])]
             if inside and self._tableau.dense is None and not self._tableau.explicit_first_stage:
                 first = self._start_adjoint(b)
-                copy(b, b.buf.stage_cotangent, first)
+                self._explicit(b, t, first, method.start_rhs(b))
                 pull(b, "f", t, 0, b.buf.stage_cotangent, first, y=b.buf.state)
                 sources.append(first)
             add_to_adjoint(b, *sources)
@@ -108,11 +112,48 @@ class DirkAdjoint:
         state = self._method.stage_state(b, stage, step_size) if any(weights) else b.buf.state
         if weights[stage]:
             self._solve(b, stage, since_t0, step_size, state)
+            if self._method.mass is not None:
+                self._pull_mass(b, self._method.rows(b)[stage])
         else:
-            copy(b, cotangent, own)
+            self._explicit(b, since_t0, own, self._method.rows(b)[stage])
         pull(b, "f", since_t0, at, cotangent, own, y=state)
         for order in b.lane.adjoint.orders:
             gather_size(b, order, own, weights, self._method.rows(b), cotangent)
+
+    def _explicit(self, b: Body, since_t0: Any, own: View, slope: View) -> None:
+        """The cotangent of the equation of a slope at the step's beginning, from that of the slope."""
+        cotangent, mass = b.buf.stage_cotangent, self._method.mass
+        if mass is None:
+            copy(b, cotangent, own)
+            return
+        self._method.factor_mass(b, since_t0)
+        fill(b, cotangent, 0.0)
+        for _, piece in reversed(b.pieces):
+            target = b.piece(own, piece.order)
+            self._subtract_mass(b, target, piece.order)
+            if mass.separates:  # nothing depends on those
+                clear(b, target, mass.algebraic_components)
+            for direction in directions(b, target):
+                self._method.linear.solve_transposed(b, direction)
+            clear(b, target, mass.algebraic_rows)
+            copy(b, b.piece(cotangent, piece.order), target)
+        self._pull_mass(b, slope)
+
+    @staticmethod
+    def _subtract_mass(b: Body, target: View, order: int) -> None:
+        """target -= the cotangent of a slope's tangent of that order, by what tangents of M have in equations of higher
+        ones, whose cotangents are in `stage_cotangent`."""
+        if Mass.moves(b):
+            given = {**b.instant(b.real(0)), "y": b.buf.mass_vector, "mass*": b.buf.stage_cotangent}
+            b.call("mass_vjp", out=into_view_of_input(b, 0, b.buf.mass_product), **given)
+            add_up(b, target, target, [Fraction(-1)], [b.piece(b.buf.mass_product, order)])
+
+    @staticmethod
+    def _pull_mass(b: Body, slope: View) -> None:
+        """The share of M in the equation M slope = f, whose cotangent is in `stage_cotangent`."""
+        if any(name.partition(".")[0] == MASS for name in b.lane.adjoint.wrt):
+            add_up(b, b.buf.mass_vector, None, [Fraction(-1)], [slope])
+            pull(b, "mass", b.real(0), 0, b.buf.stage_cotangent, b.buf.mass_product, y=b.buf.mass_vector)
 
     def _solve(self, b: Body, stage: int, since_t0: Any, step_size: Any, state: View) -> None:
         """The cotangent of the equation of k_i, from that of k_i."""
@@ -131,6 +172,8 @@ class DirkAdjoint:
                 for moved in b.moving:
                     if order & moved == 0 and order | moved in orders:
                         add_up(b, target, target, [diagonal], [b.piece(product, order | moved)], b.get(f"size_{moved}"))
+                if self._method.mass is not None:
+                    self._subtract_mass(b, target, order)
             for direction in directions(b, target):
                 self._method.linear.solve_transposed(b, direction)
             add_up(b, b.piece(cotangent, order), None, _ONE, [target], 1.0 / size)

@@ -16,7 +16,7 @@ from ..buffers import BACKWARD, Buffer
 from ..loop import AdjointSteps, Dimensions, Steps
 from ..loop.jets import Jet
 from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
-from .between import hermite_weights
+from .between import add_between_moved, hermite_weights
 from .combine import combine, stage_time
 from .field_functions import FieldFunction
 from .method import Method
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from ..kernel.device import View
     from ..kernel.scalar import Scalar
+    from ..linear import Mass, Pattern
     from ..loop.body import Body
     from ..loop.lane import Lane
 
@@ -39,7 +40,6 @@ class ExplicitRungeKutta(Method):
 
     family = "explicit Runge-Kutta"
     fallible = False
-    primal_too = ()
 
     @property
     def name(self) -> str:
@@ -81,13 +81,15 @@ class ExplicitRungeKutta(Method):
             total = total + counted["dense"] * len(self.dense_stages)
         return total
 
-    def functions(self, field: Callable) -> dict[str, FieldFunction]:
+    def functions(self, field: Callable, jac: Callable | None = None) -> dict[str, FieldFunction]:
         return {"f": FieldFunction(field)}
 
     def differentiated(self, field: Callable) -> dict[str, FieldFunction]:
         return {"f": FieldFunction(field)}
 
-    def fitted(self, field: ClosedJaxpr) -> ExplicitRungeKutta:
+    def fitted(
+        self, field: ClosedJaxpr, mass: Mass | None = None, sparsity: Pattern | None = None
+    ) -> ExplicitRungeKutta:
         return self
 
     def transposed(self, field: Callable) -> dict[str, FieldFunction]:
@@ -199,6 +201,9 @@ class ExplicitRungeKutta(Method):
             combine(b, accumulator, b.buf.state, step_size, dense.a[number], rows)
             b.evaluate(stage_time(b, dense.c[number], step_size, time), accumulator, rows[stage], into=dense.c[number])
         b.counter("dense").add()
+
+    def add_between_moved(self, b: Body, theta: Jet, size: Jet, values: View) -> None:
+        add_between_moved(b, self.between_weights(b, theta, size), values)
 
     def between_weights(self, b: Body, theta: Jet, size: Jet) -> list[tuple[View, Jet]]:
         """What values between are sums of: arrays as long as the state, with the weight of each."""

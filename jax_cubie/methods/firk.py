@@ -7,6 +7,8 @@ diagonal but for blocks of two, they take a real system for each real eigenvalue
 before, which is kept in `stage_prediction`. The step ends at y + sum_i d_i z_i, d = A^-T b: of stiffly accurate methods the
 last stage's state.
 
+With a mass matrix, M y' = f, the sum on the left is multiplied by M.
+
 Tangents are those of these equations where they are solved, with J at each stage's state: in it tangents of all stages are
 unknown together, and all else is known once those of lower orders are. So they take one matrix of all stages.
 """
@@ -21,8 +23,8 @@ from math import comb
 from typing import TYPE_CHECKING, Any
 
 from ..buffers import BACKWARD, Buffer
-from ..kernel.scalar import Scalar, most, shifted, where
-from ..linear import DenseMatrix, LinearSolver, pivot_words
+from ..kernel.scalar import Scalar, shifted, where
+from ..linear import DenseMatrix, LinearSolver, Mass, pivot_words
 from ..linear.numbers import Complex
 from ..loop import AdjointSteps, Dimensions, Steps
 from ..loop.jets import Jet, size_of
@@ -30,10 +32,11 @@ from ..nonlinear import Newton
 from ..operands import primal_name
 from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
 from ..solution import CODES
-from .between import between_adjoint, hermite_weights
+from .between import add_between_moved, between_adjoint, hermite_weights
 from .combine import stage_time
 from .field_functions import FieldFunction
 from .implicit_tableau import ImplicitTableau
+from .jacobian_reuse import JacobianReuse
 from .method import Method
 from .rosenbrock import add_up, copy, fill, multiply
 from .rows import Row, near
@@ -43,29 +46,45 @@ if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
 
     from ..kernel.device import View
+    from ..linear import Pattern
     from ..loop.body import Body
     from ..loop.lane import Lane
+    from .constraints import Constraints
 
 _ONE = [Fraction(1)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Firk(Method):
-    """A fully implicit Runge-Kutta method."""
+    """A fully implicit Runge-Kutta method. watched: whether it measures its Jacobians, for those who change methods."""
 
     tableau: ImplicitTableau
     transformation: StageTransformation
     linear: LinearSolver
     newton: Newton
+    mass: Mass | None = None
+    watched: bool = False
 
     family = "FIRK"
     fallible = True
-    primal_too = ("f",)
 
     def __post_init__(self) -> None:
         if self.tableau.dense is not None and self.tableau.dense.a:
-            raise ValueError(f"tableau {self.name!r}: values between steps have stages of their own, as only explicit methods' do")
-        object.__setattr__(self, "linear", self.linear.holding(self.transformation.matrices))
+            raise ValueError(f"tableau {self.name!r}: its values between steps can't have stages of their own")
+
+    @classmethod
+    def of(cls, tableau: ImplicitTableau, transformation: StageTransformation, linear: LinearSolver, newton: Newton) -> Firk:
+        """That method; the linear solver is one that solves its systems."""
+        linear = linear.holding(transformation.matrices)
+        return cls(tableau, transformation, linear.keeping() if newton.reuse else linear, newton)
+
+    @property
+    def primal_too(self) -> tuple[str, ...]:
+        return ("f",) if self.mass is None else ("f", "mass")
+
+    @property
+    def between_needs_slopes(self) -> bool:
+        return self.tableau.dense is None
 
     @property
     def name(self) -> str:
@@ -84,24 +103,31 @@ class Firk(Method):
     def error_rows(self) -> int:
         return int(self.transformation.error is not None or self.tableau.b_embedded is not None)
 
-    def fitted(self, field: ClosedJaxpr) -> Firk:
-        return dataclasses.replace(self, linear=self.linear.fitted(field))
+    def fitted(self, field: ClosedJaxpr, mass: Mass | None = None, sparsity: Pattern | None = None) -> Firk:
+        if mass is not None and not self.tableau.stiffly_accurate:
+            raise ValueError(
+                f"method {self.name!r} can't have a mass matrix, since its solution is not its last stage's state: take one "
+                "that is stiffly accurate, as 'radau_iia_5', or a Rosenbrock method, as 'rodas5p'"
+            )
+        return dataclasses.replace(self, linear=self.linear.fitted(field, mass, sparsity), mass=mass)
 
-    def functions(self, field: Callable) -> dict[str, FieldFunction]:
-        return {"f": FieldFunction(field), **self.linear.functions(field)}
+    def functions(self, field: Callable, jac: Callable | None = None) -> dict[str, FieldFunction]:
+        found = {"f": FieldFunction(field), **self.linear.functions(field, jac)}
+        return found if self.mass is None else {**found, "mass": self.mass.product()}
 
     def differentiated(self, field: Callable) -> dict[str, FieldFunction]:
-        return {"f": FieldFunction(field)}
+        found = {"f": FieldFunction(field)}
+        return found if self.mass is None else {**found, "mass": self.mass.product()}
 
     # --- Numbers, of increments in the place of slopes: k = A^-1 z / h
 
     def _of_increments(self, weights: Row) -> Row:
         """The weights of z_i, from those of h k_i."""
-        columns = zip(*self._inverse, strict=True)
+        columns = zip(*self.inverse, strict=True)
         return tuple(sum((w * x for w, x in zip(weights, column, strict=True)), Fraction(0)) for column in columns)
 
     @functools.cached_property
-    def _inverse(self) -> tuple[Row, ...]:
+    def inverse(self) -> tuple[Row, ...]:
         """A^-1."""
         return inverse_of(self.tableau.a)
 
@@ -128,23 +154,28 @@ class Firk(Method):
 
     @functools.cached_property
     def _prediction(self) -> tuple[Row, ...]:
-        """The polynomial through a step, in fractions of it beyond its end, less the end: for each power from 1 on the weights of
-        z_i."""
+        """The polynomial through a step, in fractions of it beyond its end, less the end: for each power from 1 on the weights
+        of z_i."""
         if self.tableau.dense is None:
             return ()
         powers = [self._of_increments(column) for column in zip(*self.tableau.dense.weights, strict=True)]
         numbers = range(1, len(powers) + 1)
-        return tuple(
-            tuple(sum((comb(m, k) * powers[m - 1][j] for m in numbers if m >= k), Fraction(0)) for j in range(self.tableau.stages))
-            for k in numbers
-        )
+
+        def weight(k: int, j: int) -> Fraction:
+            return sum((comb(m, k) * powers[m - 1][j] for m in numbers if m >= k), Fraction(0))
+
+        return tuple(tuple(weight(k, j) for j in range(self.tableau.stages)) for k in numbers)
+
+    @property
+    def _reuse(self) -> JacobianReuse:
+        return JacobianReuse(self.linear, self.newton, self.watched)
 
     # --- Buffers
 
     @property
     def _keeps_ends(self) -> bool:
-        """Whether f at the ends of a step is wanted: for the error estimate, or for Hermite's cubic."""
-        return self.transformation.error is not None or self.error_rows > 0 or self.tableau.dense is None
+        """Whether f at the ends of a step is wanted: for the error estimate and the first step, or for Hermite's cubic."""
+        return self.error_rows > 0 or self.tableau.dense is None
 
     def transposed(self, field: Callable) -> dict[str, FieldFunction]:
         return self.linear.transposed(field)
@@ -156,14 +187,15 @@ class Firk(Method):
             Buffer("stage_prediction", 0, persistent=True),
             Buffer("stage_state", 0, live=frozenset({"step", "backward"})),
             Buffer("stage_driver_stack", 0, live=frozenset({"step/stage", "step/error", "backward"})),
+            *self.newton.buffers(),
             Buffer("stage_accumulator", 0, aliases="error", live=tangents),
-            Buffer("stage_slope", 0, live=tangents),
+            Buffer("stage_slope", 0, aliases="newton_delta", live=tangents),
             Buffer("block_factors", 0, live=tangents),
             Buffer("block_pivots", 0, dtype="int32", live=tangents),
             Buffer("stage_adjoint", 0, live=BACKWARD),
             Buffer("stage_cotangent", 0, live=BACKWARD),
             Buffer("dense_adjoint", 0, live=BACKWARD),
-            *self.newton.buffers(),
+            *Mass.buffers(),
             *self.linear.buffers(),
         )
 
@@ -182,13 +214,14 @@ class Firk(Method):
             "stage_adjoint": stages * states if backward else 0,
             "stage_cotangent": 2 * states if backward else 0,
             "dense_adjoint": self._dense_adjoint_rows * states if backward and dimensions.inside else 0,
+            **Mass.sizes(self.mass, dimensions),
             **self.newton.sizes(dimensions, stages),
             **self.linear.sizes(dimensions),
         }
 
     def counters(self, dimensions: Dimensions) -> tuple[str, ...]:
-        estimates = ("second_estimates",) if self.transformation.error is not None else ()
-        return ("newton_iterations", *estimates, *self.linear.counters)
+        estimates = ("second_estimates",) if dimensions.adaptive and self.transformation.error is not None else ()
+        return ("newton_iterations", *self._reuse.counters, *estimates, *self.linear.counters)
 
     def copies(self, dimensions: Dimensions) -> dict[str, int]:
         stages, orders, ends = self.tableau.stages, dimensions.orders, 2 * self._keeps_ends
@@ -205,40 +238,64 @@ class Firk(Method):
         if dimensions.backward:
             counts["f"] += stages
             counts["f_vjp"] = stages * orders + dimensions.inside * ends
+        if self.mass is not None:
+            counts["f_jac"] += 2
+            counts |= {"mass": stages * (orders - 1), primal_name("mass"): stages + 1, "mass_vjp": stages * orders}
         return counts
 
     def evaluations(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> Any:
         total = self.tableau.stages * counted["newton_iterations"] + counted.get("second_estimates", 0)
-        return total + accepted if self._keeps_ends else total - 1
+        return total + accepted if self._keeps_ends else total - (steps > 0)  # nor is there one at t0
 
     def work(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> dict[str, Any]:
         matrices, iterations = len(self.transformation.matrices), counted["newton_iterations"]
         solves = matrices * iterations
-        if self.transformation.error is not None:
+        if "second_estimates" in counted:
             solves = solves + steps + counted["second_estimates"]
-        return {"num_newton_iterations": iterations, **self.linear.work(counted, steps, matrices * steps, solves)}
+        done = self.linear.work(counted, counted.get("jacobians", steps), matrices * steps, solves)
+        return {"num_newton_iterations": iterations, **done}
 
     # --- Places in the loop
 
     @property
     def remembered(self) -> tuple[tuple[str, str], ...]:
-        """past_size: of the step whose polynomial is kept. doubtful: whether the step is the first, or follows a rejected one."""
+        """past_size: of the step whose polynomial is kept. doubtful: whether the step is the first, or follows a rejected
+        one."""
         sized = (("past_size", "float"),) if self._prediction else ()
         return (*sized, ("doubtful", "bool")) if self.transformation.error is not None else sized
 
+    @property
+    def constraints(self) -> Constraints | None:
+        return self._constraints if self.mass is not None and self.mass.separates else None
+
+    @property
+    def _constraints(self) -> Constraints:
+        from .constraints import Constraints
+
+        assert self.mass is not None
+        return Constraints(self.mass, self.linear.holding(("real",)))
+
+    def first_slope(self, b: Body) -> tuple[View, Callable[[View], None] | None]:
+        return (self.start_rhs(b), None) if self.mass is None else self._constraints.first_slope(b, self.start_rhs(b))
+
     def steps(self, lane: Lane) -> Steps:
+        self._reuse.declare(lane)
         for name, kind in self.remembered:
             lane.cell(name, lane.problem.dtype if kind == "float" else kind)
+
+        def renew(b: Body) -> None:
+            if self._prediction:
+                fill(b, b.buf.stage_prediction, 0.0)
+                b.put(past_size=1)
+            self._reuse.start(b)
+            if self.transformation.error is not None:
+                b.put(doubtful=True)
 
         @lane.emitted()
         def start(b, t):
             if self._keeps_ends:
                 b.evaluate(t, b.buf.state, self.start_rhs(b))
-            if self._prediction:
-                fill(b, b.buf.stage_prediction, 0.0)
-                b.put(past_size=1)
-            if self.transformation.error is not None:
-                b.put(doubtful=True)
+            renew(b)
 
         @lane.emitted("int32")
         def step(b, t, h):
@@ -259,11 +316,13 @@ class Firk(Method):
                 self._keep_polynomial(b)
             if self.transformation.error is not None:
                 b.put(doubtful=False)
+            self._reuse.carry(b)
             copy(b, b.buf.state, b.buf.proposed_state)
             if self._keeps_ends:
                 copy(b, self.start_rhs(b), self.end_rhs(b))
 
-        return Steps(start=start, step=step, finish=finish if self._keeps_ends else None, carry=carry)
+        end = finish if self._keeps_ends else None
+        return Steps(start=start, step=step, finish=end, carry=carry, forget=lane.emitted()(renew))
 
     def rows(self, b: Body) -> list[View]:
         """The stages' z_i."""
@@ -275,21 +334,21 @@ class Firk(Method):
     def take(self, b: Body, time: Any, step_size: Any) -> Scalar:
         """One step from `state`: `stage_state` and `proposed_state`. The status."""
         h = b.scalar(step_size)
-        self.linear.linearise(b, time, b.piece(b.buf.state, 0))
+        self._reuse.linearise(b, time)
         regular = b.scalar(True, "bool")
         for number, shift in enumerate(self._shifts(b, h)):
             regular = regular & self.linear.factor(b, shift, number)
         iteration = self.newton.begin(b, regular)
         self._predict(b, h)
-        iteration.solve(lambda: self._correct(b, time, h), lambda index: self._magnitude(b, index))
+        iteration.solve(lambda: self._correct(b, time, h), lambda index: abs(b.scalar(b.buf.state.load(index))).value)
         b.counter("newton_iterations").add(iteration.count.value)
+        self._reuse.settle(b, iteration)
         if len(b.pieces) > 1:
             self.factor_block(b, time, step_size)
             for _, piece in b.pieces[1:]:
                 self._add_tangents(b, piece.order, time, step_size)
         add_up(b, b.buf.proposed_state, b.buf.state, self.end_weights, self.rows(b))
-        unsolved = where(iteration.ok, b.scalar(0, "int32"), CODES["nonlinear_divergence"])
-        return where(regular, unsolved, CODES["singular_matrix"])
+        return where(regular, iteration.status, CODES["singular_matrix"])
 
     # --- Newton's iteration
 
@@ -344,7 +403,9 @@ class Firk(Method):
             slopes = [b.scalar(one.load(index)) for one in stack]
             z = [b.scalar(row.load(index)) for row in rows]
             for target, weights, scaled in zip(stack, basis.inverse, basis.scaled_inverse, strict=True):
-                right = _sum(scaled, z) * (-inverse) + _sum(weights, slopes)
+                right = _sum(weights, slopes)
+                if self.mass is None:
+                    right = _sum(scaled, z) * (-inverse) + right
                 target.store(index, right.value)
 
         def transform_back(index: Any) -> None:
@@ -355,6 +416,9 @@ class Firk(Method):
                 row.store(index, (b.scalar(row.load(index)) + delta).value)
 
         b.each(transform, b.primal)
+        if self.mass is not None:
+            for target, scaled in zip(stack, basis.scaled_inverse, strict=True):
+                add_up(b, target, target, [Fraction(-1)], [self._mass_of_sum(b, scaled)], inverse)
         waiting, solved = iter(stack), b.scalar(0, "int32")
         for number, kind in enumerate(basis.matrices):
             vector = next(waiting) if kind == "real" else (next(waiting), next(waiting))
@@ -363,13 +427,16 @@ class Firk(Method):
         b.each(transform_back, b.primal)
         return solved
 
-    def _magnitude(self, b: Body, index: Any) -> Any:
-        before = b.scalar(b.buf.state.load(index))
-        return most(abs(before + b.scalar(self._primal_rows(b)[-1].load(index))), abs(before)).value
-
     def _evaluate_primal(self, b: Body, since_t0: Any, state: View, into: View) -> None:
         """f of the primal components alone."""
         b.call(primal_name("f") if len(b.pieces) > 1 else "f", y=state, out=into, **b.instant(since_t0))
+
+    def _mass_of_sum(self, b: Body, weights: Sequence[Fraction]) -> View:
+        """M times a weighted sum of the primal z_i."""
+        vector, product = b.piece(b.buf.mass_vector, 0), b.piece(b.buf.mass_product, 0)
+        add_up(b, vector, None, weights, self._primal_rows(b))
+        b.call(primal_name("mass") if len(b.pieces) > 1 else "mass", y=vector, out=product, **b.instant(b.real(0)))
+        return product
 
     # --- The error
 
@@ -378,14 +445,17 @@ class Firk(Method):
         rejected, (8.20) of section IV.8."""
         from ..controllers.norms import scaled_error  # it imports Numba
 
-        error, rows, inverse = b.buf.error, self._primal_rows(b), 1.0 / h
-        add_up(b, error, b.piece(self.start_rhs(b), 0), self._error_weights, rows, inverse)
+        error, inverse = b.buf.error, 1.0 / h
+        weights, rows = self._error_weights, self._primal_rows(b)
+        if self.mass is not None:
+            weights, rows = _ONE, [self._mass_of_sum(b, weights)]
+        add_up(b, error, b.piece(self.start_rhs(b), 0), weights, rows, inverse)
         self.linear.solve(b, error)
         with b.when(b.get("doubtful") & (b.scalar(scaled_error(b)) >= float(b.primal))):
             state = b.buf.stage_driver_stack.part(0, b.primal)
             add_up(b, state, b.piece(b.buf.state, 0), _ONE, [error])
             self._evaluate_primal(b, time, state, error)
-            add_up(b, error, error, self._error_weights, rows, inverse)
+            add_up(b, error, error, weights, rows, inverse)
             self.linear.solve(b, error)
             b.counter("second_estimates").add()
         b.put(doubtful=True)
@@ -398,21 +468,24 @@ class Firk(Method):
         return b.buf.stage_accumulator
 
     def block(self, b: Body) -> DenseMatrix:
-        """w_ij - h J_i, the matrix of all stages' tangents."""
+        """w_ij M - h J_i, the matrix of all stages' tangents."""
         return DenseMatrix(b, self.tableau.stages * b.primal, b.buf.block_factors, b.buf.block_pivots)
 
     def factor_block(self, b: Body, time: Any, step_size: Any) -> None:
         """Makes ready to solve with it."""
         block, n, h = self.block(b), b.primal, b.scalar(step_size)
         fill(b, b.buf.block_factors, 0.0)
-        for i, weights in enumerate(self._inverse):
+        for i, weights in enumerate(self.inverse):
             for j, weight in enumerate(weights):
 
-                def put(index: Any, i: int = i, j: int = j, weight: Fraction = weight) -> None:
-                    row, column = (shifted(b.emitter, index, one * n) for one in (i, j))
-                    block.element(row, column).set(b.scalar(float(weight)))
+                def put(row: Any, column: Any, value: Scalar, i: int = i, j: int = j, weight: Fraction = weight) -> None:
+                    row, column = shifted(b.emitter, row, i * n), shifted(b.emitter, column, j * n)
+                    block.element(row, column).set(value * float(weight))
 
-                b.each(put, n)
+                if self.mass is None:
+                    b.each(lambda index, put=put: put(index, index, b.scalar(1.0)), n)
+                else:
+                    self.mass.each(b, put)
         for stage, c in enumerate(self.tableau.c):
             self.linear.linearise(b, stage_time(b, c, step_size, time), b.piece(self.stage_state(b, stage), 0))
 
@@ -430,12 +503,21 @@ class Firk(Method):
         for stage, c in enumerate(self.tableau.c):
             b.evaluate(stage_time(b, c, step_size, time), self.stage_state(b, stage), slope, into=c)
             multiply(b, slope, size_of(b, b.scalar(step_size)))
+            if self.mass is not None and Mass.moves(b):
+                target, mass = b.piece(slope, order), b.piece(self.mass_of_stage(b, stage), order)
+                add_up(b, target, target, _ONE, [mass])
             for part, target in self.places(b, b.piece(slope, order), stage):
                 copy(b, target, part)
         self.solve_block(b, order, self.block(b).solve)
         for stage, row in enumerate(rows):
             for part, source in self.places(b, b.piece(row, order), stage):
                 copy(b, part, source)
+
+    def mass_of_stage(self, b: Body, stage: int) -> View:
+        """- M sum_j w_ij z_j with its tangents, whose factor is then in `mass_vector`."""
+        add_up(b, b.buf.mass_vector, None, [-weight for weight in self.inverse[stage]], self.rows(b))
+        b.call("mass", y=b.buf.mass_vector, out=b.buf.mass_product, **b.instant(b.real(0)))
+        return b.buf.mass_product
 
     def places(self, b: Body, piece: View, stage: int) -> Iterator[tuple[View, View]]:
         """Each direction of a stage's piece, and its place in `stage_driver_stack`."""
@@ -482,7 +564,11 @@ class Firk(Method):
         share, weights = emit_dense_weights(b.emitter, b.dtype, theta, b.real(1), self.dense_terms)
         return lambda index: emit_dense(b.emitter, share, weights, state, proposed, self.rows(b), index)
 
+    def add_between_moved(self, b: Body, theta: Jet, size: Jet, values: View) -> None:
+        add_between_moved(b, self.between_weights(b, theta, size), values)
+
     def between_weights(self, b: Body, theta: Jet, size: Jet) -> list[tuple[View, Jet]]:
+        """What values between are sums of: arrays as long as the state, with the weight of each."""
         if self.tableau.dense is None:
             return hermite_weights(b, theta, size, self.start_rhs(b), self.end_rhs(b))
         share, weights = dense_weights(theta, Jet({0: theta.terms[0].like(1.0)}), self.dense_terms)

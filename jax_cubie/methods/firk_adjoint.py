@@ -1,12 +1,12 @@
 """The transpose of a step of a fully implicit Runge-Kutta method, and of its values between steps.
 
-A step is y1 = y + sum(d_i z_i), sum_j(w_ij z_j) = h f(t + c_i h, y + z_i), w = A^-1. With the cotangent l of y1, and m_i that of
-the i-th of these equations,
+A step is y1 = y + sum(d_i z_i), sum_j(w_ij z_j) = h f(t + c_i h, y + z_i), w = A^-1. With the cotangent l of y1, and m_i that
+of the i-th of these equations,
 
     sum_j(w_ji m_j) - h J_i^T m_i = d_i l,    J_i = df/dy(y + z_i),
 
-a system for all m_i at once; the cotangent of y is l + sum_i(h J_i^T m_i). Where there are tangents, h has some, too, and the
-orders of m_i are solved for from the highest on.
+a system for all m_i at once; with a mass matrix, M^T m_j stands in the first sum. The cotangent of y is l + sum_i(h J_i^T m_i).
+Where there are tangents, h has some, too, and the orders of m_i are solved for from the highest on.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from ..linear import Mass
 from ..loop import AdjointSteps
 from ..loop.cotangents import into_view_of_input, some_of
 from ..loop.jets import size_of
+from ..operands import MASS
 from ..outputs.interpolation import dense_shares
 from .combine import stage_time
 from .rosenbrock import add_up, copy, fill, multiply
@@ -103,12 +105,25 @@ class FirkAdjoint:
                 given = {**b.instant(stage_time(b, at, step_size, time), at), "y": method.stage_state(b, stage)}
                 b.call("f_vjp", out=into_view_of_input(b, 0, product), **given, **{"f*": cotangent})
                 add_up(b, target, target, _ONE, [b.piece(product, order)])
+                if method.mass is not None and Mass.moves(b):
+                    add_up(b, target, target, _ONE, [b.piece(self._mass_of_solved(b, stage, solved), order)])
             for part, place in method.places(b, target, stage):
                 copy(b, place, part)
         method.solve_block(b, order, method.block(b).solve_transposed)
         for stage, own in enumerate(adjoints):
             for part, place in method.places(b, b.piece(own, order), stage):
                 copy(b, part, place)
+
+    def _mass_of_solved(self, b: Body, stage: int, solved: list[int]) -> View:
+        """What tangents of M have in the cotangent of z_i: - sum_j w_ji M^T m_j, of the orders `solved` of m_j."""
+        cotangent, weights = b.buf.mass_vector, [-row[stage] for row in self._method.inverse]
+        fill(b, cotangent, 0.0)
+        for other in solved:
+            rows = [b.piece(own, other) for own in self._stage_adjoints(b)]
+            add_up(b, b.piece(cotangent, other), None, weights, rows)
+        given = {**b.instant(b.real(0)), "y": b.buf.state, "mass*": cotangent}
+        b.call("mass_vjp", out=into_view_of_input(b, 0, b.buf.mass_product), **given)
+        return b.buf.mass_product
 
     def _adjoint_of_stage(self, b: Body, stage: int, time: Any, step_size: Any) -> None:
         """What f has in those of the state, of operands and of times."""
@@ -123,3 +138,6 @@ class FirkAdjoint:
         multiply(b, cotangent, size_of(b, b.scalar(step_size)), transposed=True)
         pull(b, "f", since_t0, at, cotangent, result, y=state)
         add_to_adjoint(b, result)
+        if any(name.partition(".")[0] == MASS for name in b.lane.adjoint.wrt):
+            method.mass_of_stage(b, stage)
+            pull(b, "mass", b.real(0), 0, own, b.buf.mass_product, y=b.buf.mass_vector)

@@ -15,22 +15,28 @@ if TYPE_CHECKING:
 
     from ..kernel.device import View
     from ..kernel.scalar import Scalar
+    from ..linear import Mass, Pattern
     from ..loop.body import Body
     from ..loop.jets import Jet
     from ..loop.lane import Lane
+    from .constraints import Constraints
 
 
 class Method(abc.ABC):
     """One method. A frozen dataclass: static, and part of an image's key.
 
     A family is a file with a class of this kind, which `find_method` in `catalogue.py` makes. family: what it is called.
-    fallible: whether a step may fail, and answers with a status. primal_too: those functions of `differentiated` that it
-    evaluates of the primal state alone, too, under their `primal_name` where there are tangents.
+    fallible: whether a step may fail, and answers with a status.
     """
 
     family: ClassVar[str]
     fallible: ClassVar[bool]
-    primal_too: ClassVar[tuple[str, ...]]
+
+    @property
+    def primal_too(self) -> tuple[str, ...]:
+        """Those functions of `differentiated` that it evaluates of the primal state alone, too, under their `primal_name` where
+        there are tangents."""
+        return ()
 
     @property
     @abc.abstractmethod
@@ -53,14 +59,15 @@ class Method(abc.ABC):
         """Error estimates of a step, rows of the buffer `error`; 0 where there is none to adapt the step size by."""
 
     @abc.abstractmethod
-    def fitted(self, field: ClosedJaxpr) -> Method:
-        """This method for that f, `field(t, y, *values)` with the flat state: linear systems depend on what its Jacobian is
-        like."""
+    def fitted(self, field: ClosedJaxpr, mass: Mass | None = None, sparsity: Pattern | None = None) -> Method:
+        """This method for that f, `field(t, y, *values)` with the flat state, and that mass matrix: linear systems depend on
+        what its Jacobian is like. sparsity: the Jacobian's, where the user gave one. Raises ValueError for a mass that it can't
+        have."""
 
     @abc.abstractmethod
-    def functions(self, field: Callable) -> dict[str, FieldFunction]:
+    def functions(self, field: Callable, jac: Callable | None = None) -> dict[str, FieldFunction]:
         """What it evaluates, by the names that `b.call` takes, "f" first: `field(t, y, *values)` with the flat state, and what
-        is derived of it."""
+        is derived of it. jac: the user's function that gives f's Jacobian, [n, n]."""
 
     @abc.abstractmethod
     def differentiated(self, field: Callable) -> dict[str, FieldFunction]:
@@ -95,6 +102,21 @@ class Method(abc.ABC):
     def work(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> dict[str, Any]:
         """What else it did in those steps, by names in the statistics of the solution."""
 
+    @property
+    def between_needs_slopes(self) -> bool:
+        """Whether values between steps take f for the slope at their ends, which with a mass matrix it is not."""
+        return False
+
+    @property
+    def constraints(self) -> Constraints | None:
+        """What algebraic equations ask of the state at t0, where there are such; for code in a lane."""
+        return None
+
+    def first_slope(self, b: Body) -> tuple[View, Callable[[View], None] | None]:
+        """The slope of the state at t0, to choose the first step by; and what makes of f, where the state has moved a little,
+        its slope. None where that is f."""
+        return self.start_rhs(b), None
+
     @abc.abstractmethod
     def steps(self, lane: Lane) -> Steps:
         """Its device functions."""
@@ -116,16 +138,16 @@ class Method(abc.ABC):
     @property
     @abc.abstractmethod
     def remembered(self) -> tuple[tuple[str, str], ...]:
-        """The cells that outlive a step, with their dtypes: "float", the solve's, or others. Where all steps have one size, they
-        change in `carry` alone."""
+        """The cells that outlive a step, with their dtypes: "float", the solve's, or others. Where all steps have one size,
+        they change in `carry` alone."""
 
     @abc.abstractmethod
     def adjoint(self, lane: Lane) -> AdjointSteps:
         """Its places in the backward loop."""
 
     @abc.abstractmethod
-    def between_weights(self, b: Body, theta: Jet, size: Jet) -> list[tuple[View, Jet]]:
-        """What the values of `between` are sums of: arrays as long as the state, with the weight of each."""
+    def add_between_moved(self, b: Body, theta: Jet, size: Jet, values: View) -> None:
+        """Adds to the values of `between`, in an array, what the tangents of `theta` and of the step's size have in them."""
 
     @abc.abstractmethod
     def clear_between(self, b: Body) -> None:
@@ -139,6 +161,10 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def start_rhs(self, b: Body) -> View:
         """f at the beginning of a step."""
+
+    @abc.abstractmethod
+    def end_rhs(self, b: Body) -> View:
+        """f at the end of an accepted step."""
 
     @abc.abstractmethod
     def spare_rhs(self, b: Body) -> View:

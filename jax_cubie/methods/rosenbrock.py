@@ -7,8 +7,11 @@ With W = 1/(h gamma) - J, J and f_t the derivatives of f by state and time at th
 Hairer, Wanner, Solving Ordinary Differential Equations II, section IV.7, equation (7.25). The rows of `stage_store` are u_i;
 those of `stage_rhs` are f at the two ends of the step; `cached_auxiliaries` is h f_t.
 
+With a mass matrix, M y' = f, it is W = M/(h gamma) - J and M sum_j (c_ij / h) u_j.
+
 Tangents are those of these equations. With the slope s_i = f_i + d_i h f_t + J u_i, they read u_i / gamma = h s_i + sum_j c_ij
-u_j: in it a tangent of u_i has the matrix of u_i, and all else is known once those of lower orders are.
+u_j: in it a tangent of u_i has the matrix of u_i, and all else is known once those of lower orders are. With M, they read
+M (u_i / gamma - sum_j c_ij u_j) = h s_i.
 """
 
 from __future__ import annotations
@@ -20,35 +23,46 @@ from typing import TYPE_CHECKING, Any
 
 from ..buffers import BACKWARD, Buffer
 from ..kernel.scalar import Scalar, where
-from ..linear import LinearSolver
+from ..linear import LinearSolver, Mass
 from ..loop import AdjointSteps, Dimensions, Steps
 from ..loop.jets import Jet, size_of
+from ..operands import primal_name
 from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
 from ..solution import CODES
-from .between import between_adjoint, hermite_weights
+from .between import add_between_moved, between_adjoint, hermite_weights
 from .combine import stage_time
 from .field_functions import FieldFunction, along_state, time_derivative
 from .method import Method
 from .rosenbrock_tableau import RosenbrockTableau
+from .stiffness import measure_jacobian
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
 
     from ..kernel.device import View
+    from ..linear import Pattern
     from ..loop.body import Body
     from ..loop.lane import Lane
+    from .constraints import Constraints
+
+_ONE = [Fraction(1)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Rosenbrock(Method):
-    """A Rosenbrock method."""
+    """A Rosenbrock method. watched: whether a step measures its Jacobian, for those who change methods."""
 
     tableau: RosenbrockTableau
     linear: LinearSolver
+    mass: Mass | None = None
+    watched: bool = False
 
     family = "Rosenbrock"
     fallible = True
-    primal_too = ()
+
+    @property
+    def primal_too(self) -> tuple[str, ...]:
+        return () if self.mass is None else ("f", "mass")
 
     @property
     def name(self) -> str:
@@ -67,14 +81,20 @@ class Rosenbrock(Method):
     def error_rows(self) -> int:
         return int(self.tableau.e is not None)
 
-    def fitted(self, field: ClosedJaxpr) -> Rosenbrock:
-        return dataclasses.replace(self, linear=self.linear.fitted(field))
+    @property
+    def between_needs_slopes(self) -> bool:
+        return self.tableau.dense is None
 
-    def functions(self, field: Callable) -> dict[str, FieldFunction]:
-        return {"f": FieldFunction(field), "f_dt": time_derivative(field), **self.linear.functions(field)}
+    def fitted(self, field: ClosedJaxpr, mass: Mass | None = None, sparsity: Pattern | None = None) -> Rosenbrock:
+        return dataclasses.replace(self, linear=self.linear.fitted(field, mass, sparsity), mass=mass)
+
+    def functions(self, field: Callable, jac: Callable | None = None) -> dict[str, FieldFunction]:
+        found = {"f": FieldFunction(field), "f_dt": time_derivative(field), **self.linear.functions(field, jac)}
+        return found if self.mass is None else {**found, "mass": self.mass.product()}
 
     def differentiated(self, field: Callable) -> dict[str, FieldFunction]:
-        return {"f": FieldFunction(field), "f_dt": time_derivative(field), "f_jv": along_state(field)}
+        found = {"f": FieldFunction(field), "f_dt": time_derivative(field), "f_jv": along_state(field)}
+        return found if self.mass is None else {**found, "mass": self.mass.product()}
 
     def transposed(self, field: Callable) -> dict[str, FieldFunction]:
         return self.linear.transposed(field)
@@ -91,6 +111,8 @@ class Rosenbrock(Method):
             Buffer("stage_cotangent", 0, live=BACKWARD),
             Buffer("slope_cotangent", 0, live=BACKWARD),
             Buffer("dense_adjoint", 0, live=BACKWARD),
+            Buffer("mass_cotangent", 0, live=BACKWARD),
+            *Mass.buffers(),
             *self.linear.buffers(),
         )
 
@@ -108,6 +130,8 @@ class Rosenbrock(Method):
             "stage_cotangent": 2 * states if backward else 0,
             "slope_cotangent": 2 * states if backward else 0,
             "dense_adjoint": self._dense_adjoint_rows * states if backward and dimensions.inside else 0,
+            "mass_cotangent": states if backward and self.mass is not None else 0,
+            **Mass.sizes(self.mass, dimensions),
             **self.linear.sizes(dimensions),
         }
 
@@ -116,9 +140,15 @@ class Rosenbrock(Method):
 
     def copies(self, dimensions: Dimensions) -> dict[str, int]:
         stages, deep = self.tableau.stages, dimensions.orders - 1
-        counts = {"f": stages + 1, "f_dt": 1, "f_jv": stages * deep, **self.linear.copies(1)}
+        counts = {"f": stages + 1, "f_dt": 1, "f_jv": stages * deep, **self.linear.copies(1 if self.mass is None else 3)}
         if dimensions.backward:
             counts |= {"f_vjp": stages + 2 * dimensions.inside, "f_dt_vjp": 1, "f_jv_vjp": stages * (1 + deep)}
+        if self.mass is not None:
+            counts["mass_primal" if deep else "mass"] = stages - 1
+            if deep:
+                counts["mass"] = stages * deep
+            if dimensions.backward:
+                counts |= {"mass_vjp": stages * (1 + deep)}
         return counts
 
     def evaluations(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> Any:
@@ -126,6 +156,19 @@ class Rosenbrock(Method):
 
     def work(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> dict[str, Any]:
         return self.linear.work(counted, steps, steps, self.tableau.stages * steps)
+
+    @property
+    def constraints(self) -> Constraints | None:
+        from .constraints import Constraints
+
+        return Constraints(self.mass, self.linear) if self.mass is not None and self.mass.separates else None
+
+    def first_slope(self, b: Body) -> tuple[View, Callable[[View], None] | None]:
+        from .constraints import Constraints
+
+        if self.mass is None:
+            return self.start_rhs(b), None
+        return Constraints(self.mass, self.linear).first_slope(b, self.start_rhs(b))
 
     def steps(self, lane: Lane) -> Steps:
         @lane.emitted()
@@ -159,6 +202,8 @@ class Rosenbrock(Method):
         tableau, state, h = self.tableau, b.buf.state, b.scalar(step_size)
         size, inverse, rows, solved = size_of(b, h), 1.0 / h, self.rows(b), b.scalar(0, "int32")
         self.linear.linearise(b, time, state)
+        if self.watched:
+            measure_jacobian(b, self.linear)
         fine = self.linear.factor(b, inverse * (1.0 / float(tableau.gamma)))
         b.call("f_dt", y=state, out=b.buf.cached_auxiliaries, **b.instant(time))
         multiply(b, b.buf.cached_auxiliaries, size)
@@ -167,13 +212,30 @@ class Rosenbrock(Method):
             self.begin_slope(b, stage, time, step_size, slope)
             weights = tableau.c[stage - 1] if stage else ()
             primal = [b.piece(one, 0) for one in rows]
-            add_up(b, primal[stage], b.piece(slope, 0), weights, primal, inverse)
-            status = self.linear.solve(b, primal[stage])
+            if self.mass is not None and stage:
+                self._mass_of_sum(b, weights, primal)
+                weights, primal = _ONE, [b.piece(b.buf.mass_product, 0)]
+            add_up(b, b.piece(row, 0), b.piece(slope, 0), weights, primal, inverse)
+            status = self.linear.solve(b, b.piece(row, 0))
             solved = where(solved.equals(0), status, solved)
             for _, piece in b.pieces[1:]:
                 self._tangent(b, stage, piece.order, time, size)
         add_up(b, b.buf.proposed_state, state, tableau.m, rows)
         return where(fine, solved, CODES["singular_matrix"])
+
+    def _mass_of_sum(self, b: Body, weights: Sequence[Fraction], rows: Sequence[View]) -> None:
+        """M times the weighted sum of arrays of the primal state, into `mass_product`."""
+        vector, product = b.piece(b.buf.mass_vector, 0), b.piece(b.buf.mass_product, 0)
+        add_up(b, vector, None, weights, rows)
+        b.call(primal_name("mass") if len(b.pieces) > 1 else "mass", y=vector, out=product, **b.instant(b.real(0)))
+
+    def mass_of_stage(self, b: Body, stage: int) -> View:
+        """M (sum_j c_ij u_j - u_i / gamma), whose factor is then in `mass_vector`."""
+        rows = self.rows(b)
+        weights = [-1 / self.tableau.gamma, *(self.tableau.c[stage - 1] if stage else ())]
+        add_up(b, b.buf.mass_vector, None, weights, [rows[stage], *rows[:stage]])
+        b.call("mass", y=b.buf.mass_vector, out=b.buf.mass_product, **b.instant(b.real(0)))
+        return b.buf.mass_product
 
     def begin_slope(self, b: Body, stage: int, time: Any, step_size: Any, slope: View) -> None:
         """slope = f_i + d_i h f_t, all of s_i but J u_i."""
@@ -201,13 +263,16 @@ class Rosenbrock(Method):
             if piece.order >= order:
                 fill(b, b.piece(row, piece.order), 0.0)
         b.call("f_jv", y=b.buf.state, v=row, out=product, **b.instant(time))
-        add_up(b, target, b.piece(slope, order), [Fraction(1)], [b.piece(product, order)])
-        weights = self.tableau.c[stage - 1] if stage else ()
-        add_up(b, target, target, weights, [b.piece(one, order) for one in rows], inverse)
+        if self.mass is None:
+            weights, added = (self.tableau.c[stage - 1] if stage else ()), [b.piece(one, order) for one in rows]
+        else:
+            weights, added = _ONE, [b.piece(self.mass_of_stage(b, stage), order)]
+        add_up(b, target, b.piece(slope, order), _ONE, [b.piece(product, order)])
+        add_up(b, target, target, weights, added, inverse)
         for moved, value in size.terms.items():
             if moved and order & moved == moved:
                 below = [b.piece(view, order & ~moved) for view in (slope, product)]
-                add_up(b, target, target, [Fraction(1)] * 2, below, value * inverse)
+                add_up(b, target, target, _ONE * 2, below, value * inverse)
         for direction in directions(b, target):
             self.linear.solve(b, direction, tangent=True)
 
@@ -246,7 +311,11 @@ class Rosenbrock(Method):
         share, weights = emit_dense_weights(b.emitter, b.dtype, theta, b.real(1), dense.terms)
         return lambda index: emit_dense(b.emitter, share, weights, state, proposed, self.rows(b), index)
 
+    def add_between_moved(self, b: Body, theta: Jet, size: Jet, values: View) -> None:
+        add_between_moved(b, self.between_weights(b, theta, size), values)
+
     def between_weights(self, b: Body, theta: Jet, size: Jet) -> list[tuple[View, Jet]]:
+        """What values between are sums of: arrays as long as the state, with the weight of each."""
         dense = self.tableau.dense
         if dense is None:
             return hermite_weights(b, theta, size, self.start_rhs(b), self.end_rhs(b))

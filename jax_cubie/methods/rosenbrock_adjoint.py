@@ -6,6 +6,7 @@ and y1 = y + sum_i m_i u_i. With the cotangent v_i of the i-th of them, and p_i 
     W^T p_i = m_i l + sum_(j > i) (a_ji q_j + c_ji v_j),    q_i = (df/dy(Y_i))^T p_i,
 
 from the last stage to the first, l the cotangent of y1; that of y is l + sum_i (q_i + (d(J u_i)/dy)^T p_i) and what f_t adds.
+With a mass matrix the equations are M (u_i / gamma - sum_j c_ij u_j) = h s_i, and M^T v_j stands for v_j above.
 Where there are tangents, J and h have some, too: then the orders of v_i are solved for from the highest on.
 """
 
@@ -16,6 +17,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from ..kernel.scalar import Scalar
+from ..linear import Mass
 from ..loop import AdjointSteps
 from ..loop.cotangents import gather, into_view_of_input, some_of
 from ..loop.jets import Jet, size_of
@@ -98,6 +100,7 @@ class RosenbrockAdjoint:
         tableau, adjoints = self._method.tableau, self._stage_adjoints(b)
         own, slope, result = adjoints[stage], b.row(b.buf.slope_cotangent, 0), b.row(b.buf.stage_cotangent, 0)
         row, size = self._method.rows(b)[stage], size_of(b, b.scalar(step_size))
+        massive = self._method.mass is not None
         self._solve(b, own, slope, row, time, size)
         of_auxiliaries = self._auxiliary_cotangent(b)
         add_up(b, of_auxiliaries, of_auxiliaries, [tableau.d[stage]], [slope])
@@ -108,14 +111,23 @@ class RosenbrockAdjoint:
         pull(b, "f", stage_time(b, at, step_size, time), at, slope, result, y=state)
         add_to_adjoint(b, result)
         for earlier in range(stage):
-            weights = [tableau.a[stage - 1][earlier], tableau.c[stage - 1][earlier]]
+            weights = [tableau.a[stage - 1][earlier], *([] if massive else [tableau.c[stage - 1][earlier]])]
             add_up(b, adjoints[earlier], adjoints[earlier], weights, [result, own])
+        if massive:
+            self._method.mass_of_stage(b, stage)
+            pull(b, "mass", b.real(0), 0, own, result, y=b.buf.mass_vector)
+            for earlier in range(stage):
+                add_up(b, adjoints[earlier], adjoints[earlier], [tableau.c[stage - 1][earlier]], [result])
         pull(b, "f_jv", time, 0, slope, b.buf.stage_cotangent, y=b.buf.state, v=row)
         add_to_adjoint(b, result)
 
     def _solve(self, b: Body, own: View, slope: View, row: View, time: Any, size: Jet) -> None:
         """From the cotangent `own` of u_i, without that by its own equation, to that of its equation, and that of its slope."""
         fill(b, slope, 0.0)
+        # The cotangents of the equations whose orders are solved for, where M has tangents.
+        masses = b.buf.mass_cotangent if self._method.mass is not None and Mass.moves(b) else None
+        if masses is not None:
+            fill(b, masses, 0.0)
         step_size, product = size.terms[0], b.buf.jacobian_product
         orders = [piece.order for _, piece in b.pieces]
         for order in reversed(orders):
@@ -128,10 +140,17 @@ class RosenbrockAdjoint:
                 given = {**b.instant(time), "y": b.buf.state, "v": row, "f_jv*": slope}
                 b.call("f_jv_vjp", out=into_view_of_input(b, 1, product), **given)
                 add_up(b, target, target, _ONE, [b.piece(product, order)])
+                if masses is not None:
+                    given = {**b.instant(b.real(0)), "y": b.buf.mass_vector, "mass*": masses}
+                    b.call("mass_vjp", out=into_view_of_input(b, 0, b.buf.mass_product), **given)
+                    weights = [-1 / self._method.tableau.gamma]
+                    add_up(b, target, target, weights, [b.piece(b.buf.mass_product, order)])
             for direction in directions(b, target):
                 self._method.linear.solve_transposed(b, direction)
             add_up(b, known, known, _ONE, [target])
             add_up(b, target, None, _ONE, [target], 1.0 / step_size)
+            if masses is not None:
+                copy(b, b.piece(masses, order), target)
 
     def _adjoint_of_auxiliaries(self, b: Body, time: Any, step_size: Any) -> None:
         cotangent, result = self._auxiliary_cotangent(b), b.row(b.buf.stage_cotangent, 0)
@@ -148,8 +167,11 @@ class RosenbrockAdjoint:
     def _gather_size_of_slope(self, b: Body, stage: int, size: Jet) -> None:
         """The share of the step's size in h s_i."""
         tableau, rows, slope = self._method.tableau, self._method.rows(b), b.buf.stage_slope
-        weights = [-weight for weight in (tableau.c[stage - 1] if stage else ())]
-        add_up(b, slope, None, [1 / tableau.gamma, *weights], [rows[stage], *rows[:stage]])
+        if self._method.mass is None:
+            weights = [-weight for weight in (tableau.c[stage - 1] if stage else ())]
+            add_up(b, slope, None, [1 / tableau.gamma, *weights], [rows[stage], *rows[:stage]])
+        else:
+            add_up(b, slope, None, [Fraction(-1)], [self._method.mass_of_stage(b, stage)])
         self._divide(b, slope, size)
         self._gather_size(b, self._stage_adjoints(b)[stage], slope)
 

@@ -101,14 +101,15 @@ def transformation_of(name: str, a: Sequence[Row]) -> StageTransformation:
     try:
         inverse = np.array(inverse_of(a), float)
     except ZeroDivisionError:
-        raise ValueError(f"tableau {name!r}: its stages are coupled, and a is singular, so that they can't be solved for together") from None
+        said = "its stages are coupled, and a is singular, so that they can't be solved for together"
+        raise ValueError(f"tableau {name!r}: {said}") from None
     values, vectors = np.linalg.eig(inverse)
     height = np.imag(values) / np.abs(values)
     real, upper = np.abs(height) <= 1e-10, height > 1e-10
     if real.sum() > 1 or np.linalg.cond(vectors) > 1e6:
         raise ValueError(
-            f"tableau {name!r}: its stages are coupled, and the eigenvalues of a are {np.round(1 / values, 6)}; expected different "
-            "ones, of which at most one is real, as those of Gauss, Radau and Lobatto methods"
+            f"tableau {name!r}: its stages are coupled, and the eigenvalues of a are {np.round(1 / values, 6)}; expected "
+            "different ones, of which at most one is real, as those of Gauss, Radau and Lobatto methods"
         )
     columns = [np.real(vectors[:, real]), *(np.stack([np.real(v), -np.imag(v)], 1) for v in vectors[:, upper].T)]
     t = [[Fraction(float(value)) for value in row] for row in np.concatenate(columns, 1)]

@@ -1,6 +1,6 @@
 """Nonlinear systems in a lane: those of implicit steps."""
 
-from .newton import SERVES, Newton
+from .newton import KAPPA, SERVES, Newton
 from .settings import NewtonSettings
 
-__all__ = ["SERVES", "Newton", "NewtonSettings"]
+__all__ = ["KAPPA", "SERVES", "Newton", "NewtonSettings"]

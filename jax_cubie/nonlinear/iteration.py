@@ -17,13 +17,12 @@ import numpy as np
 from ..kernel.memory import quick
 from ..kernel.scalar import Scalar, least, most, where
 from ..solution import CODES
+from .newton import KAPPA
 
 if TYPE_CHECKING:
     from ..kernel.device import View
     from ..loop.body import Body
 
-# The error that may be left over, in units of the tolerance: that of diffrax 0.7.2's VeryChord.
-KAPPA = 1e-2
 # What rounding leaves of an increment, in units in the last place of the state; less is never asked for. So does RADAU5 by
 # Hairer and Wanner.
 ROUNDING = 10.0
@@ -79,7 +78,7 @@ class Iteration:
 
         correct: writes one iteration, which leaves its increments, one as long as the state for each stage, in
         `newton_delta`, and gives the status of its linear systems: 0, or the code of why they were not solved.
-        magnitude: of component `index` of the state, for the tolerance. It had better not change from one iteration to the next:
+        magnitude: of component `index` of the state, for the tolerance. It had better stay the same in all iterations:
         increments of an iterate that grows without bounds are small beside it.
         """
         b = self._b
@@ -123,24 +122,24 @@ class Iteration:
         for increment in (delta.part(begin, b.primal) for begin in range(0, delta.size, b.primal)):
 
             def add(index: Any, increment: View = increment) -> None:
-                value = quick(b.emitter, "div", b.dtype, increment.load(index), self.tolerance(index, magnitude(index)).value)
+                value = quick(b.emitter, "div", b.dtype, increment.load(index), tolerance(b, index, magnitude(index)).value)
                 total.set(b.emitter.fma(b.dtype, value, value, total.get()))
 
             b.each(add, b.primal)
         mean = b.emitter.mul(b.dtype, total.get(), b.real(1 / delta.size))
         return b.scalar(quick(b.emitter, "sqrt", b.dtype, mean))
 
-    def tolerance(self, index: Any, magnitude: Any) -> Scalar:
-        """Of a component with that magnitude."""
-        b, least_rtol = self._b, ROUNDING * float(np.finfo(self._b.dtype).eps) / KAPPA
-        rtol, atol = (self._setting(name, index) for name in ("rtol", "atol"))
-        return most(b.scalar(least_rtol), rtol).fused(b.scalar(magnitude), atol)
 
-    def _setting(self, name: str, index: Any) -> Scalar:
-        """newton_rtol or newton_atol, or what stands for it."""
-        b = self._b
-        known = [one for one in (f"newton_{name}", name) if b.lane.has_operand(one)]
-        return b.number(known[0], index) if known else b.scalar(UNJUDGED[b.dtype])
+def tolerance(b: Body, index: Any, magnitude: Any) -> Scalar:
+    """That of component `index`, of that magnitude, by newton_rtol and newton_atol or what stands for them."""
+    least_rtol = ROUNDING * float(np.finfo(b.dtype).eps) / KAPPA
+    rtol, atol = (_setting(b, name, index) for name in ("rtol", "atol"))
+    return most(b.scalar(least_rtol), rtol).fused(b.scalar(magnitude), atol)
+
+
+def _setting(b: Body, name: str, index: Any) -> Scalar:
+    known = [one for one in (f"newton_{name}", name) if b.lane.has_operand(one)]
+    return b.number(known[0], index) if known else b.scalar(UNJUDGED[b.dtype])
 
 
 def _are_valid(b: Body) -> Scalar:

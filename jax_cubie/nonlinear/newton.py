@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ..loop.body import Body
     from .iteration import Iteration
 
+# The error that may be left over, in units of the tolerance: that of diffrax 0.7.2's VeryChord.
+KAPPA = 1e-2
 # A Jacobian serves for the next step, too, where no rate of convergence was above this: the default of RADAU5 by Hairer and
 # Wanner.
 SERVES = 1e-3

@@ -68,7 +68,7 @@ class _Rows:
         saving = self._saving
         b.put(**{_BEHIND: saving.points - 1, _ROW: self._last(b)})
         if saving.outputs is None:
-            self._end(b, b.buf.state)
+            self._end(b, b.buf.state, _moment_of(b, "t1"))
 
     def _last(self, b: Body) -> Scalar:
         """The last row before that of t1, or the last step's if that is the row of t1, too."""
@@ -78,16 +78,16 @@ class _Rows:
             row = row + b.scalar(b.emitter.div("int32", b.get("taken").value, b.int32(saving.steps)), "int32")
         return row
 
-    def _end(self, b: Body, state: View) -> None:
+    def _end(self, b: Body, state: View, moment: _Moment) -> None:
         saving = self._saving
         if not saving.t1:
             return
         if saving.steps:
             rest = b.scalar(b.emitter.apply("rem", "int32", b.get("taken").value, b.int32(saving.steps)), "int32")
             with b.when(~rest.equals(0) | b.get("taken").equals(0)):
-                self._add(b, self._last(b) + 1, _moment_of(b, "t1"), state)
+                self._add(b, self._last(b) + 1, moment, state)
         else:
-            self._add(b, self._last(b) + 1, _moment_of(b, "t1"), state)
+            self._add(b, self._last(b) + 1, moment, state)
 
     def repeated(self, b: Body, step: Step) -> None:
         saving = self._saving
@@ -124,16 +124,31 @@ class _Rows:
         return where(inside, b.scalar(b.direction) * time, float("inf"))
 
     def step(self, b: Body, step: Step) -> None:
-        saving = self._saving
+        saving, stops = self._saving, b.lane.problem.stops
+        last = b.get("behind").equals(b.get("taken") - 1) if stops else step.last
+        if stops:
+            with b.when(last):
+                self._pass_missing(b, step)
         if saving.outputs is not None:
-            with b.when(step.last):
-                self._end(b, b.buf.proposed_state)
+            with b.when(last):
+                self._end(b, b.buf.proposed_state, self._moment_of_end(b, step) if stops else _moment_of(b, "t1"))
         if saving.steps:
             with b.when(b.get("saving_until").equals(1)):
                 self._add(b, b.get(_ROW), self._moment_of_end(b, step), b.buf.proposed_state)
                 b.put(**{_ROW: b.get(_ROW) - 1})
         if saving.points:
             self._step_of_points(b, step)
+
+    def _pass_missing(self, b: Body, step: Step) -> None:
+        """Passes over the save times that the last step did not reach."""
+
+        def missing() -> Scalar:
+            number = b.get(_BEHIND)
+            time = b.number("offsets", where(number >= 0, number, 0).to("int64").value)
+            return (number >= 0) & (b.scalar(b.direction) * time > step.end)
+
+        if self._saving.points:
+            b.repeat_while(missing, lambda: b.put(**{_BEHIND: b.get(_BEHIND) - 1, _ROW: b.get(_ROW) - 1}))
 
     def _step_of_points(self, b: Body, step: Step) -> None:
         method, signed = self._lane.problem.method, b.scalar(b.direction) * step.size
@@ -197,7 +212,7 @@ class _Rows:
         saving = self._saving
         if saving.outputs is not None:
             with b.when(b.get("taken").equals(0)):
-                self._end(b, b.buf.state)
+                self._end(b, b.buf.state, _moment_of(b, "t1"))
 
         def add() -> None:
             self._add(b, b.get(_ROW), self._moment_of_point(b), b.buf.state)

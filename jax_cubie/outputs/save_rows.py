@@ -104,19 +104,33 @@ class _Rows:
 
             b.repeat_while(lambda: self._points_behind(b) < saving.points, save_missing)
         if saving.t1:
-            time = b.op("t1" if saving.keeps_times else "span")  # the latter where nobody asks
+            time, moved = self._end(b)
             reached = result.equals(successful)
+            if b.lane.problem.stops:
+                reached = reached | result.equals(CODES["event_occurred"])
             if saving.steps:
                 # A step that was saved may have ended there; and a lane that failed may have used up its rows.
                 with b.when(reached & (~b.get(_UNTIL).equals(saving.steps) | b.number("span").equals(0.0))):
-                    self._save(b, time, b.buf.state, lambda order: b.tangent("t1", order))
+                    self._save(b, time, b.buf.state, moved)
             else:
                 with b.emitter.builder.if_else(reached.value) as (then, otherwise):
                     with then:
-                        self._save(b, time, b.buf.state, lambda order: b.tangent("t1", order))
+                        self._save(b, time, b.buf.state, moved)
                     with otherwise:
                         self._save_missing(b, time)
         return result
+
+    def _end(self, b: Body) -> tuple[Any, Callable[[int], Scalar]]:
+        """The time of the row of t1, and its tangents by their order."""
+        time = b.number("t1" if self._saving.keeps_times else "span")  # the latter where nobody asks
+        if not b.lane.problem.stops:
+            return time.value, lambda order: b.tangent("t1", order)
+        early, reached = ~b.get("at_end"), b.number("t0") + b.scalar(b.direction) * b.get("reached")
+
+        def moved(order: int) -> Scalar:
+            return where(early, _moved_inside(b, order), b.tangent("t1", order))
+
+        return where(early, reached, time).value, moved
 
     # --- Save times
 
@@ -210,36 +224,24 @@ class _Rows:
 
 def between(b: Body, theta: Scalar, signed: Scalar, number: Scalar) -> Callable[[Any], Any]:
     """The values at save time `number`, a fraction of the step at hand, by component; where times move, in `output_state`."""
-    method, pieces = b.lane.problem.method, b.lane.problem.pieces
+    method = b.lane.problem.method
     value_at = method.between(b, theta.value, signed.value)
     if not b.moving:
         return value_at
     size = size_of(b, signed)
-    weights = method.between_weights(b, fraction_of(b, theta, size, number), size)
     b.each(lambda index: b.buf.output_state.store(index, value_at(index)))
-    for piece in pieces:
-        target = b.piece(b.buf.output_state, piece.order)
-        shares = [
-            (value, b.piece(row, piece.order & ~order))
-            for row, weight in weights
-            for order, value in weight.terms.items()
-            if order and piece.order & order == order
-        ]
-
-        def add(index: Any, target: Any = target, shares: Any = shares) -> None:
-            total = target.load(index)
-            for value, row in shares:
-                total = b.emitter.fma(b.dtype, value.value, row.load(index), total)
-            target.store(index, total)
-
-        if shares:
-            b.each(add, piece.size)
+    method.add_between_moved(b, fraction_of(b, theta, size, number), size, b.buf.output_state)
     return b.buf.output_state.load
 
 
 def _moved_end(b: Body, step: Step, order: int) -> Scalar:
     """The tangent of the end of a step."""
-    return where(step.last, b.tangent("t1", order), b.tangent("t0", order) + b.get(f"start_{order}") + b.get(f"size_{order}"))
+    return where(step.last, b.tangent("t1", order), _moved_inside(b, order))
+
+
+def _moved_inside(b: Body, order: int) -> Scalar:
+    """The same where that is not t1."""
+    return b.tangent("t0", order) + b.get(f"start_{order}") + b.get(f"size_{order}")
 
 
 def _invalid_unless(b: Body, ordered: Any) -> Scalar:

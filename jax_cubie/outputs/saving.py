@@ -14,6 +14,7 @@ from ..buffers import BACKWARD, Buffer
 from ..kernel.partition import join
 from ..loop import AdjointHooks, Dimensions, Hooks, Part
 from ..operands import Result
+from ..solution import CODES
 
 if TYPE_CHECKING:
     from ..loop.lane import Lane
@@ -42,6 +43,10 @@ class Saving(Part):
     @property
     def inside(self) -> bool:
         return self.points > 0
+
+    @property
+    def stops(self) -> bool:
+        return False
 
     @property
     def rows(self) -> int:
@@ -121,5 +126,13 @@ class Saving(Part):
             return {"ts": found["times"], "ys": ys}
         saved = [times.t0[None]] if self.t0 else []
         saved += [times.ts] if self.points else []
-        saved += [times.t1[None]] if self.t1 else []
+        saved += [self._end(found, times)[None]] if self.t1 else []
         return {"ts": join(saved), "ys": ys}
+
+    @staticmethod
+    def _end(found: Mapping[str, Any], times: Any) -> Any:
+        """When the row of t1 was saved."""
+        if "reached" not in found:
+            return times.t1
+        early = (found["result"] == CODES["event_occurred"]) & (found["reached"] != times.span)
+        return jax.numpy.where(early, times.t0 + found["reached"], times.t1)

@@ -84,6 +84,11 @@ class Problem:
         return not self.adaptive and not self.controller.names_ends
 
     @property
+    def stops(self) -> bool:
+        """Whether a lane may be ended before t1."""
+        return any(part.stops for part in self.parts)
+
+    @property
     def chooses_first_step(self) -> bool:
         """Whether the size of the first step is found in the kernel."""
         return self.controller.first_step == "either" and not self.first_step_given

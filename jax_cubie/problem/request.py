@@ -9,17 +9,20 @@ from typing import Any, Protocol
 from jaxtyping import Array, Float, PyTree
 
 from ..buffers import BufferRegistry
+from ..field_errors import check_signature
 from ..foreign_names import instead_of_saveat
+from ..linear import LinearSettings
 from ..loop.checkpoints import windows_for
 from ..methods import Method
 from ..operands import Operand, Piece
-from ..outputs import SaveAt, Saving
+from ..outputs import SaveAt, Saving, Steady, SteadyState
 from ..settings import Component, concrete
 from ..times import Times, check_scalar, read_times
 from .checks import flat_state, step_size
+from .matrices import Matrices, check_jacobian, flat_jacobian, read_mass, read_sparsity, refuse_matrices
 from .problem import DEFAULT_MAX_STEPS, Problem
 from .state import State, read_state
-from .tracing import Arguments, trace_functions
+from .tracing import Arguments, flat_field, trace_functions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +67,8 @@ def make_request(
     args: PyTree,
     saveat: SaveAt,
     dt0: Any,
+    events: Any = (),
+    matrices: Matrices = Matrices(),  # noqa: B008 - it is immutable
 ) -> Request:
     """Checks everything that is known now, traces f, and lists the kernel's operands."""
     if not callable(f):
@@ -71,6 +76,7 @@ def make_request(
     if not isinstance(saveat, SaveAt):
         instead = instead_of_saveat(saveat)
         raise TypeError(f"saveat is {saveat!r}: expected a jax_cubie.SaveAt" + (f"; {instead}" if instead else ""))
+    steady = _steady_state(events)
     state, method, settings = read_state(y0), solver.stepper, solver.settings()
     controller = solver.control.static
     if dt0 is None and controller.first_step == "given":
@@ -95,9 +101,18 @@ def make_request(
             values["ts"] = times.ts
     for component in solver.components:
         values |= component.operands(state)
+    if steady is not None:
+        values |= steady.operands(state, values)
 
-    leaves = Arguments(args, state.dtype)
-    functions = trace_functions(f, saveat.fn, method, state, leaves, settings["unroll"])
+    linear = any(isinstance(component, LinearSettings) for component in solver.components)
+    if matrices.given and not linear:
+        refuse_matrices(matrices.given, method.name)
+    mass, sparsity = read_mass(matrices, state), read_sparsity(matrices, state)
+    leaves = Arguments(args, state.dtype, None if mass is None else mass[1])
+    jac = _jacobian(f, matrices, state, leaves, sparsity, times.t0, values["y0"])
+    functions = trace_functions(
+        f, saveat.fn, method, state, leaves, settings["unroll"], None if mass is None else mass[0], jac, sparsity
+    )
     values |= dict(zip(leaves.names, leaves.arrays, strict=True)) | functions.closed_over
     if saveat.steps and "max_steps" not in solver.given and concrete(settings["max_steps"]) == DEFAULT_MAX_STEPS:
         raise ValueError(
@@ -108,11 +123,16 @@ def make_request(
     programs = {function.name: function.program for function in functions.by_platform[0][1]}
     outputs = programs["output"].outputs if saveat.fn is not None else None
     saving, most = _make_saving(saveat, settings["max_steps"], outputs), concrete(settings["max_steps"])
+    if mass is not None and saving.inside and functions.method.between_needs_slopes:
+        raise ValueError(
+            f"method {method.name!r} has no values between steps of its own, and with a mass matrix f is no slope to make some "
+            "of: save at t0, t1 or the ends of steps, or take a method that has, as 'rodas5p' or 'rodas4'"
+        )
     problem = Problem(
         functions=functions.by_platform,
         method=functions.method,
         controller=controller,
-        parts=(saving,),
+        parts=(saving,) if steady is None else (saving, Steady()),
         registry=solver.buffers,
         pieces=(Piece(0, state.size, "y0"),),
         dtype=state.dtype,
@@ -129,7 +149,37 @@ def make_request(
         directions=settings["directions"],
         title=getattr(f, "__qualname__", type(f).__name__),
     )
-    return Request(problem, tuple(values.values()), state, functions.output, times, leaves.names)
+    return Request(problem, tuple(values.values()), state, functions.output, times, leaves.own)
+
+
+def _jacobian(
+    f: Callable, matrices: Matrices, state: State, leaves: Arguments, sparsity: Any, t0: Any, y0: Any
+) -> Callable | None:
+    """The user's Jacobian as a function of the time, the flat state and the operands, once it is checked."""
+    if matrices.jac is None and sparsity is None:
+        return None
+    jac = matrices.jac
+    if jac is not None:
+        if not callable(jac):
+            raise TypeError(f"jac is {jac!r} of type {type(jac).__name__}: expected a function jac(t, y, args) -> [n, n]")
+        check_signature(jac, "jac(t, y, args)")
+    flat = None if jac is None else flat_jacobian(jac, state, leaves.fill)
+    check_jacobian(f, flat_field(f, state, leaves), jac, flat, sparsity, t0, y0, leaves.arrays)
+    return flat
+
+
+def _steady_state(events: Any) -> SteadyState | None:
+    """The condition among the events, if there is one."""
+    given = events if isinstance(events, (tuple, list)) else (events,)
+    for event in given:
+        if not isinstance(event, SteadyState):
+            raise TypeError(
+                f"events has {event!r:.80} of type {type(event).__name__}: expected jax_cubie.steady_state(), the only event "
+                "so far"
+            )
+    if len(given) > 1:
+        raise ValueError("events has several steady_state(): give one of them, with the tolerances that are to hold")
+    return given[0] if given else None
 
 
 def _make_saving(saveat: SaveAt, max_steps: Any, outputs: Any) -> Saving:

@@ -16,9 +16,9 @@ from jax.dtypes import float0
 from jaxtyping import Array, PyTree
 
 from ..field_errors import call_field, check_signature, in_derivative_words, in_our_words
-from ..linear import without_custom_vjp
+from ..linear import Mass, Pattern, without_custom_vjp
 from ..methods import Method
-from ..operands import Function, Traced
+from ..operands import MASS, Function, Traced
 from ..translate import check_dtype, trace, translate_for_all
 from ..translate.platforms import PLATFORMS
 from ..translate.program import DTYPES as KERNEL_DTYPES
@@ -28,9 +28,10 @@ _SAID_F, _SAID_OUTPUT = "f(t, y, args)", "SaveAt(fn=...)"
 
 
 class Arguments:
-    """The leaves of args that are arrays, as operands, and the way back from them to args."""
+    """The leaves of args that are arrays, as operands, and the way back from them to args. mass: an operand before these,
+    where there is one."""
 
-    def __init__(self, args: PyTree, dtype: str):
+    def __init__(self, args: PyTree, dtype: str, mass: Any = None):
         dynamic, self._static = eqx.partition(args, _is_operand)
         leaves, self._structure = jax.tree_util.tree_flatten_with_path(dynamic)
         self.arrays: list[Any] = []
@@ -48,15 +49,20 @@ class Arguments:
             check_dtype(f"args{jax.tree_util.keystr(path)}", array)
             self.arrays.append(array)
             self.avals.append(jax.ShapeDtypeStruct(array.shape, array.dtype, weak_type=weak))
+        self.own = tuple(f"f{number}" for number in range(len(self.arrays)))
+        self._masses = () if mass is None else (MASS,)
+        if mass is not None:
+            self.arrays.insert(0, mass)
+            self.avals.insert(0, jax.ShapeDtypeStruct(mass.shape, mass.dtype))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the operands are called."""
-        return tuple(f"f{number}" for number in range(len(self.arrays)))
+        """What the operands are called; `own`: those of args."""
+        return (*self._masses, *self.own)
 
     def fill(self, values: Sequence[Any]) -> PyTree:
-        """args with `values` in place of its arrays."""
-        return eqx.combine(jax.tree.unflatten(self._structure, values), self._static)
+        """args with `values`, those of all operands, in place of its arrays."""
+        return eqx.combine(jax.tree.unflatten(self._structure, values[len(self._masses) :]), self._static)
 
 
 def _is_operand(leaf: Any) -> bool:
@@ -95,19 +101,20 @@ def _time_and_state(state: State) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeS
 
 
 def trace_functions(
-    f: Callable, fn: Callable | None, method: Method, state: State, args: Arguments, unroll: int | str
+    f: Callable, fn: Callable | None, method: Method, state: State, args: Arguments, unroll: int | str,
+    mass: Mass | None = None, jac: Callable | None = None, sparsity: Pattern | None = None,
 ) -> TracedFunctions:
     """For each platform f, what the method derives of it and, where there is one, `SaveAt.fn`: functions of time, the flat
-    state, the leaves of args and what they close over."""
+    state, the operands of args and what they close over."""
     check_signature(f, _SAID_F)
     time, vector = _time_and_state(state)
-    field = trace(_flat(f, state, args), time, vector, *args.avals)
-    inputs = {"f": ("t", "y"), "output": ("t", "y")}
+    field = trace(flat_field(f, state, args), time, vector, *args.avals)
+    inputs: dict[str, tuple[str, ...]] = {"f": ("t", "y"), "output": ("t", "y")}
     closed, sparse = {"f": field}, set()
     forwards = without_custom_vjp(field)  # what a solver derives of f is what f computes, whatever its rule for cotangents
     with in_derivative_words(_SAID_F, reverse=False):
-        method = method.fitted(forwards)
-        for name, derived in method.functions(lambda *given: jex.jaxpr_as_fun(forwards)(*given)[0]).items():
+        method = method.fitted(forwards, mass, sparsity)
+        for name, derived in method.functions(lambda *given: jex.jaxpr_as_fun(forwards)(*given)[0], jac).items():
             inputs[name] = derived.inputs
             sparse |= {name} if derived.structural_zeros else set()
             if name != "f":
@@ -163,7 +170,7 @@ def _traced(
     return Traced(call, tuple(operands), known, said, closed.jaxpr, closed_over)
 
 
-def _flat(f: Callable, state: State, args: Arguments) -> Callable[..., Array]:
+def flat_field(f: Callable, state: State, args: Arguments) -> Callable[..., Array]:
     """f as a function of time, the flat state and the leaves of args."""
 
     def field(t: Array, y: Array, *values: Array) -> Array:

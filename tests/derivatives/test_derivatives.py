@@ -7,18 +7,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optimistix
 import pytest
 from jax.flatten_util import ravel_pytree
-from solve_helpers import KINDS, all_are, assert_same_bits
+from solve_helpers import KINDS, MIXED, all_are, assert_same_bits
 
-from jax_cubie import ButcherTableau, SaveAt, Solver, solve
+from jax_cubie import ButcherTableau, ImplicitTableau, SaveAt, Solver, solve
 from jax_cubie.field_errors import FieldError
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 Y0 = np.array([1.0, 2.0, 3.0])
 TS = np.array([0.01, 0.05, 0.3, 0.3001, 0.61])
-ENDS = np.append(np.linspace(0.02, 0.6, 40), 0.64)
+ENDS = np.append(np.linspace(0.02, 0.62, 40), 0.64)
 
 
 def lorenz(t, y, args):
@@ -38,6 +39,9 @@ SAVES = {
     "fn": SaveAt(ts=TS, t0=True, t1=True, fn=output),
     "fn of steps": SaveAt(steps=True, fn=output, t1=True),
 }
+SOLVED = {"newton_rtol": 1e-14, "newton_atol": 1e-14, "newton_max_steps": 40}
+# Radau IIA of two stages, without values between steps of its own.
+OWN = ImplicitTableau("mine", order=3, a=[["5/12", "-1/12"], ["3/4", "1/4"]], b=["3/4", "1/4"])
 STEPS = {
     "adaptive": {"rtol": 1e-5, "atol": 1e-5, "pcoeff": 0.2, "icoeff": 0.4},
     "fixed": {"controller": "fixed", "method": "rk4"},
@@ -46,6 +50,13 @@ STEPS = {
     "given": {"controller": "given"},
     "rosenbrock": {"controller": "fixed", "method": "rodas4"},
     "rosenbrock, cubic": {"controller": "even", "method": "rodas3"},
+    "dirk": {"controller": "given", "method": "kvaerno3", **SOLVED},
+    "dirk, mixed": {"controller": "fixed", "method": MIXED, **SOLVED},
+    "dirk, dense": {"controller": "fixed", "method": "l_stable_sdirk4", **SOLVED},
+    "radau": {"controller": "fixed", "method": "radau_iia_5", **SOLVED},
+    "gauss": {"controller": "even", "method": "gauss_legendre_4", **SOLVED},
+    "radau, cubic": {"controller": "fixed", "method": OWN, **SOLVED},
+    "radau, adaptive": {"method": "radau_iia_5", "rtol": 1e-6, "atol": 1e-6},
 }
 
 
@@ -59,7 +70,7 @@ def rows_of(saves, steps, point):
         settings["max_steps"] = 120
     if settings.get("controller") in ("fixed", "even"):
         settings["dt0"] = point["dt0"]
-    if steps == "given":
+    if settings.get("controller") == "given":
         settings["step_ends"] = point["ends"]
     solution = solve(lorenz, point["t0"], point["t1"], point["y0"], point["args"], saveat=saveat, **settings)
     floats = [leaf for leaf in jax.tree.leaves(solution.ys) if jnp.issubdtype(leaf.dtype, jnp.floating)]
@@ -72,14 +83,17 @@ def point_of(saves, steps):
         point["ts"] = TS
     if STEPS[steps].get("controller") in ("fixed", "even"):
         point["dt0"] = 0.0123
-    if steps == "given":
+    if STEPS[steps].get("controller") == "given":
         point["ends"] = ENDS
     return jax.tree.map(jnp.asarray, point)
 
 
-COMBINATIONS = [("t1", steps) for steps in STEPS] + [(saves, "adaptive") for saves in SAVES if saves != "t1"]
+COMBINATIONS = [("t1", steps) for steps in STEPS if not steps.startswith(("dirk", "radau", "gauss"))]
+COMBINATIONS += [(saves, "adaptive") for saves in SAVES if saves != "t1"]
 COMBINATIONS += [("ts", "fixed"), ("ts", "dense"), ("ts", "even"), ("fn", "dense")]
 COMBINATIONS += [("steps", "fixed"), ("fn of steps", "given"), ("ts", "rosenbrock"), ("fn", "rosenbrock, cubic")]
+COMBINATIONS += [("ts", "dirk"), ("fn", "dirk, mixed"), ("ts", "dirk, dense")]
+COMBINATIONS += [("ts", "radau"), ("fn", "gauss"), ("ts", "radau, cubic"), ("ts", "radau, adaptive")]
 
 
 @pytest.mark.parametrize(("saves", "steps"), COMBINATIONS)
@@ -92,11 +106,11 @@ def test_forwards_backwards_and_differences(saves, steps):
     forwards = jax.jit(jax.jacfwd(lambda p: jnp.vdot(rows(p), weights)))(point)
     for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(forwards), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-11 * max(1, np.abs(weights).sum()))
-    if steps in ("adaptive", "dense"):
+    if steps in ("adaptive", "dense", "radau, adaptive"):
         return  # whose steps do not stay where they are
     solved = jax.jit(rows)
     for name in point:
-        if name == "dt0" or (steps in ("even", "given") and name in ("t0", "t1")):
+        if name == "dt0" or (steps in ("even", "given", "dirk") and name in ("t0", "t1")):
             continue  # these move other steps, too, or how many there are
         way = jax.tree.map(np.zeros_like, point)
         way[name] = jax.tree.map(lambda leaf: random.normal(size=leaf.shape), point[name])
@@ -159,6 +173,31 @@ def test_like_diffrax():
     jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-5), (value, found), (other, expected))
 
 
+def test_implicit_steps_like_diffrax():
+    """Through the very same steps, whose stages both solve for."""
+    ts, ends = np.linspace(0.1, 0.5, 4), np.linspace(POINT["t0"], POINT["t1"], 40)[1:]
+
+    def ours(point):
+        settings = {"method": "kvaerno3", "controller": "given", "step_ends": ends - POINT["t0"], **SOLVED}
+        saveat = SaveAt(ts=ts, t1=True)
+        solution = solve(lorenz, POINT["t0"], POINT["t1"], point["y0"], point["args"], saveat=saveat, **settings)
+        return jnp.sum(jnp.sin(solution.ys))
+
+    finder = optimistix.Newton(rtol=1e-10, atol=1e-10, norm=optimistix.max_norm)
+
+    def theirs(point):
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(lorenz), diffrax.Kvaerno3(root_finder=finder, root_find_max_steps=40), POINT["t0"], POINT["t1"],
+            None, point["y0"], point["args"], saveat=diffrax.SaveAt(ts=ts, t1=True),
+            stepsize_controller=diffrax.StepTo(jnp.array([POINT["t0"], *ends])),
+        )  # fmt: skip
+        return jnp.sum(jnp.sin(solution.ys))
+
+    point = {name: jax.tree.map(jnp.asarray, POINT[name]) for name in ("y0", "args")}
+    found, expected = (jax.jit(jax.value_and_grad(loss))(point) for loss in (ours, theirs))
+    jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-8), found, expected)
+
+
 def test_second_and_third_order():
     def loss(y0):
         return jnp.sum(jnp.sin(end(y0, POINT["args"], rtol=1e-7, atol=1e-7)))
@@ -173,7 +212,7 @@ def test_second_and_third_order():
     np.testing.assert_allclose(third, (second(28.01) - second(27.99)) / 0.02, rtol=1e-4)
 
 
-@pytest.mark.parametrize("steps", ["fixed", "rosenbrock", "rosenbrock, cubic"])
+@pytest.mark.parametrize("steps", ["fixed", "rosenbrock", "rosenbrock, cubic", "dirk, mixed", "radau", "radau, cubic"])
 def test_second_order_of_times(steps):
     """Forwards and backwards by all that moves; products of moving times move fractions of a step, too."""
     flat, unravel = ravel_pytree(point_of("ts", steps))
@@ -184,25 +223,7 @@ def test_second_order_of_times(steps):
     np.testing.assert_allclose(matrices[0], matrices[0].T, rtol=1e-9, atol=1e-9 * np.abs(matrices[0]).max())
 
 
-def test_second_order_by_times():
-    """Two derivatives by times make one of both, of the fraction at which a point lies in its step."""
-
-    def loss(times):
-        saveat = SaveAt(ts=times[:2])
-        solution = solve(lorenz, 0.0, 0.5, Y0, POINT["args"], saveat=saveat, controller="given", step_ends=times[2:])
-        return jnp.sum(jnp.sin(solution.ys))
-
-    times = np.array([0.013, 0.42, *np.linspace(0.05, 0.45, 9), 0.5])
-    both = (jax.jacfwd, jax.jacrev)
-    matrices = [jax.jit(outer(inner(loss)))(times) for outer in both for inner in both]
-    for matrix in matrices[1:]:
-        np.testing.assert_allclose(matrix, matrices[0], rtol=1e-9, atol=1e-9)
-    way, gradient = np.cos(np.arange(12.0)) * (np.arange(12) < 11), jax.jit(jax.grad(loss))
-    expected = (gradient(times + 1e-6 * way) - gradient(times - 1e-6 * way)) / 2e-6
-    np.testing.assert_allclose(matrices[0] @ way, expected, rtol=1e-6, atol=1e-5 * np.abs(expected).max())
-
-
-@pytest.mark.parametrize("method", [*KINDS, "rodas5p"])
+@pytest.mark.parametrize("method", [*KINDS, "rodas5p", "kvaerno5", "radau_iia_5"])
 def test_tangents_change_no_bit(method, platform):
     settings = {"method": method, "rtol": 1e-5, "atol": 1e-5}
     if method in ("euler", "rk4"):
@@ -241,8 +262,11 @@ def gradient_of(**settings):
         {"rtol": 1e-5, "atol": 1e-5, "dtmin": 4e-3},
         {"controller": "fixed", "dt0": 3e-5, "method": "heun", "max_steps": 100_000},
         {"controller": "fixed", "dt0": 2.0 / 2000, "schedule": "queue"},
+        {"rtol": 1e-8, "atol": 1e-8, "method": "kvaerno3"},
+        {"method": "radau_iia_5", "rtol": 1e-9, "atol": 1e-9, "dt0": 0.5},
+        {"method": "gauss_legendre_4", "controller": "fixed", "dt0": 1e-3},
     ],
-    ids=["history", "dtmin", "fixed", "queue"],
+    ids=["history", "dtmin", "fixed", "queue", "implicit", "radau", "gauss"],
 )
 def test_steps_are_taken_again_to_the_bit(settings, platform):
     """However few checkpoints there are: steps come from slots, from one window, or from windows in windows."""
@@ -323,12 +347,13 @@ def test_networks(saves, platform):
     assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(summed(params, y0)))
 
 
-def test_placements_change_no_bit(platform):
-    backward = sorted(buffer.keyword for buffer in Solver().buffers)
-    expected = gradient_of(rtol=1e-5, atol=1e-5, method="dop853")
+@pytest.mark.parametrize("method", ["dop853", "kvaerno3"])
+def test_placements_change_no_bit(method, platform):
+    backward = sorted(buffer.keyword for buffer in Solver(method).buffers)
+    expected = gradient_of(rtol=1e-5, atol=1e-5, method=method)
     for names in (backward, backward[::2], backward[1::2]):
         moved = dict.fromkeys(names, "shared")
-        assert_same_bits(gradient_of(rtol=1e-5, atol=1e-5, method="dop853", block=1, **moved), expected)
+        assert_same_bits(gradient_of(rtol=1e-5, atol=1e-5, method=method, block=1, **moved), expected)
 
 
 class Oscillator(eqx.Module):

@@ -286,6 +286,21 @@ def test_settings():
         Solver("radau_iia_5", linear_solver="gmres")
 
 
+def test_what_takes_a_jacobian():
+    """It is refused where there is none."""
+
+    def refuses(message, method="ros3p", **given):
+        with pytest.raises(ValueError, match=message):
+            solve(small, 0.0, 0.2, np.ones(2), 2.0, method=method, linear_solver="gmres", **given)
+
+    refuses("linear_solver='gmres' has no mass matrix", mass=np.eye(2))
+    refuses("jac is given, but linear_solver='gmres' makes no Jacobian", jac=lambda t, y, a: jnp.eye(2))
+    refuses("jac_sparsity is given, but linear_solver='gmres' makes no Jacobian", jac_sparsity=np.ones((2, 2), bool))
+    refuses("method 'auto' goes by the norm of the Jacobian", method="auto")
+    pattern = {"preconditioner": "jacobi", "jac_sparsity": np.ones((2, 2), bool), "controller": "fixed", "dt0": 0.1}
+    assert all_are(solve(small, 0.0, 0.2, np.ones(2), 2.0, method="ros3p", linear_solver="gmres", **pattern), "successful")
+
+
 def test_settings_that_are_traced(platform):
     """Those that can't be end the lane."""
 

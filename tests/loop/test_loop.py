@@ -32,10 +32,10 @@ class Euler(Method):
 
     name, family, fallible, order, error_order, error_rows = "scripted", "test", True, 1, 1, 1
 
-    def fitted(self, field: Any) -> Method:
+    def fitted(self, field: Any, mass: Any = None, sparsity: Any = None) -> Method:
         return self
 
-    def functions(self, field: Callable) -> dict[str, FieldFunction]:
+    def functions(self, field: Callable, jac: Any = None) -> dict[str, FieldFunction]:
         return {"f": FieldFunction(field)}
 
     differentiated = functions
@@ -81,7 +81,8 @@ class Euler(Method):
     def transposed(self, field: Any) -> Any:
         return {}
 
-    carried_rows = 0
+    carried_rows = carried_primal_rows = 0
+    remembered = primal_too = ()
 
     def carried(self, b: Any) -> Any:
         return ()
@@ -89,10 +90,13 @@ class Euler(Method):
     def adjoint(self, lane: Any) -> Any:
         raise NotImplementedError
 
-    between_weights = between_adjoint = clear_between = adjoint
+    add_between_moved = between_adjoint = clear_between = adjoint
 
     def start_rhs(self, b: Any) -> Any:
         return b.buf.slope
+
+    def end_rhs(self, b: Any) -> Any:
+        raise NotImplementedError
 
     def spare_rhs(self, b: Any) -> Any:
         return b.buf.slope
@@ -154,6 +158,10 @@ class Diary(Part):
         raise NotImplementedError
 
     @property
+    def stops(self) -> bool:
+        return self.last > 0
+
+    @property
     def counters(self) -> tuple[str, ...]:
         return (f"{self.name}_accepted", f"{self.name}_rejected")
 
@@ -192,7 +200,7 @@ class Diary(Part):
             b.res(f"{self.name}_end", 0, b.get(reached).value)
             return result
 
-        return Hooks(start=start, accepted=accepted, rejected=rejected, end=end, stops=self.last > 0)
+        return Hooks(start=start, accepted=accepted, rejected=rejected, end=end)
 
     def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
         return {}

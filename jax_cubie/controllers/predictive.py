@@ -1,0 +1,94 @@
+"""Gustafsson's predictive controller, with the rules of RADAU5 and RODAS by Hairer and Wanner.
+
+Gustafsson, Control-theoretic techniques for stepsize selection in implicit Runge-Kutta methods, ACM Trans. Math. Softw. 20
+(1994); Hairer, Wanner, Solving Ordinary Differential Equations II, section IV.8, equation (8.25).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import equinox as eqx
+
+from ..loop.part import Control
+from ..settings import Component, Range, check_choice
+from ..times import scalar
+from .controller import Controller
+from .pid import PID, Number, check_ranges, limits_steps
+
+if TYPE_CHECKING:
+    from ..loop.lane import Lane
+
+
+class Predictive(Component):
+    """Chooses the step size from the errors and the sizes of the last two accepted steps: as errors have grown or shrunk, they
+    are expected to go on.
+
+    Steps are judged as by `PID`. With the scaled errors e and sizes h of this step and of the accepted one before, the next
+    step is this one times the smaller of
+
+        safety * (1/e_n)^(1/k)    and, behind accepted steps,    safety * (1/e_n)^(1/k) * h_n/h_n-1 * (e_n-1/e_n)^(1/k),
+
+    where k is the order of the method and e_n-1 counts as 0.01 at least; held to [factormin, factormax] after an accepted step,
+    to [factormin, safety] after a rejected one, to 1 at most after a step that was accepted once a larger one was not, and to
+    [dtmin, dtmax]. force_dtmin: as of `PID`.
+    """
+
+    safety: Number = 0.9
+    factormin: Number = 0.2
+    factormax: Number = 8.0
+    dtmin: Number = 0.0
+    dtmax: Number = float("inf")
+    force_dtmin: bool = eqx.field(static=True, default=True)
+
+    RANGES: ClassVar[dict[str, Range]] = {
+        name: PID.RANGES[name] for name in ("safety", "factormin", "factormax", "dtmin", "dtmax")
+    }
+
+    def __check_init__(self) -> None:
+        check_choice("force_dtmin", self.force_dtmin, (True, False))
+        check_ranges(self)
+
+    def operands(self, state: Any) -> dict[str, Any]:
+        check_ranges(self)
+        return {name: scalar(name, getattr(self, name), state.dtype) for name in self.static.coefficients}
+
+    @property
+    def static(self) -> PredictiveControl:
+        """What machine code depends on."""
+        return PredictiveControl(force_dtmin=self.force_dtmin, has_limits=limits_steps(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictiveControl(Controller):
+    """The static side of `Predictive`. has_limits: whether step sizes are held to dtmin and dtmax."""
+
+    force_dtmin: bool
+    has_limits: bool
+
+    @property
+    def adaptive(self) -> bool:
+        return True
+
+    @property
+    def names_ends(self) -> bool:
+        return False
+
+    @property
+    def first_step(self) -> str:
+        return "either"
+
+    @property
+    def coefficients(self) -> tuple[str, ...]:
+        return ("safety", "factormin", "factormax", *(("dtmin", "dtmax") if self.has_limits else ()))
+
+    @property
+    def remembered(self) -> tuple[tuple[str, str], ...]:
+        last = (("last_log", "float"), ("last_size", "float"), ("rejected_before", "bool"))
+        return (*last, *((("at_dtmin", "bool"),) if self.has_limits and self.force_dtmin else ()))
+
+    def control(self, lane: Lane) -> Control:
+        from .predictive_control import build_control
+
+        return build_control(lane, self, Predictive.RANGES)

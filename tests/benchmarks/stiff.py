@@ -1,0 +1,399 @@
+"""Stiff systems, measured: `python tests/benchmarks/stiff.py [--quick] [--only SECTION ...] [--picture FILE]`.
+
+Prints the machine, versions and the date, then for each section a table: what was measured, the figure that is asked for, the
+figure that was found. Everything is in float64 but what is only built. The problems and their reference values are those of the
+tests. An error is the largest of any component, in units of its tolerance, which is rtol (size + |y|) with a size of the
+problem's. Times beside diffrax are at one error: diffrax has the tolerance at which the 95th percentile of its lanes' errors is
+that of ours. (The median would tell nothing of HIRES, where half of the lanes have settled at the end, whatever their steps.) A
+time is the median of several jitted calls, with the device waited for, that take turns. Cold builds have processes of their
+own.
+
+diffrax's solvers are taken twice: as they come, and with optimistix's Chord, up to 40 iterations, in place of diffrax's own
+root finder. That, VeryChord, gives up on many stages of Kvaerno5, so that half of its steps are rejected, and several times as
+many are taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import importlib.metadata
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+sys.path.append(str(Path(__file__).parents[1] / "tables"))
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optimistix
+from compile import dense
+from gradients import Row, difference, differences, in_turn, milliseconds, on_cpu
+from lorenz import machine
+from scipy.integrate import solve_ivp
+from stiff_problems import PROBLEMS, StiffProblem, hodgkin_huxley, reference, robertson
+
+from jax_cubie import Solver
+
+jax.config.update("jax_enable_x64", True)
+
+TOLERANCES = (1e-4, 1e-6, 1e-8)
+# Small against what moves first, for both sides: diffrax 0.7 without one takes 0.01.
+FIRST_STEP = {"robertson": 1e-6, "hires": 1e-4, "brusselator": 1e-4, "chemical_akzo_reduced": 1e-3}
+
+
+def with_chord(solver: type[diffrax.AbstractImplicitSolver]) -> diffrax.AbstractSolver:
+    chord = diffrax.with_stepsize_controller_tols(optimistix.Chord)(cauchy_termination=False)
+    return solver(root_finder=chord, root_find_max_steps=40)
+
+
+KVAERNO5 = {"Kvaerno5": diffrax.Kvaerno5(), "Kvaerno5 with Chord": with_chord(diffrax.Kvaerno5)}
+
+
+def ours(problem: StiffProblem, method: str, dt0: float, **settings: Any) -> Callable:
+    """Of (rtol, y0, args): the state at the end, and `stats`."""
+
+    def lane(rtol: Any, y0: jax.Array, args: Any) -> tuple[jax.Array, dict]:
+        solver = Solver(method, rtol=rtol, atol=rtol * problem.atol(1.0), **settings)
+        solution = solver.solve(problem.f, 0.0, problem.t1, y0, args, dt0=dt0)
+        return solution.ys[-1], solution.stats
+
+    return lane
+
+
+def theirs(problem: StiffProblem, solver: diffrax.AbstractSolver, dt0: float, checkpointed: int | None = None) -> Callable:
+    """As `ours`, by diffrax. checkpointed: the most steps, to be differentiated backwards."""
+    adjoint = diffrax.RecursiveCheckpointAdjoint() if checkpointed else diffrax.ForwardMode()
+
+    def lane(rtol: Any, y0: jax.Array, args: Any) -> tuple[jax.Array, dict]:
+        controller = diffrax.PIDController(rtol=rtol, atol=rtol * problem.atol(1.0))
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(problem.f), solver, 0.0, problem.t1, dt0, y0, args, stepsize_controller=controller,
+            max_steps=checkpointed or 20_000, adjoint=adjoint, throw=False,
+        )  # fmt: skip
+        return solution.ys[-1], solution.stats
+
+    return lane
+
+
+def over_tolerances(lane: Callable, problem: StiffProblem, tolerances: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ends [tolerances, n], accepted and rejected steps [tolerances]."""
+    ends, stats = jax.jit(jax.vmap(lane, (0, None, None)))(jnp.asarray(tolerances), jnp.asarray(problem.y0), problem.args)
+    return np.asarray(ends), np.asarray(stats["num_accepted_steps"]), np.asarray(stats["num_rejected_steps"])
+
+
+# Accuracy
+
+
+def accuracy(options: argparse.Namespace) -> Iterator[Row]:
+    """Scaled errors at the end, rtol 1e-4, 1e-6, 1e-8."""
+    for name, dt0 in FIRST_STEP.items():
+        problem, exact = PROBLEMS[name], reference(name)
+        for method in options.methods:
+            ends, steps, _ = over_tolerances(ours(problem, method, dt0), problem, TOLERANCES)
+            found = [
+                f"{float(problem.scaled_error(end, exact, rtol)):.2g} ({count} steps)"
+                for end, count, rtol in zip(ends, steps, TOLERANCES, strict=True)
+            ]
+            yield f"{name}, {method}", "<= 10", ", ".join(found)
+
+
+# Steps
+
+
+def steps(options: argparse.Namespace) -> Iterator[Row]:
+    """Accepted (and rejected) steps at rtol 1e-4, 1e-6, 1e-8 beside diffrax's: the same tolerances and first step."""
+    solvers = {"kvaerno3": {"Kvaerno3": diffrax.Kvaerno3(), "Kvaerno3 with Chord": with_chord(diffrax.Kvaerno3)}}
+    for name in ("robertson", "hires"):
+        problem, dt0 = PROBLEMS[name], FIRST_STEP[name]
+        for method, others in (solvers | {"kvaerno5": KVAERNO5}).items():
+            _, mine, rejected = over_tolerances(ours(problem, method, dt0), problem, TOLERANCES)
+            yield f"{name}, {method}", "", ", ".join(map("{} ({})".format, mine, rejected))
+            for label, solver in others.items():
+                _, theirs_, rejected = over_tolerances(theirs(problem, solver, dt0), problem, TOLERANCES)
+                found = map("{} ({}): {:.2f}".format, theirs_, rejected, mine / theirs_)
+                yield f"  diffrax, {label}; of that, ours", "0.9 to 1.1", ", ".join(found)
+
+
+# Lanes
+
+
+def lanes_of_robertson(count: int) -> tuple[StiffProblem, jax.Array, jax.Array]:
+    """t to 1e5; each rate over two decades of its own: the problem, y0, k of each lane."""
+    # At rtol 1e-6 the absolute tolerances are those of CVODE's example, 1e-8, 1e-14, 1e-6: b is as little as 1e-9.
+    problem = dataclasses.replace(PROBLEMS["robertson"], t1=1e5, size=np.array([1e-2, 1e-8, 1.0]))
+    spread = 10.0 ** np.random.default_rng(0).uniform(-1, 1, (count, 3))
+    return problem, jnp.asarray(problem.y0), jnp.asarray(problem.args * spread)
+
+
+def lanes_of_hires(count: int) -> tuple[StiffProblem, jax.Array, jax.Array]:
+    """The eighth reactant's start over a decade: the problem, y0 of each lane [count, 8], no args."""
+    problem = PROBLEMS["hires"]
+    starts = np.tile(problem.y0, (count, 1))
+    starts[:, 7] *= 10.0 ** np.random.default_rng(0).uniform(-0.5, 0.5, count)
+    return problem, jnp.asarray(starts), jnp.zeros(count)
+
+
+def same_error(problem: StiffProblem, mine: Callable, other: Callable, sample: tuple) -> tuple[float, str]:
+    """The tolerance at which diffrax's error is ours at 1e-6: the 95th percentile of `sample`, against ours at 1e-11."""
+    exact = np.asarray(mine(1e-11, *sample)[0])
+
+    def error(call: Callable, tolerance: float) -> float:
+        return float(np.percentile(problem.scaled_error(call(tolerance, *sample)[0], exact, 1e-6), 95))
+
+    target, grid = error(mine, 1e-6), 10.0 ** -np.arange(3.0, 9.0)
+    found = np.minimum.accumulate([error(other, tolerance) for tolerance in grid])
+    same = float(np.exp(np.interp(-np.log(target), -np.log(found), np.log(grid))))
+    return same, f"error {target:.2g}, diffrax's {error(other, same):.2g} at {same:.1e}"
+
+
+def beside_diffrax(
+    problem: StiffProblem, dt0: float, axes: tuple, lanes: tuple, sample: tuple, options: argparse.Namespace
+) -> Iterator[tuple[str, float, str]]:
+    """Of the first of our methods at 1e-6 and of diffrax's at the same error: whose, how many times ours is faster, details."""
+    mine = jax.jit(jax.vmap(ours(problem, options.methods[0], dt0), (None, *axes)))
+    others = {label: jax.jit(jax.vmap(theirs(problem, solver, dt0), (None, *axes))) for label, solver in KVAERNO5.items()}
+    same = {label: same_error(problem, mine, other, sample) for label, other in others.items()}
+    calls = [functools.partial(mine, 1e-6), *(functools.partial(others[label], same[label][0]) for label in others)]
+    seconds, *theirs_ = in_turn(calls, lanes, 3 if options.quick or on_cpu() else 9)
+    for (label, (_, said)), spent in zip(same.items(), theirs_, strict=True):
+        yield label, spent / seconds, f"({milliseconds(seconds)}, {milliseconds(spent)}; {said})"
+
+
+def robertson_lanes(options: argparse.Namespace) -> Iterator[Row]:
+    """Robertson's reactions, each rate spread over two decades, t to 1e5, rtol 1e-6; errors are those of 64 lanes."""
+    exponent, method = (8 if options.quick else 10) if on_cpu() else 17, options.methods[0]
+    problem, y0, k = lanes_of_robertson(2**exponent)
+    dt0 = FIRST_STEP["robertson"]
+    for label, times, said in beside_diffrax(problem, dt0, (None, 0), (y0, k), (y0, k[:64]), options):
+        asked = "" if on_cpu() else ">= 100 times"
+        yield f"2^{exponent} lanes, {method} beside diffrax's {label}", asked, f"{times:.0f} times {said}"
+    if not on_cpu():
+        calls = [
+            functools.partial(jax.jit(jax.vmap(ours(problem, method, dt0, schedule=one), (None, None, 0))), 1e-6)
+            for one in ("queue", "static")
+        ]
+        queue, static = in_turn(calls, (y0, k), 3 if options.quick else 9)
+        found = f"{static / queue:.2f} times ({milliseconds(queue)}, static {milliseconds(static)})"
+        yield f"2^{exponent} lanes, {method}: the queue against static", ">= 2 times", found
+
+
+def hires_lanes(options: argparse.Namespace) -> Iterator[Row]:
+    """HIRES, the start of the eighth reactant over a decade, rtol 1e-6; errors are those of 128 lanes."""
+    count, method = 512 if options.quick else 4096, options.methods[0]
+    problem, y0, none = lanes_of_hires(count)
+    lanes, sample = (y0, none), (y0[:128], none[:128])
+    for label, times, said in beside_diffrax(problem, FIRST_STEP["hires"], (0, 0), lanes, sample, options):
+        asked = ">= 8 times" if on_cpu() else ""
+        yield f"{count:,} lanes, {method} beside diffrax's {label}", asked, f"{times:.1f} times {said}"
+
+
+# Linear solvers and resources
+
+
+def linear(options: argparse.Namespace) -> Iterator[Row]:
+    """Sparse against dense LU: the Brusselator on a line, n = 64, rtol 1e-6. The order of elimination is the natural one for
+    such a band and no rows are exchanged, so that both do the same sums: 0 apart is no measure of accuracy."""
+    count = (16 if options.quick else 64) if on_cpu() else 2**13
+    problem, dt0 = PROBLEMS["brusselator"], FIRST_STEP["brusselator"]
+    diffusion = jnp.linspace(0.01, 0.04, count)
+    for method in options.methods:
+        calls = [
+            functools.partial(jax.jit(jax.vmap(ours(problem, method, dt0, linear_solver=one), (None, None, 0))), 1e-6)
+            for one in ("sparse", "dense")
+        ]
+        arguments = (jnp.asarray(problem.y0), diffusion)
+        sparse, full = in_turn(calls, arguments, 3)
+        apart = difference(*(call(*arguments)[0] for call in calls))
+        found = f"{full / sparse:.1f} times ({milliseconds(sparse)}, dense {milliseconds(full)}; {apart:.0e} apart)"
+        yield f"{count:,} lanes, {method}", ">= 5 times", found
+
+
+def resources(options: argparse.Namespace) -> Iterator[Row]:
+    """Built for cuda:90, float32: Robertson (n = 3), Hodgkin and Huxley (n = 4)."""
+    for f, n, args in ((robertson, 3, jax.ShapeDtypeStruct((3,), jnp.float32)), (hodgkin_huxley, 4, None)):
+        args = jax.ShapeDtypeStruct((), jnp.float32) if args is None else args
+        for method in (options.methods[0], "kvaerno3"):
+            y0 = jax.ShapeDtypeStruct((n,), jnp.float32)
+            image = Solver(method).inspect(f, 0.0, 1.0, y0, args, target="cuda:90", batched=("args",))
+            found = f"{image.registers} registers, {image.spill_bytes} B spilled, {image.stack_bytes} B local"
+            yield f"{f.__name__}, n = {n}, {method}", "0 B, 0 B", found
+
+
+# Gradients
+
+
+def gradient(options: argparse.Namespace) -> Iterator[Row]:
+    """Of the sum of the logarithms of Robertson's final states by y0 and the logarithms of the rates, t to 1e5, rtol 1e-6."""
+    exponent, method, dt0 = (5 if options.quick else 8) if on_cpu() else 14, options.methods[0], FIRST_STEP["robertson"]
+    problem, y0, k = lanes_of_robertson(2**exponent)
+    logs = jnp.log(k)
+    lane = ours(problem, method, dt0)
+
+    def gradient_of(lane: Callable, rtol: float) -> Callable:
+        def loss(y0: jax.Array, logs: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.log(lane(rtol, y0, jnp.exp(logs))[0]))
+
+        return jax.jit(jax.vmap(jax.grad(loss, (0, 1)), (None, 0)))
+
+    over_lanes = (None, None, 0)
+    mine = gradient_of(lane, 1e-6)
+    for label, solver in KVAERNO5.items():
+        forwards = jax.jit(jax.vmap(theirs(problem, solver, dt0), over_lanes))
+        same, said = same_error(problem, jax.jit(jax.vmap(lane, over_lanes)), forwards, (y0, k[:64]))
+        # As few checkpoints as there can be.
+        most = int(forwards(same, y0, k)[1]["num_steps"].max()) + 1
+        other = gradient_of(theirs(problem, solver, dt0, most), same)
+        seconds, spent = in_turn([mine, other], (y0, logs), 3)
+        found = f"{spent / seconds:.0f} times ({milliseconds(seconds)}, {milliseconds(spent)}; {said})"
+        yield f"2^{exponent} lanes: gradient beside diffrax's {label}", "" if on_cpu() else ">= 50 times", found
+        yield "  the two gradients apart", "", f"{difference(mine(y0, logs), other(y0, logs)):.1e}"
+
+    def tight(point: dict) -> jax.Array:
+        return jnp.sum(jnp.log(lane(1e-11, point["y0"], jnp.exp(point["logs"]))[0]))
+
+    # Starts away from 0: half of a difference would be at negative concentrations.
+    point = {"y0": jnp.array([0.9, 1e-3, 0.1]), "logs": jnp.log(jnp.asarray(problem.args))}
+    apart = differences(tight, point, jax.jit(jax.grad(tight))(point))
+    yield "one lane at 1e-11 against central differences", "<= 1e-5", f"{apart:.1e}"
+
+
+# Cold builds
+
+TARGETS = ("cpu", "cuda:90")
+BUILDS = {"rodas5p": ("HIRES", 4), "kvaerno5": ("20 states, dense and nonlinear", 8)}
+
+
+def build(method: str, target: str) -> None:
+    """Prints the seconds of a build."""
+    jnp.zeros(3).block_until_ready()
+    if method == "kvaerno5":
+        f, n, args = dense, 20, jax.ShapeDtypeStruct((20, 20), jnp.float32)
+    else:
+        f, n, args = PROBLEMS["hires"].f, 8, None
+    y0 = jax.ShapeDtypeStruct((n,), jnp.float32)
+    started = time.perf_counter()
+    Solver(method).inspect(f, 0.0, 1.0, y0, args, target=target, batched=("y0",))
+    print(time.perf_counter() - started)
+
+
+def builds(options: argparse.Namespace) -> Iterator[Row]:
+    """From `inspect` to its return, in a fresh process, with no cache, the import of Numba included; float32, medians."""
+    for method, (what, asked) in BUILDS.items():
+        for target in TARGETS:
+            command = [sys.executable, __file__, "--build", method, target]
+            seconds = []
+            for _ in range(1 if options.quick else 5):
+                environment = {**os.environ, "JAX_CUBIE_CACHE": ""}
+                said = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+                seconds.append(float(said))
+            yield f"{what}, {method}, {target}", f"<= {asked} s", f"{statistics.median(seconds):.2f} s"
+
+
+# The picture
+
+
+def draw(path: str, methods: list[str]) -> None:
+    """Above, accepted steps of one lane over its error; below, milliseconds a lane of a batch (SciPy: of one)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    tolerances = 10.0 ** -np.arange(3.0, 10.0)
+    count = 256 if on_cpu() else 2**14
+    figure, axes = plt.subplots(2, 2, figsize=(11, 8), constrained_layout=True)
+    for column, name in enumerate(("robertson", "hires")):
+        problem, exact, dt0 = PROBLEMS[name], reference(name), FIRST_STEP[name]
+        start = jnp.tile(jnp.asarray(problem.y0), (count, 1))
+        curves = {method: (ours(problem, method, dt0), "o-") for method in methods}
+        curves |= {f"{label}, diffrax": (theirs(problem, solver, dt0), "s--") for label, solver in KVAERNO5.items()}
+        for number, (label, (lane, style)) in enumerate(curves.items()):
+            ends, taken, _ = over_tolerances(lane, problem, tolerances)
+            error = np.max(np.abs(ends / exact - 1.0), axis=-1)
+            batch = jax.jit(jax.vmap(lane, (None, 0, None)))
+            calls = [functools.partial(batch, rtol) for rtol in tolerances]
+            spent = [1e3 * seconds / count for seconds in in_turn(calls, (start, problem.args), 3)]
+            line = {"color": f"C{number}", "label": label, "markersize": 4}
+            axes[0, column].loglog(error, taken, style, **line)
+            axes[1, column].loglog(error, spent, style, **line)
+        for number, scipy_method in enumerate(("Radau", "BDF"), len(curves)):
+            line = {"color": f"C{number}", "label": f"{scipy_method}, SciPy", "markersize": 4}
+            error, taken, spent = zip(*(by_scipy(problem, scipy_method, rtol, exact) for rtol in tolerances), strict=True)
+            axes[0, column].loglog(error, taken, "^:", **line)
+            axes[1, column].loglog(error, spent, "^:", **line)
+        axes[0, column].set(title=f"{name}, t to {problem.t1:g}, float64", ylabel="accepted steps")
+        axes[1, column].set(title=f"{count:,} lanes (SciPy: one)", ylabel="milliseconds a lane")
+    for axis in axes.flat:
+        axis.set(xlabel="largest relative error at the end")
+        axis.invert_xaxis()
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend()
+    figure.suptitle(machine(), fontsize=8)
+    figure.savefig(path, dpi=110)
+    print(f"drawn: {path}")
+
+
+def by_scipy(problem: StiffProblem, method: str, rtol: float, exact: np.ndarray) -> tuple[float, int, float]:
+    """Largest relative error, steps, milliseconds; f and its Jacobian are JAX's, jitted."""
+    f = jax.jit(lambda t, y: problem.f(t, y, problem.args))
+    jac = jax.jit(jax.jacfwd(f, argnums=1))
+    arguments = (0.0, problem.y0)
+    jax.block_until_ready((f(*arguments), jac(*arguments)))
+    started = time.perf_counter()
+    solution = solve_ivp(f, (0.0, problem.t1), problem.y0, method, rtol=rtol, atol=problem.atol(rtol), jac=jac)
+    spent = 1e3 * (time.perf_counter() - started)
+    return float(np.max(np.abs(solution.y[:, -1] / exact - 1.0))), len(solution.t) - 1, spent
+
+
+SECTIONS = {
+    "accuracy": accuracy,
+    "steps": steps,
+    "robertson": robertson_lanes,
+    "hires": hires_lanes,
+    "linear": linear,
+    "resources": resources,
+    "gradient": gradient,
+    "builds": builds,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="fewer lanes and repeats")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="these sections")
+    methods = ["rodas5p", "radau_iia_5", "kvaerno5"]
+    parser.add_argument("--methods", nargs="+", default=methods, help="of ours; the first is the one that is timed")
+    parser.add_argument("--picture", metavar="FILE", help="draw work over precision into this file")
+    parser.add_argument("--build", nargs=2, metavar=("METHOD", "TARGET"), help="a cold build in this process")
+    options = parser.parse_args()
+    if options.build:
+        build(*options.build)
+        return
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("diffrax", "scipy", "numba"))
+    print(f"{machine()}, {versions}")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["JAX_CUBIE_CACHE"] = folder
+        for name in options.only:
+            section, started = SECTIONS[name], time.perf_counter()
+            print(f"\n{name}. {' '.join((section.__doc__ or '').split())}", flush=True)
+            print(f"  {'':66s} {'asked':>12s}   found")
+            for label, asked, found in section(options):
+                print(f"  {label:66s} {asked:>12s}   {found}", flush=True)
+            print(f"  ({time.perf_counter() - started:.0f} s)", flush=True)
+        if options.picture:
+            draw(options.picture, options.methods)
+
+
+if __name__ == "__main__":
+    main()

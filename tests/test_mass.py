@@ -1,0 +1,444 @@
+"""Mass matrices, singular ones among them; Jacobians that the user gives."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from solve_helpers import all_are, assert_same_bits
+
+from jax_cubie import RESULTS, SaveAt, Solver, solve, solve_ivp
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+FULL = np.array([[2.0, 1.0, 0.0], [0.0, 3.0, 0.0], [1.0, 0.0, 1.0]])
+DIAGONAL = np.array([2.0, 0.5, 4.0])
+Y0 = np.array([1.0, 0.5, 0.2])
+TIGHT = {"rtol": 1e-9, "atol": 1e-11}
+INSIDE = SaveAt(t0=True, ts=[0.31, 0.77, 1.6], t1=True)
+
+
+def field(t, y, rate):
+    return jnp.stack([rate * y[1] + jnp.sin(t), -y[0] * y[1], y[0] - y[2] ** 2])
+
+
+def robertson(t, y, k):
+    """k[3]: the sum of all at t = 0."""
+    fast, slow = k[2] * y[1] * y[2], k[0] * y[0]
+    return jnp.stack([fast - slow, slow - fast - k[1] * y[1] ** 2, y[0] + y[1] + y[2] - k[3] * (1 + 0.1 * k[4] * t)])
+
+
+ROBERTSON = np.array([0.04, 3e7, 1e4, 1.0, 0.0])
+MILD = np.array([0.04, 30.0, 1.0, 1.0, 0.2])
+
+
+class Operator:
+    """As lineax has them."""
+
+    def __init__(self, matrix):
+        self.matrix = matrix
+
+    def as_matrix(self):
+        return self.matrix
+
+
+@pytest.mark.parametrize("method", ["rodas5p", "kvaerno5", "l_stable_sdirk4", "radau_iia_5"])
+@pytest.mark.parametrize("mass", [FULL, DIAGONAL])
+def test_an_invertible_mass_is_that_of_its_inverse_times_f(method, mass):
+    def inverse(t, y, rate):
+        rhs = field(t, y, rate)
+        return rhs / mass if mass.ndim == 1 else jnp.linalg.solve(jnp.asarray(mass), rhs)
+
+    settings = {"method": method, **TIGHT}
+    if method != "rodas5p":
+        settings |= {"rtol": 1e-7, "atol": 1e-9, "newton_rtol": 1e-10, "newton_atol": 1e-12}
+    found = solve(field, 0.0, 2.0, Y0, 1.3, mass=mass, saveat=INSIDE, **settings)
+    expected = solve(inverse, 0.0, 2.0, Y0, 1.3, saveat=INSIDE, **settings)
+    np.testing.assert_allclose(found.ys, expected.ys, rtol=1e-9, atol=1e-11)
+    assert int(found.stats["num_steps"]) == int(expected.stats["num_steps"])
+
+
+def test_a_mass_may_be_an_array_an_operator_or_a_tree_like_y0():
+    def of_dict(t, y, rate):
+        first, *others = field(t, jnp.concatenate([y["a"][None], y["b"]]), rate)
+        return {"a": first, "b": jnp.stack(others)}
+
+    settings = {"method": "rodas4", **TIGHT}
+    expected = solve(field, 0.0, 2.0, Y0, 1.3, mass=DIAGONAL, **settings).ys
+    tree = solve(of_dict, 0.0, 2.0, {"a": Y0[0], "b": Y0[1:]}, 1.3, mass={"a": 2.0, "b": DIAGONAL[1:]}, **settings).ys
+    np.testing.assert_allclose(jnp.concatenate([tree["a"][:, None], tree["b"]], 1), expected, rtol=1e-12)
+    full = solve(field, 0.0, 2.0, Y0, 1.3, mass=np.diag(DIAGONAL), **settings).ys
+    np.testing.assert_allclose(full, expected, rtol=1e-12)
+    operator = solve(field, 0.0, 2.0, Y0, 1.3, mass=Operator(jnp.diag(jnp.asarray(DIAGONAL))), **settings).ys
+    assert_same_bits(full, operator)
+
+
+@pytest.mark.parametrize("method", ["rodas5p", "kvaerno5", "radau_iia_5"])
+def test_robertson_as_a_differential_algebraic_equation(method):
+    reference = json.loads((Path(__file__).parent / "tables/ivp.json").read_text())["robertson"]["y"]
+    settings = {"rtol": 1e-8, "atol": np.array([1e-11, 1e-15, 1e-11])}
+    found = solve(robertson, 0.0, 1e11, [1.0, 0.0, 0.0] @ np.eye(3), ROBERTSON, mass=[1, 1, 0], method=method, **settings)
+    assert all_are(found, "successful")
+    np.testing.assert_allclose(found.ys[0], reference, rtol=2e-4)
+    np.testing.assert_allclose(found.ys.sum(), 1, rtol=1e-14)
+
+
+def chemical_akzo_nobel(t, y, args):
+    """Mazzia, Magherini, Test Set for IVP Solvers, problem CHEMAKZO; its last equation is algebraic."""
+    root, inflow = jnp.sqrt(jnp.abs(y[1])), 3.3 * (0.9 / 737 - y[1])
+    r1, r2, r3 = 18.7 * y[0] ** 4 * root, 0.58 * y[2] * y[3], 0.58 / 34.4 * y[0] * y[4]
+    r4, r5 = 0.09 * y[0] * y[3] ** 2, 0.42 * y[5] ** 2 * root
+    return jnp.stack([
+        -2 * r1 + r2 - r3 - r4, -0.5 * r1 - r4 - 0.5 * r5 + inflow, r1 - r2 + r3, -r2 + r3 - 2 * r4, r2 - r3 + r5,
+        115.83 * y[0] * y[3] - y[5],
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["rodas4", "kvaerno4", "radau_iia_9"])
+def test_chemical_akzo_nobel(method):
+    y0 = np.array([0.444, 0.00123, 0, 0.007, 0, 1.0])  # the last is a guess
+    mass, settings = [1, 1, 1, 1, 1, 0], {"method": method, "rtol": 1e-8, "atol": 1e-10}
+    saveat = SaveAt(t0=True, ts=[1.0, 30.3, 77.7], t1=True)
+    found = solve(chemical_akzo_nobel, 0.0, 180.0, y0, mass=mass, saveat=saveat, **settings)
+    np.testing.assert_allclose(found.ys[0, 5], 115.83 * y0[0] * y0[3], rtol=1e-14)
+    # The test set's, of its page for this problem.
+    reference = [0.1150794920661702, 0.1203831471567715e-2, 0.1611562887407974, 0.3656156421249283e-3, 0.1708010885264404e-1,
+                 0.4873531310307455e-2]  # fmt: skip
+    np.testing.assert_allclose(found.ys[-1], reference, rtol=1e-6)
+    inside = found.ys[1:-1]
+    np.testing.assert_allclose(inside[:, 5], 115.83 * inside[:, 0] * inside[:, 3], rtol=1e-5)
+
+
+def transistor_amplifier(t, y, args):
+    """The same, problem TRANSAMP: capacitors couple components, so that no row of its singular mass matrix is 0."""
+    ub, r = 6.0, 9000.0
+    current = lambda u: 1e-6 * (jnp.exp(u / 0.026) - 1)  # noqa: E731
+    one, other = current(y[1] - y[2]), current(y[4] - y[5])
+    source = 0.1 * jnp.sin(200 * jnp.pi * t)
+    return jnp.stack([
+        -source / 1000 + y[0] / 1000, -ub / r + y[1] * 2 / r + 0.01 * one, -one + y[2] / r, -ub / r + y[3] / r + 0.99 * one,
+        -ub / r + y[4] * 2 / r + 0.01 * other, -other + y[5] / r, -ub / r + y[6] / r + 0.99 * other, y[7] / r,
+    ])  # fmt: skip
+
+
+def transistor_mass():
+    mass = np.zeros((8, 8))
+    for k, first in enumerate((0, 3, 6), start=1):
+        place = slice(first, first + 2)
+        mass[place, place] = np.array([[-1, 1], [1, -1]]) * k * 1e-6 * np.array([[1], [1]])
+    mass[2, 2], mass[5, 5] = -2e-6, -4e-6
+    mass[3:5, 3:5] = np.array([[-1, 1], [1, -1]]) * 3e-6
+    mass[0:2, 0:2] = np.array([[-1, 1], [1, -1]]) * 1e-6
+    mass[6:8, 6:8] = np.array([[-1, 1], [1, -1]]) * 5e-6
+    return mass
+
+
+@pytest.mark.parametrize(("method", "tolerance"), [("rodas5p", 1e-7), ("l_stable_sdirk4", 1e-5), ("radau_iia_5", 1e-7)])
+def test_transistor_amplifier(method, tolerance):
+    y0 = np.array([0, 3, 3, 6, 3, 3, 6, 0.0])
+    settings = {"method": method, "rtol": tolerance, "atol": tolerance, "saveat": SaveAt(ts=[0.0111, 0.2])}
+    found = solve(transistor_amplifier, 0.0, 0.2, y0, mass=transistor_mass(), **settings)
+    reference = [-0.5562145012262709e-2, 0.3006522471903042e1, 0.2849958788608128e1, 0.2926422536206241e1, 0.2704617865010554e1,
+                 0.2761837778393145e1, 0.4770927631616772e1, 0.1236995868091548e1]  # fmt: skip
+    np.testing.assert_allclose(found.ys[-1], reference, atol=1e-4)
+
+
+def test_a_first_slope_that_a_singular_mass_does_not_give_ends_with_its_code():
+    y0 = np.array([0, 3, 3, 6, 3, 3, 6, 0.0])
+    found = solve(transistor_amplifier, 0.0, 0.2, y0, mass=transistor_mass(), method="kvaerno5")
+    assert all_are(found, "singular_matrix")
+
+
+def test_y0_is_mended_or_the_lane_ends_with_its_code():
+    def parabola(t, y, height):
+        return jnp.stack([-y[0], y[1] ** 2 - height * y[0]])
+
+    def run(height, guess):
+        y0 = jnp.stack([1.0, guess])
+        return solve(parabola, 0.0, 1.0, y0, height, mass=[1, 0], method="rodas5p", saveat=SaveAt(t0=True, t1=True), **TIGHT)
+
+    heights, guesses = jnp.array([4.0, -4.0, 4.0, 9.0]), jnp.array([1.0, 1.0, -3.0, 3.0])
+    found = jax.vmap(run)(heights, guesses)
+    assert [bool(one) for one in found.result._value == RESULTS.successful._value] == [True, False, True, True]
+    assert all_are(run(-4.0, 1.0), "inconsistent_initial_state")
+    root = np.array([2.0, -2.0, 3.0])
+    kept = np.asarray(found.ys)[[0, 2, 3]]
+    np.testing.assert_allclose(kept[:, 0, 1], root, rtol=1e-14)
+    np.testing.assert_allclose(kept[:, 1, 1], root * np.exp(-0.5), rtol=1e-7)
+    assert np.isnan(found.ys[1, 1]).all()
+    at_once = solve(parabola, 0.0, 0.0, jnp.array([1.0, 1.0]), 4.0, mass=[1, 0], method="rodas5p").ys
+    np.testing.assert_allclose(at_once[0], [1, 2], rtol=1e-14)
+
+
+def test_each_lane_may_have_a_mass_of_its_own():
+    masses = jnp.stack([jnp.asarray(FULL), jnp.asarray(FULL + np.diag([1.0, 0, 2])), jnp.eye(3)])
+    told = Solver("rodas4", **TIGHT)
+
+    def run(mass, pattern=None):
+        return told.solve(field, 0.0, 2.0, Y0, 1.3, mass=mass, mass_pattern=pattern).ys
+
+    found = jax.vmap(lambda mass: run(mass, FULL != 0))(masses)
+    for mass, lane in zip(masses, found, strict=True):
+        np.testing.assert_allclose(lane, run(np.asarray(mass)), rtol=1e-12)
+    np.testing.assert_allclose(jax.vmap(run)(masses), found, rtol=1e-12)
+
+
+def test_places_of_buffers_change_no_bit():
+    def run(**locations):
+        solver = Solver("rodas4", controller="fixed", **locations)
+
+        def total(k):
+            return jnp.sum(solver.solve(robertson, 0.0, 3.0, ALGEBRAIC["y0"], k, dt0=0.2, mass=[1, 1, 0]).ys ** 2)
+
+        return jax.grad(total)(jnp.asarray(MILD))
+
+    locations = dict.fromkeys(("mass_vector_location", "mass_product_location", "lu_factors_location"), "shared")
+    assert_same_bits(run(), run(**locations))
+
+
+def heat(t, y, args):
+    """Linear elements on [0, 1]; the value at the left end is told, that at the right end follows from a flux."""
+    n, source = y.size, args
+    inner = (y[:-2] - 2 * y[1:-1] + y[2:]) * (n - 1) + source / (n - 1)
+    return jnp.concatenate([(y[0] - jnp.cos(t))[None], inner, (y[-1] - y[-2] + 0.1 * y[-1] ** 3)[None]])
+
+
+def heat_mass(n):
+    mass = (np.diag(np.full(n, 4.0)) + np.diag(np.ones(n - 1), 1) + np.diag(np.ones(n - 1), -1)) / (6 * (n - 1))
+    mass[[0, -1]] = 0
+    mass[:, [0, -1]] = 0
+    return mass
+
+
+@functools.cache
+def eliminated_heat(n):
+    """The inner components at the end, of the same equation without its algebraic components."""
+    inner = heat_mass(n)[1:-1, 1:-1]
+
+    def eliminated(t, y, args):
+        last = y[-1]
+        for _ in range(8):
+            last = last - (last - y[-1] + 0.1 * last**3) / (1 + 0.3 * last**2)
+        whole = jnp.concatenate([jnp.cos(t)[None], y, last[None]])
+        return jnp.linalg.solve(jnp.asarray(inner), heat(t, whole, args)[1:-1])
+
+    return solve(eliminated, 0.0, 0.3, np.zeros(n - 2), 2.0, method="rodas4", rtol=1e-8, atol=1e-10).ys
+
+
+@pytest.mark.parametrize(
+    ("pattern", "linear_solver", "method"),
+    [("known", "dense", "rodas4"), ("full", "dense", "rodas4"), ("known", "sparse", "rodas4"), ("known", "sparse", "kvaerno4"),
+     ("known", "sparse", "radau_iia_5")],
+)
+def test_large_matrices(pattern, linear_solver, method):
+    n = 12
+    y0, mask = np.zeros(n), None
+    if pattern == "full":
+        mask = np.ones((n, n), bool)
+        mask[[0, -1]] = mask[:, [0, -1]] = False
+    run = Solver(method, rtol=1e-8, atol=1e-10, linear_solver=linear_solver)
+    found = run.solve(heat, 0.0, 0.3, y0, 2.0, mass=heat_mass(n), mass_pattern=mask).ys
+    np.testing.assert_allclose(found[:, 1:-1], eliminated_heat(n), rtol=1e-6, atol=1e-9)
+
+
+# --- Derivatives
+
+
+def differences(function, point, names, step=1e-5):
+    found = {}
+    for name in names:
+        value, rows = np.asarray(point[name], float), []
+        for index in np.ndindex(value.shape):
+            moved = [function({**point, name: value + sign * step * _unit(value.shape, index)}) for sign in (1, -1)]
+            rows.append((np.asarray(moved[0]) - np.asarray(moved[1])) / (2 * step))
+        found[name] = np.stack(rows).reshape(value.shape)
+    return found
+
+
+def _unit(shape, index):
+    unit = np.zeros(shape)
+    unit[index] = 1
+    return unit
+
+
+WEIGHTS = np.array([[0.3, -1.0, 2.0], [1.5, 0.7, -0.4], [2.0, 1.0, -3.0], [1.0, 0.2, 0.9]])
+
+
+def of_invertible(point, method="rodas5p"):
+    found = solve(field, point["t0"], 2.0, point["y0"], point["rate"], mass=point["mass"], method=method,
+                  saveat=SaveAt(t0=True, ts=jnp.array([0.9, 1.3]), t1=True), dt0=0.07, controller="fixed",
+                  **SOLVED[method])  # fmt: skip
+    return jnp.sum(jnp.sin(found.ys) * WEIGHTS)
+
+
+EXACT = {"newton_rtol": 1e-11, "newton_atol": 1e-12}
+SOLVED = {"rodas5p": {}, "kvaerno3": EXACT, "l_stable_sdirk4": EXACT, "radau_iia_3": EXACT}
+INVERTIBLE = {"t0": 0.1, "y0": Y0, "rate": 1.3, "mass": FULL + 0.1}
+
+
+@pytest.mark.parametrize("method", list(SOLVED))
+def test_derivatives_with_an_invertible_mass(method):
+    function = lambda point: of_invertible(point, method)  # noqa: E731
+    point = jax.tree.map(jnp.asarray, INVERTIBLE)
+    expected = differences(jax.jit(function), point, list(point))
+    backwards, forwards = jax.grad(function)(point), jax.jacfwd(function)(point)
+    for name, value in expected.items():
+        np.testing.assert_allclose(backwards[name], value, rtol=2e-6, atol=1e-8, err_msg=name)
+        np.testing.assert_allclose(forwards[name], backwards[name], rtol=1e-7, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("method", ["rodas5p", "kvaerno3", "radau_iia_3"])
+def test_second_derivatives_by_the_mass(method):
+    def function(scale, power):
+        mass = jnp.asarray(FULL) * jnp.stack([scale, 1.0, power])
+        return of_invertible({**INVERTIBLE, "mass": mass, "rate": scale * power}, method)
+
+    at, step = jnp.array([1.2, 0.8]), 1e-5
+    gradient = jax.grad(lambda z: function(*z))
+    expected = [(gradient(at.at[i].add(step)) - gradient(at.at[i].add(-step))) / (2 * step) for i in range(2)]
+    np.testing.assert_allclose(jax.jacfwd(gradient)(at), expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(jax.jacfwd(jax.jacfwd(lambda z: function(*z)))(at), expected, rtol=1e-5, atol=1e-7)
+
+
+def of_robertson(point, method="rodas5p", ts=()):
+    saveat = SaveAt(t0=True, ts=jnp.asarray(ts), t1=True) if ts else SaveAt(t0=True, t1=True)
+    settings = EXACT if method != "rodas5p" else {}
+    found = solve(robertson, point["t0"], 3.0, point["y0"], point["k"], mass=[1, 1, 0], method=method, saveat=saveat,
+                  dt0=0.07, controller="fixed", **settings)  # fmt: skip
+    return jnp.sum(jnp.sin(found.ys) * WEIGHTS[: found.ts.size])
+
+
+ALGEBRAIC = {"t0": 0.5, "y0": np.array([0.8, 0.1, 0.3]), "k": MILD}
+
+
+@pytest.mark.parametrize("method", ["rodas5p", "kvaerno3", "sdirk2", "radau_iia_5"])
+def test_derivatives_of_a_differential_algebraic_equation(method):
+    ts = (0.9, 1.7) if method in ("rodas5p", "radau_iia_5") else ()
+    function = lambda point: of_robertson(point, method, ts)  # noqa: E731
+    point = jax.tree.map(jnp.asarray, ALGEBRAIC)
+    expected = differences(jax.jit(function), point, list(point))
+    backwards, forwards = jax.grad(function)(point), jax.jacfwd(function)(point)
+    for name, value in expected.items():
+        np.testing.assert_allclose(backwards[name], value, rtol=2e-6, atol=1e-8, err_msg=name)
+        np.testing.assert_allclose(forwards[name], backwards[name], rtol=1e-7, atol=1e-9, err_msg=name)
+    assert backwards["y0"][2] == 0  # a guess
+
+
+def test_second_derivatives_of_a_differential_algebraic_equation():
+    point, step = jax.tree.map(jnp.asarray, ALGEBRAIC), 1e-5
+    gradient = jax.grad(lambda k: of_robertson({**point, "k": k}))
+    k = point["k"]
+    expected = [(gradient(k.at[i].add(step)) - gradient(k.at[i].add(-step))) / (2 * step) for i in (0, 3, 4)]
+    found = jax.jacfwd(gradient)(k)
+    np.testing.assert_allclose(found[jnp.array([0, 3, 4])], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_of_what_lanes_share():
+    point = jax.tree.map(jnp.asarray, ALGEBRAIC)
+    y0s = point["y0"] + 0.01 * jnp.arange(5)[:, None]
+
+    def total(k):
+        return jax.vmap(lambda y0: of_robertson({**point, "y0": y0, "k": k}))(y0s).sum()
+
+    expected = sum(jax.grad(lambda k, y0=y0: of_robertson({**point, "y0": y0, "k": k}))(point["k"]) for y0 in y0s)
+    np.testing.assert_allclose(jax.grad(total)(point["k"]), expected, rtol=1e-9)
+
+
+def test_between_steps_cubics_of_algebraic_components_have_no_derivative():
+    point = jax.tree.map(jnp.asarray, ALGEBRAIC)
+    with pytest.raises(NotImplementedError, match="kvaerno3.*rodas5p"):
+        jax.grad(lambda k: of_robertson({**point, "k": k}, "kvaerno3", (0.9, 1.7)))(point["k"])
+
+
+# --- Jacobians that are given
+
+
+def jacobian(t, y, k):
+    fast = k[2] * y
+    return jnp.array([
+        [-k[0], fast[2], fast[1]], [k[0], -fast[2] - 2 * k[1] * y[1], -fast[1]], [1.0, 1.0, 1.0]
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["rodas5p", "kvaerno5"])
+def test_a_jacobian_and_its_sparsity_may_be_given(method):
+    y0 = np.array([1.0, 0.0, 0.0])
+
+    def run(**given):
+        return solve(robertson, 0.0, 40.0, y0, ROBERTSON, mass=[1, 1, 0], method=method, **TIGHT, **given)
+
+    expected, full = run(), np.ones((3, 3))
+    for given in ({"jac": jacobian}, {"jac_sparsity": full}, {"jac": jacobian, "jac_sparsity": full.astype(bool)}):
+        np.testing.assert_allclose(run(**given).ys, expected.ys, rtol=1e-7)
+    chain = lambda t, y, args: jnp.stack([-y[0], y[0] - 1e3 * y[1], y[1] - y[2]])  # noqa: E731
+    bidiagonal = np.tri(3, k=0) - np.tri(3, k=-2)
+    chained = [solve(chain, 0.0, 1.0, y0, method=method, jac_sparsity=one).ys for one in (None, bidiagonal)]
+    np.testing.assert_allclose(*chained, rtol=1e-12)
+
+
+def test_solve_ivp_takes_scipys_jacobian():
+    def van_der_pol(t, y, mu):
+        return jnp.stack([y[1], mu * (1 - y[0] ** 2) * y[1] - y[0]])
+
+    def jac(t, y, mu):
+        return jnp.array([[0.0, 1.0], [-2 * mu * y[0] * y[1] - 1, mu * (1 - y[0] ** 2)]])
+
+    settings = {"args": (10.0,), "rtol": 1e-8, "atol": 1e-10}
+    expected = solve_ivp(van_der_pol, (0.0, 10.0), [2.0, 0.0], "rodas5p", **settings).y
+    found = solve_ivp(van_der_pol, (0.0, 10.0), [2.0, 0.0], "rodas5p", jac=jac, **settings).y
+    np.testing.assert_allclose(found, expected, rtol=1e-7)
+    matrix = np.array([[-1.0, 0.0], [1.0, -1e3]])
+    linear = solve_ivp(lambda t, y: jnp.asarray(matrix) @ y, (0.0, 1.0), [1.0, 0.0], "rodas4", jac=matrix, rtol=1e-8)
+    np.testing.assert_allclose(linear.y[0, -1], np.exp(-1), rtol=1e-6)
+
+
+def test_what_is_wrong_is_said():
+    def run(**given):
+        return solve(robertson, 0.0, 1.0, np.array([1.0, 0.0, 0.0]), ROBERTSON, **{"method": "rodas5p", **given})
+
+    for given, message in [
+        ({"method": "tsit5", "mass": [1, 1, 0]}, "mass is given, but method 'tsit5' is explicit.*rodas5p"),
+        ({"method": "tsit5", "jac": jacobian}, "jac is given, but method 'tsit5' is explicit.*leave it out"),
+        ({"method": "tsit5", "jac_sparsity": np.eye(3)}, "jac_sparsity is given, but method 'tsit5' is explicit"),
+        ({"mass": np.eye(2)}, r"mass has shape \(2, 2\), where y0 has 3 components"),
+        ({"mass": [1, 1, 1j]}, "mass has dtype complex128"),
+        ({"mass": [1, 1, np.inf]}, "mass has values that are not finite"),
+        ({"mass_pattern": [1, 1, 0]}, "mass_pattern is given without a mass"),
+        ({"mass": [1, 1, 0], "mass_pattern": [1, 0, 1]}, r"mass has an entry at \(1,\) where mass_pattern has none"),
+        ({"mass": [1, 1, 0], "mass_pattern": np.eye(3)}, r"mass_pattern has shape \(3, 3\): expected \(3,\)"),
+        ({"mass": [1, 1, 0], "method": "implicit_midpoint", "dt0": 0.1}, "implicit_midpoint.*stiffly accurate"),
+        ({"mass": [1, 1, 0], "method": "gauss_legendre_4", "dt0": 0.1}, "gauss_legendre_4.*stiffly accurate"),
+        ({"mass": [1, 1, 0], "method": "ros3p", "saveat": SaveAt(ts=[0.5])}, "ros3p.*no values between steps of its own"),
+        ({"jac": lambda t, y, k: jacobian(t, y, k).T}, "differs from the Jacobian of f in 6 of 9 entries.*transposed"),
+        ({"jac": lambda t, y, k: jacobian(t, y, k) + jnp.eye(3)}, r"most at \[\d, \d\]: jac has"),
+        ({"jac": lambda t, y, k: y}, r"jac returns an array of shape \(3,\): expected \(3, 3\)"),
+        ({"jac_sparsity": np.tri(3)}, r"jac_sparsity lacks 3 entries that f's Jacobian has, as \[0, 1\]"),
+        ({"jac_sparsity": np.ones(3)}, r"jac_sparsity has shape \(3,\): expected \(3, 3\)"),
+        ({"mass_matrix": 1}, "use mass="),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            run(**given)
+    for given, message in [
+        ({"mass": "M"}, "mass is 'M' of type str"),
+        ({"jac": np.eye(3)}, r"expected a function jac\(t, y, args\)"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            run(**given)
+    with pytest.raises(ValueError, match="mass.*an argument of solve"):
+        Solver("rodas5p", mass=[1, 1, 0])
+    with pytest.raises(TypeError, match="jac_sparsity is a traced value"):
+        jax.jit(lambda one: run(jac_sparsity=one).ys)(jnp.ones((3, 3)))
+
+
+@pytest.mark.parametrize("derivative", [None, "vjp"])
+def test_cuda_images_are_built(derivative):
+    shapes = {"mass": jax.ShapeDtypeStruct((3, 3), "float32"), "mass_pattern": np.diag([1, 1, 0])}
+    y0 = jax.ShapeDtypeStruct((3,), "float32")
+    look = Solver("rodas4").inspect(
+        robertson, 0.0, 1.0, y0, jax.ShapeDtypeStruct((5,), "float32"), target="cuda:90", batched=("y0", "mass"),
+        derivative=derivative, **shapes,
+    )  # fmt: skip
+    assert ".f64" not in look.ptx and look.registers > 0
