@@ -294,7 +294,7 @@ def test_what_takes_a_jacobian():
             solve(small, 0.0, 0.2, np.ones(2), 2.0, method=method, linear_solver="gmres", **given)
 
     refuses("linear_solver='gmres' has no mass matrix", mass=np.eye(2))
-    refuses("jac is given, but linear_solver='gmres' makes no Jacobian", jac=lambda t, y, a: jnp.eye(2))
+    refuses("jac is given, but linear_solver='gmres' makes no Jacobian", jac=jax.jacfwd(small, argnums=1))
     refuses("jac_sparsity is given, but linear_solver='gmres' makes no Jacobian", jac_sparsity=np.ones((2, 2), bool))
     refuses("method 'auto' goes by the norm of the Jacobian", method="auto")
     pattern = {"preconditioner": "jacobi", "jac_sparsity": np.ones((2, 2), bool), "controller": "fixed", "dt0": 0.1}
