@@ -79,6 +79,11 @@ class RESULTS(eqx.Enumeration, metaclass=_Listed):  # pyright: ignore[reportGene
         "field is smooth there; else take smaller steps or allow more iterations by newton_max_steps=, and do not ask for more "
         "by newton_rtol= and newton_atol= than y0's dtype holds."
     )
+    linear_divergence = (
+        "A linear system of an implicit step was not solved by its iteration, and smaller steps did not mend it. Allow more "
+        "iterations by krylov_max_steps=, take a preconditioner or, with 'gmres', a larger krylov_dimension; else take "
+        "linear_solver='auto', which does not iterate."
+    )
     event_occurred = "The lane ended before t1, since an event occurred: what solve(..., events=) was given."
     inconsistent_initial_state = (
         "The algebraic equations of a problem with a mass matrix, those in whose rows it is 0, were not solved at t0. The "

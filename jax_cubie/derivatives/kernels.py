@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.extend.core as jex
 
+from ..linear import without_custom_vjp
 from ..loop.adjoint import Adjoint, is_of_functions
 from ..loop.checkpoints import Checkpoints
 from ..operands import FieldFunction, Function, Operand, Piece, Result, Traced, cotangent_name, primal_name, tangent_name
@@ -80,7 +82,7 @@ def backward_kernel(
         made.append(backward(name, function, inputs, adjoint.wrt, adjoint.orders, outputs, numbers, problem.unroll))
     return dataclasses.replace(
         problem,
-        functions=_by_platform([*made, *_primal(problem)]),
+        functions=_by_platform([*made, *_primal(problem), *_transposed(problem, operands)]),
         adjoint=adjoint,
         operands=(*problem.operands, *kept, *given),
         title=f"{problem.title}, backwards",
@@ -152,6 +154,27 @@ def _primal(problem: Problem) -> list[dict[str, Function]]:
     names = {name for name, _ in _differentiated(problem)}
     kept = [number for number, function in enumerate(problem.functions[0][1]) if function.name not in names]
     return [{platform: problem.on(platform)[number] for platform in PLATFORMS} for number in kept]
+
+
+def _transposed(problem: Problem, operands: Mapping[str, Operand]) -> list[dict[str, Function]]:
+    """Those that only a pass backwards evaluates, of the primal state alone."""
+    traced = dict(problem.traced)["f"]
+
+    def field(*given: Any) -> Any:
+        closed = without_custom_vjp(jax.make_jaxpr(traced.call)(*given))
+        return jex.jaxpr_as_fun(closed)(*given)[0]
+
+    limits = {platform: problem.on(platform)[0].unroll for platform in PLATFORMS}
+    made = []
+    for name, function in problem.method.transposed(field).items():
+
+        def call(*given: Any, function: FieldFunction = function) -> list[Any]:
+            return [function.call(*given)]
+
+        own = dataclasses.replace(traced, call=call, inputs=function.inputs)
+        inputs = Inputs(own, problem.pieces[:1], (), operands, problem.dtype)
+        made.append(forward(name, field_of(inputs), inputs, limits))
+    return made
 
 
 def _primal_too(problem: Problem) -> list[dict[str, Function]]:

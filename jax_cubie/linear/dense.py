@@ -49,6 +49,7 @@ class DenseLU(LinearSolver):
         return dataclasses.replace(self, pattern=jacobian_pattern(field) if sparsity is None else sparsity, mass=mass)
 
     def jacobian(self, field: Callable, given: Callable | None = None) -> FieldFunction:
+        """All elements of J, row by row. given: the user's function that gives them."""
         if given is not None:
             return FieldFunction(lambda t, y, *values: given(t, y, *values).reshape(-1))
         pattern = self.pattern
@@ -61,6 +62,19 @@ class DenseLU(LinearSolver):
             return found if len(places) == n * n else jnp.zeros(n * n, y.dtype).at[places].set(found)
 
         return FieldFunction(full, structural_zeros=True)
+
+    def functions(self, field: Callable, given: Callable | None = None) -> dict[str, FieldFunction]:
+        return {"f_jac": self.jacobian(field, given)}
+
+    def transposed(self, field: Callable) -> dict[str, FieldFunction]:
+        return {}
+
+    def copies(self, linearised: int) -> dict[str, int]:
+        return {"f_jac": linearised}
+
+    @property
+    def counters(self) -> tuple[str, ...]:
+        return ()
 
     def words(self, dimensions: Dimensions) -> dict[str, int]:
         n = dimensions.primal
@@ -94,8 +108,11 @@ class DenseLU(LinearSolver):
         mass.each(b, add)
         return matrix.factor()
 
-    def solve(self, b: Body, vector: Vector, number: int = 0) -> None:
+    def solve(
+        self, b: Body, vector: Vector, number: int = 0, *, within: Callable[[Any], Scalar] | None = None, tangent: bool = False
+    ) -> Scalar:
         self._matrix(b, number).solve(vector)
+        return b.scalar(0, "int32")
 
     def solve_transposed(self, b: Body, vector: Vector, number: int = 0) -> None:
         self._matrix(b, number).solve_transposed(vector)

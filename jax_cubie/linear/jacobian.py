@@ -10,12 +10,32 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ..operands import FieldFunction
 from .pattern import Pattern
 
 # Up to these sizes the code takes each entry from its tangent: where arrays are unrolled, what is left then is the derivative
 # written out. Beyond, the tangents are an array, and a table says where in it an entry is.
 _COLUMNS = 128
 _ENTRIES = 1024
+
+
+def along_state(field: Callable) -> FieldFunction:
+    """The derivative of f by the state along "v": J v."""
+
+    def derivative(t: Any, y: Any, v: Any, *values: Any) -> Any:
+        return jax.jvp(lambda y: field(t, y, *values), (y,), (v,))[1]
+
+    return FieldFunction(derivative, ("t", "y", "v"))
+
+
+def transposed_along_state(field: Callable) -> FieldFunction:
+    """Its transpose: v J."""
+
+    def derivative(t: Any, y: Any, v: Any, *values: Any) -> Any:
+        _, pull = jax.vjp(lambda y: field(t, y, *values), y)
+        return pull(v)[0]
+
+    return FieldFunction(derivative, ("t", "y", "v"))
 
 
 def jacobian_function(field: Callable[..., Any], pattern: Pattern, chosen: Sequence[int]) -> Callable[..., jax.Array]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..buffers import ALWAYS, Buffer
 from ..kernel.scalar import Scalar
@@ -28,8 +28,10 @@ class LinearSolver(abc.ABC):
 
     Systems are those of the primal components of the state; tangents have the same matrix. One that is `holding` several
     matrices has as many shifts for one J; `number` says which of them is meant, "complex" ones take complex shifts and vectors.
-    keeps: whether J outlives `factor`, and steps.
+    keeps: whether J outlives `factor`, and steps. makes_jacobian: whether there is a J to keep.
     """
+
+    makes_jacobian: ClassVar[bool] = True
 
     matrices: tuple[str, ...]
     keeps: bool
@@ -66,20 +68,51 @@ class LinearSolver(abc.ABC):
         user gave one."""
 
     @abc.abstractmethod
-    def jacobian(self, field: Callable, given: Callable | None = None) -> FieldFunction:
-        """The function "f_jac", which `linearise` calls: the elements of J that it wants, flat. given: the user's function of
-        the same arguments that gives all of J, [n, n]."""
+    def functions(self, field: Callable, given: Callable | None = None) -> dict[str, FieldFunction]:
+        """What it evaluates of the primal state alone, by name: what is derived of `field(t, y, *values)`. given: the user's
+        function of the same arguments that gives all of J, [n, n]."""
+
+    @abc.abstractmethod
+    def transposed(self, field: Callable) -> dict[str, FieldFunction]:
+        """What it evaluates besides for systems with W^T."""
+
+    @abc.abstractmethod
+    def copies(self, linearised: int) -> dict[str, int]:
+        """At how many places it evaluates each of them, where at so many J is asked for."""
+
+    @property
+    @abc.abstractmethod
+    def counters(self) -> tuple[str, ...]:
+        """The counters that it keeps, as those of a method."""
+
+    def work(self, counted: Mapping[str, Any], jacobians: Any, factorisations: Any, solves: Any) -> dict[str, Any]:
+        """What was done, by names in the statistics of a solution, for a method that asked for so many."""
+        made = {"num_jacobians": jacobians, "num_factorisations": factorisations}
+        if not self.makes_jacobian:
+            made = {name: 0 * count for name, count in made.items()}
+        return {**made, "num_linear_solves": solves, **{f"num_{name}": counted[name] for name in self.counters}}
 
     def buffers(self) -> tuple[Buffer, ...]:
         """The buffers of all linear solvers: which of them a solve takes may depend on its f. Their sizes wait for a problem.
 
-        jacobian: the elements of J, where they have to be kept. lu_factors, lu_pivots: of W.
+        jacobian: the elements of J, where they have to be kept. lu_factors, lu_pivots: of W. krylov_state: the state of J,
+        behind it the time and the inverse of the shift. krylov_diagonal: that of J. All others are an iteration's.
+        krylov_scale: what components are measured in, and the inverse of that. krylov_direction: of a step; krylov_product:
+        its product by J. krylov_basis: vectors. krylov_hessenberg: what is known of W in their space.
         """
-        live = frozenset({"step"})
+        live, scratch = frozenset({"step"}), frozenset({"step/stage", "backward"})
         return (
             Buffer("jacobian", 0, live=ALWAYS if self.keeps else live),
             Buffer("lu_factors", 0, live=live),
             Buffer("lu_pivots", 0, dtype="int32", live=live),
+            Buffer("krylov_state", 0, live=live),
+            Buffer("krylov_diagonal", 0, live=live),
+            Buffer("krylov_scale", 0, live=scratch),
+            Buffer("krylov_residual", 0, live=scratch),
+            Buffer("krylov_direction", 0, live=scratch),
+            Buffer("krylov_product", 0, live=scratch),
+            Buffer("krylov_basis", 0, live=scratch),
+            Buffer("krylov_hessenberg", 0, live=scratch),
         )
 
     def sizes(self, dimensions: Dimensions) -> dict[str, int]:
@@ -105,9 +138,15 @@ class LinearSolver(abc.ABC):
         rows alone in which M has no entry."""
 
     @abc.abstractmethod
-    def solve(self, b: Body, vector: Vector, number: int = 0) -> None:
-        """vector = W^-1 vector."""
+    def solve(
+        self, b: Body, vector: Vector, number: int = 0, *, within: Callable[[Any], Scalar] | None = None, tangent: bool = False
+    ) -> Scalar:
+        """vector = W^-1 vector. An int32: 0, or the code of why it could not be solved, and then it is NaN.
+
+        within: the error that a component may have, by its index, of whose part an iteration stops; None: as little as rounding
+        leaves. tangent: whether it is one's, for which settings mean nothing and which no statistics count.
+        """
 
     @abc.abstractmethod
     def solve_transposed(self, b: Body, vector: Vector, number: int = 0) -> None:
-        """vector = W^-T vector."""
+        """vector = W^-T vector; NaN where it could not be solved."""

@@ -65,7 +65,21 @@ class SparseFactors(LinearSolver):
         plan, _ = self._fitted
         return self.reals * sum(len(one.terms) + 1 for one in plan.factor) <= _UNROLLED
 
+    def functions(self, field: Callable, given: Callable | None = None) -> dict[str, FieldFunction]:
+        return {"f_jac": self.jacobian(field, given)}
+
+    def transposed(self, field: Callable) -> dict[str, FieldFunction]:
+        return {}
+
+    def copies(self, linearised: int) -> dict[str, int]:
+        return {"f_jac": linearised}
+
+    @property
+    def counters(self) -> tuple[str, ...]:
+        return ()
+
     def jacobian(self, field: Callable, given: Callable | None = None) -> FieldFunction:
+        """Those elements of J that its pattern has. given: the user's function that gives all."""
         _, entries = self._fitted
         if given is not None:
             places = np.array([row * entries.columns + column for row, column in entries.entries], np.uint32)
@@ -127,9 +141,12 @@ class SparseFactors(LinearSolver):
         """The rows in which the mass matrix has no entry."""
         return frozenset(() if self.mass is None else self.mass.algebraic_rows)
 
-    def solve(self, b: Body, vector: Vector, number: int = 0) -> None:
+    def solve(
+        self, b: Body, vector: Vector, number: int = 0, *, within: Callable[[Any], Scalar] | None = None, tangent: bool = False
+    ) -> Scalar:
         factors, x = self._factors(b, number), Numbers(b, vector)
         self._sums(b, "solve", self._fitted[0].solve, factors, x, x)
+        return b.scalar(0, "int32")
 
     def solve_transposed(self, b: Body, vector: Vector, number: int = 0) -> None:
         factors, x = self._factors(b, number), Numbers(b, vector)

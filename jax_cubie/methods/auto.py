@@ -106,6 +106,9 @@ class AutoSwitch(Method):
     def differentiated(self, field: Callable) -> dict[str, FieldFunction]:
         return self.explicit.differentiated(field) | self.implicit.differentiated(field)
 
+    def transposed(self, field: Callable) -> dict[str, FieldFunction]:
+        return self.implicit.transposed(field)
+
     @property
     def _methods(self) -> tuple[Method, Method]:
         return self.explicit, self.implicit

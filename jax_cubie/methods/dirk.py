@@ -72,7 +72,15 @@ class Dirk(Method):
 
     @classmethod
     def of(cls, tableau: ImplicitTableau, linear: LinearSolver, newton: Newton) -> Dirk:
-        """That method; the linear solver is one that keeps J where that serves for several matrices."""
+        """That method; the linear solver is one that keeps J where that serves for several matrices.
+
+        Raises ValueError where a Jacobian is to be kept, and none is made.
+        """
+        if newton.reuse and not linear.makes_jacobian:
+            raise ValueError(
+                "jacobian_reuse=True keeps Jacobians, and this linear_solver makes none: leave it out, or take "
+                "linear_solver='dense' or 'sparse'"
+            )
         method = cls(tableau, linear, newton)
         several = newton.reuse or method._matrices > 1
         return dataclasses.replace(method, linear=linear.keeping()) if several else method
@@ -107,7 +115,7 @@ class Dirk(Method):
         return dataclasses.replace(self, linear=self.linear.fitted(field, mass, sparsity), mass=mass)
 
     def functions(self, field: Callable, jac: Callable | None = None) -> dict[str, FieldFunction]:
-        found = {"f": FieldFunction(field), "f_jac": self.linear.jacobian(field, jac)}
+        found = {"f": FieldFunction(field), **self.linear.functions(field, jac)}
         return found if self.mass is None else {**found, "mass": self.mass.product(), "f_dt": time_derivative(field)}
 
     def differentiated(self, field: Callable) -> dict[str, FieldFunction]:
@@ -157,6 +165,9 @@ class Dirk(Method):
 
     # --- Buffers
 
+    def transposed(self, field: Callable) -> dict[str, FieldFunction]:
+        return self.linear.transposed(field)
+
     def buffers(self) -> tuple[Buffer, ...]:
         return (
             Buffer("stage_increment", 0, persistent=True),
@@ -188,20 +199,20 @@ class Dirk(Method):
         }
 
     def counters(self, dimensions: Dimensions) -> tuple[str, ...]:
-        return ("newton_iterations", *self._reuse.counters)
+        return ("newton_iterations", *self._reuse.counters, *self.linear.counters)
 
     def copies(self, dimensions: Dimensions) -> dict[str, int]:
         implicit, evaluated, orders = len(self._implicit), len(self._evaluated), dimensions.orders
         times = 2 if dimensions.backward else 1  # steps are taken at two places
-        counts = {"f": evaluated + 2 - self.tableau.stiffly_accurate + implicit * (orders - 1), "f_jac": 1}
+        counts, linearised = {"f": evaluated + 2 - self.tableau.stiffly_accurate + implicit * (orders - 1)}, 1
         if orders == 1:
             counts["f"] += implicit
         else:
             counts[primal_name("f")] = implicit + evaluated
-            counts["f_jac"] += implicit
+            linearised += implicit
         counts = {name: times * count for name, count in counts.items()}
+        counts |= self.linear.copies(times * linearised + implicit * dimensions.backward)
         if dimensions.backward:
-            counts["f_jac"] += implicit
             counts["f_vjp"] = implicit * orders + self.tableau.stages - implicit + dimensions.inside * self._end_rows
         if self.mass is not None:
             counts["f"] += 1
@@ -215,12 +226,8 @@ class Dirk(Method):
 
     def work(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> dict[str, Any]:
         iterations = counted["newton_iterations"]
-        return {
-            "num_newton_iterations": iterations,
-            "num_jacobians": counted.get("jacobians", steps),
-            "num_factorisations": self._matrices * steps,
-            "num_linear_solves": iterations,
-        }
+        done = self.linear.work(counted, counted.get("jacobians", steps), self._matrices * steps, iterations)
+        return {"num_newton_iterations": iterations, **done}
 
     # --- Places in the loop
 
@@ -373,17 +380,23 @@ class Dirk(Method):
             row.store(index, inverse.fused(b.scalar(delta.load(index)), b.scalar(row.load(index))).value)
             place(index)
 
-        def correct() -> None:
+        def magnitude(index: Any) -> Any:
+            return abs(b.scalar(state.load(index))).value
+
+        from ..nonlinear.iteration import tolerance  # it imports Numba
+
+        def correct() -> Scalar:
             self._evaluate_primal(b, stage_time(b, instant, h.value, time), at, delta)
             if self.mass is not None:
                 name = primal_name("mass") if len(b.pieces) > 1 else "mass"
                 b.call(name, y=row, out=slope, **b.instant(b.real(0)))
             b.each(subtract, b.primal)
-            self.linear.solve(b, delta)
+            solved = self.linear.solve(b, delta, within=lambda index: tolerance(b, index, magnitude(index)))
             b.each(add, b.primal)
+            return solved
 
         b.each(place, b.primal)
-        iteration.solve(correct, lambda index: abs(b.scalar(state.load(index))).value)
+        iteration.solve(correct, magnitude)
 
     def _predictor(self, b: Body, stage: int, rows: list[View]) -> tuple[Sequence[Fraction], list[View]]:
         """Where a stage begins: weights, and rows of which it is the sum."""
@@ -444,7 +457,7 @@ class Dirk(Method):
 
             b.each(scale, target.size)
             for direction in directions(b, target):
-                self.linear.solve(b, direction)
+                self.linear.solve(b, direction, tangent=True)
 
     # --- The ends of a step, and between them
 

@@ -92,6 +92,9 @@ class ExplicitRungeKutta(Method):
     ) -> ExplicitRungeKutta:
         return self
 
+    def transposed(self, field: Callable) -> dict[str, FieldFunction]:
+        return {}
+
     def buffers(self) -> tuple[Buffer, ...]:
         return (
             Buffer("stage_rhs", 0, persistent=True),

@@ -114,6 +114,11 @@ def find_method(method: str | Tableau, components: Mapping[type[Component], Any]
     if method == AUTO:
         explicit, implicit = (find_method(one, components) for one in components[AutoSettings].auto)
         assert isinstance(explicit, ExplicitRungeKutta) and isinstance(implicit, (Rosenbrock, Dirk, Firk))
+        if not implicit.linear.makes_jacobian:
+            raise ValueError(
+                f"method {AUTO!r} goes by the norm of the Jacobian, and this linear_solver makes none: take "
+                "linear_solver='dense' or 'sparse', or an implicit method alone"
+            )
         return AutoSwitch(explicit, implicit)
     tableau = find_tableau(method)
     if isinstance(tableau, ButcherTableau):

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..linear import along_state
 from ..operands import FieldFunction
 
 __all__ = ["FieldFunction", "along_state", "time_derivative"]
@@ -20,12 +21,3 @@ def time_derivative(field: Callable) -> FieldFunction:
         return jax.jvp(lambda t: field(t, y, *values), (t,), (jnp.ones_like(t),))[1]
 
     return FieldFunction(derivative)
-
-
-def along_state(field: Callable) -> FieldFunction:
-    """The derivative of f by the state along "v": J v."""
-
-    def derivative(t: Any, y: Any, v: Any, *values: Any) -> Any:
-        return jax.jvp(lambda y: field(t, y, *values), (y,), (v,))[1]
-
-    return FieldFunction(derivative, ("t", "y", "v"))

@@ -112,7 +112,7 @@ class Firk(Method):
         return dataclasses.replace(self, linear=self.linear.fitted(field, mass, sparsity), mass=mass)
 
     def functions(self, field: Callable, jac: Callable | None = None) -> dict[str, FieldFunction]:
-        found = {"f": FieldFunction(field), "f_jac": self.linear.jacobian(field, jac)}
+        found = {"f": FieldFunction(field), **self.linear.functions(field, jac)}
         return found if self.mass is None else {**found, "mass": self.mass.product()}
 
     def differentiated(self, field: Callable) -> dict[str, FieldFunction]:
@@ -177,6 +177,9 @@ class Firk(Method):
         """Whether f at the ends of a step is wanted: for the error estimate and the first step, or for Hermite's cubic."""
         return self.error_rows > 0 or self.tableau.dense is None
 
+    def transposed(self, field: Callable) -> dict[str, FieldFunction]:
+        return self.linear.transposed(field)
+
     def buffers(self) -> tuple[Buffer, ...]:
         tangents = frozenset({"step/stage/tangents", "backward"})
         return (
@@ -218,22 +221,22 @@ class Firk(Method):
 
     def counters(self, dimensions: Dimensions) -> tuple[str, ...]:
         estimates = ("second_estimates",) if dimensions.adaptive and self.transformation.error is not None else ()
-        return ("newton_iterations", *self._reuse.counters, *estimates)
+        return ("newton_iterations", *self._reuse.counters, *estimates, *self.linear.counters)
 
     def copies(self, dimensions: Dimensions) -> dict[str, int]:
         stages, orders, ends = self.tableau.stages, dimensions.orders, 2 * self._keeps_ends
         solved = stages + (self.transformation.error is not None)
         times = 2 if dimensions.backward else 1  # steps are taken at two places
-        counts = {"f": ends + stages * (orders - 1), "f_jac": 1}
+        counts, linearised = {"f": ends + stages * (orders - 1)}, 1
         if orders == 1:
             counts["f"] += solved
         else:
             counts[primal_name("f")] = solved
-            counts["f_jac"] += stages
+            linearised += stages
         counts = {name: times * count for name, count in counts.items()}
+        counts |= self.linear.copies(times * linearised + stages * dimensions.backward)
         if dimensions.backward:
             counts["f"] += stages
-            counts["f_jac"] += stages
             counts["f_vjp"] = stages * orders + dimensions.inside * ends
         if self.mass is not None:
             counts["f_jac"] += 2
@@ -249,12 +252,8 @@ class Firk(Method):
         solves = matrices * iterations
         if "second_estimates" in counted:
             solves = solves + steps + counted["second_estimates"]
-        return {
-            "num_newton_iterations": iterations,
-            "num_jacobians": counted.get("jacobians", steps),
-            "num_factorisations": matrices * steps,
-            "num_linear_solves": solves,
-        }
+        done = self.linear.work(counted, counted.get("jacobians", steps), matrices * steps, solves)
+        return {"num_newton_iterations": iterations, **done}
 
     # --- Places in the loop
 
@@ -390,8 +389,8 @@ class Firk(Method):
         for power, weights in zip(self._polynomial(b), self._prediction, strict=True):
             add_up(b, power, None, weights, self._primal_rows(b))
 
-    def _correct(self, b: Body, time: Any, h: Scalar) -> None:
-        """One iteration: the increments of z_i, which it adds, in `newton_delta`."""
+    def _correct(self, b: Body, time: Any, h: Scalar) -> Scalar:
+        """One iteration: the increments of z_i, which it adds, in `newton_delta`. The status of its linear systems."""
         rows, state, at, stages = self._primal_rows(b), b.piece(b.buf.state, 0), b.buf.newton_stage_base_bt, self.tableau.stages
         stack = [b.buf.stage_driver_stack.part(number * b.primal, b.primal) for number in range(stages)]
         increments = [b.buf.newton_delta.part(number * b.primal, b.primal) for number in range(stages)]
@@ -420,11 +419,13 @@ class Firk(Method):
         if self.mass is not None:
             for target, scaled in zip(stack, basis.scaled_inverse, strict=True):
                 add_up(b, target, target, [Fraction(-1)], [self._mass_of_sum(b, scaled)], inverse)
-        waiting = iter(stack)
+        waiting, solved = iter(stack), b.scalar(0, "int32")
         for number, kind in enumerate(basis.matrices):
             vector = next(waiting) if kind == "real" else (next(waiting), next(waiting))
-            self.linear.solve(b, vector, number)
+            status = self.linear.solve(b, vector, number)
+            solved = where(solved.equals(0), status, solved)
         b.each(transform_back, b.primal)
+        return solved
 
     def _evaluate_primal(self, b: Body, since_t0: Any, state: View, into: View) -> None:
         """f of the primal components alone."""

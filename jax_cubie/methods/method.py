@@ -75,6 +75,10 @@ class Method(abc.ABC):
         it evaluates of the primal state alone."""
 
     @abc.abstractmethod
+    def transposed(self, field: Callable) -> dict[str, FieldFunction]:
+        """What its adjoint alone evaluates, of the primal state alone."""
+
+    @abc.abstractmethod
     def buffers(self) -> tuple[Buffer, ...]:
         """Its buffers; their sizes wait for a problem."""
 

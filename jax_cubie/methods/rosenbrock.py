@@ -89,12 +89,15 @@ class Rosenbrock(Method):
         return dataclasses.replace(self, linear=self.linear.fitted(field, mass, sparsity), mass=mass)
 
     def functions(self, field: Callable, jac: Callable | None = None) -> dict[str, FieldFunction]:
-        found = {"f": FieldFunction(field), "f_dt": time_derivative(field), "f_jac": self.linear.jacobian(field, jac)}
+        found = {"f": FieldFunction(field), "f_dt": time_derivative(field), **self.linear.functions(field, jac)}
         return found if self.mass is None else {**found, "mass": self.mass.product()}
 
     def differentiated(self, field: Callable) -> dict[str, FieldFunction]:
         found = {"f": FieldFunction(field), "f_dt": time_derivative(field), "f_jv": along_state(field)}
         return found if self.mass is None else {**found, "mass": self.mass.product()}
+
+    def transposed(self, field: Callable) -> dict[str, FieldFunction]:
+        return self.linear.transposed(field)
 
     def buffers(self) -> tuple[Buffer, ...]:
         return (
@@ -133,16 +136,15 @@ class Rosenbrock(Method):
         }
 
     def counters(self, dimensions: Dimensions) -> tuple[str, ...]:
-        return ()
+        return self.linear.counters
 
     def copies(self, dimensions: Dimensions) -> dict[str, int]:
         stages, deep = self.tableau.stages, dimensions.orders - 1
-        counts = {"f": stages + 1, "f_dt": 1, "f_jac": 1, "f_jv": stages * deep}
+        counts = {"f": stages + 1, "f_dt": 1, "f_jv": stages * deep, **self.linear.copies(1 if self.mass is None else 3)}
         if dimensions.backward:
             counts |= {"f_vjp": stages + 2 * dimensions.inside, "f_dt_vjp": 1, "f_jv_vjp": stages * (1 + deep)}
         if self.mass is not None:
             counts["mass_primal" if deep else "mass"] = stages - 1
-            counts["f_jac"] += 2
             if deep:
                 counts["mass"] = stages * deep
             if dimensions.backward:
@@ -153,7 +155,7 @@ class Rosenbrock(Method):
         return (self.tableau.stages - 1) * steps + accepted
 
     def work(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> dict[str, Any]:
-        return {"num_jacobians": steps, "num_factorisations": steps, "num_linear_solves": self.tableau.stages * steps}
+        return self.linear.work(counted, steps, steps, self.tableau.stages * steps)
 
     @property
     def constraints(self) -> Constraints | None:
@@ -198,7 +200,7 @@ class Rosenbrock(Method):
     def take(self, b: Body, time: Any, step_size: Any) -> Scalar:
         """One step from `state`: `stage_store` and `proposed_state`. The status."""
         tableau, state, h = self.tableau, b.buf.state, b.scalar(step_size)
-        size, inverse, rows = size_of(b, h), 1.0 / h, self.rows(b)
+        size, inverse, rows, solved = size_of(b, h), 1.0 / h, self.rows(b), b.scalar(0, "int32")
         self.linear.linearise(b, time, state)
         if self.watched:
             measure_jacobian(b, self.linear)
@@ -214,11 +216,12 @@ class Rosenbrock(Method):
                 self._mass_of_sum(b, weights, primal)
                 weights, primal = _ONE, [b.piece(b.buf.mass_product, 0)]
             add_up(b, b.piece(row, 0), b.piece(slope, 0), weights, primal, inverse)
-            self.linear.solve(b, b.piece(row, 0))
+            status = self.linear.solve(b, b.piece(row, 0))
+            solved = where(solved.equals(0), status, solved)
             for _, piece in b.pieces[1:]:
                 self._tangent(b, stage, piece.order, time, size)
         add_up(b, b.buf.proposed_state, state, tableau.m, rows)
-        return where(fine, b.scalar(0, "int32"), CODES["singular_matrix"])
+        return where(fine, solved, CODES["singular_matrix"])
 
     def _mass_of_sum(self, b: Body, weights: Sequence[Fraction], rows: Sequence[View]) -> None:
         """M times the weighted sum of arrays of the primal state, into `mass_product`."""
@@ -271,7 +274,7 @@ class Rosenbrock(Method):
                 below = [b.piece(view, order & ~moved) for view in (slope, product)]
                 add_up(b, target, target, _ONE * 2, below, value * inverse)
         for direction in directions(b, target):
-            self.linear.solve(b, direction)
+            self.linear.solve(b, direction, tangent=True)
 
     def start_rhs(self, b: Body) -> View:
         return b.row(b.buf.stage_rhs, 0)

@@ -41,6 +41,7 @@ class Iteration:
         self._b, self._valid = b, _are_valid(b)
         self._ok, self._going = (b.variable((fine & self._valid).value, "bool") for _ in range(2))
         self._eta, self._before, self._rate = b.variable(b.real(1)), b.variable(b.real(0)), b.variable(b.real(0))
+        self._linear = b.variable(b.int32(0), "int32")
         self._number, self._count = b.variable(b.int32(0), "int32"), b.variable(b.int32(0), "int32")
 
     @property
@@ -52,8 +53,10 @@ class Iteration:
     def status(self) -> Scalar:
         """0 where they were, else the code of why not."""
         b = self._b
+        linear = b.scalar(self._linear.get(), "int32")
         finite = b.scalar(self._before.get()) < math.inf
         reason = where(finite, b.scalar(CODES["nonlinear_divergence"], "int32"), CODES["not_finite"])
+        reason = where(linear.equals(0), reason, linear)
         return where(self.ok, 0, where(self._valid, reason, CODES["invalid_input"]))
 
     @property
@@ -70,10 +73,11 @@ class Iteration:
         """No system is solved any more where that does not hold."""
         self._ok.set((self.ok & fine).value)
 
-    def solve(self, correct: Callable[[], None], magnitude: Callable[[Any], Any]) -> None:
+    def solve(self, correct: Callable[[], Scalar], magnitude: Callable[[Any], Any]) -> None:
         """Iterates until convergence, unless a system before has failed.
 
-        correct: writes one iteration, which leaves its increments, one as long as the state for each stage, in `newton_delta`.
+        correct: writes one iteration, which leaves its increments, one as long as the state for each stage, in
+        `newton_delta`, and gives the status of its linear systems: 0, or the code of why they were not solved.
         magnitude: of component `index` of the state, for the tolerance. It had better stay the same in all iterations:
         increments of an iterate that grows without bounds are small beside it.
         """
@@ -85,13 +89,14 @@ class Iteration:
         self._eta.set(_power(b, learnt, b.scalar(0.8)).value)
 
         def turn() -> None:
-            correct()
-            self._look(self._norm(magnitude))
+            linear = correct()
+            self._linear.set(linear.value)
+            self._look(self._norm(magnitude), linear.equals(0))
 
         b.repeat_while(lambda: b.scalar(self._going.get(), "bool"), turn)
 
-    def _look(self, norm: Scalar) -> None:
-        """Behind an iteration: whether another one follows."""
+    def _look(self, norm: Scalar, solved: Scalar) -> None:
+        """Behind an iteration: whether another one follows. solved: whether its linear systems were."""
         b, number = self._b, self._b.scalar(self._number.get(), "int32")
         first, rate = number.equals(0), norm / b.scalar(self._before.get())
         eta = where(first, b.scalar(self._eta.get()), where(rate < 1.0, rate / (1.0 - rate), 1.0))
@@ -100,7 +105,8 @@ class Iteration:
         left = b.number("newton_max_steps") - number - 1
         coming = _power(b, rate, left.to(b.dtype)) * norm / (1.0 - rate)
         hopeful = (left > 0) & ((first & (norm < math.inf)) | (~first & (rate < 1.0) & (coming <= KAPPA)))
-        going = ~converged & hopeful
+        converged = converged & solved
+        going = ~converged & hopeful & solved
         self._going.set(going.value)
         self._ok.set((converged | going).value)
         self._eta.set(eta.value)

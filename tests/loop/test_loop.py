@@ -78,6 +78,9 @@ class Euler(Method):
 
         return Steps(start=start, step=step, carry=carry)
 
+    def transposed(self, field: Any) -> Any:
+        return {}
+
     carried_rows = carried_primal_rows = 0
     remembered = primal_too = ()
 
