@@ -30,6 +30,7 @@ _ENDS = {
     "invalid_input": "internal_error",  # an error in any case
     "singular_matrix": "max_steps_reached",
     "nonlinear_divergence": "max_steps_reached",
+    "linear_divergence": "max_steps_reached",
     "event_occurred": "event_occurred",
     "inconsistent_initial_state": "internal_error",  # there are no mass matrices
 }
