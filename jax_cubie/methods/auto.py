@@ -30,8 +30,8 @@ from ..loop.jets import Jet
 from .explicit_rk import ExplicitRungeKutta
 from .field_functions import FieldFunction
 from .method import Method
-from .rosenbrock import copy, fill
 from .stiffness import is_beyond, stability_interval
+from .vectors import copy, fill
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr

@@ -18,8 +18,8 @@ from ..loop.cotangents import into_view_of_input
 from ..loop.functions import into_output
 from ..nonlinear.iteration import KAPPA, tolerance
 from ..operands import primal_name
-from .rosenbrock import add_up, copy, directions, fill
 from .transposed import add_to_adjoint, pull
+from .vectors import add_up, copy, directions, fill
 
 if TYPE_CHECKING:
     from ..kernel.device import View

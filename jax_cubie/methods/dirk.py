@@ -40,7 +40,7 @@ from .field_functions import FieldFunction, time_derivative
 from .implicit_tableau import ImplicitTableau
 from .jacobian_reuse import JacobianReuse
 from .method import Method
-from .rosenbrock import add_up, copy, directions, fill
+from .vectors import add_up, copy, directions, fill
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr

@@ -22,8 +22,8 @@ from ..loop.cotangents import into_view_of_input, some_of
 from ..operands import MASS
 from ..outputs.interpolation import dense_shares
 from .combine import combine, stage_time
-from .rosenbrock import add_up, copy, directions, fill
 from .transposed import add_to_adjoint, gather_size, pull
+from .vectors import add_up, copy, directions, fill
 
 if TYPE_CHECKING:
     from ..kernel.device import View

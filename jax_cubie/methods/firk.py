@@ -38,9 +38,9 @@ from .field_functions import FieldFunction
 from .implicit_tableau import ImplicitTableau
 from .jacobian_reuse import JacobianReuse
 from .method import Method
-from .rosenbrock import add_up, copy, fill, multiply
 from .rows import Row, near
 from .stage_transformation import StageTransformation, inverse_of
+from .vectors import add_up, copy, fill, multiply
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr

@@ -21,8 +21,8 @@ from ..loop.jets import size_of
 from ..operands import MASS
 from ..outputs.interpolation import dense_shares
 from .combine import stage_time
-from .rosenbrock import add_up, copy, fill, multiply
 from .transposed import add_to_adjoint, gather_size, pull
+from .vectors import add_up, copy, fill, multiply
 
 if TYPE_CHECKING:
     from ..kernel.device import View

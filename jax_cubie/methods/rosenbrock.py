@@ -35,6 +35,7 @@ from .field_functions import FieldFunction, along_state, time_derivative
 from .method import Method
 from .rosenbrock_tableau import RosenbrockTableau
 from .stiffness import measure_jacobian
+from .vectors import add_up, copy, directions, fill, multiply
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
@@ -342,56 +343,3 @@ class Rosenbrock(Method):
         from .rosenbrock_adjoint import RosenbrockAdjoint
 
         return between_adjoint(b, self.between_weights, RosenbrockAdjoint(self).between_adjoints(b), theta, size, cotangent)
-
-
-def directions(b: Body, view: View) -> list[View]:
-    """The parts of a piece, each as long as the primal state."""
-    return [view.part(begin, b.primal) for begin in range(0, view.size, b.primal)]
-
-
-def copy(b: Body, target: View, source: View) -> None:
-    """target = source."""
-    b.each(lambda index: target.store(index, source.load(index)), target.size)
-
-
-def fill(b: Body, target: View, value: float) -> None:
-    """All of its elements."""
-    b.each(lambda index: target.store(index, b.real(value)), target.size)
-
-
-def add_up(
-    b: Body, target: View, base: View | None, weights: Sequence[Fraction], rows: Sequence[View], scale: Scalar | None = None
-) -> None:
-    """target = base + scale * sum(weight * row), of as many components as the target has."""
-    used = [(b.scalar(float(weight)), row) for weight, row in zip(weights, rows, strict=False) if weight != 0]
-    if scale is not None:
-        used = [(weight * scale, row) for weight, row in used]
-
-    def body(index: Any) -> None:
-        total = None if base is None else b.scalar(base.load(index))
-        for weight, row in used:
-            value = b.scalar(row.load(index))
-            total = weight * value if total is None else weight.fused(value, total)
-        target.store(index, (b.scalar(0.0) if total is None else total).value)
-
-    b.each(body, target.size)
-
-
-def multiply(b: Body, view: View, factor: Jet, *, transposed: bool = False) -> None:
-    """view = factor * view, where both have tangents; transposed: of cotangents."""
-    pieces = [piece.order for _, piece in b.pieces]
-    for order in sorted(pieces, reverse=not transposed):
-        target, terms = b.piece(view, order), []
-        for moved, value in factor.terms.items():
-            source = order | moved if transposed else order & ~moved
-            if (order & moved == 0 if transposed else order & moved == moved) and source in pieces:
-                terms.append((b.piece(view, source), value))
-
-        def body(index: Any, target: View = target, terms: list = terms) -> None:
-            total = None
-            for source, value in terms:
-                element = b.scalar(source.load(index))
-                total = value * element if total is None else value.fused(element, total)
-            target.store(index, total.value)  # pyright: ignore[reportOptionalMemberAccess]
-
-        b.each(body, target.size)

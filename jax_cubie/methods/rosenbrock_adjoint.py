@@ -23,8 +23,8 @@ from ..loop.cotangents import gather, into_view_of_input, some_of
 from ..loop.jets import Jet, size_of
 from .between import dot
 from .combine import stage_time
-from .rosenbrock import add_up, copy, directions, fill, multiply
 from .transposed import add_to_adjoint, pull
+from .vectors import add_up, copy, directions, fill, multiply
 
 if TYPE_CHECKING:
     from ..kernel.device import View
