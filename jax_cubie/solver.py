@@ -41,8 +41,8 @@ class Solver(eqx.Module):
       `factormin`, `factormax`, `dtmin`, `dtmax`, `force_dtmin`; see `jax_cubie.controllers.PID` and, of "gustafsson",
       `jax_cubie.controllers.Predictive`.
     - of methods that are not explicit: `linear_solver`, how they solve linear systems, and what belongs to one of these
-      (`preconditioner`, `krylov_rtol` and the like); and of those that solve nonlinear ones `newton_rtol`, `newton_atol`, `newton_max_steps`, `jacobian_reuse`; see `jax_cubie.linear.LinearSettings` and
-      `jax_cubie.nonlinear.NewtonSettings`.
+      (`preconditioner`, `krylov_rtol` and the like); and of those that solve nonlinear ones `newton_rtol`, `newton_atol`,
+      `newton_max_steps`, `jacobian_reuse`; see `jax_cubie.linear.LinearSettings` and `jax_cubie.nonlinear.NewtonSettings`.
     - `max_steps`: the most steps, accepted and rejected together.
     - `{buffer}_location`: "local" or "shared", for each buffer in `solver.buffers`.
     - `fastmath`: whether f may be computed with approximate division and functions.
