@@ -30,6 +30,8 @@ def solve(
     mass_pattern: Any = None,
     jac: Callable[[Float[Array, ""], PyTree, PyTree], Any] | None = None,
     jac_sparsity: Any = None,
+    jump_ts: Real[Array, " jumps"] | None = None,
+    step_ts: Real[Array, " times"] | None = None,
     **settings: Any,
 ) -> Solution:
     """Integrates dy/dt = f(t, y, args) from t0 to t1, one trajectory; `jax.vmap` of it is one launch for all.
@@ -53,6 +55,9 @@ def solve(
       satisfy the equations.
     - jac: jac(t, y, args) -> [n, n], the Jacobian of f, in place of the one that is derived; jac_sparsity: where it may have
       entries, booleans [n, n], in place of what is found. Both are checked against f's own, where values are known.
+    - jump_ts: times on which steps end and behind which the method starts again: where the vector field jumps. They lie between
+      t0 and t1, in the order in which they are come to; infinite ones behind them are never reached, so that lanes may have
+      different numbers of them. step_ts: times on which steps end, likewise.
     - settings: those of `Solver`, as `method="dopri5", rtol=1e-8, state_location="shared"`.
 
     Derivatives of `ys`, forwards and backwards, to any order: by y0, the float leaves of args, mass, arrays that f and
@@ -76,4 +81,4 @@ def solve(
     elif settings:
         solver = solver.update(**settings)
     matrices = dict(mass=mass, mass_pattern=mass_pattern, jac=jac, jac_sparsity=jac_sparsity)
-    return solver.solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, events=events, throw=throw, **matrices)
+    return solver.solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, events=events, throw=throw, jump_ts=jump_ts, step_ts=step_ts, **matrices)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from jaxtyping import Array, Float, PyTree
 
 from ..buffers import BufferRegistry
+from ..controllers import Controller
 from ..field_errors import check_signature
 from ..foreign_names import instead_of_saveat
+from ..inputs import Jumps, read_jumps
 from ..linear import LinearSettings
+from ..loop import Part
 from ..loop.checkpoints import windows_for
 from ..methods import Method
 from ..operands import Operand, Piece
@@ -69,6 +72,9 @@ def make_request(
     dt0: Any,
     events: Any = (),
     matrices: Matrices = Matrices(),  # noqa: B008 - it is immutable
+    *,
+    jump_ts: Any = None,
+    step_ts: Any = None,
 ) -> Request:
     """Checks everything that is known now, traces f, and lists the kernel's operands."""
     if not callable(f):
@@ -99,6 +105,9 @@ def make_request(
         values["t1"] = times.t1
         if saveat.points:
             values["ts"] = times.ts
+    schedule = read_jumps({"jump_ts": jump_ts, "step_ts": step_ts}, t0, t1, state.dtype)
+    if schedule is not None:
+        values |= schedule.operands
     for component in solver.components:
         values |= component.operands(state)
     if steady is not None:
@@ -128,11 +137,17 @@ def make_request(
             f"method {method.name!r} has no values between steps of its own, and with a mass matrix f is no slope to make some "
             "of: save at t0, t1 or the ends of steps, or take a method that has, as 'rodas5p' or 'rodas4'"
         )
+    parts: list[Part] = [saving]
+    if steady is not None:
+        parts.append(Steady())
+    if schedule is not None:
+        parts.append(Jumps.of(schedule))
+    _refuse_named_ends(parts, controller, settings["controller"])
     problem = Problem(
         functions=functions.by_platform,
         method=functions.method,
         controller=controller,
-        parts=(saving,) if steady is None else (saving, Steady()),
+        parts=tuple(parts),
         registry=solver.buffers,
         pieces=(Piece(0, state.size, "y0"),),
         dtype=state.dtype,
@@ -180,6 +195,14 @@ def _steady_state(events: Any) -> SteadyState | None:
     if len(given) > 1:
         raise ValueError("events has several steady_state(): give one of them, with the tolerances that are to hold")
     return given[0] if given else None
+
+
+def _refuse_named_ends(parts: Sequence[Part], controller: Controller, name: str) -> None:
+    if controller.names_ends and any(part.divides for part in parts):
+        raise ValueError(
+            f"controller={name!r} says itself where steps end, and jump_ts, step_ts and events do, too: take controller='fixed', "
+            "whose steps are of one size between these, or one that chooses step sizes, as 'pid'"
+        )
 
 
 def _make_saving(saveat: SaveAt, max_steps: Any, outputs: Any) -> Saving:
