@@ -81,4 +81,5 @@ def solve(
     elif settings:
         solver = solver.update(**settings)
     matrices = dict(mass=mass, mass_pattern=mass_pattern, jac=jac, jac_sparsity=jac_sparsity)
-    return solver.solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, events=events, throw=throw, jump_ts=jump_ts, step_ts=step_ts, **matrices)
+    met = dict(events=events, jump_ts=jump_ts, step_ts=step_ts)
+    return solver.solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, throw=throw, **met, **matrices)

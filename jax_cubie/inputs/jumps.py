@@ -11,8 +11,8 @@ import numpy as np
 
 from ..buffers import Buffer
 from ..kernel.scalar import Scalar, where
-from ..loop import AdjointHooks, Dimensions, Hooks, Part
-from ..operands import Result, tangent_name
+from ..loop import AdjointHooks, Dimensions, Hooks, Part, Step
+from ..operands import Result, cotangent_name, tangent_name
 from ..settings import concrete, is_number
 from ..solution import CODES
 from ..times import as_array, difference
@@ -61,7 +61,8 @@ def read_jumps(given: Mapping[str, Any], t0: Any, t1: Any, dtype: str) -> Schedu
 
 
 def _checked(name: str, times: Any, t0: Any, t1: Any) -> Any:
-    times = np.asarray(times, float) if isinstance(times, (list, tuple)) else times
+    if isinstance(times, (list, tuple)) and all(is_number(time) and np.shape(time) == () for time in times):
+        times = np.asarray(times, float) if all(concrete(time) is not None for time in times) else jnp.stack(times)
     if not is_number(times) or len(np.shape(times)) != 1:
         raise ValueError(f"{name} is {times!r}: expected a one-dimensional array of times, [jumps]")
     known, begin, end = concrete(times), concrete(t0), concrete(t1)
@@ -193,7 +194,67 @@ class Jumps(Part):
         return ("jumps",)
 
     def adjoint(self, lane: Lane) -> AdjointHooks:
-        raise NotImplementedError
+        def nothing(*_: Any) -> None:
+            return None
+
+        def end(b: Body) -> None:
+            self._go_back(b, b.scalar(0, "int32"), b.scalar(0.0))
+
+        def corner(b: Body, step: Step) -> None:
+            self._go_back(b, b.scalar(b.counter("jumps").get(), "int32"), step.end)
+
+        def leg_tangent(b: Body, order: int) -> Scalar:
+            behind = b.scalar(b.counter("jumps").get(), "int32")
+            index = where(behind > 0, behind - 1, 0).to("int64")
+            inside = (behind > 0) & (b.scalar(b.direction) * b.number(TIMES, index.value) > 0.0)
+            return where(inside, b.tangent(TIMES, order, index.value), 0.0)
+
+        def clip_cotangent(b: Body, order: int, value: Scalar) -> None:
+            name = cotangent_name(tangent_name(TIMES, order))
+            if name in {result.name for result in lane.plan.words.results}:
+                b.res(name, self._index(b)[0].value, value.value)
+
+        return AdjointHooks(
+            begin=nothing,
+            repeated=nothing,
+            restored=nothing,
+            step=nothing,
+            end=end,
+            leg_tangent=leg_tangent,
+            corner=corner,
+            clip_cotangent=clip_cotangent,
+        )
+
+    def _go_back(self, b: Body, first: Scalar, time: Scalar) -> None:
+        """The cotangent of the state in front of the jumps from number `first` on up to that time, from that behind them."""
+        number = b.variable(first.value, "int32")
+
+        def index() -> Scalar:
+            return b.scalar(number.get(), "int32")
+
+        def behind() -> Scalar:
+            inside = index() < self.count
+            return inside & (b.scalar(b.direction) * b.number(TIMES, where(inside, index(), 0).to("int64").value) <= time)
+
+        b.repeat_while(behind, lambda: number.set((index() + 1).value))
+        written = {result.name for result in b.lane.plan.words.results}
+
+        def undo() -> None:
+            number.set((index() - 1).value)
+            place = index().to("int64")
+            for begin, piece in b.pieces:
+                adjoint, name = b.buf.adjoint.part(begin, piece.size), cotangent_name(tangent_name(INCREMENTS, piece.order))
+                if name in written:
+
+                    def write(i: Any, name: str = name, adjoint: Any = adjoint) -> None:
+                        b.res(name, (place * b.primal + _int64(b, i)).value, adjoint.load(i))
+
+                    b.each(write, b.primal)
+                if self.keeps:
+                    kept = b.number(KEPT, place.value)
+                    b.each(lambda i, a=adjoint, kept=kept: a.store(i, (kept * b.scalar(a.load(i))).value), piece.size)
+
+        b.repeat_while(lambda: index() > first, undo)
 
     def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
         return {}

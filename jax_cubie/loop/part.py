@@ -136,6 +136,10 @@ class AdjointHooks:
     step): an accepted step is taken again, of which the part keeps count, but writes nothing. restored(b): the lane is as it
     was at the beginning of a step. step(b, step): of the state at the end of that step, and of what lies inside of it by the
     method's `between_adjoint`. end(b): of the state at t0.
+
+    Of parts that divide the way into legs: leg_tangent(b, order) -> the tangent of the beginning of the leg at hand;
+    corner(b, step): of the state that the next leg began with makes that of the end of `step`; clip_cotangent(b, order, value):
+    hands on that of the time `clip`.
     """
 
     begin: Callable
@@ -143,6 +147,9 @@ class AdjointHooks:
     restored: Callable
     step: Callable
     end: Callable
+    leg_tangent: Callable | None = None
+    corner: Callable | None = None
+    clip_cotangent: Callable | None = None
 
 
 class Part(abc.ABC):

@@ -22,6 +22,7 @@ Where parts divide the way, it is gone in legs; `end` and `floor` are those of t
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -155,6 +156,7 @@ class _Writer:
         if self._names_ends:
             lane.cell("stop", problem.dtype)
         self._parts = [part.hooks(lane) for part in problem.parts]
+        self._backward = problem.adjoint is not None
         self._clips = [part for part in self._parts if part.clip is not None]
         self._stops = problem.stops
         if self._stops:
@@ -253,30 +255,29 @@ class _Writer:
 
     def set_off(self, b: Body) -> None:
         """The end of the leg, and its first step."""
-        start, end = b.get("start"), end_of(b)
-        last_floor, stop = floor_of(b), b.scalar(float("inf"))
-        moved = {order: b.scalar(0.0) for order in b.moving}
+        start, end, home = b.get("start"), end_of(b), b.scalar(True, "bool")
+        last_floor = floor_of(b)
+        b.put(leg=start, paces=0, fresh=False, exact=False)
         for part in self._clips:
-            time = part.clip(b)
-            sooner = time < stop
-            stop = where(sooner, time, stop)
-            moved = {order: where(sooner, part.clip_tangent(b, order), value) for order, value in moved.items()}
-        home = ~(stop < last_floor)
+            stop = part.clip(b)
+            home = ~(stop < last_floor)
+            end = where(home, end, stop)
         if self._jumps:
             # Of a leg that an event has ended, this is of the whole one.
-            b.put(last_time=edges_of(b, start, where(home, float("inf"), stop))["last_time"])
-        end = where(home, end, stop)
-        b.put(end=end, home=home, leg=start, paces=0, fresh=False, exact=False)
+            b.put(last_time=edges_of(b, start, where(home, float("inf"), end))["last_time"])
         floor = where(home, last_floor, floor_of(b, end))
-        b.put(floor=floor)
-        for order, value in moved.items():
-            b.put(**{f"goal_{order}": where(home, b.tangent("span", order), value)})
+        b.put(end=end, home=home, floor=floor)
+        for order in b.moving:
+            goal = b.tangent("span", order)
+            for part in self._clips:
+                goal = where(home, goal, part.clip_tangent(b, order))
+            b.put(**{f"goal_{order}": goal})
         if not self._adaptive:
             self._aim(b, start, end, floor)
             return
-        with b.when(b.get("resume").equals(0.0)):
-            size = b.get("step_size")
-            if self._control.first_step is not None and not self._dt0_given:
+        with contextlib.nullcontext() if self._backward else b.when(b.get("resume").equals(0.0)):
+            size = b.get("resume" if self._backward else "step_size")
+            if not self._backward and self._control.first_step is not None and not self._dt0_given:
                 size = self._control.first_step(b)
                 b.put(result=where(size > 0.0, b.get("result"), CODES["not_finite"]))
             b.put(resume=size)
@@ -304,8 +305,10 @@ class _Writer:
         if self._adaptive:
             b.put(resume=where(wanted < tried, wanted, b.get("resume")))
         for order in b.moving:
-            b.put(**{f"leg_{order}": b.get(f"goal_{order}")})
-        self._ask(b, "corner", time)
+            moved = b.get(f"goal_{order}")
+            b.put(**{f"leg_{order}": moved, f"start_{order}": moved, f"size_{order}": 0})
+        with b.when(~b.get("home")):
+            self._ask(b, "corner", time)
 
     def home(self, b: Body) -> Scalar:
         return b.get("home") if self._divided else b.scalar(True, "bool")
@@ -313,7 +316,8 @@ class _Writer:
     def _cut(self, b: Body) -> None:
         """To the step that was taken, up to where it is to end."""
         start, time = b.get("start"), b.get("cut_at")
-        b.put(step_size=time - start - b.get("residue"), end=time, floor=time, home=False, last=True, cut=False, exact=True)
+        home = ~(time < floor_of(b))
+        b.put(step_size=time - start - b.get("residue"), end=time, floor=time, home=home, last=True, cut=False, exact=True)
         if self._names_ends:
             b.put(stop=time)
 

@@ -200,7 +200,7 @@ def _steady_state(events: Any) -> SteadyState | None:
 def _refuse_named_ends(parts: Sequence[Part], controller: Controller, name: str) -> None:
     if controller.names_ends and any(part.divides for part in parts):
         raise ValueError(
-            f"controller={name!r} says itself where steps end, and jump_ts, step_ts and events do, too: take controller='fixed', "
+            f"controller={name!r} says itself where steps end, and so do jump_ts, step_ts and events: take controller='fixed', "
             "whose steps are of one size between these, or one that chooses step sizes, as 'pid'"
         )
 
