@@ -93,7 +93,7 @@ class Steady(Part):
 
     def results(self, states: int, dtype: str) -> tuple[Result, ...]:
         """Where the last accepted step ended, counted from t0."""
-        return (Result("reached", (), dtype),)
+        return (Result("reached", (), dtype, fixed=True),)
 
     def copies(self) -> dict[str, int]:
         return {}

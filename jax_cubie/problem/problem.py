@@ -93,6 +93,15 @@ class Problem:
         """Whether the size of the first step is found in the kernel."""
         return self.controller.first_step == "either" and not self.first_step_given
 
+    @property
+    def output_functions(self) -> tuple[str, ...]:
+        """The functions of the user's whose outputs are results, by name: all but f."""
+        return tuple(name for name, _ in self.traced if name != "f")
+
+    def outputs_of(self, function: str) -> tuple[str, ...]:
+        """The results that are the outputs of one of those."""
+        return tuple(name for part in self.parts for name in part.outputs_of(function))
+
     def dimensions(self, parameters: int = 0) -> Dimensions:
         """What the sizes of buffers depend on; `parameters`: words of the buffer of that name."""
         return Dimensions(
