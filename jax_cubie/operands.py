@@ -82,6 +82,8 @@ class Result:
     not touched.
 
     added: CHUNK lanes add to one array, behind one another or over a tree, so that a sum repeats to the bit whatever the block.
+
+    fixed: it is what the controller chose, as the times of steps, and has no derivative.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Result:
     dtype: str
     unwritten: Any = dataclasses.field(default=None, metadata={"content": lambda value: value is not None})
     added: bool = False
+    fixed: bool = dataclasses.field(default=False, metadata={"content": None})  # the tangents that there are tell
 
     @property
     def size(self) -> int:
@@ -96,8 +99,8 @@ class Result:
 
     @property
     def differentiable(self) -> bool:
-        """Whether it has a derivative: a float, but no times, which are what the controller chose."""
-        return self.dtype.startswith("float") and self.name not in ("times", "reached")
+        """Whether it has a derivative: a float that is not fixed."""
+        return self.dtype.startswith("float") and not self.fixed
 
     def tangent(self, piece: Piece) -> Result:
         """Its tangents of the order of a piece of the state, with an axis of directions behind that of rows if it has some."""
@@ -123,6 +126,22 @@ class Result:
 def tangent_name(name: str, order: int) -> str:
     """What the tangent of an operand, result or input is called; order: which differentiations, as a bit mask."""
     return f"{name}.{order}" if order else name
+
+
+def numbered(word: str, number: int | None) -> str:
+    """The name of what a part has that there are several of, `number` among them; None: it is the only one."""
+    return word if number is None else f"{word}_{number}"
+
+
+def word_of(name: str) -> str:
+    """The name without the number of a part, and without an order."""
+    word, _, number = primal_of(name).rpartition("_")
+    return word if number.isdigit() else primal_of(name)
+
+
+def primal_of(name: str) -> str:
+    """The name of what a tangent is of."""
+    return name.partition(".")[0]
 
 
 def primal_name(name: str) -> str:

@@ -14,7 +14,8 @@ from .loop import Dimensions
 from .loop import buffers as loop_buffers
 from .loop.checkpoints import WINDOW, record_of
 from .loop.weights import Arranged, arranged, stage
-from .operands import CHUNK, Function, Operand, Words
+from .operands import CHUNK, Function, Operand, Words, word_of
+from .outputs import PARTS
 from .problem import Problem
 
 # Shared memory that a block may opt in to, in KiB (CUDA C++ Programming Guide, table of technical specifications).
@@ -32,7 +33,7 @@ _INLINE_BYTES = 16 * 1024
 # Threads of a multiprocessor that take lanes from a queue: more of them each have fewer lanes, and so idle longer at the end.
 _QUEUED_THREADS = 512
 # What the user calls the functions of the user's.
-_SAID = {"f": "f", "output": "SaveAt.fn", "f_vjp": "f's transpose", "output_vjp": "SaveAt.fn's transpose"}
+_SAID = {"f": "f", "output": "SaveAt.fn"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,8 +146,10 @@ class Plan:
             window = problem.adjoint.windows * WINDOW * sum(record_of(problem).words)
             backward = dict(operands=problem.adjoint.words(self), times=len(problem.adjoint.orders), window=window)
         sizes = loop_buffers.sizes(dimensions, errors=problem.method.error_rows, counters=len(self.counters), **backward)
-        for owner in (*problem.parts, problem.method):
-            sizes |= owner.sizes(dimensions)
+        sizes |= dict.fromkeys((buffer.name for part in PARTS for buffer in part.buffers()), 0)
+        for part in problem.parts:  # several may use one
+            sizes |= {name: max(words, sizes.get(name, 0)) for name, words in part.sizes(dimensions).items()}
+        sizes |= problem.method.sizes(dimensions)
         if unsized := [buffer.name for buffer in problem.registry if buffer.name not in sizes]:
             raise ValueError(f"buffers without a size: {', '.join(unsized)}; their owner's `sizes` has to name each of them")
         return problem.registry.resize(**sizes).layout()
@@ -180,7 +183,7 @@ class Plan:
             slot.name: slot.size * self.word_bytes for slot in self.layout.slots if slot.region in ("local", "persistent")
         }
         for function in self.functions:
-            arrays[f"the arrays inside of {_SAID.get(function.name, function.name)}"] = function.program.local_bytes()
+            arrays[f"the arrays inside of {_said(function.name)}"] = function.program.local_bytes()
         total = sum(arrays.values())
         if total <= limit:
             return
@@ -248,3 +251,9 @@ class Plan:
     def _lane_bytes(self) -> int:
         """Shared memory of a lane."""
         return self.layout.window_words * self.word_bytes
+
+
+def _said(function: str) -> str:
+    """What the user calls a function, or that of which it is the transpose."""
+    name = function.removesuffix("_vjp")
+    return _SAID.get(word_of(name), name) + ("'s transpose" if name != function else "")

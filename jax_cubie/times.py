@@ -39,12 +39,17 @@ def read_times(t0: Any, t1: Any, ts: Any, dtype: str) -> Times:
             raise ValueError(f"{name}={time}: expected a finite number" + f" of {dtype}" * bool(np.isfinite(known)))
     span = difference(t1, t0, dtype)
     _check_span(t0, t1, span, dtype)
-    offsets = None
-    if ts is not None:
-        offsets = _offsets(t0, t1, ts, span, dtype)
-        _check_offsets(t0, t1, ts, span, offsets)
-    arrays = [None if value is None else as_array(value, dtype) for value in (t0, t1, span, ts, offsets)]
-    return Times(*arrays)
+    saved = (None, None) if ts is None else times_between(t0, t1, ts, dtype, span)
+    return Times(*(as_array(value, dtype) for value in (t0, t1, span)), *saved)
+
+
+def times_between(t0: Any, t1: Any, ts: Any, dtype: str, span: Any = None) -> tuple[Any, Any]:
+    """Times to save, and how far they are from t0, in `dtype`. span: the distance of t1, where it is known already. Raises
+    ValueError for times that are known and not in order between the ends."""
+    span = _difference(t1, t0, dtype) if span is None else span
+    offsets = _offsets(t0, t1, ts, span, dtype)
+    _check_offsets(t0, t1, ts, span, offsets)
+    return as_array(ts, dtype), as_array(offsets, dtype)
 
 
 def as_array(value: Any, dtype: str) -> Any:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
-from ..operands import MASS, Operand, Result
+from ..operands import MASS, Operand, Result, word_of
 from ..problem import Problem
 from .rule_content import rule_content
 
@@ -23,7 +23,7 @@ _DIFFERENTIABLE = frozenset({"y0", "t0", "span", "offsets", "t1", "ts", "step_en
 def operand_has_tangent(operand: Operand, adaptive: bool) -> bool:
     """Whether an operand of a problem can have a tangent. Tolerances, coefficients and max_steps have derivative zero, as has
     dt0 where step sizes are chosen: those are held fixed."""
-    known = operand.name in _DIFFERENTIABLE or re.fullmatch(r"f\d+", operand.name) is not None
+    known = word_of(operand.name) in _DIFFERENTIABLE or re.fullmatch(r"f\d+", operand.name) is not None
     return operand.dtype.startswith("float") and (known or (operand.name == "dt0" and not adaptive))
 
 

@@ -13,7 +13,19 @@ import jax.extend.core as jex
 from ..linear import without_custom_vjp
 from ..loop.adjoint import Adjoint, is_of_functions
 from ..loop.checkpoints import Checkpoints
-from ..operands import FieldFunction, Function, Operand, Piece, Result, Traced, cotangent_name, primal_name, tangent_name
+from ..operands import (
+    FieldFunction,
+    Function,
+    Operand,
+    Piece,
+    Result,
+    Traced,
+    cotangent_name,
+    primal_name,
+    primal_of,
+    tangent_name,
+    word_of,
+)
 from ..problem import Problem
 from ..translate.platforms import PLATFORMS
 from .functions import Inputs, backward, field_of, forward, output_of
@@ -69,7 +81,7 @@ def backward_kernel(
     made = []
     for name, traced in _differentiated(problem):
         inputs = Inputs(traced, problem.pieces, problem.moving, operands, problem.dtype)
-        if name != "output":
+        if name not in problem.output_functions:
             function, numbers = field_of(inputs), list(range(len(problem.pieces)))
             outputs = [tangent_name(name, piece.order) for piece in problem.pieces]
             if name in named:
@@ -78,7 +90,8 @@ def backward_kernel(
             function = output_of(inputs)
             kinds = [one.dtype for one in jax.eval_shape(function, *inputs.avals)]
             numbers = [number for number, kind in enumerate(kinds) if jax.numpy.issubdtype(kind, jax.numpy.floating)]
-            outputs = [one.name for one in problem.forward_results if one.name.startswith("ys") and one.differentiable]
+            own = problem.outputs_of(name)
+            outputs = [one.name for one in problem.forward_results if primal_of(one.name) in own and one.differentiable]
         made.append(backward(name, function, inputs, adjoint.wrt, adjoint.orders, outputs, numbers, problem.unroll))
     return dataclasses.replace(
         problem,
@@ -91,7 +104,7 @@ def backward_kernel(
 
 def is_time(name: str) -> bool:
     """Whether the time that functions of the user's are given depends on an operand, a tangent of one among them."""
-    return name.partition(".")[0] in _TIMES
+    return word_of(name) in _TIMES
 
 
 def root_of(chain: Any) -> Problem:
@@ -118,12 +131,13 @@ def _with_tangents(chain: Any, directions: int, directed: tuple[bool, ...]) -> P
         return Piece(order, primal.size * max(count, 1), name if name in operands else None, count)
 
     pieces = tuple(map(piece, range(1 << depth)))
-    moving = tuple(order for order in range(1, 1 << depth) if any(tangent_name(name, order) in operands for name in _TIMES))
+    times = [operand.name for operand in problem.operands if is_time(operand.name)]
+    moving = tuple(order for order in range(1, 1 << depth) if any(tangent_name(name, order) in operands for name in times))
     limits = {platform: dict(problem.functions)[platform][0].unroll for platform in PLATFORMS}
     made = []
     for name, traced in _differentiated(problem):
         inputs = Inputs(traced, pieces, moving, operands, problem.dtype)
-        make = output_of if name == "output" else field_of
+        make = output_of if name in problem.output_functions else field_of
         made.append(forward(name, make(inputs), inputs, limits))
     return dataclasses.replace(
         problem,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from ..operands import MASS
+from ..operands import MASS, word_of
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -37,8 +37,8 @@ class Adjoint:
     @property
     def orders(self) -> tuple[int, ...]:
         """Of which orders times have cotangents."""
-        names = [name.partition(".") for name in self.wrt]
-        return tuple(sorted({int(order or 0) for root, _, order in names if root in (*TIMES, *TIME_ARRAYS)}))
+        orders = {int(name.partition(".")[2] or 0) for name in self.wrt if word_of(name) in (*TIMES, *TIME_ARRAYS)}
+        return tuple(sorted(orders))
 
     def together(self, plan: Plan) -> frozenset[str]:
         """The operands whose cotangents the threads of a warp sum wherever they come to one, and keep none of their own: large
@@ -46,7 +46,8 @@ class Adjoint:
         if plan.target.platform == "cpu":
             return frozenset()
         named = {operand.name: operand for operand in plan.words.operands}
-        read = {name for function in plan.functions if function.name == "output_vjp" for name in function.operands}
+        outputs = {f"{name}_vjp" for name in plan.problem.output_functions}
+        read = {name for function in plan.functions if function.name in outputs for name in function.operands}
         return frozenset(name for name in self.summed if named[name].size > _ALONE and name not in read)
 
     def offsets(self, plan: Plan) -> list[tuple[str, int, str]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..kernel import warp
 from ..kernel.scalar import Scalar, least, most, shifted, where
-from ..operands import cotangent_name
+from ..operands import cotangent_name, word_of
 from ..solution import CODES
 from .adjoint import WRITTEN
 from .checkpoints import WINDOW, WINDOW_BITS, checkpoint_name, from_word, power, record_of, slot_of, to_word, turn_of
@@ -192,7 +192,7 @@ class _Backward:
         for order in self._adjoint.orders:
             b.put(**{cell_of("pending", order): 0})
         for name in self._adjoint.wrt:
-            if name.partition(".")[0] in WRITTEN:
+            if word_of(name) in WRITTEN:
                 size, result = b.lane.operand(name).size, cotangent_name(name)
                 b.each(lambda index, result=result: b.res(result, index, b.real(0)), size)
         for order in b.moving:
@@ -407,6 +407,8 @@ class _Backward:
         for order in self._adjoint.orders:
             b.put(**{cell_of("size", order): 0, cell_of("start", order): 0})
         step = self._step(b)
+        if self._problem.dimensions().inside:
+            self._problem.method.clear_between(b)
         for part, _ in self._dividing:
             with b.when(b.get("last") & ~b.get("home")):
                 part.corner(b, step)

@@ -208,6 +208,10 @@ class Part(abc.ABC):
     def copies(self) -> dict[str, int]:
         """At how many places it evaluates each function of the user's, by name."""
 
+    def outputs_of(self, function: str) -> tuple[str, ...]:
+        """The results that are the outputs of that function of the user's, in their order; none if it is not this part's."""
+        return ()
+
     @abc.abstractmethod
     def hooks(self, lane: Lane) -> Hooks:
         """Its places in the loop."""

@@ -19,15 +19,12 @@ if TYPE_CHECKING:
     from ..loop.lane import Lane
     from .saving import Saving
 
-# The row whose cotangent comes next, and the save time.
-_ROW, _BEHIND = "row_behind", "point_behind"
-
 
 def build_adjoint(lane: Lane, saving: Saving) -> AdjointHooks:
     """The places of saving in the backward loop."""
     rows = _Rows(lane, saving)
-    lane.cell(_ROW, "int32")
-    lane.cell(_BEHIND, "int32")
+    lane.cell(saving.named("row_behind"), "int32")
+    lane.cell(saving.named("point_behind"), "int32")
     return AdjointHooks(begin=rows.begin, repeated=rows.repeated, restored=rows.restored, step=rows.step, end=rows.end)
 
 
@@ -56,17 +53,21 @@ class _Rows:
     def __init__(self, lane: Lane, saving: Saving):
         self._lane, self._saving, problem = lane, saving, lane.problem
         given = lane.adjoint.cotangents
-        results = [result for result in problem.forward_results if result.name.startswith("ys") and result.differentiable]
+        results = [result for result in problem.forward_results if saving.is_row(result) and result.differentiable]
         # The results that a row consists of, with the elements of a row, and whether there is a cotangent.
         self._pieces = [(result.name, result.size // saving.rows, result.name in given) for result in results]
         self._written = {result.name for result in lane.plan.words.results}
+        # The row whose cotangent comes next, and the save time.
+        self._row, self._behind = saving.named("row_behind"), saving.named("point_behind")
+        self._point_cell, self._until = saving.named("saving_point"), saving.named("saving_until")
+        self._ts, self._offsets = saving.named("ts"), saving.named("offsets")
 
     # --- The places in the loop
 
     def begin(self, b: Body) -> None:
         """The row of t1, of a state that nobody has to know."""
         saving = self._saving
-        b.put(**{_BEHIND: saving.points - 1, _ROW: self._last(b)})
+        b.put(**{self._behind: saving.points - 1, self._row: self._last(b)})
         if saving.outputs is None:
             self._end(b, b.buf.state, _moment_of(b, "t1"))
 
@@ -94,33 +95,33 @@ class _Rows:
         if saving.points:
 
             def count() -> None:
-                b.counter("row").add()
+                b.counter(saving.named("row")).add()
                 if saving.steps:
-                    b.counter("points").add()
-                b.put(saving_point=self._point(b))
+                    b.counter(saving.named("points")).add()
+                b.put(**{self._point_cell: self._point(b)})
 
-            b.repeat_while(lambda: b.get("saving_point") <= step.end, count)
+            b.repeat_while(lambda: b.get(self._point_cell) <= step.end, count)
         if saving.steps:
-            b.put(saving_until=b.get("saving_until") - 1)
-            with b.when(b.get("saving_until").equals(0)):
-                b.counter("row").add()
-                b.put(saving_until=saving.steps)
+            b.put(**{self._until: b.get(self._until) - 1})
+            with b.when(b.get(self._until).equals(0)):
+                b.counter(saving.named("row")).add()
+                b.put(**{self._until: saving.steps})
 
     def restored(self, b: Body) -> None:
         if self._saving.points:
-            b.put(saving_point=self._point(b))
+            b.put(**{self._point_cell: self._point(b)})
 
     def _before(self, b: Body) -> Scalar:
         """Save times before the step at hand."""
         if self._saving.steps:
-            return b.scalar(b.counter("points").get(), "int32")
-        return b.scalar(b.counter("row").get(), "int32") - int(self._saving.t0)
+            return b.scalar(b.counter(self._saving.named("points")).get(), "int32")
+        return b.scalar(b.counter(self._saving.named("row")).get(), "int32") - int(self._saving.t0)
 
     def _point(self, b: Body) -> Scalar:
         """The save time that is next forwards."""
         number = self._before(b)
         inside = number < self._saving.points
-        time = b.number("offsets", where(inside, number, 0).to("int64").value)
+        time = b.number(self._offsets, where(inside, number, 0).to("int64").value)
         return where(inside, b.scalar(b.direction) * time, float("inf"))
 
     def step(self, b: Body, step: Step) -> None:
@@ -133,9 +134,9 @@ class _Rows:
             with b.when(last):
                 self._end(b, b.buf.proposed_state, self._moment_of_end(b, step) if stops else _moment_of(b, "t1"))
         if saving.steps:
-            with b.when(b.get("saving_until").equals(1)):
-                self._add(b, b.get(_ROW), self._moment_of_end(b, step), b.buf.proposed_state)
-                b.put(**{_ROW: b.get(_ROW) - 1})
+            with b.when(b.get(self._until).equals(1)):
+                self._add(b, b.get(self._row), self._moment_of_end(b, step), b.buf.proposed_state)
+                b.put(**{self._row: b.get(self._row) - 1})
         if saving.points:
             self._step_of_points(b, step)
 
@@ -143,40 +144,39 @@ class _Rows:
         """Passes over the save times that the last step did not reach."""
 
         def missing() -> Scalar:
-            number = b.get(_BEHIND)
-            time = b.number("offsets", where(number >= 0, number, 0).to("int64").value)
+            number = b.get(self._behind)
+            time = b.number(self._offsets, where(number >= 0, number, 0).to("int64").value)
             return (number >= 0) & (b.scalar(b.direction) * time > step.end)
 
         if self._saving.points:
-            b.repeat_while(missing, lambda: b.put(**{_BEHIND: b.get(_BEHIND) - 1, _ROW: b.get(_ROW) - 1}))
+            b.repeat_while(missing, lambda: b.put(**{self._behind: b.get(self._behind) - 1, self._row: b.get(self._row) - 1}))
 
     def _step_of_points(self, b: Body, step: Step) -> None:
         method, signed = self._lane.problem.method, b.scalar(b.direction) * step.size
         first = self._before(b)
-        method.clear_between(b)
-        with b.when(b.get(_BEHIND) >= first):
+        with b.when(b.get(self._behind) >= first):
             b.put(points_inside=True)
             method.prepare_between(b, (b.scalar(b.direction) * step.start).value, signed.value)
 
         def add() -> None:
-            number = b.get(_BEHIND)
-            point = b.scalar(b.direction) * b.number("offsets", number.to("int64").value)
+            number = b.get(self._behind)
+            point = b.scalar(b.direction) * b.number(self._offsets, number.to("int64").value)
             ratio, size = (point - step.start - step.residue) / step.size, size_of(b, signed)
-            theta = fraction_of(b, ratio, size, number)
+            theta = fraction_of(b, ratio, size, number, self._offsets)
             moment = self._moment_of_point(b)
             self._cotangent(b, ratio, signed, moment)
             of_theta, of_size = method.between_adjoint(b, theta, size, b.buf.output_adjoint)
             of_time, also_of_size = pull_fraction(b, of_theta, theta, size)
             for order in self._lane.adjoint.orders:
                 time = of_time.get(order, b.scalar(0.0))
-                self._write_point(b, "offsets", order, time)
+                self._write_point(b, self._offsets, order, time)
                 gather(b, **{f"start_{order}": -time})
                 for share in (of_size, also_of_size):
                     if order in share:
                         gather(b, **{f"size_{order}": share[order]})
-            b.put(**{_BEHIND: number - 1, _ROW: b.get(_ROW) - 1})
+            b.put(**{self._behind: number - 1, self._row: b.get(self._row) - 1})
 
-        b.repeat_while(lambda: b.get(_BEHIND) >= first, add)
+        b.repeat_while(lambda: b.get(self._behind) >= first, add)
 
     def _moment_of_end(self, b: Body, step: Step) -> _Moment:
         def tangent(order: int) -> Scalar:
@@ -193,19 +193,19 @@ class _Rows:
         return _Moment(where(step.last, b.number("t1"), reached), tangent, give)
 
     def _moment_of_point(self, b: Body) -> _Moment:
-        index = b.get(_BEHIND).to("int64").value
+        index = b.get(self._behind).to("int64").value
 
         def give(cotangents: dict[int, Scalar]) -> None:
             for order, value in cotangents.items():
-                self._write_point(b, "ts", order, value)
+                self._write_point(b, self._ts, order, value)
 
-        time = b.number("ts", index) if self._saving.keeps_times else b.number("offsets", index)
-        return _Moment(time, lambda order: b.tangent("ts", order, index), give)
+        time = b.number(self._ts, index) if self._saving.keeps_times else b.number(self._offsets, index)
+        return _Moment(time, lambda order: b.tangent(self._ts, order, index), give)
 
     def _write_point(self, b: Body, name: str, order: int, value: Scalar) -> None:
         name = cotangent_name(tangent_name(name, order))
         if name in self._written:
-            b.res(name, b.get(_BEHIND).to("int64").value, value.value)
+            b.res(name, b.get(self._behind).to("int64").value, value.value)
 
     def end(self, b: Body) -> None:
         """Save times at t0, and the row of t0."""
@@ -215,11 +215,11 @@ class _Rows:
                 self._end(b, b.buf.state, _moment_of(b, "t1"))
 
         def add() -> None:
-            self._add(b, b.get(_ROW), self._moment_of_point(b), b.buf.state)
-            b.put(**{_BEHIND: b.get(_BEHIND) - 1, _ROW: b.get(_ROW) - 1})
+            self._add(b, b.get(self._row), self._moment_of_point(b), b.buf.state)
+            b.put(**{self._behind: b.get(self._behind) - 1, self._row: b.get(self._row) - 1})
 
         if saving.points:
-            b.repeat_while(lambda: b.get(_BEHIND) >= 0, add)
+            b.repeat_while(lambda: b.get(self._behind) >= 0, add)
         if saving.t0:
             self._add(b, b.scalar(0, "int32"), _moment_of(b, "t0"), b.buf.state)
 
@@ -247,12 +247,13 @@ class _Rows:
 
     def _cotangent(self, b: Body, theta: Scalar, signed: Scalar, moment: _Moment) -> None:
         """The cotangent of a row that was saved inside of a step, by the components of the state, in `output_adjoint`."""
-        view, row = b.buf.output_adjoint, b.get(_ROW)
+        view, row = b.buf.output_adjoint, b.get(self._row)
         if self._saving.outputs is None:
             b.each(lambda index: view.store(index, b.real(0)))
             self._each(b, row, view, lambda index, value, part: part.store(index, value))
             return
-        values = between(b, theta, signed, b.get(_BEHIND))
+        number = b.get(self._behind)
+        values = between(b, theta, signed, lambda size: fraction_of(b, theta, size, number, self._offsets))
         if values is not b.buf.output_state:
             b.each(lambda index: b.buf.output_state.store(index, values(index)))
         self._pull(b, row, moment, b.buf.output_state, view, add=False)
@@ -275,6 +276,7 @@ class _Rows:
             b.each(body, size)
             given[cotangent_name(name)] = part
             begin += size
-        b.call("output_vjp", out=into_adjoints(b, "output_vjp", into, add=add), **given)
+        function = f"{self._saving.named('output')}_vjp"
+        b.call(function, out=into_adjoints(b, function, into, add=add), **given)
         orders = self._lane.adjoint.orders
         moment.give({order: b.scalar(b.buf.time_adjoint.load(number)) for number, order in enumerate(orders)})

@@ -11,7 +11,7 @@ import numpy as np
 from ..kernel.scalar import Scalar, shifted, where
 from ..loop import Hooks, Step
 from ..loop.functions import into_row
-from ..loop.jets import fraction_of, size_of
+from ..loop.jets import Jet, fraction_of, size_of
 from ..operands import tangent_name
 from ..solution import CODES
 
@@ -20,15 +20,12 @@ if TYPE_CHECKING:
     from ..loop.lane import Lane
     from .saving import Saving
 
-# The next save time, counted from t0 and running forwards; accepted steps until the next that is saved.
-_POINT, _UNTIL = "saving_point", "saving_until"
-
 
 def build_hooks(lane: Lane, saving: Saving) -> Hooks:
     """The places of saving in the loop."""
     rows = _Rows(lane, saving)
-    lane.cell(_POINT, lane.problem.dtype)
-    lane.cell(_UNTIL, "int32")
+    lane.cell(saving.named("saving_point"), lane.problem.dtype)
+    lane.cell(saving.named("saving_until"), "int32")
     works = saving.points > 0 or saving.steps > 0
     return Hooks(start=rows.start, accepted=rows.accepted if works else None, end=rows.end)
 
@@ -39,10 +36,14 @@ class _Rows:
     def __init__(self, lane: Lane, saving: Saving):
         self._lane, self._saving = lane, saving
         # What a row consists of, as (name, elements of a row, dtype); and where each begins in a state that is saved itself.
-        results = [result for result in lane.plan.words.results if result.name.startswith("ys")]
+        results = [result for result in lane.plan.words.results if saving.is_row(result)]
         self._pieces = [(result.name, result.size // saving.rows, result.dtype) for result in results]
         sizes = [piece.size for piece in lane.problem.pieces]
         self._begins = list(itertools.accumulate(sizes, initial=0))[:-1]
+        # The next save time, counted from t0 and running forwards; accepted steps until the next that is saved.
+        self._point_cell, self._until = saving.named("saving_point"), saving.named("saving_until")
+        self._row, self._points = saving.named("row"), saving.named("points")
+        self._ts, self._offsets = saving.named("ts"), saving.named("offsets")
 
     # --- The places in the loop
 
@@ -51,18 +52,18 @@ class _Rows:
         saving = self._saving
         if saving.t0:
             self._save(b, b.op("t0"), b.buf.state, lambda order: b.tangent("t0", order))
-        b.put(saving_until=saving.steps)
+        b.put(**{self._until: saving.steps})
         if not saving.points:
             return None
         first = self._point(b, b.int32(0))
         ordered = b.variable((first >= 0.0).value, "bool")
-        b.put(saving_point=first)
+        b.put(**{self._point_cell: first})
 
         def save() -> None:
             self._save(b, self._time_of_point(b, b.number("t0")), b.buf.state, self._moved_point(b))
             self._go_on(b, ordered)
 
-        b.repeat_while(lambda: b.get(_POINT) <= 0.0, save)
+        b.repeat_while(lambda: b.get(self._point_cell) <= 0.0, save)
         return _invalid_unless(b, ordered)
 
     def accepted(self, b: Body, step: Step) -> Scalar | None:
@@ -70,24 +71,24 @@ class _Rows:
         ordered = b.variable(b.emitter.constant("bool", 1), "bool")
         if self._saving.points:
             method, signed = self._lane.problem.method, b.scalar(b.direction) * step.size
-            with b.when(b.get(_POINT) <= step.end):
+            with b.when(b.get(self._point_cell) <= step.end):
                 method.prepare_between(b, (b.scalar(b.direction) * step.start).value, signed.value)
 
             def save() -> None:
-                point = b.get(_POINT)
+                point = b.get(self._point_cell)
                 theta = (point - step.start - step.residue) / step.size
                 time = self._time_of_point(b, b.number("t0") + b.scalar(b.direction) * point)
-                self._save_values(b, time, between(b, theta, signed, self._points_behind(b)))
+                self._save_values(b, time, between(b, theta, signed, self._fraction(b, theta, self._points_behind(b))))
                 self._go_on(b, ordered)
 
-            b.repeat_while(lambda: b.get(_POINT) <= step.end, save)
+            b.repeat_while(lambda: b.get(self._point_cell) <= step.end, save)
         if self._saving.steps:
-            b.put(saving_until=b.get(_UNTIL) - 1)
-            with b.when(b.get(_UNTIL).equals(0)):
+            b.put(**{self._until: b.get(self._until) - 1})
+            with b.when(b.get(self._until).equals(0)):
                 reached = b.number("t0") + b.scalar(b.direction) * step.end
                 time = where(step.last, b.number("t1"), reached)
                 self._save(b, time.value, b.buf.proposed_state, lambda order: _moved_end(b, step, order))
-                b.put(saving_until=self._saving.steps)
+                b.put(**{self._until: self._saving.steps})
         return _invalid_unless(b, ordered) if self._saving.points else None
 
     def end(self, b: Body, result: Scalar) -> Scalar:
@@ -110,7 +111,7 @@ class _Rows:
                 reached = reached | result.equals(CODES["event_occurred"])
             if saving.steps:
                 # A step that was saved may have ended there; and a lane that failed may have used up its rows.
-                with b.when(reached & (~b.get(_UNTIL).equals(saving.steps) | b.number("span").equals(0.0))):
+                with b.when(reached & (~b.get(self._until).equals(saving.steps) | b.number("span").equals(0.0))):
                     self._save(b, time, b.buf.state, moved)
             else:
                 with b.emitter.builder.if_else(reached.value) as (then, otherwise):
@@ -138,36 +139,40 @@ class _Rows:
         """Save time number `index` (int32), counted from t0 and running forwards; infinity beyond the last, never reached."""
         number = b.scalar(index, "int32")
         inside = number < self._saving.points
-        time = b.number("offsets", where(inside, number, 0).to("int64").value)
+        time = b.number(self._offsets, where(inside, number, 0).to("int64").value)
         return where(inside, b.scalar(b.direction) * time, float("inf"))
 
     def _points_behind(self, b: Body) -> Scalar:
         """How many save times lie behind. Without steps between them, the row tells."""
         if self._saving.steps:
-            return b.scalar(b.counter("points").get(), "int32")
-        return b.scalar(b.counter("row").get(), "int32") - int(self._saving.t0)
+            return b.scalar(b.counter(self._points).get(), "int32")
+        return b.scalar(b.counter(self._row).get(), "int32") - int(self._saving.t0)
 
     def _count_point(self, b: Body) -> Scalar:
         """One more save time lies behind, and its row is written; answers with the number of the next."""
-        return b.scalar(b.counter("points").add(), "int32") if self._saving.steps else self._points_behind(b)
+        return b.scalar(b.counter(self._points).add(), "int32") if self._saving.steps else self._points_behind(b)
 
     def _go_on(self, b: Body, ordered: Any) -> None:
         """To the next save time, which has to be no earlier."""
         following = self._point(b, self._count_point(b).value)
-        ordered.set(b.emitter.logical_and(ordered.get(), (following >= b.get(_POINT)).value))
-        b.put(saving_point=following)
+        ordered.set(b.emitter.logical_and(ordered.get(), (following >= b.get(self._point_cell)).value))
+        b.put(**{self._point_cell: following})
 
     def _time_of_point(self, b: Body, computed: Scalar) -> Any:
         """The next save time as it was given; `computed` where nobody asks for the former."""
         if not self._saving.keeps_times:
             return computed.value
-        return b.op("ts", self._points_behind(b).to("int64").value)
+        return b.op(self._ts, self._points_behind(b).to("int64").value)
+
+    def _fraction(self, b: Body, theta: Scalar, number: Scalar) -> Callable[[Jet], Jet]:
+        """Of the step at hand, at which save time `number` lies."""
+        return lambda size: fraction_of(b, theta, size, number, self._offsets)
 
     # --- Rows
 
     def _moved_point(self, b: Body) -> Callable[[int], Scalar]:
         """The tangents of the next save time."""
-        return lambda order: b.tangent("ts", order, self._points_behind(b).to("int64").value)
+        return lambda order: b.tangent(self._ts, order, self._points_behind(b).to("int64").value)
 
     def _save(self, b: Body, time: Any, state: Any, moved: Callable[[int], Scalar]) -> None:
         """The next row, of a state that lies in memory; moved: the tangents of the time, by their order."""
@@ -178,7 +183,7 @@ class _Rows:
         else:
             sink = into_row(self._lane, [name for name, _, _ in self._pieces], [size for _, size, _ in self._pieces], row)
             given = {tangent_name("t", order): value for order, value in tangents.items()}
-            b.call("output", out=sink, t=time, y=state, **given)
+            b.call(self._saving.named("output"), out=sink, t=time, y=state, **given)
 
     def _write_state(self, b: Body, row: Any, value_at: Callable[[Any], Any]) -> None:
         for (name, size, _), begin in zip(self._pieces, self._begins, strict=True):
@@ -202,14 +207,14 @@ class _Rows:
             self._write(b, row, name, size, lambda _, constant=constant: constant)
 
     def _take_row(self, b: Body, time: Any) -> Any:
-        row = b.counter("row").get()
-        b.counter("row").add()
+        row = b.counter(self._row).get()
+        b.counter(self._row).add()
         self._write_time(b, row, time)
         return row
 
     def _write_time(self, b: Body, row: Any, time: Any) -> None:
         if self._saving.steps:
-            b.res("times", b.emitter.cast(row, "int32", "int64"), time)
+            b.res(self._saving.named("times"), b.emitter.cast(row, "int32", "int64"), time)
 
     def _write(self, b: Body, row: Any, name: str, size: int, value_at: Callable[[Any], Any]) -> None:
         emitter = b.emitter
@@ -222,15 +227,18 @@ class _Rows:
         b.each(body, size)
 
 
-def between(b: Body, theta: Scalar, signed: Scalar, number: Scalar) -> Callable[[Any], Any]:
-    """The values at save time `number`, a fraction of the step at hand, by component; where times move, in `output_state`."""
+def between(b: Body, theta: Scalar, signed: Scalar, fraction: Callable[[Jet], Jet]) -> Callable[[Any], Any]:
+    """The values at a fraction of the step at hand, by component; where times move, in `output_state`.
+
+    signed: the step's size. fraction: makes of that size, with its tangents, theta with its own.
+    """
     method = b.lane.problem.method
     value_at = method.between(b, theta.value, signed.value)
     if not b.moving:
         return value_at
     size = size_of(b, signed)
     b.each(lambda index: b.buf.output_state.store(index, value_at(index)))
-    method.add_between_moved(b, fraction_of(b, theta, size, number), size, b.buf.output_state)
+    method.add_between_moved(b, fraction(size), size, b.buf.output_state)
     return b.buf.output_state.load
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from ..buffers import BACKWARD, Buffer
 from ..kernel.partition import join
 from ..loop import AdjointHooks, Dimensions, Hooks, Part
-from ..operands import Result
+from ..operands import Result, numbered, primal_of
 from ..solution import CODES
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Saving(Part):
     """The rows of a solution: t0, then `points` given times and every `steps`-th accepted step in the order of time, then t1.
 
     max_steps: bounds the rows of steps, 0 without them. outputs: shape and dtype of each output of the function "output",
-    that of `SaveAt.fn`; None where the state is saved itself.
+    that of `SaveAt.fn`; None where the state is saved itself. number: among several of them, whose names it is part of.
     """
 
     t0: bool
@@ -34,6 +34,11 @@ class Saving(Part):
     t1: bool
     max_steps: int
     outputs: tuple[tuple[tuple[int, ...], str], ...] | None
+    number: int | None = None
+
+    def named(self, word: str) -> str:
+        """What it calls one of its operands, results, functions, counters or cells."""
+        return numbered(word, self.number)
 
     @property
     def keeps_times(self) -> bool:
@@ -58,7 +63,7 @@ class Saving(Part):
     @property
     def counters(self) -> tuple[str, ...]:
         """The row that is written next, and with steps between them the save times behind."""
-        return ("row", "points") if self.steps else ("row",)
+        return tuple(map(self.named, ("row", "points") if self.steps else ("row",)))
 
     @staticmethod
     def buffers() -> tuple[Buffer, ...]:
@@ -80,7 +85,21 @@ class Saving(Part):
     def copies(self) -> dict[str, int]:
         """t0 and times equal to it, inside of steps, the ends of steps, t1."""
         count = self.t0 + 2 * (self.points > 0) + (self.steps > 0) + self.t1
-        return {"output": count, "output_vjp": count + self.t1}
+        output = self.named("output")
+        return {output: count, f"{output}_vjp": count + self.t1}
+
+    def outputs_of(self, function: str) -> tuple[str, ...]:
+        return self._rows if function == self.named("output") else ()
+
+    @property
+    def _rows(self) -> tuple[str, ...]:
+        """The results that a row consists of, but for its time."""
+        words = ("ys",) if self.outputs is None else (f"ys{leaf}" for leaf in range(len(self.outputs)))
+        return tuple(map(self.named, words))
+
+    def is_row(self, result: Result) -> bool:
+        """Whether a result is one of those, or tangents of one."""
+        return primal_of(result.name) in self._rows
 
     def results(self, states: int, dtype: str) -> tuple[Result, ...]:
         """What the kernel writes a row at a time: the times where only it knows them, and each array of a point.
@@ -92,11 +111,9 @@ class Saving(Part):
             largest = True if kind == "bool" else float("inf") if kind.startswith("float") else int(np.iinfo(kind).max)
             return Result(name, (self.rows, *shape), kind, largest if self.steps else None)
 
-        times = (rows_of("times", (), dtype),) if self.steps else ()
-        if self.outputs is None:
-            return (*times, rows_of("ys", (states,), dtype))
-        leaves = enumerate(self.outputs)
-        return (*times, *(rows_of(f"ys{number}", shape, kind) for number, (shape, kind) in leaves))
+        times = (dataclasses.replace(rows_of(self.named("times"), (), dtype), fixed=True),) if self.steps else ()
+        kinds = (((states,), dtype),) if self.outputs is None else self.outputs
+        return (*times, *(rows_of(name, shape, kind) for name, (shape, kind) in zip(self._rows, kinds, strict=True)))
 
     def hooks(self, lane: Lane) -> Hooks:
         from .save_rows import build_hooks
@@ -105,11 +122,11 @@ class Saving(Part):
 
     @property
     def remembered(self) -> tuple[tuple[str, str], ...]:
-        return (("saving_until", "int32"),) if self.steps else ()
+        return ((self.named("saving_until"), "int32"),) if self.steps else ()
 
     @property
     def remembered_counters(self) -> tuple[str, ...]:
-        return (("row", "points") if self.steps else ("row",)) if self.points or self.steps else ()
+        return self.counters if self.points or self.steps else ()
 
     def adjoint(self, lane: Lane) -> AdjointHooks:
         from .save_adjoints import build_adjoint
@@ -117,17 +134,22 @@ class Saving(Part):
         return build_adjoint(lane, self)
 
     def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
-        times = request.times
+        ts, ys = self.saved(found, request)
+        return {"ts": ts, "ys": ys}
+
+    def saved(self, found: Mapping[str, Any], request: Any) -> tuple[Any, Any]:
+        """The times and the values of the rows."""
+        times, rows = request.times, [found[name] for name in self._rows]
         if self.outputs is None:
-            ys = request.state.unflatten(found["ys"])
+            ys = request.state.unflatten(*rows)
         else:
-            ys = jax.tree.unflatten(request.output, [found[f"ys{number}"] for number in range(len(self.outputs))])
+            ys = jax.tree.unflatten(request.structures[self.named("output")], rows)
         if self.steps:
-            return {"ts": found["times"], "ys": ys}
+            return found[self.named("times")], ys
         saved = [times.t0[None]] if self.t0 else []
-        saved += [times.ts] if self.points else []
+        saved += [request.ts[self.named("ts")]] if self.points else []
         saved += [self._end(found, times)[None]] if self.t1 else []
-        return {"ts": join(saved), "ys": ys}
+        return join(saved), ys
 
     @staticmethod
     def _end(found: Mapping[str, Any], times: Any) -> Any:

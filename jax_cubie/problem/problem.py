@@ -103,6 +103,15 @@ class Problem:
         """Whether the size of the first step is found in the kernel."""
         return self.controller.first_step == "either" and not self.first_step_given
 
+    @property
+    def output_functions(self) -> tuple[str, ...]:
+        """The functions of the user's whose outputs are results, by name: all but f."""
+        return tuple(name for name, _ in self.traced if name != "f")
+
+    def outputs_of(self, function: str) -> tuple[str, ...]:
+        """The results that are the outputs of one of those."""
+        return tuple(name for part in self.parts for name in part.outputs_of(function))
+
     def dimensions(self, parameters: int = 0) -> Dimensions:
         """What the sizes of buffers depend on; `parameters`: words of the buffer of that name."""
         return Dimensions(
@@ -139,7 +148,7 @@ class Problem:
         """What a solve gives: what parts ask for, the counts and the code, and the tangents of the first."""
         own = [result for part in self.parts for result in part.results(self.primal_states, self.dtype)]
         if self.stops:  # where the last accepted step ended, counted from t0
-            own.append(Result("reached", (), self.dtype))
+            own.append(Result("reached", (), self.dtype, fixed=True))
         counts = ("accepted", "rejected", "result", *self.method.counters(self.dimensions()))
         tangents = [result.tangent(piece) for piece in self.pieces[1:] for result in own if result.differentiable]
         return (*own, *(Result(name, (), "int32") for name in counts), *tangents)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from jaxtyping import Array, Float, PyTree
@@ -17,30 +17,31 @@ from ..linear import LinearSettings
 from ..loop import Part
 from ..loop.checkpoints import windows_for
 from ..methods import Method
-from ..operands import Operand, Piece
+from ..operands import Operand, Piece, numbered
 from ..outputs import SaveAt, Saving, Steady, SteadyState
 from ..settings import Component, concrete
-from ..times import Times, check_scalar, read_times
+from ..times import Times, check_scalar, read_times, times_between
 from .checks import flat_state, step_size
 from .matrices import Matrices, check_jacobian, flat_jacobian, read_mass, read_sparsity, refuse_matrices
 from .problem import DEFAULT_MAX_STEPS, Problem
 from .state import State, read_state
-from .tracing import Arguments, flat_field, trace_functions
+from .tracing import Arguments, Output, flat_field, trace_functions
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
     """A problem with the arrays to solve it for, and what is needed to present the results.
 
-    output: the structure of what `SaveAt.fn` returns, None where the state is saved. args: the names of the operands that
-    are leaves of args.
+    structures: of what each `SaveAt.fn` returns, by the function's name. ts: the times to save, by the names that they have as
+    operands. args: the names of the operands that are leaves of args.
     """
 
     problem: Problem
     arrays: tuple[Any, ...]
     state: State
-    output: Any
+    structures: Mapping[str, Any]
     times: Times
+    ts: Mapping[str, Any]
     args: tuple[str, ...]
 
 
@@ -94,17 +95,21 @@ def make_request(
         raise ValueError(f"dt0 is {dt0}, but controller {settings['controller']!r} says itself where steps end: leave dt0 out")
     for name, value in (("t0", t0), ("t1", t1), *([] if dt0 is None else [("dt0", dt0)])):
         check_scalar(name, value)
-    times = read_times(t0, t1, saveat.ts, state.dtype)
+    saves: dict[int | None, SaveAt] = {None: saveat}
+    times = read_times(t0, t1, None, state.dtype)
     values: dict[str, Any] = {"t0": times.t0, "span": times.span}
     if dt0 is not None:
         values["dt0"] = step_size(dt0, t0, t1, state.dtype)
     values["y0"] = flat_state(y0, state)
-    if saveat.points:
-        values["offsets"] = times.offsets
-    if saveat.steps or saveat.fn is not None:  # the kernel hands these times on
-        values["t1"] = times.t1
-        if saveat.points:
-            values["ts"] = times.ts
+    ts = {}
+    for number, save in saves.items():
+        if save.ts is not None:
+            name = numbered("ts", number)
+            ts[name], offsets = times_between(t0, t1, save.ts, state.dtype)
+            values |= {numbered("offsets", number): offsets} if save.points else {}
+        if save.steps or save.fn is not None:  # the kernel hands these times on
+            values["t1"] = times.t1
+            values |= {name: ts[name]} if save.points else {}
     schedule = read_jumps({"jump_ts": jump_ts, "step_ts": step_ts}, t0, t1, state.dtype)
     if schedule is not None:
         values |= schedule.operands
@@ -119,8 +124,11 @@ def make_request(
     mass, sparsity = read_mass(matrices, state), read_sparsity(matrices, state)
     leaves = Arguments(args, state.dtype, None if mass is None else mass[1])
     jac = _jacobian(f, matrices, state, leaves, sparsity, times.t0, values["y0"])
+    outputs = {
+        numbered("output", number): Output(save.fn, "SaveAt(fn=...)") for number, save in saves.items() if save.fn is not None
+    }
     functions = trace_functions(
-        f, saveat.fn, method, state, leaves, settings["unroll"], None if mass is None else mass[0], jac, sparsity
+        f, outputs, method, state, leaves, settings["unroll"], None if mass is None else mass[0], jac, sparsity
     )
     values |= dict(zip(leaves.names, leaves.arrays, strict=True)) | functions.closed_over
     if saveat.steps and "max_steps" not in solver.given and concrete(settings["max_steps"]) == DEFAULT_MAX_STEPS:
@@ -130,18 +138,18 @@ def make_request(
         )
     # Their outputs are alike on all platforms.
     programs = {function.name: function.program for function in functions.by_platform[0][1]}
-    outputs = programs["output"].outputs if saveat.fn is not None else None
-    saving, most = _make_saving(saveat, settings["max_steps"], outputs), concrete(settings["max_steps"])
-    if mass is not None and saving.inside and functions.method.between_needs_slopes:
+    most = concrete(settings["max_steps"])
+    parts: list[Part] = []
+    for number, save in saves.items():
+        written = programs[numbered("output", number)].outputs if save.fn is not None else None
+        parts.append(_make_saving(save, settings["max_steps"], written, number))
+    parts += [] if steady is None else [Steady()]
+    if mass is not None and any(part.inside for part in parts) and functions.method.between_needs_slopes:
         raise ValueError(
             f"method {method.name!r} has no values between steps of its own, and with a mass matrix f is no slope to make some "
             "of: save at t0, t1 or the ends of steps, or take a method that has, as 'rodas5p' or 'rodas4'"
         )
-    parts: list[Part] = [saving]
-    if steady is not None:
-        parts.append(Steady())
-    if schedule is not None:
-        parts.append(Jumps.of(schedule))
+    parts += [] if schedule is None else [Jumps.of(schedule)]
     _refuse_named_ends(parts, controller, settings["controller"])
     problem = Problem(
         functions=functions.by_platform,
@@ -164,7 +172,7 @@ def make_request(
         directions=settings["directions"],
         title=getattr(f, "__qualname__", type(f).__name__),
     )
-    return Request(problem, tuple(values.values()), state, functions.output, times, leaves.own)
+    return Request(problem, tuple(values.values()), state, functions.structures, times, ts, leaves.own)
 
 
 def _jacobian(
@@ -205,7 +213,7 @@ def _refuse_named_ends(parts: Sequence[Part], controller: Controller, name: str)
         )
 
 
-def _make_saving(saveat: SaveAt, max_steps: Any, outputs: Any) -> Saving:
+def _make_saving(saveat: SaveAt, max_steps: Any, outputs: Any, number: int | None) -> Saving:
     most = 0
     if saveat.steps:
         known = concrete(max_steps)
@@ -215,7 +223,7 @@ def _make_saving(saveat: SaveAt, max_steps: Any, outputs: Any) -> Saving:
                 f"traced ({type(max_steps).__name__}): set it outside of jit, vmap and grad"
             )
         most = int(known)
-    saving = Saving(saveat.t0, saveat.points, saveat.steps, saveat.t1, most, outputs)
+    saving = Saving(saveat.t0, saveat.points, saveat.steps, saveat.t1, most, outputs, number)
     if saving.rows == 0:
         raise ValueError(f"SaveAt(steps={saveat.steps}) has no row with max_steps={most}: there are max_steps // steps of them")
     return saving
