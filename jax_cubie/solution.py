@@ -85,6 +85,10 @@ class RESULTS(eqx.Enumeration, metaclass=_Listed):  # pyright: ignore[reportGene
         "linear_solver='auto', which does not iterate."
     )
     event_occurred = "The lane ended before t1, since an event occurred: what solve(..., events=) was given."
+    events_accumulate = (
+        "Events followed one another at times that y0's dtype does not tell apart: a ball comes to rest. Let the affect or cond of "
+        "such an event see to it, or end the lane there by another event."
+    )
     inconsistent_initial_state = (
         "The algebraic equations of a problem with a mass matrix, those in whose rows it is 0, were not solved at t0. The "
         "components that have no derivative are found by Newton's iteration from y0: give a better guess of them. Where the "
@@ -109,7 +113,8 @@ class Solution(eqx.Module):
     `SaveAt(steps=...)` did not need are infinite, and then t1 has no row if it was not reached. Integers hold their lowest
     value for NaN and their highest for infinity, booleans False and True. stats: int32 `num_steps`, `num_accepted_steps`,
     `num_rejected_steps`, `max_steps`, `nfev`; of methods that are not explicit also `num_jacobians`, `num_factorisations`,
-    `num_linear_solves` and, where they solve nonlinear systems, `num_newton_iterations`. result: one of `RESULTS`.
+    `num_linear_solves` and, where they solve nonlinear systems, `num_newton_iterations`. result: one of `RESULTS`. events: an
+    `EventRecord` in place of each `Event` in `solve(..., events=)`; None without.
     """
 
     t0: Float[Array, ""]
@@ -118,6 +123,7 @@ class Solution(eqx.Module):
     ys: PyTree[Shaped[Array, "points ..."]]
     stats: dict[str, Int[Array, ""]]
     result: Any
+    events: Any = None
 
     def __repr__(self) -> str:
         """How many lanes, how they ended, their steps, and the shapes of what was saved; as text, without the values."""

@@ -14,7 +14,7 @@ from .controllers import CONTROLLERS
 from .foreign_names import front_door
 from .inspection import Inspection, inspect_request
 from .methods import Method, Tableau, find_method
-from .outputs import SaveAt, SteadyState
+from .outputs import Event, SaveAt, SteadyState
 from .primitive import run
 from .printing import as_document, describe_call
 from .problem import Matrices, make_request
@@ -134,7 +134,7 @@ class Solver(eqx.Module):
         *,
         saveat: SaveAt = SaveAt(t1=True),  # noqa: B008 - it is immutable
         dt0: Real[Array, ""] | float | None = None,
-        events: SteadyState | tuple[SteadyState, ...] = (),
+        events: PyTree[Event | SteadyState] = (),
         throw: bool = False,
         mass: Any = None,
         mass_pattern: Any = None,
@@ -163,7 +163,7 @@ class Solver(eqx.Module):
         *,
         saveat: SaveAt = SaveAt(t1=True),  # noqa: B008 - it is immutable
         dt0: Any = None,
-        events: SteadyState | tuple[SteadyState, ...] = (),
+        events: PyTree[Event | SteadyState] = (),
         mass: Any = None,
         mass_pattern: Any = None,
         jac: Callable | None = None,

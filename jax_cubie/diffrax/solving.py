@@ -32,6 +32,7 @@ _ENDS = {
     "nonlinear_divergence": "max_steps_reached",
     "linear_divergence": "max_steps_reached",
     "event_occurred": "event_occurred",
+    "events_accumulate": "max_steps_reached",
     "inconsistent_initial_state": "internal_error",  # there are no mass matrices
 }
 _UNJUDGED = {"singular_matrix": "singular", "nonlinear_divergence": "nonlinear_divergence"}

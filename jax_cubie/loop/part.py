@@ -115,7 +115,8 @@ class Hooks:
     Of parts that divide the way into legs, times running forwards: clip(b) -> the next time on which a step has to end,
     infinity if there is none; clip_tangent(b, order): its tangent. locate(b, step) -> the time inside of an accepted step at
     which it should have ended; infinity if there is none: that step is taken once more, up to there. corner(b, time) ->
-    code: at the end of a leg, behind `accepted`: the state may be changed, before the method starts again.
+    code: at the end of a leg, behind `accepted`: the state may be changed, before the method starts again. set_off(b): at the
+    beginning of a leg, behind that. Of a step that is such a one `locate` is asked, too, but not believed: cell "exact".
     """
 
     start: Callable | None = None
@@ -126,6 +127,7 @@ class Hooks:
     clip_tangent: Callable | None = None
     locate: Callable | None = None
     corner: Callable | None = None
+    set_off: Callable | None = None
 
 
 @dataclasses.dataclass(frozen=True)

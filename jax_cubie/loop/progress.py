@@ -156,7 +156,7 @@ class _Writer:
         if self._names_ends:
             lane.cell("stop", problem.dtype)
         self._parts = [part.hooks(lane) for part in problem.parts]
-        self._backward = problem.adjoint is not None
+        self._backward, self._cuts = problem.adjoint is not None, any(part.cuts for part in problem.parts)
         self._clips = [part for part in self._parts if part.clip is not None]
         self._stops = problem.stops
         if self._stops:
@@ -272,6 +272,9 @@ class _Writer:
             for part in self._clips:
                 goal = where(home, goal, part.clip_tangent(b, order))
             b.put(**{f"goal_{order}": goal})
+        for part in self._parts:
+            if part.set_off is not None:
+                part.set_off(b)
         if not self._adaptive:
             self._aim(b, start, end, floor)
             return
@@ -289,10 +292,9 @@ class _Writer:
         for part in self._parts:
             if part.locate is None:
                 continue
-            with b.when(~b.get("exact") & b.get("accepted")):
-                time = part.locate(b, self._step(b))
-                cut = time < float("inf")
-                b.put(cut=cut, cut_at=time, accepted=~cut)
+            time = part.locate(b, self._step(b))
+            cut = (time < float("inf")) & ~b.get("exact")
+            b.put(cut=cut, cut_at=time, accepted=~cut)
 
     def corner(self, b: Body) -> None:
         time, tried, wanted = b.get("end"), b.get("step_size"), b.get("next_size")
@@ -405,6 +407,8 @@ class _Writer:
     def judge(self, b: Body, status: Any) -> None:
         if self._fallible:
             b.put(status=b.scalar(status, "int32"), accepted=b.scalar(status, "int32").equals(0))
+        elif self._cuts:
+            b.put(accepted=True)
         if not self._adaptive:
             return
         total = self._control.error(b)
@@ -453,7 +457,7 @@ class _Writer:
         b.counter("steps").add((b.get("turn") - b.get("first")).value)
         if self._recording is not None and self._one_size:
             self._recording.passed(b, b.get("turn") - b.get("first"))
-        if self._adaptive or self._fallible:
+        if self._adaptive or self._fallible or self._cuts:
             b.counter("rejected").add((~b.get("accepted")).to("int32").value)
         finished = b.get("accepted") & b.get("last")
         if self._one_size:

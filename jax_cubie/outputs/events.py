@@ -1,4 +1,4 @@
-"""Conditions that end a lane before t1: so far, that the solution is a steady state."""
+"""Events: where they are looked for, what is done there, and what is told of them."""
 
 from __future__ import annotations
 
@@ -6,102 +6,111 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import equinox as eqx
+import jax
 
 from ..buffers import Buffer
-from ..controllers.tolerances import Tolerance, Tolerances, known_tolerances, tolerance_array
-from ..kernel.scalar import where
-from ..loop import AdjointHooks, Dimensions, Hooks, Part, Step
+from ..loop import AdjointHooks, Dimensions, Hooks, Part
 from ..operands import Result
-from ..solution import CODES
+from .event import EventRecord
 
 if TYPE_CHECKING:
-    from ..kernel.scalar import Scalar
-    from ..loop.body import Body
     from ..loop.lane import Lane
 
 
-class SteadyState(eqx.Module):
-    """What `steady_state` makes."""
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What code for an event depends on. ends_at: the occurrence at which the lane ends, 0: none. affects: whether it changes
+    the state. record: how many are kept."""
 
-    rtol: Tolerance | None = None
-    atol: Tolerance | None = None
+    boolean: bool
+    direction: int
+    ends_at: int
+    affects: bool
+    record: int
 
-    def __check_init__(self) -> None:
-        Tolerances.check_all(self._given())
-
-    def _given(self) -> dict[str, Tolerance]:
-        return {name: tree for name in ("rtol", "atol") if (tree := getattr(self, name)) is not None}
-
-    def operands(self, state: Any, others: Mapping[str, Any]) -> dict[str, Any]:
-        """What the kernel is handed, for a state of the solve. others: its other operands, by their names.
-
-        Raises TypeError or ValueError for numbers that are known and wrong, or not there at all.
-        """
-        given = self._given()
-        Tolerances.check_all(given)
-        for name in ("rtol", "atol"):
-            if name not in given and name not in others:
-                raise ValueError(
-                    f"steady_state() goes by the {name} of the solve, which has none, since nobody judges its steps: write "
-                    "steady_state(rtol=..., atol=...)"
-                )
-        known = [known_tolerances(tree, state) for tree in given.values()]
-        if len(known) == 2 and any(
-            one is not None and other is not None and not (one + other > 0).all() for one, other in zip(*known, strict=True)
-        ):
-            raise ValueError(f"steady_state's rtol and atol are both 0 in {state.dtype}, y0's dtype: give one of them at least")
-        return {f"steady_{name}": tolerance_array(name, tree, state) for name, tree in given.items()}
-
-
-def steady_state(rtol: Tolerance | None = None, atol: Tolerance | None = None) -> SteadyState:
-    """A condition for `solve(..., events=)`: the lane ends, with `RESULTS.event_occurred`, behind the first accepted step at
-    whose end the root mean square of f(t, y) / (atol + rtol * |y|) is below 1.
-
-    rtol, atol: a scalar each, or a pytree like y0; None: the solve's own. They are in units of the state per unit of time. What
-    the steps' errors leave of f has to be below them: take them larger than the solve's, above all with explicit methods, whose
-    steps grow until their errors are as large as allowed.
-
-    The row of t1 then holds the state there, and `ts` when that was; rows of later save times hold NaN. Derivatives are those
-    of the steps taken, with the time at which they ended held fixed; the state hardly changes with that any more.
-    """
-    return SteadyState(rtol, atol)
+    @property
+    def cuts(self) -> bool:
+        """Whether the step at hand has to end there."""
+        return self.affects or self.ends_at > 0
 
 
 @dataclasses.dataclass(frozen=True)
-class Steady(Part):
-    """Ends a lane in a steady state."""
+class Events(Part):
+    """The events of a solve, in the user's order.
+
+    Functions: "events", of the time and the state, gives all conditions as floats; "event_slopes", of these and the slope of
+    the state, how fast they change; "affect0" and so on the new state.
+    """
+
+    kinds: tuple[Kind, ...]
 
     @property
     def inside(self) -> bool:
-        return False
+        return not all(kind.boolean for kind in self.kinds)
 
     @property
     def stops(self) -> bool:
+        return any(kind.ends_at for kind in self.kinds)
+
+    @property
+    def divides(self) -> bool:
         return True
 
     @property
+    def cuts(self) -> bool:
+        return True
+
+    @property
+    def refusal(self) -> str:
+        return (
+            "a solve with events= has no derivatives yet: for the gradient of what does not depend on when an event happens, find "
+            "its time first, and solve again with jump_ts= of it"
+        )
+
+    @property
     def counters(self) -> tuple[str, ...]:
-        return ()
+        """How often each happened."""
+        return tuple(map(counted, range(len(self.kinds))))
 
     @staticmethod
     def buffers() -> tuple[Buffer, ...]:
-        return ()
+        return (
+            # In front of the step at hand: the conditions, how fast they change, and the conditions once more.
+            Buffer("event_before", 0),
+            # At its end: the conditions and how fast they change.
+            Buffer("event_values", 0),
+            # Inside of it: the conditions at a trial, and at the one before; and the state there.
+            Buffer("event_trial", 0, live=frozenset({"step/accept"})),
+            Buffer("event_state", 0, live=frozenset({"step/accept"})),
+        )
 
     def sizes(self, dimensions: Dimensions) -> dict[str, int]:
-        return {}
+        count = len(self.kinds)
+        return {
+            "event_before": 3 * count,
+            "event_values": 2 * count,
+            "event_trial": 2 * count if self.inside else 0,
+            "event_state": dimensions.states,
+        }
 
     def results(self, states: int, dtype: str) -> tuple[Result, ...]:
-        return ()
+        found = [Result(counted(number), (), "int32") for number in range(len(self.kinds))]
+        found.append(Result("event_ended", (len(self.kinds),), "bool"))
+        for number, kind in enumerate(self.kinds):
+            if kind.record:
+                nan = float("nan")
+                found.append(Result(named("times", number), (kind.record,), dtype, unwritten=nan, fixed=True))
+                found.append(Result(named("states", number), (kind.record, states), dtype, unwritten=nan, fixed=True))
+        return tuple(found)
 
     def copies(self) -> dict[str, int]:
-        return {}
+        """At the beginning of a leg, at the end of a step, and inside of it."""
+        return {"events": 2 + self.inside, "event_slopes": 2, **{f"affect{n}": 1 for n, kind in enumerate(self.kinds) if kind.affects}}
 
     def hooks(self, lane: Lane) -> Hooks:
-        def accepted(b: Body, step: Step) -> Scalar:
-            return where(_is_steady(b), b.scalar(CODES["event_occurred"], "int32"), CODES["successful"])
+        from .event_search import build_hooks
 
-        return Hooks(accepted=accepted)
+        return build_hooks(lane, self)
 
     @property
     def remembered(self) -> tuple[tuple[str, str], ...]:
@@ -112,23 +121,25 @@ class Steady(Part):
         return ()
 
     def adjoint(self, lane: Lane) -> AdjointHooks:
-        def nothing(*_: Any) -> None:
-            return None
-
-        return AdjointHooks(begin=nothing, repeated=nothing, restored=nothing, step=nothing, end=nothing)
+        raise NotImplementedError(self.refusal)
 
     def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
-        return {}
+        times, dtype, records = request.times, request.state.dtype, []
+        for number, kind in enumerate(self.kinds):
+            shape = (kind.record, request.state.size)
+            nothing = jax.numpy.zeros(shape, dtype)
+            states = found[named("states", number)] if kind.record else nothing
+            when = times.t0 + found[named("times", number)] if kind.record else nothing[:, 0]
+            ended = found["event_ended"][number]
+            records.append(EventRecord(found[counted(number)], ended, when, request.state.unflatten(states)))
+        return {"events": jax.tree.unflatten(request.events, records)}
 
 
-def _is_steady(b: Body) -> Scalar:
-    from ..controllers.norms import sum_of_squares
+def counted(number: int) -> str:
+    """The counter, and the result, of how often an event happened."""
+    return named("count", number)
 
-    rhs, state = b.piece(b.lane.problem.method.end_rhs(b), 0), b.piece(b.buf.proposed_state, 0)
-    rtol, atol = (f"steady_{name}" if b.lane.has_operand(f"steady_{name}") else name for name in ("rtol", "atol"))
 
-    def over_tolerance(index: Any) -> Any:
-        scale = b.number(rtol, index).fused(abs(b.scalar(state.load(index))), b.number(atol, index))
-        return (b.scalar(rhs.load(index)) / scale).value
-
-    return b.scalar(sum_of_squares(b, over_tolerance)) < float(b.primal)
+def named(what: str, number: int) -> str:
+    """The name of a result of an event."""
+    return f"event_{what}_{number}"

@@ -18,10 +18,11 @@ from ..loop import Part
 from ..loop.checkpoints import windows_for
 from ..methods import Method
 from ..operands import Operand, Piece, numbered
-from ..outputs import SaveAt, Saving, Steady, SteadyState
+from ..outputs import SaveAt, Saving, Steady
 from ..settings import Component, concrete
 from ..times import Times, check_scalar, read_times, times_between
 from .checks import flat_state, step_size
+from .events import EventReader
 from .matrices import Matrices, check_jacobian, flat_jacobian, read_mass, read_sparsity, refuse_matrices
 from .problem import DEFAULT_MAX_STEPS, Problem
 from .state import State, read_state
@@ -33,7 +34,7 @@ class Request:
     """A problem with the arrays to solve it for, and what is needed to present the results.
 
     structures: of what each `SaveAt.fn` returns, by the function's name. ts: the times to save, by the names that they have as
-    operands. args: the names of the operands that are leaves of args.
+    operands. args: the names of the operands that are leaves of args. events: the structure of those that were given.
     """
 
     problem: Problem
@@ -43,6 +44,7 @@ class Request:
     times: Times
     ts: Mapping[str, Any]
     args: tuple[str, ...]
+    events: Any
 
 
 class Choices(Protocol):
@@ -83,7 +85,6 @@ def make_request(
     if not isinstance(saveat, SaveAt):
         instead = instead_of_saveat(saveat)
         raise TypeError(f"saveat is {saveat!r}: expected a jax_cubie.SaveAt" + (f"; {instead}" if instead else ""))
-    steady = _steady_state(events)
     state, method, settings = read_state(y0), solver.stepper, solver.settings()
     controller = solver.control.static
     if dt0 is None and controller.first_step == "given":
@@ -115,21 +116,22 @@ def make_request(
         values |= schedule.operands
     for component in solver.components:
         values |= component.operands(state)
-    if steady is not None:
-        values |= steady.operands(state, values)
-
     linear = any(isinstance(component, LinearSettings) for component in solver.components)
     if matrices.given and not linear:
         refuse_matrices(matrices.given, method.name)
     mass, sparsity = read_mass(matrices, state), read_sparsity(matrices, state)
     leaves = Arguments(args, state.dtype, None if mass is None else mass[1])
+    happening = EventReader(events, state, leaves)
+    if happening.steady is not None:
+        values |= happening.steady.operands(state, values)
     jac = _jacobian(f, matrices, state, leaves, sparsity, times.t0, values["y0"])
     outputs = {
         numbered("output", number): Output(save.fn, "SaveAt(fn=...)") for number, save in saves.items() if save.fn is not None
     }
     functions = trace_functions(
-        f, outputs, method, state, leaves, settings["unroll"], None if mass is None else mass[0], jac, sparsity
-    )
+        f, outputs, method, state, leaves, settings["unroll"], None if mass is None else mass[0], jac, sparsity,
+        lambda field, method: happening.trace(),
+    )  # fmt: skip
     values |= dict(zip(leaves.names, leaves.arrays, strict=True)) | functions.closed_over
     if saveat.steps and "max_steps" not in solver.given and concrete(settings["max_steps"]) == DEFAULT_MAX_STEPS:
         raise ValueError(
@@ -143,7 +145,12 @@ def make_request(
     for number, save in saves.items():
         written = programs[numbered("output", number)].outputs if save.fn is not None else None
         parts.append(_make_saving(save, settings["max_steps"], written, number))
-    parts += [] if steady is None else [Steady()]
+    parts += [] if happening.steady is None else [Steady()]
+    parts += [] if happening.part is None else [happening.part]
+    if mass is not None and happening.part is not None:
+        raise NotImplementedError(
+            "events= with mass=: f is no slope of the state there, by which events are looked for. Save times, and look between them"
+        )
     if mass is not None and any(part.inside for part in parts) and functions.method.between_needs_slopes:
         raise ValueError(
             f"method {method.name!r} has no values between steps of its own, and with a mass matrix f is no slope to make some "
@@ -172,7 +179,7 @@ def make_request(
         directions=settings["directions"],
         title=getattr(f, "__qualname__", type(f).__name__),
     )
-    return Request(problem, tuple(values.values()), state, functions.structures, times, ts, leaves.own)
+    return Request(problem, tuple(values.values()), state, functions.structures, times, ts, leaves.own, happening.structure)
 
 
 def _jacobian(
@@ -189,20 +196,6 @@ def _jacobian(
     flat = None if jac is None else flat_jacobian(jac, state, leaves.fill)
     check_jacobian(f, flat_field(f, state, leaves), jac, flat, sparsity, t0, y0, leaves.arrays)
     return flat
-
-
-def _steady_state(events: Any) -> SteadyState | None:
-    """The condition among the events, if there is one."""
-    given = events if isinstance(events, (tuple, list)) else (events,)
-    for event in given:
-        if not isinstance(event, SteadyState):
-            raise TypeError(
-                f"events has {event!r:.80} of type {type(event).__name__}: expected jax_cubie.steady_state(), the only event "
-                "so far"
-            )
-    if len(given) > 1:
-        raise ValueError("events has several steady_state(): give one of them, with the tolerances that are to hold")
-    return given[0] if given else None
 
 
 def _refuse_named_ends(parts: Sequence[Part], controller: Controller, name: str) -> None:

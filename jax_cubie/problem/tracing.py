@@ -88,6 +88,9 @@ class Output:
     said: str
 
 
+More = Callable[[Callable, Method], Mapping[str, tuple[tuple[str, ...], jex.ClosedJaxpr]]]
+
+
 @dataclasses.dataclass(frozen=True)
 class TracedFunctions:
     """The user's functions of a solve.
@@ -110,10 +113,11 @@ def _time_and_state(state: State) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeS
 
 def trace_functions(
     f: Callable, outputs: Mapping[str, Output], method: Method, state: State, args: Arguments, unroll: int | str,
-    mass: Mass | None = None, jac: Callable | None = None, sparsity: Pattern | None = None,
+    mass: Mass | None = None, jac: Callable | None = None, sparsity: Pattern | None = None, more: More | None = None,
 ) -> TracedFunctions:
     """For each platform f, what the method derives of it and `outputs`, by their names: functions of time, the flat state, the
-    operands of args and what they close over."""
+    operands of args and what they close over. more: of f and the method, for each function besides the names of its inputs and
+    its jaxpr over these and the operands of args; they have no derivatives."""
     check_signature(f, _SAID_F)
     time, vector = _time_and_state(state)
     field = trace(flat_field(f, state, args), time, vector, *args.avals)
@@ -128,6 +132,9 @@ def trace_functions(
             if name != "f":
                 given = (time if one == "t" else vector for one in derived.inputs)
                 closed[name] = trace(derived.call, *given, *args.avals)
+    if more is not None:
+        for name, (own, jaxpr) in more(lambda *given: jex.jaxpr_as_fun(forwards)(*given)[0], method).items():
+            inputs[name], closed[name] = own, jaxpr
     structures = {}
     for name, output in outputs.items():
         closed[name], structures[name] = _trace_output(output, state, args)

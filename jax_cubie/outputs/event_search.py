@@ -1,0 +1,394 @@
+"""How a lane finds the events of a step.
+
+A condition has a side, the sign that it had in front of the step. At the end of each step it is looked at; where it is on the
+other side, or may have been there in between, the step's values between are looked at in sixteenths, in
+the order of time. In the first of these in which a condition changes its side the time is found by the ITP method (Oliveira and
+Takahashi, An enhancement of the bisection method average performance preserving minmax optimality, ACM Trans. Math. Softw. 47
+(2020)): of the smallest of the conditions times their sides, so that the first of several events is found.
+
+Where that is an event that changes the state, or ends the lane, the step is taken once more, to end there. All others are
+counted, and looked for behind.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..kernel.device import View
+from ..kernel.scalar import Scalar, least, most, where
+from ..loop import Hooks, Step
+from ..solution import CODES
+from .events import counted, named
+
+if TYPE_CHECKING:
+    from ..loop.body import Body
+    from ..loop.lane import Lane
+    from .events import Events
+
+# Into how many parts a step is divided.
+_PARTS = 16
+# In the resolution of time, how near to its zero a condition at the beginning of a leg may be to count as being there.
+_STANDING = 16.0
+# So many legs of no length, one behind the other, end a lane.
+_MOST_RAPID = 32
+_SCAN, _REFINE, _CONFIRM, _OVER = 0, 1, 2, 3
+
+
+def build_hooks(lane: Lane, events: Events) -> Hooks:
+    """The places of events in the loop."""
+    search = _Search(lane, events)
+    lane.cell("events_fired", "int32")
+    lane.cell("events_rapid", "int32")
+    for name in ("events_end", "events_wrong"):
+        lane.cell(name, "bool")
+    return Hooks(
+        start=search.start, set_off=search.set_off, locate=search.locate, accepted=search.accepted, corner=search.corner,
+        end=search.end,
+    )  # fmt: skip
+
+
+class _Search:
+    """Writes them. Cells: events_fired, a bit for each event at which the step ends; events_rapid, legs of no length; events_end,
+    whether the lane ends at the end of the step; events_wrong, whether a condition was no number."""
+
+    def __init__(self, lane: Lane, events: Events):
+        self._events, self._kinds, self._count = events, events.kinds, len(events.kinds)
+        self._real = [number for number, kind in enumerate(events.kinds) if not kind.boolean]
+        self._method = lane.problem.method
+        self._eps = float(np.finfo(lane.problem.dtype).eps)
+
+    # --- The places in the loop
+
+    def start(self, b: Body) -> None:
+        b.put(events_fired=0, events_rapid=0, events_end=False, events_wrong=False)
+
+    def set_off(self, b: Body) -> None:
+        """On which side each condition is at the beginning of a leg."""
+        time, slope = b.get("start"), self._method.start_rhs(b)
+        # What they were at the end of the step tells how far from its zero an event was that happened there.
+        reached = [abs(self._value(b, number)) for number in range(self._count)]
+        self._evaluate(b, time, b.buf.state, slope)
+        resolution = _STANDING * self._eps * most(abs(b.number("t0")), time)
+        for number in self._real:
+            value, change = self._value(b, number), self._change(b, number)
+            fired = ~(b.get("events_fired") & (1 << number)).equals(0)
+            near = most(abs(change) * resolution, where(fired, 4.0 * reached[number], 0.0))
+            standing = abs(value) <= near
+            tiny = where(change > 0.0, 1.0, where(change < 0.0, -1.0, b.scalar(0.0))) * float(np.finfo(b.dtype).tiny)
+            self._before(b).store(number, where(standing, tiny, value).value)
+            self._before(b).store(self._count + number, change.value)
+        b.put(events_fired=0)
+
+    def locate(self, b: Body, step: Step) -> Scalar:
+        """Looks at the step; the time at which it should have ended, or infinity."""
+        self._evaluate(b, step.end, b.buf.proposed_state, self._method.end_rhs(b))
+        found, exact = b.variable(b.real(float("inf"))), b.get("exact")
+        if self._real:
+            with b.when(self._suspicious(b, step)):
+                found.set(self._search(b, step, exact).value)
+        sooner = b.scalar(found.get()) < float("inf")
+        of_bools = [(number, kind) for number, kind in enumerate(self._kinds) if kind.boolean]
+        for number, kind in of_bools:
+            if kind.cuts:
+                with b.when((self._value(b, number) > 0.0) & ~sooner & ~exact):
+                    found.set(step.end.value)
+                    b.put(events_fired=b.get("events_fired") | (1 << number))
+        for number, kind in of_bools:
+            if not kind.cuts:
+                with b.when((self._value(b, number) > 0.0) & ~(b.scalar(found.get()) < float("inf"))):
+                    self._happen(b, step.end, number, b.buf.proposed_state)
+        for number, kind in enumerate(self._kinds):
+            if kind.cuts:
+                with b.when(exact & ~(b.get("events_fired") & (1 << number)).equals(0)):
+                    self._happen(b, step.end, number, b.buf.proposed_state)
+        for number in self._real:
+            place = self._count + number
+            self._before(b).store(place, b.buf.event_values.load(place))
+        return b.scalar(found.get())
+
+    def accepted(self, b: Body, step: Step) -> Scalar:
+        code = where(b.get("events_end"), b.scalar(CODES["event_occurred"], "int32"), CODES["successful"])
+        return where(b.get("events_wrong"), CODES["not_finite"], code)
+
+    def corner(self, b: Body, time: Scalar) -> Scalar:
+        """What events change, in their order."""
+        rapid = (time - b.get("leg")) <= 64.0 * self._eps * time
+        rapid = where(rapid & ~b.get("events_fired").equals(0), b.get("events_rapid") + 1, 0)
+        b.put(events_rapid=rapid)
+        for number, kind in enumerate(self._kinds):
+            if not kind.affects:
+                continue
+            with b.when(~(b.get("events_fired") & (1 << number)).equals(0) & b.get("result").equals(CODES["successful"])):
+                since_t0 = (b.scalar(b.direction) * time).value
+                b.call(f"affect{number}", y=b.buf.state, out=b.buf.event_state, **b.instant(since_t0))
+                b.each(lambda index: b.buf.state.store(index, b.buf.event_state.load(index)))
+        code = b.scalar(CODES["successful"], "int32")
+        return where(rapid > _MOST_RAPID, CODES["events_accumulate"], code)
+
+    def end(self, b: Body, result: Scalar) -> Scalar:
+        for number, kind in enumerate(self._kinds):
+            count = self._counter(b, number)
+            b.res(counted(number), 0, count.value)
+            ended = (count >= kind.ends_at) & b.get("events_end") if kind.ends_at else b.scalar(False, "bool")
+            b.res("event_ended", number, ended.value)
+        return result
+
+    # --- Values
+
+    def _evaluate(self, b: Body, time: Scalar, state: View, slope: View) -> None:
+        """The conditions, and how fast they change, into `event_values`."""
+        instant = b.instant((b.scalar(b.direction) * time).value)
+        b.call("events", y=state, out=self._part(b.buf.event_values, 0), **instant)
+        if self._real:
+            b.call("event_slopes", y=state, dy=slope, out=self._part(b.buf.event_values, 1), **instant)
+        for number in range(self._count):
+            value = self._value(b, number)
+            b.put(events_wrong=b.get("events_wrong") | ~value.equals(value))
+
+    def _part(self, view: View, number: int) -> View:
+        return view.part(number * self._count, self._count)
+
+    def _before(self, b: Body) -> View:
+        return b.buf.event_before
+
+    def _value(self, b: Body, number: int) -> Scalar:
+        return b.scalar(b.buf.event_values.load(number))
+
+    def _change(self, b: Body, number: int) -> Scalar:
+        """How fast a condition changes, while time runs forwards inside."""
+        return b.scalar(b.direction) * b.scalar(b.buf.event_values.load(self._count + number))
+
+    def _counter(self, b: Body, number: int) -> Scalar:
+        return b.scalar(b.counter(counted(number)).get(), "int32")
+
+    def _suspicious(self, b: Body, step: Step) -> Scalar:
+        """Whether a condition has changed its side, or may have done so twice: its tangent at an end of the step has."""
+        found = b.scalar(False, "bool")
+        for number in self._real:
+            side, value = b.scalar(self._before(b).load(number)), self._value(b, number)
+            was = b.scalar(b.direction) * b.scalar(self._before(b).load(self._count + number))
+            sign = where(side > 0.0, b.scalar(1.0), -1.0)
+            forwards, backwards = side + step.size * was, value - step.size * self._change(b, number)
+            touching = (sign * forwards < 0.0) | (sign * backwards < 0.0)
+            found = found | ~(sign * value > 0.0) | touching | side.equals(0.0)
+        return found
+
+    # --- One event
+
+    def _happen(self, b: Body, time: Scalar, number: int, state: View) -> None:
+        """It does: it is counted, and kept."""
+        kind, at = self._kinds[number], self._counter(b, number)
+        b.counter(counted(number)).add()
+        if kind.record:
+            with b.when(at < kind.record):
+                index = at.to("int64")
+                b.res(named("times", number), index.value, (b.scalar(b.direction) * time).value)
+                name = named("states", number)
+
+                def keep(i: Any) -> None:
+                    place = index * b.primal + (b.scalar(b.emitter.constant("int64", i) if isinstance(i, int) else i, "int64"))
+                    b.res(name, place.value, state.load(i))
+
+                b.each(keep, b.primal)
+        if kind.ends_at:
+            b.put(events_end=b.get("events_end") | (at + 1 >= kind.ends_at))
+
+    # --- The search
+
+    def _search(self, b: Body, step: Step, exact: Scalar) -> Scalar:
+        """The time of the first event that ends the step. Others in front of it are counted, unless there is one: then they are
+        counted in the step that ends there."""
+        counts = [b.variable(self._counter(b, number).value, "int32") for number in range(self._count)]
+        for number in self._real:
+            before = self._before(b)
+            before.store(2 * self._count + number, before.load(number))
+            b.buf.event_trial.store(self._count + number, before.load(number))
+        size, start = b.scalar(b.direction) * step.size, b.scalar(b.direction) * step.start
+        self._method.prepare_between(b, start.value, size.value)
+        eps = b.scalar(self._eps)
+        tolerance = most(eps, 0.5 * eps * step.end / step.size)
+        state = _Variables(b, exact=exact)
+
+        def look() -> None:
+            theta = b.scalar(state.theta.get())
+            values = self._method.between(b, theta.value, size.value)
+            b.each(lambda index: b.buf.event_state.store(index, values(index)))
+            time = self._time(b, step, theta)
+            trial = self._part(b.buf.event_trial, 0)
+            b.call("events", y=b.buf.event_state, out=trial, **b.instant((b.scalar(b.direction) * time).value))
+            mode = state.integer("mode")
+            with b.emitter.builder.if_else(mode.equals(_SCAN).value) as (scans, others):
+                with scans:
+                    self._scan(b, state, theta, tolerance)
+                with others, b.emitter.builder.if_else(mode.equals(_REFINE).value) as (refines, confirms):
+                    with refines:
+                        self._refine(b, state, theta, tolerance)
+                    with confirms:
+                        self._confirm(b, state, theta, time)
+
+        state.theta.set(b.real(1 / _PARTS))
+        b.repeat_while(lambda: state.integer("mode") < _OVER, look)
+        found = state.real("found")
+        with b.when(found < float("inf")):
+            for number in range(self._count):
+                b.counter(counted(number)).set(counts[number].get())
+            for number in self._real:
+                self._before(b).store(number, self._before(b).load(2 * self._count + number))
+        return found
+
+    def _time(self, b: Body, step: Step, theta: Scalar) -> Scalar:
+        """That of a fraction of the step: later than its beginning, no later than its end."""
+        time = step.start + theta.fused(step.size, step.residue)
+        following = (step.start.bits + 1).float(b.dtype)
+        following = most(following, step.start + self._eps * step.size)
+        return where(theta < 1.0, least(most(time, following), step.end), step.end)
+
+    def _trial(self, b: Body, number: int) -> Scalar:
+        return b.scalar(b.buf.event_trial.load(number))
+
+    def _crossed(self, b: Body, number: int) -> tuple[Scalar, Scalar]:
+        """Whether a condition is on the other side at the trial; and whether that is an event."""
+        side, value = b.scalar(self._before(b).load(number)), self._trial(b, number)
+        crossed = ((side > 0.0) & (value <= 0.0)) | ((side < 0.0) & (value >= 0.0))
+        direction = self._kinds[number].direction
+        if direction == 0:
+            return crossed, crossed
+        return crossed, crossed & ((side < 0.0) if direction > 0 else (side > 0.0))
+
+    def _counts(self, b: Body, state: _Variables, number: int) -> Scalar:
+        """Whether a crossing is an event that is looked for: in a step that ends at one, those that end steps are not."""
+        _, event = self._crossed(b, number)
+        return event & ~state.exact if self._kinds[number].cuts else event
+
+    def _scan(self, b: Body, state: _Variables, theta: Scalar, tolerance: Scalar) -> None:
+        """At the end of a part."""
+        bits = b.scalar(0, "int32")
+        for number in self._real:
+            bits = where(self._counts(b, state, number), bits | (1 << number), bits)
+        with b.emitter.builder.if_else(bits.equals(0).value) as (nothing, some):
+            with nothing:
+                self._pass(b, state, theta)
+            with some:
+                low, high = (self._least(b, bits, self._part(b.buf.event_trial, row)) for row in (1, 0))
+                state.bits.set(bits.value)
+                state.high.set(theta.value)
+                state.low_value.set(most(low, b.scalar(float(np.finfo(b.dtype).tiny))).value)
+                state.high_value.set(high.value)
+                state.turns.set(b.int32(0))
+                state.width.set((theta - b.scalar(state.low.get())).value)
+                state.mode.set(b.int32(_REFINE))
+                self._propose(b, state, tolerance)
+
+    def _pass(self, b: Body, state: _Variables, theta: Scalar) -> None:
+        """Nothing happens up to there."""
+        for number in self._real:
+            side, value = b.scalar(self._before(b).load(number)), self._trial(b, number)
+            crossed, _ = self._crossed(b, number)
+            hidden = state.exact if self._kinds[number].cuts else b.scalar(False, "bool")
+            self._before(b).store(number, where((crossed & ~hidden) | side.equals(0.0), self._beyond(b, side, value), side).value)
+            b.buf.event_trial.store(self._count + number, value.value)
+        state.low.set(theta.value)
+        following = state.integer("part") + (theta >= self._node(b, state)).to("int32")
+        state.part.set(following.value)
+        over = following > _PARTS
+        state.theta.set(where(over, 1.0, self._node(b, state)).value)
+        state.mode.set(where(over, _OVER, b.scalar(_SCAN, "int32")).value)
+
+    def _node(self, b: Body, state: _Variables) -> Scalar:
+        """The end of the part at hand."""
+        return state.integer("part").to(b.dtype) * (1.0 / _PARTS)
+
+    @staticmethod
+    def _beyond(b: Body, side: Scalar, value: Scalar) -> Scalar:
+        """A condition that has changed its side, and may be 0."""
+        tiny = float(np.finfo(b.dtype).tiny)
+        return where(value.equals(0.0), where(side > 0.0, b.scalar(-tiny), where(side < 0.0, tiny, 0.0 * side)), value)
+
+    def _least(self, b: Body, bits: Scalar, values: View) -> Scalar:
+        """The smallest of the conditions times their sides, of those whose bit is set."""
+        smallest = b.scalar(float("inf"))
+        for number in self._real:
+            side, value = b.scalar(self._before(b).load(number)), b.scalar(values.load(number))
+            value = where(side > 0.0, value, -value)
+            smallest = where(~(bits & (1 << number)).equals(0), least(value, smallest), smallest)
+        return smallest
+
+    def _refine(self, b: Body, state: _Variables, theta: Scalar, tolerance: Scalar) -> None:
+        value = self._least(b, state.integer("bits"), self._part(b.buf.event_trial, 0))
+        with b.emitter.builder.if_else((value > 0.0).value) as (above, below):
+            with above:
+                state.low.set(theta.value)
+                state.low_value.set(value.value)
+            with below:
+                state.high.set(theta.value)
+                state.high_value.set(value.value)
+                with b.when(value.equals(0.0)):
+                    state.low.set(theta.value)
+        self._propose(b, state, tolerance)
+
+    def _propose(self, b: Body, state: _Variables, tolerance: Scalar) -> None:
+        """The next trial between `low` and `high`; `high`, to look at it once more, where they are close."""
+        low, high, first, last = (b.scalar(v.get()) for v in (state.low, state.high, state.low_value, state.high_value))
+        width, turns = high - low, state.integer("turns")
+        middle = 0.5 * (low + high)
+        # That of the secant; moved towards the middle; and no further from there than bisection would be.
+        secant = (first * high - last * low) / (first - last)
+        towards = where(secant < middle, b.scalar(1.0), -1.0)
+        moved = 0.2 / b.scalar(state.width.get()) * width * width
+        apart = abs(middle - secant)
+        trial = where(moved <= apart, secant + towards * moved, middle)
+        halved = b.scalar(state.width.get()) * _power_of_half(b, turns)
+        room = most(halved - 0.5 * width, b.scalar(0.0))
+        trial = where(abs(trial - middle) <= room, trial, middle - towards * room)
+        trial = where((trial > low) & (trial < high), trial, middle)
+        state.turns.set((turns + 1).value)
+        close = (width <= 2.0 * tolerance) | ~((middle > low) & (middle < high))
+        state.theta.set(where(close, high, trial).value)
+        state.mode.set(where(close, _CONFIRM, b.scalar(_REFINE, "int32")).value)
+
+    def _confirm(self, b: Body, state: _Variables, theta: Scalar, time: Scalar) -> None:
+        """At a time at which something happens."""
+        bits = b.scalar(0, "int32")
+        for number in self._real:
+            bits = where(self._counts(b, state, number), bits | (1 << number), bits)
+        cutting = sum(1 << number for number in self._real if self._kinds[number].cuts)
+        cuts = ~(bits & cutting).equals(0) if cutting else b.scalar(False, "bool")
+        with b.emitter.builder.if_else(cuts.value) as (end, otherwise):
+            with end:
+                b.put(events_fired=bits & cutting)
+                state.found.set(time.value)
+                state.mode.set(b.int32(_OVER))
+            with otherwise:
+                for number in self._real:
+                    if not self._kinds[number].cuts:
+                        with b.when(~(bits & (1 << number)).equals(0)):
+                            self._happen(b, time, number, b.buf.event_state)
+                self._pass(b, state, theta)
+
+
+def _power_of_half(b: Body, turns: Scalar) -> Scalar:
+    """2^(-turns), with one turn more for the first."""
+    bits = {"float32": (127, 23, "int32"), "float64": (1023, 52, "int64")}[b.dtype]
+    exponent = (bits[0] - least(turns, b.scalar(60, "int32"))).to(bits[2])
+    return b.scalar(b.emitter.bitcast((exponent << bits[1]).value, b.dtype))
+
+
+class _Variables:
+    """Of a search. theta: the fraction of the step that is looked at; mode: what for; part: of the step; low, high, with their
+    values: where the event lies between; width: of that at first; turns: so far; bits: of the events looked for; found: the
+    time at which the step ends. exact: whether the step ends at an event."""
+
+    def __init__(self, b: Body, exact: Scalar):
+        self._b, self.exact = b, exact
+        self.theta, self.low, self.high, self.width = (b.variable(b.real(0)) for _ in range(4))
+        self.low_value, self.high_value, self.found = (b.variable(b.real(x)) for x in (1.0, -1.0, float("inf")))
+        self.mode, self.turns, self.bits = (b.variable(b.int32(0), "int32") for _ in range(3))
+        self.part = b.variable(b.int32(1), "int32")
+
+    def integer(self, name: str) -> Scalar:
+        return self._b.scalar(getattr(self, name).get(), "int32")
+
+    def real(self, name: str) -> Scalar:
+        return self._b.scalar(getattr(self, name).get())

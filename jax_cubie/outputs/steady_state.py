@@ -1,0 +1,134 @@
+"""A condition that ends a lane before t1: that the solution is a steady state."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+
+from ..buffers import Buffer
+from ..controllers.tolerances import Tolerance, Tolerances, known_tolerances, tolerance_array
+from ..kernel.scalar import where
+from ..loop import AdjointHooks, Dimensions, Hooks, Part, Step
+from ..operands import Result
+from ..solution import CODES
+
+if TYPE_CHECKING:
+    from ..kernel.scalar import Scalar
+    from ..loop.body import Body
+    from ..loop.lane import Lane
+
+
+class SteadyState(eqx.Module):
+    """What `steady_state` makes."""
+
+    rtol: Tolerance | None = None
+    atol: Tolerance | None = None
+
+    def __check_init__(self) -> None:
+        Tolerances.check_all(self._given())
+
+    def _given(self) -> dict[str, Tolerance]:
+        return {name: tree for name in ("rtol", "atol") if (tree := getattr(self, name)) is not None}
+
+    def operands(self, state: Any, others: Mapping[str, Any]) -> dict[str, Any]:
+        """What the kernel is handed, for a state of the solve. others: its other operands, by their names.
+
+        Raises TypeError or ValueError for numbers that are known and wrong, or not there at all.
+        """
+        given = self._given()
+        Tolerances.check_all(given)
+        for name in ("rtol", "atol"):
+            if name not in given and name not in others:
+                raise ValueError(
+                    f"steady_state() goes by the {name} of the solve, which has none, since nobody judges its steps: write "
+                    "steady_state(rtol=..., atol=...)"
+                )
+        known = [known_tolerances(tree, state) for tree in given.values()]
+        if len(known) == 2 and any(
+            one is not None and other is not None and not (one + other > 0).all() for one, other in zip(*known, strict=True)
+        ):
+            raise ValueError(f"steady_state's rtol and atol are both 0 in {state.dtype}, y0's dtype: give one of them at least")
+        return {f"steady_{name}": tolerance_array(name, tree, state) for name, tree in given.items()}
+
+
+def steady_state(rtol: Tolerance | None = None, atol: Tolerance | None = None) -> SteadyState:
+    """A condition for `solve(..., events=)`: the lane ends, with `RESULTS.event_occurred`, behind the first accepted step at
+    whose end the root mean square of f(t, y) / (atol + rtol * |y|) is below 1.
+
+    rtol, atol: a scalar each, or a pytree like y0; None: the solve's own. They are in units of the state per unit of time. What
+    the steps' errors leave of f has to be below them: take them larger than the solve's, above all with explicit methods, whose
+    steps grow until their errors are as large as allowed.
+
+    The row of t1 then holds the state there, and `ts` when that was; rows of later save times hold NaN. Derivatives are those
+    of the steps taken, with the time at which they ended held fixed; the state hardly changes with that any more.
+    """
+    return SteadyState(rtol, atol)
+
+
+@dataclasses.dataclass(frozen=True)
+class Steady(Part):
+    """Ends a lane in a steady state."""
+
+    @property
+    def inside(self) -> bool:
+        return False
+
+    @property
+    def stops(self) -> bool:
+        return True
+
+    @property
+    def counters(self) -> tuple[str, ...]:
+        return ()
+
+    @staticmethod
+    def buffers() -> tuple[Buffer, ...]:
+        return ()
+
+    def sizes(self, dimensions: Dimensions) -> dict[str, int]:
+        return {}
+
+    def results(self, states: int, dtype: str) -> tuple[Result, ...]:
+        return ()
+
+    def copies(self) -> dict[str, int]:
+        return {}
+
+    def hooks(self, lane: Lane) -> Hooks:
+        def accepted(b: Body, step: Step) -> Scalar:
+            return where(_is_steady(b), b.scalar(CODES["event_occurred"], "int32"), CODES["successful"])
+
+        return Hooks(accepted=accepted)
+
+    @property
+    def remembered(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
+    @property
+    def remembered_counters(self) -> tuple[str, ...]:
+        return ()
+
+    def adjoint(self, lane: Lane) -> AdjointHooks:
+        def nothing(*_: Any) -> None:
+            return None
+
+        return AdjointHooks(begin=nothing, repeated=nothing, restored=nothing, step=nothing, end=nothing)
+
+    def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
+        return {}
+
+
+def _is_steady(b: Body) -> Scalar:
+    from ..controllers.norms import sum_of_squares
+
+    rhs, state = b.piece(b.lane.problem.method.end_rhs(b), 0), b.piece(b.buf.proposed_state, 0)
+    rtol, atol = (f"steady_{name}" if b.lane.has_operand(f"steady_{name}") else name for name in ("rtol", "atol"))
+
+    def over_tolerance(index: Any) -> Any:
+        scale = b.number(rtol, index).fused(abs(b.scalar(state.load(index))), b.number(atol, index))
+        return (b.scalar(rhs.load(index)) / scale).value
+
+    return b.scalar(sum_of_squares(b, over_tolerance)) < float(b.primal)

@@ -1,0 +1,112 @@
+"""The events that a user gives, as functions of time, the flat state and operands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+
+from ..field_errors import check_signature, in_our_words
+from ..outputs import Event, Events, Kind, SteadyState
+from ..translate import trace
+from .state import State
+from .tracing import Arguments
+
+_MOST = 31  # bits of an int32
+
+
+class EventReader:
+    """Reads them. After `trace` its `part` is known, None where there is no event but a steady state.
+
+    structure: that of what was given, with the events alone in it. steady: the condition of that name, if there is one.
+    """
+
+    def __init__(self, given: Any, state: State, args: Arguments):
+        leaves, _ = jax.tree.flatten(given, is_leaf=_is_event)
+        for leaf in leaves:
+            if not _is_event(leaf):
+                raise TypeError(
+                    f"events has {leaf!r:.80} of type {type(leaf).__name__}: expected a jax_cubie.Event, or "
+                    "jax_cubie.steady_state(), or a tuple, list or dict of these"
+                )
+        steady = [leaf for leaf in leaves if isinstance(leaf, SteadyState)]
+        if len(steady) > 1:
+            raise ValueError("events has several steady_state(): give one of them, with the tolerances that are to hold")
+        self.steady = steady[0] if steady else None
+        kept = jax.tree.map(lambda one: one if isinstance(one, Event) else None, given, is_leaf=_is_event)
+        self._events, self.structure = jax.tree.flatten(kept, is_leaf=lambda one: isinstance(one, Event))
+        if len(self._events) > _MOST:
+            raise ValueError(f"events has {len(self._events)} events: a lane looks for at most {_MOST}")
+        self._state, self._args = state, args
+        self._boolean: list[bool] = []
+
+    @property
+    def part(self) -> Events | None:
+        """The part of the loop."""
+        kinds = zip(self._events, self._boolean, strict=True)
+        made = tuple(
+            Kind(boolean, one.direction, one.ends_at, one.affect is not None, one.record) for one, boolean in kinds
+        )
+        return Events(made) if made else None
+
+    def trace(self) -> dict[str, tuple[tuple[str, ...], jex.ClosedJaxpr]]:
+        """The functions in the kernel by name: their inputs, and what they are of these and of the operands of args."""
+        if not self._events:
+            return {}
+        dtype = jnp.dtype(self._state.dtype)
+        time, vector = jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((self._state.size,), dtype)
+        given = self._args.avals
+        self._boolean = [jax.eval_shape(self._condition(n), time, vector, *given).dtype == bool for n in range(len(self._events))]
+
+        def values(t: Any, y: Any, *others: Any) -> Any:
+            return jnp.stack([self._condition(n)(t, y, *others).astype(dtype) for n in range(len(self._events))])
+
+        def slopes(t: Any, y: Any, dy: Any, *others: Any) -> Any:
+            return jax.jvp(lambda t, y: values(t, y, *others), (t, y), (jnp.ones_like(t), dy))[1]
+
+        found = {"events": (("t", "y"), trace(values, time, vector, *given))}
+        found["event_slopes"] = (("t", "y", "dy"), trace(slopes, time, vector, vector, *given))
+        for number, event in enumerate(self._events):
+            if event.affect is not None:
+                found[f"affect{number}"] = (("t", "y"), trace(self._affect(event, number), time, vector, *given))
+        return found
+
+    def _said(self, number: int, what: str) -> str:
+        return what if len(self._events) == 1 else f"{what} of event {number}"
+
+    def _condition(self, number: int) -> Callable[..., Any]:
+        event, said = self._events[number], self._said(number, "cond")
+        check_signature(event.cond, "cond(t, y, args)")
+
+        def cond(t: Any, y: Any, *values: Any) -> Any:
+            with in_our_words(said):
+                found = event.cond(t, self._state.unflatten(y), self._args.fill(values))
+            kind = getattr(found, "dtype", None)
+            if isinstance(found, (bool, int, float)):
+                found = jnp.asarray(found)
+            elif kind is None or jnp.shape(found) != ():
+                what = f"shape {jnp.shape(found)}" if kind is not None else f"type {type(found).__name__}"
+                raise ValueError(f"what {said} returns has {what}: expected a scalar, a float that becomes 0 or a bool")
+            if found.dtype != bool and not jnp.issubdtype(found.dtype, jnp.floating):
+                raise TypeError(f"what {said} returns has dtype {found.dtype}: expected a float that becomes 0, or a bool")
+            return found
+
+        return cond
+
+    def _affect(self, event: Event, number: int) -> Callable[..., Any]:
+        said = self._said(number, "affect")
+        check_signature(event.affect, "affect(t, y, args)")
+
+        def affect(t: Any, y: Any, *values: Any) -> Any:
+            with in_our_words(said):
+                changed = event.affect(t, self._state.unflatten(y), self._args.fill(values))
+            return self._state.flatten(changed, f"what {said} returns")
+
+        return affect
+
+
+def _is_event(one: Any) -> bool:
+    return isinstance(one, (Event, SteadyState))
