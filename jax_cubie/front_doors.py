@@ -43,8 +43,8 @@ def solve(
     - args: any pytree; integers stay integers, and what is no array is handed to f as it is.
     - saveat: what to save; shape [points] in front of each leaf of `Solution.ys`.
     - dt0: the first step (of the sign of t1 - t0), or every step of the controller "fixed"; None: chosen here.
-    - events: a `jax_cubie.Event`, or `jax_cubie.steady_state()`, which ends a lane once it is in a steady state; or a tuple, list
-      or dict of these. `Solution.events` tells of each what happened.
+    - events: a `jax_cubie.Event`, or `jax_cubie.steady_state()`, which ends a lane once it is in a steady state; or a tuple, a
+      list or a dict of these. `Solution.events` tells of each what happened.
     - solver: a `Solver`; settings given besides are `solver.update(**settings)`.
     - throw: raise where any lane failed, also under jit, vmap and grad, when the solution is computed.
     - mass: M of M dy/dt = f(t, y, args), for Rosenbrock methods and implicit ones that are stiffly accurate: an array [n] for a

@@ -86,8 +86,8 @@ class RESULTS(eqx.Enumeration, metaclass=_Listed):  # pyright: ignore[reportGene
     )
     event_occurred = "The lane ended before t1, since an event occurred: what solve(..., events=) was given."
     events_accumulate = (
-        "Events followed one another at times that y0's dtype does not tell apart: a ball comes to rest. Let the affect or cond of "
-        "such an event see to it, or end the lane there by another event."
+        "Events followed one another at times that y0's dtype does not tell apart: a ball comes to rest. Let affect or cond "
+        "of such an event see to it, or end the lane there by another event."
     )
     inconsistent_initial_state = (
         "The algebraic equations of a problem with a mass matrix, those in whose rows it is 0, were not solved at t0. The "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int, PyTree
@@ -20,9 +19,9 @@ class Event(eqx.Module):
     - affect: affect(t, y, args) -> y, the state to go on from, a pytree like y; the method starts again.
     - record: of how many, from the first on, times and states are kept.
 
-    At t0 no event happens: a cond that is 0 there, or behind an event of its own, is on the side to which it goes on. Where it is
-    0 over a stretch of time, that is no event. Of events at one time all happen, in the order in which they are given. A step
-    in which one happens is taken once more, so that it ends there, where the lane ends or the state changes. More than one
+    At t0 no event happens: a cond that is 0 there, or behind an event of its own, is on the side to which it goes on. Where it
+    is 0 over a stretch of time, that is no event. Of events at one time all happen, in the order in which they are given. A
+    step in which one happens that ends the lane or changes the state is taken once more, so that it ends there. More than one
     zero of a cond in a step is found where they are more than a sixteenth of it apart.
 
     Raises TypeError or ValueError for what can't be.
@@ -42,7 +41,7 @@ class Event(eqx.Module):
         if isinstance(self.direction, bool) or self.direction not in (-1, 0, 1):
             raise ValueError(f"direction is {self.direction!r}: expected 1 (cond grows), -1 (it falls) or 0 (either)")
         if self.terminal is not None and not (isinstance(self.terminal, int) and self.terminal >= 0):
-            raise ValueError(f"terminal is {self.terminal!r}: expected True, False, or at which occurrence the lane ends, from 1 on")
+            raise ValueError(f"terminal is {self.terminal!r}: expected True, False, or at which occurrence the lane ends")
         if isinstance(self.record, bool) or not isinstance(self.record, int) or self.record < 0:
             raise ValueError(f"record is {self.record!r}: expected of how many events times and states are kept, 0 or more")
 
@@ -55,8 +54,8 @@ class Event(eqx.Module):
 class EventRecord(eqx.Module):
     """What happened of one event in a lane.
 
-    count: how often it did. ended: whether it ended the lane. times: [record], when it did first; ys: a pytree like y, the state
-    then, [record] in front, as it was before `affect`. NaN where it did less often.
+    count: how often it did. ended: whether it ended the lane. times: [record], when it did first; ys: a pytree like y, the
+    state then, [record] in front, as it was before `affect`. NaN where it did less often.
     """
 
     count: Int[Array, ""]

@@ -50,8 +50,8 @@ def build_hooks(lane: Lane, events: Events) -> Hooks:
 
 
 class _Search:
-    """Writes them. Cells: events_fired, a bit for each event at which the step ends; events_rapid, legs of no length; events_end,
-    whether the lane ends at the end of the step; events_wrong, whether a condition was no number."""
+    """Writes them. Cells: events_fired, a bit for each event at which the step ends; events_rapid, legs of no length;
+    events_end, whether the lane ends at the end of the step; events_wrong, whether a condition was no number."""
 
     def __init__(self, lane: Lane, events: Events):
         self._events, self._kinds, self._count = events, events.kinds, len(events.kinds)
@@ -287,7 +287,8 @@ class _Search:
             side, value = b.scalar(self._before(b).load(number)), self._trial(b, number)
             crossed, _ = self._crossed(b, number)
             hidden = state.exact if self._kinds[number].cuts else b.scalar(False, "bool")
-            self._before(b).store(number, where((crossed & ~hidden) | side.equals(0.0), self._beyond(b, side, value), side).value)
+            changes = (crossed & ~hidden) | side.equals(0.0)
+            self._before(b).store(number, where(changes, self._beyond(b, side, value), side).value)
             b.buf.event_trial.store(self._count + number, value.value)
         state.low.set(theta.value)
         following = state.integer("part") + (theta >= self._node(b, state)).to("int32")

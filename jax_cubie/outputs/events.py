@@ -63,8 +63,8 @@ class Events(Part):
     @property
     def refusal(self) -> str:
         return (
-            "a solve with events= has no derivatives yet: for the gradient of what does not depend on when an event happens, find "
-            "its time first, and solve again with jump_ts= of it"
+            "a solve with events= has no derivatives yet: for the gradient of what does not depend on when an event happens, "
+            "find its time first, and solve again with jump_ts= of it"
         )
 
     @property
@@ -105,7 +105,8 @@ class Events(Part):
 
     def copies(self) -> dict[str, int]:
         """At the beginning of a leg, at the end of a step, and inside of it."""
-        return {"events": 2 + self.inside, "event_slopes": 2, **{f"affect{n}": 1 for n, kind in enumerate(self.kinds) if kind.affects}}
+        affects = {f"affect{number}": 1 for number, kind in enumerate(self.kinds) if kind.affects}
+        return {"events": 2 + self.inside, "event_slopes": 2, **affects}
 
     def hooks(self, lane: Lane) -> Hooks:
         from .event_search import build_hooks

@@ -59,10 +59,11 @@ class EventReader:
         dtype = jnp.dtype(self._state.dtype)
         time, vector = jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((self._state.size,), dtype)
         given = self._args.avals
-        self._boolean = [jax.eval_shape(self._condition(n), time, vector, *given).dtype == bool for n in range(len(self._events))]
+        conditions = [self._condition(number) for number in range(len(self._events))]
+        self._boolean = [jax.eval_shape(condition, time, vector, *given).dtype == bool for condition in conditions]
 
         def values(t: Any, y: Any, *others: Any) -> Any:
-            return jnp.stack([self._condition(n)(t, y, *others).astype(dtype) for n in range(len(self._events))])
+            return jnp.stack([condition(t, y, *others).astype(dtype) for condition in conditions])
 
         def slopes(t: Any, y: Any, dy: Any, *others: Any) -> Any:
             return jax.jvp(lambda t, y: values(t, y, *others), (t, y), (jnp.ones_like(t), dy))[1]
