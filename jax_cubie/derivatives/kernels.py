@@ -65,6 +65,11 @@ def backward_kernel(
     summed: of these operands only sums over chunks of lanes are asked for, if they are of the user's functions.
     """
     problem = _with_tangents(chain, 0, (False,) * len(chain.operands))
+    if problem.moves and problem.depth:
+        raise NotImplementedError(
+            "second derivatives of a solve with events= can't be taken in reverse: take them forwards over forwards, by "
+            "jax.jacfwd of jax.jacfwd"
+        )
     results = [problem.forward_results[number] for number in cotangents]
     names = {number: chain.operands[number].name for number in wrt}
     adjoint = Adjoint(
@@ -73,6 +78,7 @@ def backward_kernel(
         problem.slots,
         problem.windows,
         frozenset(names[number] for number in summed if is_of_functions(names[number])),
+        problem.moves,
     )
     operands = {operand.name: operand for operand in problem.operands}
     kept = [Operand(one.name, one.shape, one.dtype) for one in checkpoint_results(chain, problem.depth)]
@@ -133,6 +139,7 @@ def _with_tangents(chain: Any, directions: int, directed: tuple[bool, ...]) -> P
     pieces = tuple(map(piece, range(1 << depth)))
     times = [operand.name for operand in problem.operands if is_time(operand.name)]
     moving = tuple(order for order in range(1, 1 << depth) if any(tangent_name(name, order) in operands for name in times))
+    moving = tuple(range(1, 1 << depth)) if problem.moves else moving
     limits = {platform: dict(problem.functions)[platform][0].unroll for platform in PLATFORMS}
     made = []
     for name, traced in _differentiated(problem):
@@ -198,7 +205,8 @@ def _primal_too(problem: Problem) -> list[dict[str, Function]]:
     def renamed(platform: str, name: str) -> Function:
         return dataclasses.replace(problem.on(platform)[named[name]], name=primal_name(name))
 
-    return [{platform: renamed(platform, name) for platform in PLATFORMS} for name in problem.method.primal_too]
+    names = (*problem.method.primal_too, *(name for part in problem.parts for name in part.primal_too))
+    return [{platform: renamed(platform, name) for platform in PLATFORMS} for name in names]
 
 
 def _by_platform(functions: Sequence[dict[str, Function]]) -> tuple[tuple[str, tuple[Function, ...]], ...]:

@@ -45,7 +45,7 @@ def _level_of_directions(call: SolveCall, shapes: Sequence[Sequence[Any]]) -> in
     sizes, problem = level_sizes(shapes, call.axes), call.problem
     own = list(zip(problem.operands, problem.orders, call.axes, strict=True))
     times = any(order and kernels.is_time(operand.name) for operand, order, _ in own)
-    if root(problem).directions == 1 or call.record or times:
+    if root(problem).directions == 1 or call.record or times or root(problem).moves:
         return None
     free = [level for level in range(call.levels) if all(order or axes[level] is None for _, order, axes in own)]
     known = [level for level in free if isinstance(sizes[level], int) and sizes[level] > 1]

@@ -25,7 +25,7 @@ class Adjoint:
 
     wrt: the operands whose cotangents it gives. cotangents: the results whose cotangents it is handed. slots: of its
     checkpoints; windows: between these. summed: those of `wrt` of which only sums over lanes are asked for; they belong to the
-    user's functions.
+    user's functions. moves: whether legs end at times that depend on the state.
     """
 
     wrt: tuple[str, ...]
@@ -33,12 +33,13 @@ class Adjoint:
     slots: int
     windows: int
     summed: frozenset[str] = frozenset()
+    moves: bool = False
 
     @property
     def orders(self) -> tuple[int, ...]:
         """Of which orders times have cotangents."""
         orders = {int(name.partition(".")[2] or 0) for name in self.wrt if word_of(name) in (*TIMES, *TIME_ARRAYS)}
-        return tuple(sorted(orders))
+        return tuple(sorted(orders | ({0} if self.moves else set())))
 
     def together(self, plan: Plan) -> frozenset[str]:
         """The operands whose cotangents the threads of a warp sum wherever they come to one, and keep none of their own: large
@@ -47,6 +48,7 @@ class Adjoint:
             return frozenset()
         named = {operand.name: operand for operand in plan.words.operands}
         outputs = {f"{name}_vjp" for name in plan.problem.output_functions}
+        outputs |= {f"{name}_vjp" for part in plan.problem.parts for name in part.transposed}
         read = {name for function in plan.functions if function.name in outputs for name in function.operands}
         return frozenset(name for name in self.summed if named[name].size > _ALONE and name not in read)
 

@@ -34,6 +34,7 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
     steps, progress, backward = problem.method.steps(lane), build_progress(lane), _Backward(lane)
     start_method, step, finish, carry = steps.start, steps.step, steps.finish, steps.carry
     fresh, leg_time, set_off, corner = progress.fresh, progress.leg_time, progress.set_off, progress.corner
+    inspect = progress.inspect
     transposed = problem.method.adjoint(lane)
     retake, adjoint_step = transposed.retake, transposed.adjoint
     allocate, locate = lane.allocate(), lane.locate()
@@ -83,8 +84,11 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
                                 if accepted(b):
                                     if finish is not None:
                                         finish(b, end_time(b))
-                                    again(b)
-                                    carry(b)
+                                    if inspect is not None:
+                                        inspect(b)
+                                    if inspect is None or accepted(b):
+                                        again(b)
+                                        carry(b)
                                 next_turn(b)
                             if arrived(b):
                                 if corner is not None:
@@ -129,6 +133,10 @@ class _Backward:
             lane.cell(name, "int32")
         for name in ("worth", "fine", "present", "active"):
             lane.cell(name, "bool")
+        if problem.moves:
+            lane.cell("implied_value", problem.dtype)
+            lane.cell("implied", "bool")
+            lane.cell("twice", "bool")
         if problem.one_size:
             lane.cell("next_place", "int32")
             lane.cell("next_stride", "int32")
@@ -180,6 +188,8 @@ class _Backward:
         if self._control.settle is not None:
             self._control.settle(b)
         b.put(behind=b.get("taken") - 1, depth=0, stride=0, at=0)
+        if self._problem.moves:
+            b.put(implied=False, implied_value=0, twice=False)
         for piece in self._problem.pieces:  # that of t0, if there is no step
             b.begin_piece(piece)
         if self._problem.one_size:
@@ -399,6 +409,8 @@ class _Backward:
         b.put(home=home, floor=where(home, floor, floor_of(b, end)), fresh=False, cut=False, exact=False)
         for order in b.moving:
             for part, hooks in self._dividing:
+                if hooks.clip_tangent is None:
+                    continue
                 goal = where(home, b.tangent("span", order), hooks.clip_tangent(b, order))
                 b.put(**{f"leg_{order}": part.leg_tangent(b, order), f"goal_{order}": goal})
 
@@ -409,7 +421,19 @@ class _Backward:
         step = self._step(b)
         if self._problem.dimensions().inside:
             self._problem.method.clear_between(b)
-        for part, _ in self._dividing:
+        if not self._problem.moves:
+            self._cotangents_of_step(b, step)
+            return
+        with b.emitter.builder.if_else(b.get("implied").value) as (again, first):
+            with again:
+                for part in self._parts:
+                    if part.imply is not None:
+                        part.imply(b, step, b.get("implied_value"))
+            with first:
+                self._cotangents_of_step(b, step)
+
+    def _cotangents_of_step(self, b: Body, step: Step) -> None:
+        for part, _ in reversed(self._dividing):
             with b.when(b.get("last") & ~b.get("home")):
                 part.corner(b, step)
         for part in self._parts:
@@ -439,18 +463,52 @@ class _Backward:
     def _moved_in_leg(self, b: Body, order: int, size: Scalar, start: Scalar) -> None:
         """pending: the cotangent of the beginning of the leg that the step is behind or in."""
         last, home, pending = b.get("last"), b.get("home"), b.get(cell_of("pending", order))
-        goal = size + pending
-        gather(b, **{f"span_{order}": where(last & home, goal, 0.0)})
-        for part, _ in self._dividing:
-            with b.when(last & ~home):
-                part.clip_cotangent(b, order, goal)
+        goal, named = size + pending, last
         begun = start - where(last, size, 0.0)
-        b.put(**{cell_of("pending", order): begun + where(last, 0.0, pending)})
+        kept = where(last, 0.0, pending)
+        if self._problem.moves:
+            # The step that ended at an event is gone back over twice: as one whose end is what it is, and then for its end.
+            implied, again = self._implies(b), b.get("implied")
+            named = last & b.get("events_fired").equals(0)
+            kept = where(again, pending, kept)
+            b.put(implied=last & implied & ~again, implied_value=goal)
+        gather(b, **{f"span_{order}": where(named & home, goal, 0.0)})
+        for part, _ in self._dividing:
+            if part.clip_cotangent is not None:
+                with b.when(named & ~home):
+                    part.clip_cotangent(b, order, goal)
+        b.put(**{cell_of("pending", order): begun + kept})
         if not self._problem.adaptive:
             gather(b, **{f"dt0_{order}": b.get("paces").to(b.dtype) * begun + where(last, 0.0, size)})
 
+    def _implies(self, b: Body) -> Scalar:
+        found = b.scalar(False, "bool")
+        for part in self._parts:
+            if part.implies is not None:
+                found = found | part.implies(b)
+        return found
+
     def back(self, b: Body) -> None:
         """To the step before; windows that end there are left."""
+        if not self._problem.moves:
+            self._back(b)
+            return
+        adjoint, kept = b.buf.adjoint, b.buf.event_adjoint
+        with b.emitter.builder.if_else(b.get("implied").value) as (again, otherwise):
+            with again:
+                b.each(lambda index: kept.store(index, adjoint.load(index)))
+                b.put(twice=True)
+            with otherwise:
+                with b.when(b.get("twice")):
+
+                    def add(index: Any) -> None:
+                        adjoint.store(index, b.emitter.add(b.dtype, adjoint.load(index), kept.load(index)))
+
+                    b.each(add)
+                b.put(twice=False)
+                self._back(b)
+
+    def _back(self, b: Body) -> None:
         behind = b.get("behind")
         b.put(behind=behind - 1)
 

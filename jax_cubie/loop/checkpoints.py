@@ -136,7 +136,7 @@ def record_of(problem: Problem) -> Record:
     if problem.jumps:
         cells += [("first_time", dtype), ("last_time", dtype)]
     counters = [name for part in problem.parts for name in part.remembered_counters]
-    cells += [(name, kind) for part in problem.parts for name, kind in part.remembered]
+    cells += [(name, kind) for part in problem.parts if not part.cuts for name, kind in part.remembered]
     depth = (len(problem.pieces) - 1).bit_length()
     sizes = [sum(piece.size for piece in problem.pieces if piece.order.bit_length() == one) for one in range(depth + 1)]
     rows, primal = 1 + problem.method.carried_rows, problem.method.carried_primal_rows

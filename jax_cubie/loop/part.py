@@ -141,7 +141,9 @@ class AdjointHooks:
 
     Of parts that divide the way into legs: leg_tangent(b, order) -> the tangent of the beginning of the leg at hand;
     corner(b, step): of the state that the next leg began with makes that of the end of `step`; clip_cotangent(b, order, value):
-    hands on that of the time `clip`.
+    hands on that of the time `clip`. Where a step ended at a time that depends on the state, in a part that `moves`: implies(b)
+    -> whether it did; the step is gone back over once more, and imply(b, step, value) puts the cotangent of its end that
+    follows from that of this time.
     """
 
     begin: Callable
@@ -152,6 +154,8 @@ class AdjointHooks:
     leg_tangent: Callable | None = None
     corner: Callable | None = None
     clip_cotangent: Callable | None = None
+    implies: Callable | None = None
+    imply: Callable | None = None
 
 
 class Part(abc.ABC):
@@ -182,6 +186,21 @@ class Part(abc.ABC):
     def cuts(self) -> bool:
         """Whether it may have an accepted step taken once more, up to some time inside of it."""
         return False
+
+    @property
+    def moves(self) -> bool:
+        """Whether the times that it names depend on the state, and so have tangents whenever that has."""
+        return False
+
+    @property
+    def primal_too(self) -> tuple[str, ...]:
+        """Those functions that it evaluates of the primal state alone, too, under `primal_name` where there are tangents."""
+        return ()
+
+    @property
+    def transposed(self) -> tuple[str, ...]:
+        """The functions whose transposes it evaluates, besides those that `outputs_of` knows."""
+        return ()
 
     @property
     def refusal(self) -> str | None:

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernel.queue import pause
 from ..kernel.scalar import Scalar, least, where
+from ..operands import tangent_name
 from ..solution import CODES
 from .checkpoints import Recording
 from .clock import edges_of, end_of, floor_of, whole_steps
@@ -293,7 +294,7 @@ class _Writer:
             if part.locate is None:
                 continue
             time = part.locate(b, self._step(b))
-            cut = (time < float("inf")) & ~b.get("exact")
+            cut = time < float("inf")
             b.put(cut=cut, cut_at=time, accepted=~cut)
 
     def corner(self, b: Body) -> None:
@@ -454,11 +455,16 @@ class _Writer:
                 b.put(result=where(b.get("result").equals(_SUCCESSFUL), code, b.get("result")))
 
     def landed(self, b: Body) -> Scalar:
-        b.counter("steps").add((b.get("turn") - b.get("first")).value)
+        taken, rejected = b.get("turn") - b.get("first"), ~b.get("accepted")
+        if self._cuts and b.moving:
+            # One that is taken again for the sake of tangents alone counts for nothing.
+            again = b.get("cut") & b.get("exact")
+            taken, rejected = where(again, 0, taken), rejected & ~again
+        b.counter("steps").add(taken.value)
         if self._recording is not None and self._one_size:
             self._recording.passed(b, b.get("turn") - b.get("first"))
         if self._adaptive or self._fallible or self._cuts:
-            b.counter("rejected").add((~b.get("accepted")).to("int32").value)
+            b.counter("rejected").add(rejected.to("int32").value)
         finished = b.get("accepted") & b.get("last")
         if self._one_size:
             finished = finished & b.get("turn").equals(b.get("repeat"))
@@ -473,7 +479,7 @@ class _Writer:
             return
         with b.emitter.builder.if_else(b.get("cut").value) as (cut, otherwise):
             with cut:
-                b.put(resume=b.get("next_size"))
+                b.put(resume=where(b.get("exact"), b.get("resume"), b.get("next_size")))
                 self._cut(b)
             with otherwise:
                 b.put(exact=False)
@@ -567,6 +573,8 @@ class _Writer:
         b.res("result", 0, b.get("result").value)
         if self._stops:
             b.res("reached", 0, (b.scalar(b.direction) * b.get("reached")).value)
+            for order in b.moving if b.lane.problem.moves else ():
+                b.res(tangent_name("reached", order), 0, b.get(f"leg_{order}").value)
         for name in self._outcome:
             b.res(name, 0, b.counter(name).get())
 

@@ -19,8 +19,10 @@ import numpy as np
 from ..kernel.device import View
 from ..kernel.scalar import Scalar, least, most, where
 from ..loop import Hooks, Step
+from ..loop.functions import into_view
+from ..operands import primal_name, tangent_name
 from ..solution import CODES
-from .events import counted, named
+from .events import changing, counted, named, side
 
 if TYPE_CHECKING:
     from ..loop.body import Body
@@ -39,10 +41,12 @@ _SCAN, _REFINE, _CONFIRM, _OVER = 0, 1, 2, 3
 def build_hooks(lane: Lane, events: Events) -> Hooks:
     """The places of events in the loop."""
     search = _Search(lane, events)
-    lane.cell("events_fired", "int32")
-    lane.cell("events_rapid", "int32")
+    for name in ("events_fired", "events_rapid", "events_level"):
+        lane.cell(name, "int32")
     for name in ("events_end", "events_wrong"):
         lane.cell(name, "bool")
+    for name, kind in events.remembered[1:]:
+        lane.cell(name, lane.problem.dtype if kind == "float" else kind)
     return Hooks(
         start=search.start, set_off=search.set_off, locate=search.locate, accepted=search.accepted, corner=search.corner,
         end=search.end,
@@ -51,18 +55,27 @@ def build_hooks(lane: Lane, events: Events) -> Hooks:
 
 class _Search:
     """Writes them. Cells: events_fired, a bit for each event at which the step ends; events_rapid, legs of no length;
-    events_end, whether the lane ends at the end of the step; events_wrong, whether a condition was no number."""
+    events_end, whether the lane ends at the end of the step; events_wrong, whether a condition was no number. Of each condition
+    event_side, what it was in front of the step, and event_change, how fast it changed there.
+
+    Where the state has tangents the step that ends at an event is taken once for each of their levels more: of the tangents of
+    the conditions at that time come those of the time (the implicit function theorem), and with these it is taken again.
+    """
 
     def __init__(self, lane: Lane, events: Events):
         self._events, self._kinds, self._count = events, events.kinds, len(events.kinds)
         self._real = [number for number, kind in enumerate(events.kinds) if not kind.boolean]
         self._method = lane.problem.method
         self._eps = float(np.finfo(lane.problem.dtype).eps)
+        self._orders, self._records = lane.problem.moving, lane.problem.adjoint is None
+        self._plain = primal_name("events") if lane.problem.depth else "events"
 
     # --- The places in the loop
 
     def start(self, b: Body) -> None:
-        b.put(events_fired=0, events_rapid=0, events_end=False, events_wrong=False)
+        b.put(events_fired=0, events_rapid=0, events_level=0, events_end=False, events_wrong=False)
+        for name, _ in self._events.remembered[1:]:
+            b.put(**{name: 0})
 
     def set_off(self, b: Body) -> None:
         """On which side each condition is at the beginning of a leg."""
@@ -73,13 +86,12 @@ class _Search:
         resolution = _STANDING * self._eps * most(abs(b.number("t0")), time)
         for number in self._real:
             value, change = self._value(b, number), self._change(b, number)
-            fired = ~(b.get("events_fired") & (1 << number)).equals(0)
+            fired = self._fires(b, number)
             near = most(abs(change) * resolution, where(fired, 4.0 * reached[number], 0.0))
             standing = abs(value) <= near
             tiny = where(change > 0.0, 1.0, where(change < 0.0, -1.0, b.scalar(0.0))) * float(np.finfo(b.dtype).tiny)
-            self._before(b).store(number, where(standing, tiny, value).value)
-            self._before(b).store(self._count + number, change.value)
-        b.put(events_fired=0)
+            b.put(**{side(number): where(standing, tiny, value), changing(number): change})
+        b.put(events_fired=0, events_level=0)
 
     def locate(self, b: Body, step: Step) -> Scalar:
         """Looks at the step; the time at which it should have ended, or infinity."""
@@ -99,14 +111,45 @@ class _Search:
             if not kind.cuts:
                 with b.when((self._value(b, number) > 0.0) & ~(b.scalar(found.get()) < float("inf"))):
                     self._happen(b, step.end, number, b.buf.proposed_state)
+        if self._orders:
+            with b.when(exact & (b.get("events_level") < b.lane.problem.depth) & ~self._of_time(b).equals(0)):
+                self._find_tangents(b, step)
+                found.set(step.end.value)
+        else:
+            b.put(events_level=0)
+        again = b.scalar(found.get()) < float("inf")
         for number, kind in enumerate(self._kinds):
             if kind.cuts:
-                with b.when(exact & ~(b.get("events_fired") & (1 << number)).equals(0)):
+                with b.when(exact & ~again & self._fires(b, number)):
                     self._happen(b, step.end, number, b.buf.proposed_state)
         for number in self._real:
-            place = self._count + number
-            self._before(b).store(place, b.buf.event_values.load(place))
+            b.put(**{changing(number): where(again, b.get(changing(number)), self._change(b, number))})
         return b.scalar(found.get())
+
+    def _fires(self, b: Body, number: int) -> Scalar:
+        """Whether the step ends at that event."""
+        return ~(b.get("events_fired") & (1 << number)).equals(0)
+
+    def _of_time(self, b: Body) -> Scalar:
+        """The bits of those events at which the step ends whose time depends on the state."""
+        return b.get("events_fired") & sum(1 << number for number in self._real)
+
+    def _find_tangents(self, b: Body, step: Step) -> None:
+        """Those of the time of the first of these events, of the level at hand, from what its condition's are at that time."""
+        level = b.get("events_level") + 1
+        values = b.buf.event_tangents
+        sink = into_view(values, [number * self._count for number in range(len(b.pieces))])
+        instant = b.instant((b.scalar(b.direction) * step.end).value, into=1)
+        b.call("events", y=b.buf.proposed_state, out=sink, **instant)
+        for order in self._orders:
+            place, moved = order * self._count, b.scalar(0.0)
+            for number in reversed(self._real):
+                change = b.scalar(b.buf.event_values.load(self._count + number))
+                own = -(b.scalar(values.load(place + number)) / change)
+                moved = where(self._fires(b, number), own, moved)
+            name = f"goal_{order}"
+            b.put(**{name: where(level.equals(order.bit_count()), moved, b.get(name))})
+        b.put(events_level=level)
 
     def accepted(self, b: Body, step: Step) -> Scalar:
         code = where(b.get("events_end"), b.scalar(CODES["event_occurred"], "int32"), CODES["successful"])
@@ -120,7 +163,7 @@ class _Search:
         for number, kind in enumerate(self._kinds):
             if not kind.affects:
                 continue
-            with b.when(~(b.get("events_fired") & (1 << number)).equals(0) & b.get("result").equals(CODES["successful"])):
+            with b.when(self._fires(b, number) & b.get("result").equals(CODES["successful"])):
                 since_t0 = (b.scalar(b.direction) * time).value
                 b.call(f"affect{number}", y=b.buf.state, out=b.buf.event_state, **b.instant(since_t0))
                 b.each(lambda index: b.buf.state.store(index, b.buf.event_state.load(index)))
@@ -129,7 +172,7 @@ class _Search:
 
     def end(self, b: Body, result: Scalar) -> Scalar:
         for number, kind in enumerate(self._kinds):
-            count = self._counter(b, number)
+            count = b.get(counted(number))
             b.res(counted(number), 0, count.value)
             ended = (count >= kind.ends_at) & b.get("events_end") if kind.ends_at else b.scalar(False, "bool")
             b.res("event_ended", number, ended.value)
@@ -140,7 +183,7 @@ class _Search:
     def _evaluate(self, b: Body, time: Scalar, state: View, slope: View) -> None:
         """The conditions, and how fast they change, into `event_values`."""
         instant = b.instant((b.scalar(b.direction) * time).value)
-        b.call("events", y=state, out=self._part(b.buf.event_values, 0), **instant)
+        b.call(self._plain, y=state, out=self._part(b.buf.event_values, 0), **instant)
         if self._real:
             b.call("event_slopes", y=state, dy=slope, out=self._part(b.buf.event_values, 1), **instant)
         for number in range(self._count):
@@ -150,9 +193,6 @@ class _Search:
     def _part(self, view: View, number: int) -> View:
         return view.part(number * self._count, self._count)
 
-    def _before(self, b: Body) -> View:
-        return b.buf.event_before
-
     def _value(self, b: Body, number: int) -> Scalar:
         return b.scalar(b.buf.event_values.load(number))
 
@@ -160,38 +200,38 @@ class _Search:
         """How fast a condition changes, while time runs forwards inside."""
         return b.scalar(b.direction) * b.scalar(b.buf.event_values.load(self._count + number))
 
-    def _counter(self, b: Body, number: int) -> Scalar:
-        return b.scalar(b.counter(counted(number)).get(), "int32")
-
     def _suspicious(self, b: Body, step: Step) -> Scalar:
         """Whether a condition has changed its side, or may have done so twice: its tangent at an end of the step has."""
         found = b.scalar(False, "bool")
         for number in self._real:
-            side, value = b.scalar(self._before(b).load(number)), self._value(b, number)
-            was = b.scalar(b.direction) * b.scalar(self._before(b).load(self._count + number))
-            sign = where(side > 0.0, b.scalar(1.0), -1.0)
-            forwards, backwards = side + step.size * was, value - step.size * self._change(b, number)
+            before, value = b.get(side(number)), self._value(b, number)
+            sign = where(before > 0.0, b.scalar(1.0), -1.0)
+            forwards = before + step.size * b.get(changing(number))
+            backwards = value - step.size * self._change(b, number)
             touching = (sign * forwards < 0.0) | (sign * backwards < 0.0)
-            found = found | ~(sign * value > 0.0) | touching | side.equals(0.0)
+            found = found | ~(sign * value > 0.0) | touching | before.equals(0.0)
         return found
 
     # --- One event
 
     def _happen(self, b: Body, time: Scalar, number: int, state: View) -> None:
         """It does: it is counted, and kept."""
-        kind, at = self._kinds[number], self._counter(b, number)
-        b.counter(counted(number)).add()
-        if kind.record:
+        kind, at = self._kinds[number], b.get(counted(number))
+        b.put(**{counted(number): at + 1})
+        if kind.record and self._records:
             with b.when(at < kind.record):
                 index = at.to("int64")
                 b.res(named("times", number), index.value, (b.scalar(b.direction) * time).value)
-                name = named("states", number)
+                for order in self._orders:
+                    b.res(tangent_name(named("times", number), order), index.value, b.get(f"goal_{order}").value)
+                for begin, piece in b.pieces:
+                    name, part = tangent_name(named("states", number), piece.order), state.part(begin, piece.size)
 
-                def keep(i: Any) -> None:
-                    place = index * b.primal + (b.scalar(b.emitter.constant("int64", i) if isinstance(i, int) else i, "int64"))
-                    b.res(name, place.value, state.load(i))
+                    def keep(i: Any, name: str = name, part: View = part) -> None:
+                        place = b.scalar(b.emitter.constant("int64", i) if isinstance(i, int) else i, "int64")
+                        b.res(name, (index * b.primal + place).value, part.load(i))
 
-                b.each(keep, b.primal)
+                    b.each(keep, b.primal)
         if kind.ends_at:
             b.put(events_end=b.get("events_end") | (at + 1 >= kind.ends_at))
 
@@ -200,11 +240,10 @@ class _Search:
     def _search(self, b: Body, step: Step, exact: Scalar) -> Scalar:
         """The time of the first event that ends the step. Others in front of it are counted, unless there is one: then they are
         counted in the step that ends there."""
-        counts = [b.variable(self._counter(b, number).value, "int32") for number in range(self._count)]
+        counts = {counted(number): b.get(counted(number)) for number in range(self._count)}
+        sides = {number: b.get(side(number)) for number in self._real}
         for number in self._real:
-            before = self._before(b)
-            before.store(2 * self._count + number, before.load(number))
-            b.buf.event_trial.store(self._count + number, before.load(number))
+            b.buf.event_trial.store(self._count + number, sides[number].value)
         size, start = b.scalar(b.direction) * step.size, b.scalar(b.direction) * step.start
         self._method.prepare_between(b, start.value, size.value)
         eps = b.scalar(self._eps)
@@ -217,7 +256,7 @@ class _Search:
             b.each(lambda index: b.buf.event_state.store(index, values(index)))
             time = self._time(b, step, theta)
             trial = self._part(b.buf.event_trial, 0)
-            b.call("events", y=b.buf.event_state, out=trial, **b.instant((b.scalar(b.direction) * time).value))
+            b.call(self._plain, y=b.buf.event_state, out=trial, **b.instant((b.scalar(b.direction) * time).value))
             mode = state.integer("mode")
             with b.emitter.builder.if_else(mode.equals(_SCAN).value) as (scans, others):
                 with scans:
@@ -232,10 +271,9 @@ class _Search:
         b.repeat_while(lambda: state.integer("mode") < _OVER, look)
         found = state.real("found")
         with b.when(found < float("inf")):
-            for number in range(self._count):
-                b.counter(counted(number)).set(counts[number].get())
-            for number in self._real:
-                self._before(b).store(number, self._before(b).load(2 * self._count + number))
+            b.put(**counts)
+            b.put(**{side(number): value for number, value in sides.items()})
+            b.put(**{f"goal_{order}": 0 for order in self._orders})
         return found
 
     def _time(self, b: Body, step: Step, theta: Scalar) -> Scalar:
@@ -250,12 +288,12 @@ class _Search:
 
     def _crossed(self, b: Body, number: int) -> tuple[Scalar, Scalar]:
         """Whether a condition is on the other side at the trial; and whether that is an event."""
-        side, value = b.scalar(self._before(b).load(number)), self._trial(b, number)
-        crossed = ((side > 0.0) & (value <= 0.0)) | ((side < 0.0) & (value >= 0.0))
+        before, value = b.get(side(number)), self._trial(b, number)
+        crossed = ((before > 0.0) & (value <= 0.0)) | ((before < 0.0) & (value >= 0.0))
         direction = self._kinds[number].direction
         if direction == 0:
             return crossed, crossed
-        return crossed, crossed & ((side < 0.0) if direction > 0 else (side > 0.0))
+        return crossed, crossed & ((before < 0.0) if direction > 0 else (before > 0.0))
 
     def _counts(self, b: Body, state: _Variables, number: int) -> Scalar:
         """Whether a crossing is an event that is looked for: in a step that ends at one, those that end steps are not."""
@@ -284,11 +322,11 @@ class _Search:
     def _pass(self, b: Body, state: _Variables, theta: Scalar) -> None:
         """Nothing happens up to there."""
         for number in self._real:
-            side, value = b.scalar(self._before(b).load(number)), self._trial(b, number)
+            before, value = b.get(side(number)), self._trial(b, number)
             crossed, _ = self._crossed(b, number)
             hidden = state.exact if self._kinds[number].cuts else b.scalar(False, "bool")
-            changes = (crossed & ~hidden) | side.equals(0.0)
-            self._before(b).store(number, where(changes, self._beyond(b, side, value), side).value)
+            changes = (crossed & ~hidden) | before.equals(0.0)
+            b.put(**{side(number): where(changes, self._beyond(b, before, value), before)})
             b.buf.event_trial.store(self._count + number, value.value)
         state.low.set(theta.value)
         following = state.integer("part") + (theta >= self._node(b, state)).to("int32")
@@ -302,17 +340,18 @@ class _Search:
         return state.integer("part").to(b.dtype) * (1.0 / _PARTS)
 
     @staticmethod
-    def _beyond(b: Body, side: Scalar, value: Scalar) -> Scalar:
+    def _beyond(b: Body, before: Scalar, value: Scalar) -> Scalar:
         """A condition that has changed its side, and may be 0."""
         tiny = float(np.finfo(b.dtype).tiny)
-        return where(value.equals(0.0), where(side > 0.0, b.scalar(-tiny), where(side < 0.0, tiny, 0.0 * side)), value)
+        other = where(before > 0.0, b.scalar(-tiny), where(before < 0.0, b.scalar(tiny), 0.0))
+        return where(value.equals(0.0), other, value)
 
     def _least(self, b: Body, bits: Scalar, values: View) -> Scalar:
         """The smallest of the conditions times their sides, of those whose bit is set."""
         smallest = b.scalar(float("inf"))
         for number in self._real:
-            side, value = b.scalar(self._before(b).load(number)), b.scalar(values.load(number))
-            value = where(side > 0.0, value, -value)
+            value = b.scalar(values.load(number))
+            value = where(b.get(side(number)) > 0.0, value, -value)
             smallest = where(~(bits & (1 << number)).equals(0), least(value, smallest), smallest)
         return smallest
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from ..buffers import Buffer
+from ..buffers import BACKWARD, Buffer
 from ..loop import AdjointHooks, Dimensions, Hooks, Part
-from ..operands import Result
+from ..operands import Result, primal_name
 from .event import EventRecord
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ class Kind:
 
     @property
     def cuts(self) -> bool:
-        """Whether the step at hand has to end there."""
-        return self.affects or self.ends_at > 0
+        """Whether the step at hand has to end there: also for the sake of what is kept."""
+        return self.affects or self.ends_at > 0 or self.record > 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,36 +61,32 @@ class Events(Part):
         return True
 
     @property
-    def refusal(self) -> str:
-        return (
-            "a solve with events= has no derivatives yet: for the gradient of what does not depend on when an event happens, "
-            "find its time first, and solve again with jump_ts= of it"
-        )
-
-    @property
     def counters(self) -> tuple[str, ...]:
-        """How often each happened."""
-        return tuple(map(counted, range(len(self.kinds))))
+        return ()
 
     @staticmethod
     def buffers() -> tuple[Buffer, ...]:
         return (
-            # In front of the step at hand: the conditions, how fast they change, and the conditions once more.
-            Buffer("event_before", 0),
-            # At its end: the conditions and how fast they change.
+            # At the end of a step: the conditions and how fast they change; and the conditions with their tangents.
             Buffer("event_values", 0),
+            Buffer("event_tangents", 0, live=frozenset({"step/accept"})),
             # Inside of it: the conditions at a trial, and at the one before; and the state there.
             Buffer("event_trial", 0, live=frozenset({"step/accept"})),
             Buffer("event_state", 0, live=frozenset({"step/accept"})),
+            # Backwards: the cotangent of the state in front of a step, as far as the time of the event at its end is fixed.
+            Buffer("event_adjoint", 0, live=BACKWARD),
+            Buffer("event_cotangent", 0, live=BACKWARD),
         )
 
     def sizes(self, dimensions: Dimensions) -> dict[str, int]:
         count = len(self.kinds)
         return {
-            "event_before": 3 * count,
             "event_values": 2 * count,
+            "event_tangents": count * dimensions.orders if dimensions.orders > 1 else 0,
             "event_trial": 2 * count if self.inside else 0,
             "event_state": dimensions.states,
+            "event_adjoint": dimensions.states if dimensions.backward else 0,
+            "event_cotangent": count if dimensions.backward else 0,
         }
 
     def results(self, states: int, dtype: str) -> tuple[Result, ...]:
@@ -99,14 +95,31 @@ class Events(Part):
         for number, kind in enumerate(self.kinds):
             if kind.record:
                 nan = float("nan")
-                found.append(Result(named("times", number), (kind.record,), dtype, unwritten=nan, fixed=True))
-                found.append(Result(named("states", number), (kind.record, states), dtype, unwritten=nan, fixed=True))
+                found.append(Result(named("times", number), (kind.record,), dtype, unwritten=nan))
+                found.append(Result(named("states", number), (kind.record, states), dtype, unwritten=nan))
         return tuple(found)
 
     def copies(self) -> dict[str, int]:
         """At the beginning of a leg, at the end of a step, and inside of it."""
-        affects = {f"affect{number}": 1 for number, kind in enumerate(self.kinds) if kind.affects}
-        return {"events": 2 + self.inside, "event_slopes": 2, **affects}
+        affects = {name: 1 for one in self.affects for name in (one, f"{one}_vjp")}
+        return {"events": 2 + self.inside, primal_name("events"): 2 + self.inside, "event_slopes": 2, "events_vjp": 1, **affects}
+
+    @property
+    def affects(self) -> tuple[str, ...]:
+        """The functions that change the state."""
+        return tuple(f"affect{number}" for number, kind in enumerate(self.kinds) if kind.affects)
+
+    @property
+    def primal_too(self) -> tuple[str, ...]:
+        return ("events",)
+
+    @property
+    def moves(self) -> bool:
+        return self.inside
+
+    @property
+    def transposed(self) -> tuple[str, ...]:
+        return ("events", *self.affects)
 
     def hooks(self, lane: Lane) -> Hooks:
         from .event_search import build_hooks
@@ -115,14 +128,18 @@ class Events(Part):
 
     @property
     def remembered(self) -> tuple[tuple[str, str], ...]:
-        return ()
+        counts = ((counted(number), "int32") for number in range(len(self.kinds)))
+        real = [number for number, kind in enumerate(self.kinds) if not kind.boolean]
+        return (("events_fired", "int32"), *counts, *((name, "float") for n in real for name in (side(n), changing(n))))
 
     @property
     def remembered_counters(self) -> tuple[str, ...]:
         return ()
 
     def adjoint(self, lane: Lane) -> AdjointHooks:
-        raise NotImplementedError(self.refusal)
+        from .event_adjoint import build_adjoint
+
+        return build_adjoint(lane, self)
 
     def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
         times, dtype, records = request.times, request.state.dtype, []
@@ -137,8 +154,18 @@ class Events(Part):
 
 
 def counted(number: int) -> str:
-    """The counter, and the result, of how often an event happened."""
+    """The cell, and the result, of how often an event happened."""
     return named("count", number)
+
+
+def side(number: int) -> str:
+    """The cell of what a condition was in front of the step, whose sign is the side on which it is."""
+    return f"event_side_{number}"
+
+
+def changing(number: int) -> str:
+    """The cell of how fast it changed there."""
+    return f"event_change_{number}"
 
 
 def named(what: str, number: int) -> str:

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 
 from ..field_errors import check_signature, in_our_words
 from ..outputs import Event, Events, Kind, SteadyState
 from ..translate import trace
 from .state import State
-from .tracing import Arguments
+from .tracing import Arguments, Extra
 
 _MOST = 31  # bits of an int32
 
@@ -52,8 +51,8 @@ class EventReader:
         )
         return Events(made) if made else None
 
-    def trace(self) -> dict[str, tuple[tuple[str, ...], jex.ClosedJaxpr]]:
-        """The functions in the kernel by name: their inputs, and what they are of these and of the operands of args."""
+    def trace(self) -> dict[str, Extra]:
+        """The functions in the kernel, by name."""
         if not self._events:
             return {}
         dtype = jnp.dtype(self._state.dtype)
@@ -68,11 +67,14 @@ class EventReader:
         def slopes(t: Any, y: Any, dy: Any, *others: Any) -> Any:
             return jax.jvp(lambda t, y: values(t, y, *others), (t, y), (jnp.ones_like(t), dy))[1]
 
-        found = {"events": (("t", "y"), trace(values, time, vector, *given))}
-        found["event_slopes"] = (("t", "y", "dy"), trace(slopes, time, vector, vector, *given))
+        found = {
+            "events": Extra(("t", "y"), trace(values, time, vector, *given), "cond(t, y, args)"),
+            "event_slopes": Extra(("t", "y", "dy"), trace(slopes, time, vector, vector, *given)),
+        }
         for number, event in enumerate(self._events):
             if event.affect is not None:
-                found[f"affect{number}"] = (("t", "y"), trace(self._affect(event, number), time, vector, *given))
+                jaxpr = trace(self._affect(event, number), time, vector, *given)
+                found[f"affect{number}"] = Extra(("t", "y"), jaxpr, "affect(t, y, args)")
         return found
 
     def _said(self, number: int, what: str) -> str:

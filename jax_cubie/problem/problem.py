@@ -75,8 +75,15 @@ class Problem:
 
     @property
     def remembered(self) -> tuple[tuple[str, str], ...]:
-        """The cells of the controller and the method that outlive a step, with their dtypes; "float": the solve's."""
-        return (*self.controller.remembered, *self.method.remembered)
+        """The cells of the controller and the method that outlive a step, and of parts that change them before it is known whether
+        it is taken once more, with their dtypes; "float": the solve's."""
+        cutting = (one for part in self.parts if part.cuts for one in part.remembered)
+        return (*self.controller.remembered, *self.method.remembered, *cutting)
+
+    @property
+    def moves(self) -> bool:
+        """Whether legs end at times that depend on the state."""
+        return any(part.moves for part in self.parts)
 
     @property
     def one_size(self) -> bool:
@@ -105,8 +112,8 @@ class Problem:
 
     @property
     def output_functions(self) -> tuple[str, ...]:
-        """The functions of the user's whose outputs are results, by name: all but f."""
-        return tuple(name for name, _ in self.traced if name != "f")
+        """The functions of the user's whose outputs are results, by name."""
+        return tuple(name for name, _ in self.traced if self.outputs_of(name))
 
     def outputs_of(self, function: str) -> tuple[str, ...]:
         """The results that are the outputs of one of those."""
@@ -148,7 +155,7 @@ class Problem:
         """What a solve gives: what parts ask for, the counts and the code, and the tangents of the first."""
         own = [result for part in self.parts for result in part.results(self.primal_states, self.dtype)]
         if self.stops:  # where the last accepted step ended, counted from t0
-            own.append(Result("reached", (), self.dtype, fixed=True))
+            own.append(Result("reached", (), self.dtype, fixed=not self.moves))
         counts = ("accepted", "rejected", "result", *self.method.counters(self.dimensions()))
         tangents = [result.tangent(piece) for piece in self.pieces[1:] for result in own if result.differentiable]
         return (*own, *(Result(name, (), "int32") for name in counts), *tangents)

@@ -88,7 +88,14 @@ class Output:
     said: str
 
 
-More = Callable[[Callable, Method], Mapping[str, tuple[tuple[str, ...], jex.ClosedJaxpr]]]
+@dataclasses.dataclass(frozen=True)
+class Extra:
+    """A function that a part evaluates. jaxpr: of `inputs`, and of the operands of args. said: what the user calls it; None: it
+    has no derivatives."""
+
+    inputs: tuple[str, ...]
+    jaxpr: jex.ClosedJaxpr
+    said: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,11 +120,10 @@ def _time_and_state(state: State) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeS
 
 def trace_functions(
     f: Callable, outputs: Mapping[str, Output], method: Method, state: State, args: Arguments, unroll: int | str,
-    mass: Mass | None = None, jac: Callable | None = None, sparsity: Pattern | None = None, more: More | None = None,
+    mass: Mass | None = None, jac: Callable | None = None, sparsity: Pattern | None = None, more: Callable[[Callable, Method], Mapping[str, Extra]] | None = None,
 ) -> TracedFunctions:
     """For each platform f, what the method derives of it and `outputs`, by their names: functions of time, the flat state, the
-    operands of args and what they close over. more: of f and the method, for each function besides the names of its inputs and
-    its jaxpr over these and the operands of args; they have no derivatives."""
+    operands of args and what they close over. more: of f and the method, what else is evaluated, by name."""
     check_signature(f, _SAID_F)
     time, vector = _time_and_state(state)
     field = trace(flat_field(f, state, args), time, vector, *args.avals)
@@ -132,9 +138,9 @@ def trace_functions(
             if name != "f":
                 given = (time if one == "t" else vector for one in derived.inputs)
                 closed[name] = trace(derived.call, *given, *args.avals)
-    if more is not None:
-        for name, (own, jaxpr) in more(lambda *given: jex.jaxpr_as_fun(forwards)(*given)[0], method).items():
-            inputs[name], closed[name] = own, jaxpr
+    extras = {} if more is None else more(lambda *given: jex.jaxpr_as_fun(forwards)(*given)[0], method)
+    for name, extra in extras.items():
+        inputs[name], closed[name] = extra.inputs, extra.jaxpr
     structures = {}
     for name, output in outputs.items():
         closed[name], structures[name] = _trace_output(output, state, args)
@@ -158,6 +164,7 @@ def trace_functions(
     given |= {id(value): name for name, value in closed_over.items()}  # as it is, rather than converted
     known = tuple((value, name) for name, value in closed_over.items() if not isinstance(value, jax.core.Tracer))
     said = {"f": _SAID_F, **{name: output.said for name, output in outputs.items()}}
+    said |= {name: extra.said for name, extra in extras.items() if extra.said is not None}
     traced = tuple((name, _traced(closed[name], args.names, given, known, words)) for name, words in said.items())
     return TracedFunctions(method, by_platform, traced, closed_over, structures)
 
