@@ -39,7 +39,7 @@ class _Adjoint:
     """Writes them."""
 
     def __init__(self, lane: Lane, events: Events):
-        self._lane, self._kinds, self._method = lane, events.kinds, lane.problem.method
+        self._kinds = events.kinds
         self._real = [number for number, kind in enumerate(events.kinds) if not kind.boolean]
         self._given = set(lane.adjoint.cotangents)
 
@@ -97,7 +97,8 @@ class _Adjoint:
         state, values, ours = b.buf.adjoint, b.buf.event_values, b.buf.event_cotangent
         count = len(self._kinds)
         instant = b.instant((b.scalar(b.direction) * step.end).value, into=1)
-        slope = self._method.end_rhs(b)
+        slope = b.buf.event_state  # f there, which not every method has at hand
+        b.call("f", y=b.buf.proposed_state, out=slope, **instant)
         b.call("event_slopes", y=b.buf.proposed_state, dy=slope, out=values.part(count, count), **instant)
         taken = b.scalar(False, "bool")
         for number in range(count):
