@@ -105,8 +105,7 @@ class Result:
     def tangent(self, piece: Piece) -> Result:
         """Its tangents of the order of a piece of the state, with an axis of directions behind that of rows if it has some."""
         unwritten = None if self.unwritten is None else 0
-        rows, *shape = self.shape
-        shape = (rows, piece.directions, *shape) if piece.directed else self.shape
+        shape = (*self.shape[:1], piece.directions, *self.shape[1:]) if piece.directed else self.shape
         return dataclasses.replace(self, name=tangent_name(self.name, piece.order), shape=shape, unwritten=unwritten)
 
     @property

@@ -1,0 +1,145 @@
+"""Derivatives of what depends on when events happen: their times and states, what they change, and all that comes behind."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from jax_cubie import Event, SaveAt, solve, steady_state
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+# Of each family; steps of one size.
+KINDS = {"tsit5": {}, "vern7": {}, "rodas5p": {}, "ros3p": {}, "kvaerno5": {}, "radau_iia_5": {}, "auto": {}, "rk4": {"dt0": 0.011}}
+POINT = {"t0": 0.0, "t1": 2.0, "y0": np.array([1.0, 0.3]), "g": 9.81, "floor": 0.1, "kept": 0.8}
+
+
+def fall(t, y, args):
+    return jnp.stack([y[1], -args["g"] + 0.1 * jnp.sin(3 * t) - 0.05 * y[1]])
+
+
+def bounce(t, y, args):
+    return jnp.stack([y[0] + 0.01 * t, -args["kept"] * y[1]])
+
+
+HITS = Event(lambda t, y, a: y[0] - a["floor"] * jnp.cos(t), direction=-1, affect=bounce, record=3)
+
+
+def bouncing(point, events=HITS, **settings):
+    tolerances = {} if "dt0" in settings else {"rtol": 1e-9, "atol": 1e-9}
+    saved = SaveAt(ts=jnp.array([0.2, 0.7, 1.6]), t1=True)
+    given = {"events": events, "saveat": saved, "max_steps": 4000, **tolerances, **settings}
+    return solve(fall, point["t0"], point["t1"], point["y0"], point, **given)
+
+
+def loss_of(solution):
+    record, weights = solution.events, jnp.arange(1.0, 4.0)
+    return (
+        jnp.sum(jnp.sin(solution.ys) * jnp.arange(1.0, 9.0).reshape(4, 2))
+        + weights @ jnp.nan_to_num(record.times)
+        + 0.1 * jnp.sum(weights[:, None] * jnp.nan_to_num(record.ys))
+    )
+
+
+def gradients(loss, flat):
+    """By differences, forwards, and in reverse."""
+    step = 1e-6
+    moved = [(loss(flat.at[i].add(step)) - loss(flat.at[i].add(-step))) / (2 * step) for i in range(flat.size)]
+    return np.array(moved), np.asarray(jax.jacfwd(loss)(flat)), np.asarray(jax.grad(loss)(flat))
+
+
+@pytest.mark.parametrize("method", KINDS)
+def test_bounces(method):
+    """With a floor that moves, and a bounce that changes both components."""
+    flat, unravel = ravel_pytree(POINT)
+
+    def loss(flat):
+        return loss_of(bouncing(unravel(flat), method=method, **KINDS[method]))
+
+    assert int(bouncing(POINT, method=method, **KINDS[method]).events.count) == 3
+    by_differences, forwards, reverse = gradients(jax.jit(loss), flat)
+    np.testing.assert_allclose(forwards, by_differences, rtol=2e-5)
+    np.testing.assert_allclose(reverse, forwards, rtol=1e-8)
+
+
+def test_twice():
+    """Forwards over forwards; in reverse it is refused."""
+    flat, unravel = ravel_pytree(POINT)
+
+    def loss(flat):
+        return loss_of(bouncing(unravel(flat)))
+
+    jacobian, step = jax.jit(jax.jacfwd(loss)), 1e-5
+    moved = [(jacobian(flat.at[i].add(step)) - jacobian(flat.at[i].add(-step))) / (2 * step) for i in range(flat.size)]
+    np.testing.assert_allclose(jax.jacfwd(jacobian)(flat), np.stack(moved), rtol=1e-5, atol=1e-3)
+    with pytest.raises(NotImplementedError, match="second derivatives of a solve with events= can't be taken in reverse"):
+        jax.hessian(loss)(flat)
+
+
+def test_the_time_at_which_a_lane_ends():
+    """Against the closed form: a stone that falls from a height; and the state then, by `SaveAt.fn`."""
+
+    def ends(height, gravity):
+        start = jnp.stack([height, jnp.zeros_like(height)])
+        given = {"events": Event(lambda t, y, g: y[0]), "saveat": SaveAt(t1=True, fn=lambda t, y, g: (t * y[1], y))}
+        found = solve(lambda t, y, g: jnp.stack([y[1], -g]), 0.0, 30.0, start, gravity, **given)
+        return found.ts[0], found.ys[0][0]
+
+    height, gravity = 3.0, 9.81
+    time = np.sqrt(2 * height / gravity)
+    expected = [(time / (2 * height), -time / (2 * gravity)), (-2.0, 0.0)]  # of T, and of T v(T) = -2 h
+    for mode in (jax.jacfwd, jax.jacrev):
+        found = mode(ends, (0, 1))(height, gravity)
+        np.testing.assert_allclose(np.array(found), expected, rtol=1e-10, atol=1e-10)
+    assert ends(height, gravity)[0] == pytest.approx(time, rel=1e-12)
+
+
+def test_many_lanes():
+    """Lanes that bounce differently often, rates that they share: sums of gradients are those of the lanes."""
+    heights = jnp.array([0.5, 1.0, 2.0, 30.0])
+
+    def loss(height, shared):
+        return loss_of(bouncing({**POINT, "y0": jnp.stack([height, 0.3]), "g": shared}))
+
+    def total(shared):
+        return jnp.sum(jax.vmap(loss, (0, None))(heights, shared))
+
+    alone = sum(float(jax.grad(loss, 1)(height, 9.81)) for height in heights)
+    assert float(jax.grad(total)(9.81)) == pytest.approx(alone, rel=1e-9)
+    assert float(jax.jvp(total, (9.81,), (1.0,))[1]) == pytest.approx(alone, rel=1e-8)
+
+
+def test_statistics_do_not_depend_on_derivatives():
+    """A step that is taken again for the sake of tangents counts for nothing, and changes no bit."""
+    plain = bouncing(POINT)
+    moved = jax.jvp(lambda g: bouncing({**POINT, "g": g}), (9.81,), (1.0,))[0]
+    twice = jax.jvp(lambda g: jax.jvp(lambda g: bouncing({**POINT, "g": g}), (g,), (1.0,))[0], (9.81,), (1.0,))[0]
+    for other in (moved, twice):
+        assert np.array_equal(plain.ys, other.ys) and np.array_equal(plain.events.times, other.events.times)
+        assert {name: int(value) for name, value in plain.stats.items()} == {k: int(v) for k, v in other.stats.items()}
+
+
+def test_with_jumps_and_other_events():
+    """A dose of speed at a time of its own, a boolean event, one that is only counted, and a steady state that never comes."""
+    flat, unravel = ravel_pytree({**POINT, "jump": 0.31})
+    events = {
+        "hits": HITS, "high": Event(lambda t, y, a: y[0] - 0.9, terminal=False), "still": steady_state(rtol=1e-9, atol=1e-9),
+        "late": Event(lambda t, y, a: t > 1.9),
+    }  # fmt: skip
+
+    def found(flat):
+        point = unravel(flat)
+        return bouncing(point, events, jump_ts=point["jump"][None], method="tsit5")
+
+    def loss(flat):
+        solution = found(flat)
+        hits = solution.events["hits"]
+        return jnp.sum(jnp.nan_to_num(hits.times)) + jnp.sum(jnp.nan_to_num(solution.ys[:3]))
+
+    solution = found(flat)
+    assert int(solution.events["hits"].count) == 3 and int(solution.events["high"].count) >= 1
+    assert bool(solution.events["late"].ended) and 1.9 < float(solution.ts[-1]) < 2.0
+    by_differences, forwards, reverse = gradients(jax.jit(loss), flat)
+    np.testing.assert_allclose(forwards, by_differences, rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(reverse, forwards, rtol=1e-7, atol=1e-9)
