@@ -201,16 +201,22 @@ class _Search:
         return b.scalar(b.direction) * b.scalar(b.buf.event_values.load(self._count + number))
 
     def _suspicious(self, b: Body, step: Step) -> Scalar:
-        """Whether a condition has changed its side, or may have done so twice: its tangent at an end of the step has."""
+        """Whether a condition has changed its side, or may have done so in between."""
         found = b.scalar(False, "bool")
         for number in self._real:
-            before, value = b.get(side(number)), self._value(b, number)
-            sign = where(before > 0.0, b.scalar(1.0), -1.0)
-            forwards = before + step.size * b.get(changing(number))
-            backwards = value - step.size * self._change(b, number)
-            touching = (sign * forwards < 0.0) | (sign * backwards < 0.0)
-            found = found | ~(sign * value > 0.0) | touching | before.equals(0.0)
+            ends = _Ends(b, self, number, step)
+            found = found | ~(ends.sign * ends.value > 0.0) | ends.touching | ends.hiding | ends.before.equals(0.0)
         return found
+
+    def _simple(self, b: Body, step: Step) -> Scalar:
+        """Whether each condition that has changed its side goes one way at both ends of the step, and all others are far from 0:
+        then the step is looked at as a whole."""
+        simple = b.scalar(True, "bool")
+        for number in self._real:
+            ends = _Ends(b, self, number, step)
+            across = (ends.sign * ends.was < 0.0) & (ends.sign * ends.change < 0.0) & (ends.sign * ends.value < 0.0)
+            simple = simple & (across | ~ends.touching) & ~ends.hiding & ~ends.before.equals(0.0)
+        return simple
 
     # --- One event
 
@@ -267,7 +273,8 @@ class _Search:
                     with confirms:
                         self._confirm(b, state, theta, time)
 
-        state.theta.set(b.real(1 / _PARTS))
+        state.parts.set(where(self._simple(b, step), b.scalar(1, "int32"), _PARTS).value)
+        state.theta.set(self._node(b, state).value)
         b.repeat_while(lambda: state.integer("mode") < _OVER, look)
         found = state.real("found")
         with b.when(found < float("inf")):
@@ -331,13 +338,13 @@ class _Search:
         state.low.set(theta.value)
         following = state.integer("part") + (theta >= self._node(b, state)).to("int32")
         state.part.set(following.value)
-        over = following > _PARTS
+        over = following > state.integer("parts")
         state.theta.set(where(over, 1.0, self._node(b, state)).value)
         state.mode.set(where(over, _OVER, b.scalar(_SCAN, "int32")).value)
 
     def _node(self, b: Body, state: _Variables) -> Scalar:
         """The end of the part at hand."""
-        return state.integer("part").to(b.dtype) * (1.0 / _PARTS)
+        return state.integer("part").to(b.dtype) / state.integer("parts").to(b.dtype)
 
     @staticmethod
     def _beyond(b: Body, before: Scalar, value: Scalar) -> Scalar:
@@ -408,6 +415,23 @@ class _Search:
                 self._pass(b, state, theta)
 
 
+class _Ends:
+    """What is known of a condition from the ends of a step. before, was: its value, and how fast it changed, in front of it;
+    value, change: at its end. sign: its side in front. touching: whether its tangent at either end is on the other side at the
+    other end. hiding: whether it changes much, and otherwise than by the mean of these two slopes."""
+
+    def __init__(self, b: Body, search: _Search, number: int, step: Step):
+        size = step.size
+        self.before, self.was = b.get(side(number)), b.get(changing(number))
+        self.value, self.change = search._value(b, number), search._change(b, number)
+        self.sign = where(self.before > 0.0, b.scalar(1.0), -1.0)
+        forwards, backwards = self.before + size * self.was, self.value - size * self.change
+        self.touching = (self.sign * forwards < 0.0) | (self.sign * backwards < 0.0)
+        moved = size * (abs(self.was) + abs(self.change))
+        unlike = abs(self.value - self.before - 0.5 * size * (self.was + self.change))
+        self.hiding = (moved > abs(self.before) + abs(self.value)) & (8.0 * unlike > moved)
+
+
 def _power_of_half(b: Body, turns: Scalar) -> Scalar:
     """2^(-turns), with one turn more for the first."""
     bits = {"float32": (127, 23, "int32"), "float64": (1023, 52, "int64")}[b.dtype]
@@ -416,8 +440,8 @@ def _power_of_half(b: Body, turns: Scalar) -> Scalar:
 
 
 class _Variables:
-    """Of a search. theta: the fraction of the step that is looked at; mode: what for; part: of the step; low, high, with their
-    values: where the event lies between; width: of that at first; turns: so far; bits: of the events looked for; found: the
+    """Of a search. theta: the fraction of the step that is looked at; mode: what for; part: of how many of the step; low, high,
+    with their values: where the event lies between; width: of that at first; turns: so far; bits: of the events looked for; found: the
     time at which the step ends. exact: whether the step ends at an event."""
 
     def __init__(self, b: Body, exact: Scalar):
@@ -425,7 +449,7 @@ class _Variables:
         self.theta, self.low, self.high, self.width = (b.variable(b.real(0)) for _ in range(4))
         self.low_value, self.high_value, self.found = (b.variable(b.real(x)) for x in (1.0, -1.0, float("inf")))
         self.mode, self.turns, self.bits = (b.variable(b.int32(0), "int32") for _ in range(3))
-        self.part = b.variable(b.int32(1), "int32")
+        self.part, self.parts = (b.variable(b.int32(1), "int32") for _ in range(2))
 
     def integer(self, name: str) -> Scalar:
         return self._b.scalar(getattr(self, name).get(), "int32")

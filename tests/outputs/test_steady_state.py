@@ -156,7 +156,7 @@ def test_wrong_conditions():
         run(steady_state(0.0, 0.0), Y0.astype(np.float32))
     with pytest.raises(ValueError, match="rtol=-1.0: expected a number at least 0"):
         steady_state(rtol=-1.0)
-    with pytest.raises(TypeError, match=r"events has <function .* expected jax_cubie.steady_state\(\)"):
+    with pytest.raises(TypeError, match=r"events has <function .* expected a jax_cubie.Event, or jax_cubie.steady_state"):
         run(lambda t, y, args: y[0], Y0.astype(np.float32))
     with pytest.raises(ValueError, match=r"events has several steady_state\(\)"):
         run((steady_state(), steady_state(0.1)), Y0.astype(np.float32))
