@@ -1,7 +1,7 @@
 """The cotangents of events, on the way from t1 to t0.
 
-A step that ended at an event depends on the state in front of it in two ways: as any step does, and by its end. Of the time T at
-which g(T, y(T)) = 0 the cotangent c gives that of y(T), at T held fixed, -c dg/dy divided by dg/dt along the solution (the
+A step that ended at an event depends on the state in front of it in two ways: as any step does, and by its end. Of the time T
+at which g(T, y(T)) = 0 the cotangent c gives that of y(T), at T held fixed, -c dg/dy divided by dg/dt along the solution (the
 implicit function theorem); with it the step is gone back over once more, and its share added.
 """
 

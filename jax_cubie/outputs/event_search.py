@@ -209,8 +209,8 @@ class _Search:
         return found
 
     def _simple(self, b: Body, step: Step) -> Scalar:
-        """Whether each condition that has changed its side goes one way at both ends of the step, and all others are far from 0:
-        then the step is looked at as a whole."""
+        """Whether each condition that has changed its side goes one way at both ends of the step, and all others are far from
+        0: then the step is looked at as a whole."""
         simple = b.scalar(True, "bool")
         for number in self._real:
             ends = _Ends(b, self, number, step)
@@ -440,9 +440,9 @@ def _power_of_half(b: Body, turns: Scalar) -> Scalar:
 
 
 class _Variables:
-    """Of a search. theta: the fraction of the step that is looked at; mode: what for; part: of how many of the step; low, high,
-    with their values: where the event lies between; width: of that at first; turns: so far; bits: of the events looked for; found: the
-    time at which the step ends. exact: whether the step ends at an event."""
+    """Of a search. theta: the fraction of the step that is looked at; mode: what for; part: of how many parts of the step; low,
+    high, with their values: where the event lies between; width: of that at first; turns: so far; bits: of the events looked
+    for; found: the time at which the step ends. exact: whether the step ends at an event."""
 
     def __init__(self, b: Body, exact: Scalar):
         self._b, self.exact = b, exact

@@ -102,7 +102,8 @@ class Events(Part):
     def copies(self) -> dict[str, int]:
         """At the beginning of a leg, at the end of a step, and inside of it."""
         affects = {name: 1 for one in self.affects for name in (one, f"{one}_vjp")}
-        return {"events": 2 + self.inside, primal_name("events"): 2 + self.inside, "event_slopes": 2, "events_vjp": 1, **affects}
+        places = 2 + self.inside
+        return {"events": places, primal_name("events"): places, "event_slopes": 2, "events_vjp": 1, **affects}
 
     @property
     def affects(self) -> tuple[str, ...]:
