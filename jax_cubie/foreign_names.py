@@ -96,10 +96,8 @@ NAMES: dict[str, str] = {
     "steps": "use saveat=SaveAt(steps=True) and max_steps=",
     "fn": "use saveat=SaveAt(..., fn=...)",
     **dict.fromkeys(
-        (
-            "f", "t0", "t1", "y0", "args", "dt0", "saveat", "events", "throw", "mass", "mass_pattern", "jac", "jac_sparsity",
-            "jump_ts", "step_ts",
-        ),
+        ("f", "t0", "t1", "y0", "args", "dt0", "saveat", "events", "throw", "mass", "mass_pattern", "jac", "jac_sparsity")
+        + ("jump_ts", "step_ts"),
         "it is no setting of a Solver, but an argument of solve",
     ),
 }
@@ -112,7 +110,8 @@ _ELSEWHERE: dict[str, dict[str, str]] = {
             "use events=, a function event(t, y, *args) that becomes 0, or a list of these",
         ),
         **dict.fromkeys(
-            ("jump_ts", "step_ts", "tstops", "d_discontinuities", "tcrit"), "call jax_cubie.solve, which has jump_ts= and step_ts="
+            ("jump_ts", "step_ts", "tstops", "d_discontinuities", "tcrit"),
+            "call jax_cubie.solve, which has jump_ts= and step_ts=",
         ),
         **dict.fromkeys(("dense_output", "dense"), "use t_eval=, the times at which the solution is wanted"),
         "vectorized": "use jax.vmap of solve_ivp",
@@ -294,7 +293,7 @@ def instead_of_controller(value: Any) -> str | None:
     if name == "ConstantStepSize":
         return f"the controller is {_whose(value)}: write controller='fixed' and dt0="
     if name == "StepTo":
-        return f"the controller is {_whose(value)}: write controller='given' and step_ends=, the times since t0 at which steps end"
+        return f"the controller is {_whose(value)}: write controller='given' and step_ends=, when steps end, counted from t0"
     if name == "ClipStepSizeController":
         inner = instead_of_controller(getattr(value, "controller", None))
         times = [name for name in ("jump_ts", "step_ts") if getattr(value, name, None) is not None]

@@ -157,9 +157,9 @@ def solve_ivp(
     - settings: the others of a `Solver`.
 
     The result answers to `.t`, `.y` (shape [n, points]), `.success`, `.status`, `.message`, `.nfev`, `.njev`, `.nlu`,
-    `.t_events`, `.y_events` (a list with an array for each event), and to all of `Solution`. Where an event ended the solve, `.t`
-    ends with the last of t_eval in front of it, or with the event where there is no t_eval. See `IVPSolution` for the lengths of
-    these under jit and vmap.
+    `.t_events`, `.y_events` (a list with an array for each event), and to all of `Solution`. Where an event ended the solve,
+    `.t` ends with the last of t_eval in front of it, or with the event where there is no t_eval. See `IVPSolution` for the
+    lengths of these under jit and vmap.
 
     Raises what `solve` raises, and ValueError for SciPy's options that are not there.
     """
@@ -217,10 +217,10 @@ def _events(given: Any, most: Any, arguments: int) -> list[Event]:
     for one in functions:
         if isinstance(one, (Event, SteadyState)):
             name = "steady_state()" if isinstance(one, SteadyState) else "Event"
-            raise TypeError(f"events has a jax_cubie.{name}: solve_ivp takes SciPy's events; call jax_cubie.solve, which takes it")
+            raise TypeError(f"events has a jax_cubie.{name}: solve_ivp takes functions; call jax_cubie.solve, which takes it")
         if not callable(one):
             raise TypeError(
-                f"events has {one!r:.80} of type {type(one).__name__}: expected a function event(t, y, *args), or a list of these"
+                f"events has {one!r:.80} of type {type(one).__name__}: expected a function event(t, y, *args), or a list of such"
             )
         check_signature(one, "event(t, y, *args)", arguments)
     return [_event(one, f"events[{number}]" if len(functions) > 1 else "events", most) for number, one in enumerate(functions)]

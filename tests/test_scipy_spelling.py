@@ -179,13 +179,13 @@ def same_events(ours, theirs):
 
 @pytest.mark.usefixtures("x64")
 def test_examples_of_scipys(platform):
-    """The cannon of its documentation, in the two ways in which that is solved; the times end where the ball hits the ground."""
+    """The cannon of its documentation, in the two ways in which that is solved; times end where the ball lands."""
     for events in (hit_ground, [hit_ground, apex]):
         ours = solve_ivp(cannon, [0, 100], [0, 10], events=events)
         theirs = scipy.integrate.solve_ivp(_cannon, [0, 100], [0, 10], events=events)
         same_events(ours, theirs)
         assert isinstance(ours.t_events, list) and ours.t_events[0].tolist() == pytest.approx([40.0], rel=1e-12)
-        assert ours.t[[0, -1]].tolist() == pytest.approx([0.0, 40.0], rel=1e-12)
+        assert ours.t.tolist() == pytest.approx([0.0, 40.0], rel=1e-12)
     t_eval = np.linspace(1.0, 100.0, 100) - 0.5
     ours, theirs = solve_ivp(cannon, [0, 100], [0, 10], t_eval=t_eval, events=(hit_ground, apex)), scipy.integrate.solve_ivp(
         _cannon, [0, 100], [0, 10], t_eval=t_eval, events=(hit_ground, apex)
@@ -238,7 +238,7 @@ def test_a_ball_that_bounces(platform):
 def test_rows_of_events(platform):
     """Of one known lane as many as there were, of others as many as there may be, NaN behind; what had no row is counted."""
     zero = event(lambda t, y, rate: y[0])
-    last = event(lambda t, y, rate: y[1] - 0.5, terminal=2)
+    last = event(lambda t, y, rate: y[1] - 0.5, terminal=2, direction=-1)
 
     def run(rate, **settings):
         return solve_ivp(turning, (0.0, 10.0), [1.0, 0.0], args=(rate,), events=[zero, last], max_events=3, **settings)
