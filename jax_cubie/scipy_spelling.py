@@ -21,7 +21,6 @@ from .settings import Range, concrete
 from .solution import CODES, RESULTS, Solution, is_fine
 from .solver import Solver
 
-
 # SciPy's words for how it ends.
 _MESSAGES = {
     "successful": "The solver successfully reached the end of the integration interval.",
@@ -220,7 +219,7 @@ def _events(given: Any, most: Any, arguments: int) -> list[Event]:
             raise TypeError(f"events has a jax_cubie.{name}: solve_ivp takes functions; call jax_cubie.solve, which takes it")
         if not callable(one):
             raise TypeError(
-                f"events has {one!r:.80} of type {type(one).__name__}: expected a function event(t, y, *args), or a list of such"
+                f"events has {one!r:.80} of type {type(one).__name__}: expected a function event(t, y, *args) or a list of such"
             )
         check_signature(one, "event(t, y, *args)", arguments)
     return [_event(one, f"events[{number}]" if len(functions) > 1 else "events", most) for number, one in enumerate(functions)]
