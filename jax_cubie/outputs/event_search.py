@@ -6,8 +6,9 @@ the order of time. In the first of these in which a condition changes its side t
 Takahashi, An enhancement of the bisection method average performance preserving minmax optimality, ACM Trans. Math. Softw. 47
 (2020)): of the smallest of the conditions times their sides, so that the first of several events is found.
 
-Where that is an event that changes the state, ends the lane or is kept, the step is taken once more, to end there; where it then
-turns out that another such event is inside of it, too, it happens at its end. All others are counted, and looked for behind.
+Where that is an event that changes the state, ends the lane or is kept, the step is taken once more, to end there; where it
+then turns out that another such event is inside of it, too, it happens at its end. All others are counted, and looked for
+behind.
 """
 
 from __future__ import annotations
