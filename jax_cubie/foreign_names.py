@@ -14,13 +14,12 @@ from typing import Any, TypeVar, cast
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_EVENTS = "use events=, which takes jax_cubie.steady_state(); of others save times, SaveAt(ts=...), and look there"
+_EVENTS = "use events= in solve, which takes jax_cubie.Event(cond, ...) and jax_cubie.steady_state()"
 _TIMES = "use saveat=SaveAt(ts=...) with the times at which the solution is wanted"
 _NO_DENSE = f"there is no solution as a function: {_TIMES}"
 _BANDS = "use jac_sparsity=, booleans [n, n] that are True inside of the band"
 _ROOTS = "use newton_rtol=, newton_atol= and newton_max_steps=, of methods that solve nonlinear equations, as 'kvaerno5'"
 _NO_RESUME = "leave it out: another solve begins with y0=solution.ys[-1], and with dt0= if its first step is known"
-_NO_CLIP = "steps can't be cut at given times yet: solve up to each of them, and begin another solve there"
 _CONTROLLER = "use controller='pid' with rtol=, atol=, pcoeff= and the like, or controller='fixed' with dt0="
 _DERIVATIVES = "leave it out: jax.grad, jax.jvp and what is made of them go through a solve as it is"
 _SILENT = "leave it out, since a solve is one kernel, which reports nothing on its way"
@@ -39,7 +38,8 @@ NAMES: dict[str, str] = {
     **dict.fromkeys(("solver_state", "controller_state", "made_jump"), _NO_RESUME),
     "norm": "leave it out: the error norm is the root mean square, over all components",
     "error_order": "leave it out: it is the method's own",
-    **dict.fromkeys(("jump_ts", "step_ts", "tstops", "d_discontinuities", "tcrit"), _NO_CLIP),
+    **dict.fromkeys(("tstops", "tcrit"), "use step_ts= in solve, times on which steps end"),
+    "d_discontinuities": "use jump_ts= in solve, times at which f jumps",
     "store_rejected_steps": "leave it out: stats['num_rejected_steps'] counts them",
     **dict.fromkeys(("root_finder", "nlsolve"), _ROOTS),
     "root_find_max_steps": "use newton_max_steps=, of methods that solve nonlinear equations, as 'kvaerno5'",
@@ -96,7 +96,8 @@ NAMES: dict[str, str] = {
     "steps": "use saveat=SaveAt(steps=True) and max_steps=",
     "fn": "use saveat=SaveAt(..., fn=...)",
     **dict.fromkeys(
-        ("f", "t0", "t1", "y0", "args", "dt0", "saveat", "events", "throw", "mass", "mass_pattern", "jac", "jac_sparsity"),
+        ("f", "t0", "t1", "y0", "args", "dt0", "saveat", "events", "throw", "mass", "mass_pattern", "jac", "jac_sparsity")
+        + ("jump_ts", "step_ts"),
         "it is no setting of a Solver, but an argument of solve",
     ),
 }
@@ -105,9 +106,12 @@ NAMES: dict[str, str] = {
 _ELSEWHERE: dict[str, dict[str, str]] = {
     "solve_ivp": {
         **dict.fromkeys(
-            ("events", "event", "discrete_terminating_event", "callback", "event_fn"),
-            "there are none here; save times with t_eval= and look for the event between them, or call jax_cubie.solve, whose "
-            "events= takes jax_cubie.steady_state()",
+            ("event", "discrete_terminating_event", "callback", "event_fn"),
+            "use events=, a function event(t, y, *args) that becomes 0, or a list of these",
+        ),
+        **dict.fromkeys(
+            ("jump_ts", "step_ts", "tstops", "d_discontinuities", "tcrit"),
+            "call jax_cubie.solve, which has jump_ts= and step_ts=",
         ),
         **dict.fromkeys(("dense_output", "dense"), "use t_eval=, the times at which the solution is wanted"),
         "vectorized": "use jax.vmap of solve_ivp",
@@ -151,7 +155,8 @@ _ATTRIBUTES = {
     "njev": "use stats['num_jacobians'], which methods for stiff systems have",
     "nlu": "use stats['num_factorisations'], which methods for stiff systems have",
     **dict.fromkeys(("sol", "interpolation", "evaluate", "derivative"), "give the times to the solve, saveat=SaveAt(ts=...)"),
-    **dict.fromkeys(("t_events", "y_events", "event_mask"), "look at solution.result == RESULTS.event_occurred, and at ts"),
+    **dict.fromkeys(("t_events", "y_events"), "use solution.events, whose records have times and ys"),
+    "event_mask": "use solution.events, whose records have ended",
     **dict.fromkeys(("solver_state", "controller_state", "made_jump"), "another solve begins with y0=solution.ys[-1]"),
     "u": "use ys",
     "retcode": "use result, one of RESULTS",
@@ -287,7 +292,15 @@ def instead_of_controller(value: Any) -> str | None:
         return f"the controller is {_whose(value)}: write {', '.join(settings) or 'nothing'}"
     if name == "ConstantStepSize":
         return f"the controller is {_whose(value)}: write controller='fixed' and dt0="
-    return f"the controller is {_whose(value)}: " + (_NO_CLIP if name in ("ClipStepSizeController", "StepTo") else _CONTROLLER)
+    if name == "StepTo":
+        return f"the controller is {_whose(value)}: write controller='given' and step_ends=, when steps end, counted from t0"
+    if name == "ClipStepSizeController":
+        inner = instead_of_controller(getattr(value, "controller", None))
+        times = [name for name in ("jump_ts", "step_ts") if getattr(value, name, None) is not None]
+        return f"the controller is {_whose(value)}: give solve {' and '.join(f'{t}=...' for t in times) or 'nothing of it'}" + (
+            f"; {inner}" if inner else ""
+        )
+    return f"the controller is {_whose(value)}: {_CONTROLLER}"
 
 
 def instead_of_solver(value: Any) -> str | None:

@@ -152,12 +152,11 @@ def describe_ivp(solution: Any) -> str:
 
 
 def _field(value: Any, indent: int) -> str:
-    known = _values(value) if hasattr(value, "dtype") else None
+    known = value if isinstance(value, list) else _values(value) if hasattr(value, "dtype") else None
     if known is None:
         return str(value)
-    shown = np.array2string(
-        known, max_line_width=76 - indent, edgeitems=2, threshold=12, formatter={"float_kind": "{: .3e}".format}
-    )
+    with np.printoptions(linewidth=76 - indent, edgeitems=2, threshold=12, formatter={"float_kind": "{: .3e}".format}):
+        shown = str(list(map(_values, known)) if isinstance(known, list) else known)
     return shown.replace("\n", "\n" + " " * indent)
 
 

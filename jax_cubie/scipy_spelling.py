@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,28 +12,53 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .field_errors import call_field, check_signature
+from .field_errors import call_field, check_signature, in_our_words
 from .foreign_names import front_door, refused
 from .methods import NAMES, Tableau
-from .outputs import SaveAt
+from .outputs import Event, EventRecord, SaveAt, SteadyState
 from .printing import describe_ivp
 from .settings import Range, concrete
 from .solution import CODES, RESULTS, Solution, is_fine
 from .solver import Solver
 
+# SciPy's words for how it ends.
+_MESSAGES = {
+    "successful": "The solver successfully reached the end of the integration interval.",
+    "event_occurred": "A termination event occurred.",
+}
+
+
+def _happened(record: EventRecord, rows: Array) -> Array:
+    """Of the rows that were kept those of events that happened, where one lane's number of them is known."""
+    count = concrete(record.count)
+    return rows if count is None or np.ndim(count) else jnp.asarray(np.asarray(rows)[: int(count)])
+
 
 class IVPSolution(Solution):
-    """A `Solution` that also answers to the names of `scipy.integrate.solve_ivp`, and prints as its result does."""
+    """A `Solution` that also answers to the names of `scipy.integrate.solve_ivp`, and prints as its result does.
+
+    Of one lane whose values are known, what depends on events has SciPy's lengths. Where they are traced, and of many lanes,
+    lengths are those of the rows that there may be, and what did not happen is NaN. `events` is a list of `EventRecord`s, which
+    count those that had no row, too.
+    """
 
     @property
     def t(self) -> Float[Array, " points"]:
-        """The times, shape [points]."""
-        return self.ts
+        """The times, shape [points]: those that were reached, where an event ended the one lane."""
+        return self.ts if self._reached is None else jnp.asarray(np.asarray(self.ts)[self._reached])
 
     @property
     def y(self) -> Float[Array, "n points"]:
         """The states, shape [n, points]."""
-        return self.ys.swapaxes(-1, -2)
+        return self.ys.swapaxes(-1, -2) if self._reached is None else jnp.asarray(np.asarray(self.ys)[self._reached].T)
+
+    @property
+    def _reached(self) -> np.ndarray | None:
+        """Which rows an event left over of the one lane that it ended; None: all."""
+        code = concrete(self.result._value)
+        if code is None or np.ndim(code) or code != CODES["event_occurred"]:
+            return None
+        return ~np.isnan(np.asarray(self.ys)).any(axis=-1)
 
     @property
     def success(self) -> Bool[Array, ""]:
@@ -50,8 +76,7 @@ class IVPSolution(Solution):
         """Why the solve ended: text for one lane, an array of texts for many."""
         if isinstance(self.result._value, jax.core.Tracer):
             raise TypeError("message is a text, which traced code can't hold: read it outside of jit and vmap, or read status")
-        reached = "The solver successfully reached the end of the integration interval."
-        texts = np.array([RESULTS[member] or reached for member in RESULTS])
+        texts = np.array([_MESSAGES.get(name) or RESULTS[member] for name, member in RESULTS.__members__.items()])
         chosen = texts[np.asarray(self.result._value)]
         return str(chosen) if chosen.ndim == 0 else chosen
 
@@ -75,12 +100,14 @@ class IVPSolution(Solution):
         """None: there is no solution as a function."""
 
     @property
-    def t_events(self) -> None:
-        """None: there are no events."""
+    def t_events(self) -> list[Float[Array, " happened"]] | None:
+        """For each event the times at which it happened, the first `max_events` of them; None without events."""
+        return None if self.events is None else [_happened(record, record.times) for record in self.events]
 
     @property
-    def y_events(self) -> None:
-        """None: there are no events."""
+    def y_events(self) -> list[Float[Array, "happened n"]] | None:
+        """For each event the states at these times; None without events."""
+        return None if self.events is None else [_happened(record, record.ys) for record in self.events]
 
     def __repr__(self) -> str:
         return describe_ivp(self)
@@ -96,7 +123,7 @@ def solve_ivp(
     *,
     args: tuple | None = None,
     dense_output: bool = False,
-    events: None = None,
+    events: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
     vectorized: bool = False,
     first_step: Any = None,
     max_step: Any = None,
@@ -104,6 +131,7 @@ def solve_ivp(
     atol: Any = 1e-6,
     jac: Any = None,
     jac_sparsity: Any = None,
+    max_events: int = 100,
     throw: bool = False,
     **settings: Any,
 ) -> IVPSolution:
@@ -118,13 +146,23 @@ def solve_ivp(
     - rtol, atol: numbers, or arrays like y0; for methods that have an error estimate.
     - jac, jac_sparsity: for implicit methods jac(t, y, *args) -> [n, n], or a matrix where it is constant; and where it may
       have entries.
-    - dense_output, events, vectorized: nothing but SciPy's defaults, since there are none of these.
+    - events: a function event(t, y, *args) that is 0 when something happens, or a list of such. With SciPy's attributes:
+      `event.terminal`, True where the solve ends there, or a number, where it ends at so many of them; `event.direction`,
+      positive where only growing values count, negative where only falling ones do. They are found as those of
+      `jax_cubie.Event`, of which more can be said: at t0 there are none, and of several within a step all.
+    - max_events: of so many of each event times and states are kept, of one that ends the solve no more than there may be. One
+      lane whose values are known warns of more; `solution.events` counts all.
+    - dense_output, vectorized: nothing but SciPy's defaults, since there are none of these.
     - settings: the others of a `Solver`.
 
-    The result answers to `.t`, `.y` (shape [n, points]), `.success`, `.status`, `.message`, `.nfev`, `.njev`, `.nlu`, and to
-    all of `Solution`. Raises what `solve` raises, and ValueError for SciPy's options that are not there.
+    The result answers to `.t`, `.y` (shape [n, points]), `.success`, `.status`, `.message`, `.nfev`, `.njev`, `.nlu`,
+    `.t_events`, `.y_events` (a list with an array for each event), and to all of `Solution`. Where an event ended the solve,
+    `.t` ends with the last of t_eval in front of it, or with the event where there is no t_eval. See `IVPSolution` for the
+    lengths of these under jit and vmap.
+
+    Raises what `solve` raises, and ValueError for SciPy's options that are not there.
     """
-    for name, given in {"dense_output": dense_output, "events": events, "vectorized": vectorized}.items():
+    for name, given in {"dense_output": dense_output, "vectorized": vectorized}.items():
         if given:
             raise refused("solve_ivp", name)
     try:
@@ -156,10 +194,74 @@ def solve_ivp(
     solver = _solver(method, rtol, atol, max_step, settings)
     saveat = SaveAt(t0=True, t1=True) if t_eval is None else SaveAt(ts=t_eval)
     matrices = dict(jac=None if jac is None else matrix, jac_sparsity=jac_sparsity)
+    looked_for = None if events is None else _events(events, max_events, 2 + len(args))
     solution = solver.solve(
-        field, t0, t1, y0, args, saveat=saveat, dt0=_first_step(first_step, t0, t1), throw=throw, **matrices
-    )
-    return IVPSolution(**{key: getattr(solution, key) for key in ("t0", "t1", "ts", "ys", "stats", "result")})
+        field, t0, t1, y0, args, saveat=saveat, dt0=_first_step(first_step, t0, t1), throw=throw, events=looked_for or (),
+        **matrices,
+    )  # fmt: skip
+    found = {key: getattr(solution, key) for key in ("t0", "t1", "ts", "ys", "stats", "result")}
+    made = IVPSolution(**found, events=None if looked_for is None else solution.events or [])
+    for number, record in enumerate(made.events or []):
+        _warn_of_more(number, record)
+    return made
+
+
+def _events(given: Any, most: Any, arguments: int) -> list[Event]:
+    """Our events for SciPy's. most: of how many rows are kept. arguments: how many a function is called with."""
+    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+        raise ValueError(f"max_events is {most!r}: expected of how many events times and states are kept, 1 or more")
+    functions = [given] if callable(given) else given
+    if not isinstance(functions, (list, tuple)):
+        functions = [given]
+    for one in functions:
+        if isinstance(one, (Event, SteadyState)):
+            name = "steady_state()" if isinstance(one, SteadyState) else "Event"
+            raise TypeError(f"events has a jax_cubie.{name}: solve_ivp takes functions; call jax_cubie.solve, which takes it")
+        if not callable(one):
+            raise TypeError(
+                f"events has {one!r:.80} of type {type(one).__name__}: expected a function event(t, y, *args) or a list of such"
+            )
+        check_signature(one, "event(t, y, *args)", arguments)
+    return [_event(one, f"events[{number}]" if len(functions) > 1 else "events", most) for number, one in enumerate(functions)]
+
+
+def _event(function: Callable[..., Any], said: str, most: int) -> Event:
+    terminal, direction = getattr(function, "terminal", None), getattr(function, "direction", 0)
+    try:
+        ends_at = 0 if terminal is None else int(terminal)
+        if (terminal is not None and ends_at != terminal) or ends_at < 0:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{said}.terminal is {terminal!r}: expected a boolean, or at which of them the solve ends") from None
+    try:
+        sign = float(np.sign(direction))
+    except (TypeError, ValueError):
+        sign = np.nan
+    if sign != sign:
+        raise ValueError(f"{said}.direction is {direction!r}: expected a number, of which the sign counts")
+
+    def cond(t: Any, y: Any, args: tuple) -> Array:
+        with in_our_words(said):
+            value = jnp.asarray(function(t, y, *args))
+        if value.shape != ():
+            raise ValueError(f"what {said} returns has shape {value.shape}: expected a scalar that becomes 0")
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            more = "; jax_cubie.solve takes jax_cubie.Event, whose conditions may be bools" if value.dtype == bool else ""
+            raise TypeError(f"what {said} returns has dtype {value.dtype}: expected a float that becomes 0{more}")
+        return value
+
+    return Event(cond, direction=int(sign), terminal=ends_at, record=min(ends_at or most, most))
+
+
+def _warn_of_more(number: int, record: EventRecord) -> None:
+    """Where more events happened than were kept."""
+    count, (kept,) = concrete(record.count), record.times.shape[-1:]
+    if count is not None and np.ndim(count) == 0 and count > kept:
+        warnings.warn(
+            f"event {number} happened {count} times, of which the first {kept} are in t_events and y_events: give a larger "
+            "max_events=",
+            stacklevel=4,
+        )
 
 
 def _solver(method: Any, rtol: Any, atol: Any, max_step: Any, settings: dict[str, Any]) -> Solver:

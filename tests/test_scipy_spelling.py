@@ -10,7 +10,7 @@ import pytest
 import scipy.integrate
 from solve_helpers import assert_same_bits, lorenz
 
-from jax_cubie import SaveAt, Solver, solve, solve_ivp
+from jax_cubie import Event, SaveAt, Solver, solve, solve_ivp, steady_state
 
 Y0 = np.array([1.0, 0.5], np.float32)
 
@@ -121,6 +121,171 @@ def test_many_lanes_are_counted():
     many = run(jnp.ones((4, 2)), jnp.array([1, 9, 9, 9]))
     assert repr(many).startswith("IVPSolution of 4 lanes\n  ended   3 successful, 1 max_steps_reached\n")
     assert many.status.tolist() == [-1, 0, 0, 0] and "successfully" in many.message[1] and "max_steps" in many.message[0]
+
+
+# --- Events
+
+
+def cannon(t, y):
+    """SciPy's example: a ball shot upwards."""
+    return jnp.stack([y[1], jnp.full_like(y[1], -0.5)])
+
+
+def _cannon(t, y):
+    return [y[1], -0.5]
+
+
+def hit_ground(t, y):
+    return y[0]
+
+
+def apex(t, y):
+    return y[1]
+
+
+hit_ground.terminal = True
+hit_ground.direction = -1
+
+
+def turning(t, y, rate):
+    return jnp.stack([y[1], -rate * rate * y[0]])
+
+
+def _turning(t, y, rate):
+    return [y[1], -rate * rate * y[0]]
+
+
+def event(function, **attributes):
+    """A new event, with SciPy's attributes."""
+
+    def found(*arguments):
+        return function(*arguments)
+
+    found.__dict__ |= attributes
+    return found
+
+
+TIGHT = {"rtol": 1e-10, "atol": 1e-12}
+
+
+def same_events(ours, theirs):
+    """Counts, times and states, and how it ended."""
+    assert [len(times) for times in ours.t_events] == [len(times) for times in theirs.t_events]
+    for one, other in zip((*ours.t_events, *ours.y_events), (*theirs.t_events, *theirs.y_events), strict=True):
+        if len(other):
+            np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-8)
+    assert (int(ours.status), bool(ours.success), ours.message) == (theirs.status, theirs.success, theirs.message)
+
+
+@pytest.mark.usefixtures("x64")
+def test_examples_of_scipys(platform):
+    """The cannon of its documentation, in the two ways in which that is solved; times end where the ball lands."""
+    for events in (hit_ground, [hit_ground, apex]):
+        ours = solve_ivp(cannon, [0, 100], [0, 10], events=events)
+        theirs = scipy.integrate.solve_ivp(_cannon, [0, 100], [0, 10], events=events)
+        same_events(ours, theirs)
+        assert isinstance(ours.t_events, list) and ours.t_events[0].tolist() == pytest.approx([40.0], rel=1e-12)
+        assert ours.t.tolist() == pytest.approx([0.0, 40.0], rel=1e-12)
+    t_eval = np.linspace(1.0, 100.0, 100) - 0.5
+    ours, theirs = solve_ivp(cannon, [0, 100], [0, 10], t_eval=t_eval, events=(hit_ground, apex)), scipy.integrate.solve_ivp(
+        _cannon, [0, 100], [0, 10], t_eval=t_eval, events=(hit_ground, apex)
+    )  # fmt: skip
+    assert ours.t.tolist() == theirs.t.tolist() == t_eval[:40].tolist() and ours.y.shape == (2, 40)
+    np.testing.assert_allclose(ours.y, theirs.y, atol=1e-10)
+    lines = [[re.sub(r"\d+", "0", line).split() for line in repr(found).splitlines()] for found in (ours, theirs)]
+    assert [line[0] for line in lines[0]] == [line[0] for line in lines[1]] and "[array([ 4.000e+01]), " in repr(ours)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("method", ["RK45", "DOP853", "Radau"])
+@pytest.mark.parametrize("sign", [1.0, -1.0], ids=("forwards", "backwards"))
+def test_events_are_scipys(method, sign, platform):
+    """Zeros of an oscillator: all, growing, falling, and up to the third; of a moving target, by args."""
+    if method == "Radau" and sign < 0:
+        pytest.skip("once")
+    zero, late = (lambda t, y, rate: y[0]), lambda t, y, rate: y[1] - 0.1 * t * rate
+    events = [
+        event(zero), event(zero, direction=2.5), event(zero, direction=-1), event(late, terminal=False),
+        event(zero, terminal=3, direction=1),
+    ]  # fmt: skip
+    settings = dict(args=(2.0,), events=events, t_eval=sign * np.linspace(0.0, 20.0, 41), **TIGHT)
+    ours = solve_ivp(turning, (0.0, sign * 20.0), [1.0, 0.3], method, **settings)
+    theirs = scipy.integrate.solve_ivp(_turning, (0.0, sign * 20.0), [1.0, 0.3], "DOP853", **settings)
+    same_events(ours, theirs)
+    assert len(ours.t_events[4]) == 3 and int(ours.status) == 1 and ours.t.tolist() == theirs.t.tolist()
+    np.testing.assert_allclose(ours.y, theirs.y, atol=1e-7)
+    without = solve_ivp(turning, (0.0, sign * 20.0), [1.0, 0.3], method, **{**settings, "events": events[:4]})
+    assert int(without.status) == 0 and len(without.t_events[0]) > len(ours.t_events[0])
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_ball_that_bounces(platform):
+    """As it is done with SciPy: each flight is a solve, which ends where the next begins."""
+
+    def flights(solve, field):
+        start, state, times = 0.0, np.array([1.0, 0.0]), []
+        for _ in range(4):
+            found = solve(field, (start, 100.0), state, events=hit_ground, **TIGHT)
+            start, state = float(found.t_events[0][0]), np.asarray(found.y_events[0][0]) * [0.0, -0.8]
+            times.append(start)
+        return times
+
+    expected = 2.0 * (1.0 + 2.0 * np.cumsum([0.0, 0.8, 0.8**2, 0.8**3]))
+    np.testing.assert_allclose(flights(solve_ivp, cannon), expected, rtol=1e-12)
+    np.testing.assert_allclose(flights(scipy.integrate.solve_ivp, _cannon), expected, rtol=1e-9)
+
+
+def test_rows_of_events(platform):
+    """Of one known lane as many as there were, of others as many as there may be, NaN behind; what had no row is counted."""
+    zero = event(lambda t, y, rate: y[0])
+    last = event(lambda t, y, rate: y[1] - 0.5, terminal=2, direction=-1)
+
+    def run(rate, **settings):
+        return solve_ivp(turning, (0.0, 10.0), [1.0, 0.0], args=(rate,), events=[zero, last], max_events=3, **settings)
+
+    with pytest.warns(UserWarning, match="event 0 happened 4 times, of which the first 3 are in t_events") as warned:
+        one = run(1.5, t_eval=[1.0, 5.0, 9.9])
+    assert warned[0].filename == __file__
+    assert [len(times) for times in one.t_events] == [3, 2] and one.y_events[0].shape == (3, 2)
+    assert int(one.events[0].count) == 4 and one.t.shape[0] == one.y.shape[1] < 3
+    many = jax.vmap(run)(jnp.array([0.2, 1.5]))
+    assert [times.shape for times in many.t_events] == [(2, 3), (2, 2)] and many.y_events[1].shape == (2, 2, 2)
+    assert np.isnan(many.t_events[0][0, 1:]).all() and many.status.tolist() == [0, 1]
+    assert many.message.tolist() == ["The solver successfully reached the end of the integration interval.",
+                                     "A termination event occurred."]  # fmt: skip
+    np.testing.assert_allclose(many.t_events[0][1], one.t_events[0], rtol=1e-6)
+    shape = jax.eval_shape(run, 1.5)
+    assert shape.t_events[0].shape == (3,) and shape.t.shape == (2,)
+    assert jax.jit(run)(1.5).t_events[0].shape == (3,)
+    assert solve_ivp(decay, (0.0, 1.0), Y0, events=[]).t_events == [] and solve_ivp(decay, (0.0, 1.0), Y0).t_events is None
+
+
+@pytest.mark.parametrize(
+    ("events", "kind", "words"),
+    [
+        (1.0, TypeError, r"events has 1.0 of type float: expected a function event\(t, y, \*args\)"),
+        ([apex, None], TypeError, "events has None of type NoneType"),
+        (Event(lambda t, y, args: y[0]), TypeError, "a jax_cubie.Event: .* call jax_cubie.solve"),
+        ([steady_state()], TypeError, r"a jax_cubie.steady_state\(\): .* call jax_cubie.solve"),
+        (lambda t: t, TypeError, r"is called as event\(t, y, \*args\): it has to take 2 arguments"),
+        (lambda y, t: y[0], TypeError, "takes the state first"),
+        (event(apex, terminal=1.5), ValueError, "events.terminal is 1.5: expected a boolean, or at which of them"),
+        ([apex, event(apex, terminal=-1)], ValueError, r"events\[1\].terminal is -1"),
+        (event(apex, direction="up"), ValueError, "events.direction is 'up': expected a number"),
+        (lambda t, y: y, ValueError, r"what events returns has shape \(2,\): expected a scalar"),
+        ([apex, lambda t, y: y[0] > 0], TypeError, r"what events\[1\] returns has dtype bool: .*jax_cubie.Event"),
+        (lambda t, y: 1 if y[0] > 0 else 0, TypeError, "events is traced"),
+    ],
+)
+def test_wrong_events(events, kind, words):
+    with pytest.raises(kind, match=words):
+        solve_ivp(decay, (0.0, 1.0), Y0, events=events)
+
+
+@pytest.mark.parametrize("most", [0, True, 2.0])
+def test_wrong_numbers_of_rows(most):
+    with pytest.raises(ValueError, match=f"max_events is {most}: expected of how many events"):
+        solve_ivp(decay, (0.0, 1.0), Y0, events=apex, max_events=most)
 
 
 def test_a_fixed_method_needs_no_tolerance():

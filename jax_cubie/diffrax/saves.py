@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..outputs import SaveAt
-from ..solution import Solution
 
 # Several SubSaveAts share a launch, in which every function is evaluated in every row, as long as that takes so many times the
 # memory at most of launches of their own. Those repeat the steps.
@@ -169,14 +168,25 @@ def _merged(subs: Sequence[Any], rows: dict[int, list[int]], direction: Any, tim
     return Launch(SaveAt(t0=t0, t1=t1, ts=ts, fn=fn), saved)
 
 
-def take(solution: Solution, saved: Saved, time_dtype: Any) -> tuple[Any, PyTree]:
-    """The times and the values of a SubSaveAt."""
-    ts, ys = solution.ts.astype(time_dtype), solution.ys
+def take(ts: Any, ys: PyTree, others: PyTree, saved: Saved) -> tuple[Any, PyTree, PyTree]:
+    """Of the times, values and other rows of a launch those of a SubSaveAt."""
     if saved.function is not None:
         ys = ys[saved.function]
-    if saved.rows is not None:
-        ts, ys = jax.tree.map(lambda leaf: jnp.take(leaf, saved.rows, axis=0), (ts, ys))
-    return ts, ys
+    if saved.rows is None:
+        return ts, ys, others
+    return jax.tree.map(lambda leaf: jnp.take(leaf, saved.rows, axis=0), (ts, ys, others))
+
+
+def packed(ts: Any, ys: PyTree, reached: Any) -> tuple[Any, PyTree]:
+    """The rows that an event left over, one behind the other as diffrax has them, and infinite ones behind. reached: [rows]."""
+    order = jnp.argsort(~reached, stable=True)
+    rest = jnp.arange(reached.shape[0]) >= reached.sum()
+
+    def pack(leaf: Any) -> Any:
+        rows = rest.reshape(-1, *(1,) * (leaf.ndim - 1))
+        return jnp.where(rows, jnp.asarray(_largest(leaf.dtype, 1), leaf.dtype), jnp.take(leaf, order, axis=0))
+
+    return pack(ts), jax.tree.map(pack, ys)
 
 
 def without_unreached(ts: Any, ys: PyTree, failed: Any) -> tuple[Any, PyTree]:

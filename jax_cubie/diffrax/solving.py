@@ -12,10 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from ..outputs import Event
+from ..settings import concrete
 from ..solution import CODES, RESULTS, Solution
 from ..solver import Solver
-from .saves import Launch, alike, check_saveat, is_sub, launches_of, take, without_unreached
-from .twins import check_adjoint, control_of, method_of, newton_of, vector_field_of
+from .conditions import Conditions, check_event
+from .saves import Launch, alike, check_saveat, is_sub, launches_of, packed, take, without_unreached
+from .twins import check_adjoint, control_of, method_of, newton_of, unclipped, vector_field_of
 
 _UNLIMITED = 2**31 - 1  # steps are counted in int32
 _MESSAGES = [RESULTS[member] for member in RESULTS]
@@ -37,8 +40,7 @@ _ENDS = {
 }
 _UNJUDGED = {"singular_matrix": "singular", "nonlinear_divergence": "nonlinear_divergence"}
 _NOT_HERE = {
-    "event": "there are no events yet; save times with SaveAt(ts=...) and look for the event between them",
-    "discrete_terminating_event": "there are no events yet; save times with SaveAt(ts=...) and look for the event between them",
+    "discrete_terminating_event": "diffrax itself has event= in its place; write event=Event(cond_fn)",
     "solver_state": "a solve can't be resumed here; begin with y0 alone",
     "controller_state": "a solve can't be resumed here; give dt0, the first step",
     "made_jump": "no method here keeps anything over from another solve",
@@ -57,7 +59,7 @@ def diffeqsolve(
     saveat: diffrax.SaveAt = diffrax.SaveAt(t1=True),  # noqa: B008 - it is immutable, as those below
     stepsize_controller: Any = diffrax.ConstantStepSize(),  # noqa: B008
     adjoint: Any = diffrax.RecursiveCheckpointAdjoint(),  # noqa: B008
-    event: None = None,
+    event: diffrax.Event | None = None,
     max_steps: int | None = 4096,
     throw: bool = True,
     progress_meter: Any = diffrax.NoProgressMeter(),  # noqa: B008
@@ -74,11 +76,13 @@ def diffeqsolve(
     - y0: a pytree of real arrays; float32 or float64, with the times' dtype, as in diffrax.
     - args: a pytree. Floats are traced, so that another value builds nothing; integers, booleans and all else that is no array
       are constants.
-    - stepsize_controller: PIDController, with the norm left at its default; ConstantStepSize; StepTo.
+    - stepsize_controller: PIDController, with the norm left at its default; ConstantStepSize; StepTo. Times on which steps end,
+      PIDController(step_ts=..., jump_ts=...), a ClipStepSizeController.
     - saveat: t0, t1, ts, steps, fn and subs. Subs share one launch, unless steps are among them or that would take more than
       four times the memory; each further launch repeats the steps.
     - adjoint: RecursiveCheckpointAdjoint, DirectAdjoint or ForwardMode. All stand for the same derivatives, those of the steps
       taken, in whichever mode is asked for; see `jax_cubie.solve`.
+    - event: an Event, of conditions that are floats or bools, with directions. t1 may be infinite then.
     - max_steps, throw: as in diffrax. throw=True works under jit, vmap and grad.
 
     Steps, and with them `ts`, `ys`, `stats` and `result`, are those of diffrax 0.7.2, but for rounding; dt0=None begins with
@@ -90,13 +94,20 @@ def diffeqsolve(
       times these tolerances. So steps agree as far as those go, and their numbers may differ by a few in a hundred.
     - A lane whose steps are judged and that can't go on, since its state is not finite or no smaller step helps, ends at once,
       with `max_steps_reached`: diffrax rejects steps until then.
+    - Where step_ts or jump_ts cut a step, the next one has the size that was wanted before, where diffrax makes it of what was
+      left of the step; steps end on jumps themselves, and f is not evaluated at them.
+    - With a root finder, whichever it is, the time of an event is found to a few units in the last place, and the last step
+      ends there; also where a condition changes its sign twice in a step. Of several conditions in a step the first in time
+      counts, where diffrax takes the first in their order. A condition that is 0 at t0 has no event there. The step in which an
+      event happens is taken twice, and both count to max_steps, though not in `stats`. With ConstantStepSize, where dt0 does
+      not divide the interval, the first step is as long as the others.
     - With throw=False, rows that a lane did not reach are infinite; so is that of t1, where diffrax has the state it came to.
 
     Raises TypeError or ValueError for what is not here, by its name; RuntimeError where a lane fails, with throw=True, and for
     wrong times and tolerances in any case.
     """
     given = dict(
-        event=event, solver_state=solver_state, controller_state=controller_state, made_jump=made_jump,
+        solver_state=solver_state, controller_state=controller_state, made_jump=made_jump,
         discrete_terminating_event=discrete_terminating_event,
     )  # fmt: skip
     for name, value in given.items():
@@ -109,7 +120,9 @@ def diffeqsolve(
         )
     check_adjoint(adjoint)
     check_saveat(saveat, max_steps)
-    return _solve(terms, solver, t0, t1, dt0, y0, args, saveat, stepsize_controller, max_steps, throw, alike(saveat))
+    check_event(event, stepsize_controller)
+    same = alike(saveat)
+    return _solve(terms, solver, t0, t1, dt0, y0, args, saveat, stepsize_controller, event, max_steps, throw, same)
 
 
 @eqx.filter_jit
@@ -123,6 +136,7 @@ def _solve(
     args: PyTree,
     saveat: diffrax.SaveAt,
     controller: Any,
+    event: diffrax.Event | None,
     max_steps: int | None,
     throw: bool,
     first_alike: tuple[int, ...],
@@ -131,8 +145,23 @@ def _solve(
     subs, structure = jax.tree.flatten(saveat.subs, is_leaf=is_sub)
     time_dtype = _time_dtype([t0, t1, dt0, *(sub.ts for sub in subs)])
     y0, dtype = _promoted(y0, time_dtype)
-    settings, first_step = control_of(controller, solver, t0, t1, dt0, y0, dtype)
-    settings |= newton_of(solver, controller, y0)
+    start, end = (jnp.asarray(time, time_dtype) for time in (t0, t1))
+    direction = jnp.where(start <= end, 1, -1)
+    conditions = None
+    if event is not None:
+        keywords = dict(
+            terms=terms, solver=solver, t0=start, t1=end, dt0=dt0, saveat=saveat, stepsize_controller=controller,
+            max_steps=max_steps,
+        )  # fmt: skip
+        conditions = Conditions(event, start, y0, args, keywords)
+        t1 = _finite(t1, dtype)
+    inner, ends = unclipped(controller, t0, t1, time_dtype)
+    settings, first_step = control_of(inner, solver, t0, t1, dt0, y0, dtype, cut=event is not None)
+    settings |= newton_of(solver, inner, y0)
+    over = None if conditions is None else conditions.starts_over
+    if over is not None:  # there is nothing to integrate
+        t1 = jnp.where(over, start, jnp.asarray(t1, time_dtype))
+        subs = [jax.tree.map(lambda ts: jnp.where(over, start, ts.astype(time_dtype)), sub) for sub in subs]
     cubie = Solver(method, max_steps=_UNLIMITED if max_steps is None else max_steps, **settings)
     traced, constants = eqx.partition(args, lambda leaf: eqx.is_array(leaf) or isinstance(leaf, float))
 
@@ -146,31 +175,76 @@ def _solve(
         return of_traced
 
     def run(launch: Launch) -> Solution:
-        fn = launch.saveat.fn
-        saved = launch.saveat if fn is None else dataclasses.replace(launch.saveat, fn=whole(fn))
-        return cubie.solve(whole(field), t0, t1, y0, traced, saveat=saved, dt0=first_step)
+        fn = None if launch.saveat.fn is None else whole(launch.saveat.fn)
+        if fn is not None and conditions is not None:
+            # The values may be anything; the time tells which rows were reached.
+            fn = _with_time(fn)
+        saved = dataclasses.replace(launch.saveat, fn=fn)
+        return cubie.solve(whole(field), t0, t1, y0, traced, saveat=saved, dt0=first_step, events=events, **ends)
 
-    start, end = (jnp.asarray(time, time_dtype) for time in (t0, t1))
-    launches = launches_of(subs, first_alike, jnp.where(start <= end, 1, -1), time_dtype, y0, args)
+    events = () if conditions is None else tuple(Event(whole(one.cond), one.direction) for one in conditions.events)
+    launches = launches_of(subs, first_alike, direction, time_dtype, y0, args)
     solutions = [run(launch) for launch in launches]
     solution = solutions[0]
-    result = _result(solution, judged=cubie.control.static.adaptive)
-    failed = result._value != diffrax.RESULTS.successful._value
+    result = _result(solution, judged=cubie.control.static.adaptive, over=over)
+    by_event = result._value == diffrax.RESULTS.event_occurred._value
+    failed = (result._value != diffrax.RESULTS.successful._value) & ~by_event
     found: dict[int, Any] = {}
     for launch, one in zip(launches, solutions, strict=True):
+        values, marks = one.ys, one.ys
+        if conditions is not None and launch.saveat.fn is not None:
+            values, marks = one.ys
         for number, saved in launch.saved.items():
-            ts, ys = take(one, saved, time_dtype)
+            ts, ys, mark = take(one.ts.astype(time_dtype), values, marks, saved)
+            if conditions is not None:
+                ts, ys = packed(ts, ys, ~by_event | _reached(mark, subs[number], over))
             found[number] = (ts, ys) if throw else without_unreached(ts, ys, failed)
     ts, ys = (jax.tree.unflatten(structure, [found[n][k] for n in range(len(subs))]) if subs else None for k in (0, 1))
     steps = ("num_steps", "num_accepted_steps", "num_rejected_steps")
+    stats = {name: solution.stats[name].astype(int) for name in steps}
+    mask = None
+    if conditions is not None:
+        mask = conditions.mask(solution.events)
+        # The step that an event has cut counts once.
+        cut = jnp.any(jnp.stack([record.ended for record in solution.events])).astype(int)
+        stats = {name: stats[name] - (0 if name == "num_accepted_steps" else cut) for name in steps}
     answer = diffrax.Solution(
-        t0=start, t1=end, ts=ts, ys=ys, interpolation=None,
-        stats={**{name: solution.stats[name].astype(int) for name in steps}, "max_steps": max_steps},
-        result=result, solver_state=None, controller_state=None, made_jump=None, event_mask=None,
+        t0=start, t1=end, ts=ts, ys=ys, interpolation=None, stats={**stats, "max_steps": max_steps},
+        result=result, solver_state=None, controller_state=None, made_jump=None, event_mask=mask,
     )  # fmt: skip
     code = solution.result._value
     wrong = code == CODES["invalid_input"]
     return eqx.branched_error_if(answer, wrong | failed if throw else wrong, code, _MESSAGES)
+
+
+def _finite(t1: Any, dtype: str) -> Any:
+    """t1, and where it is infinite, as it may be where events end lanes, a time that no lane comes to."""
+    held = np.finfo(dtype)
+    largest, known = 2.0 ** (held.maxexp - 8), concrete(t1)
+    if known is not None:
+        return np.copysign(largest, known) if np.isinf(known) else t1
+    return jnp.where(jnp.isinf(t1), jnp.copysign(jnp.asarray(largest, dtype), t1.astype(dtype)).astype(t1.dtype), t1)
+
+
+def _with_time(fn: Any) -> Any:
+    """fn, and the time besides."""
+
+    def timed(t: Any, y: PyTree, args: PyTree) -> tuple[PyTree, Any]:
+        return fn(t, y, args), t
+
+    timed.__qualname__ = getattr(fn, "__qualname__", type(fn).__qualname__)
+    return timed
+
+
+def _reached(marks: PyTree, sub: Any, over: Any) -> Any:
+    """Which rows of a SubSaveAt a lane that an event ended came to: [rows]. marks: floats of each row, NaN where it did not.
+    over: whether it ended at t0, where diffrax saves t0 and t1 alone."""
+    leaves = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(marks)]
+    reached = ~jnp.all(jnp.concatenate([jnp.isnan(leaf) for leaf in leaves], axis=1), axis=1)
+    if over is None or sub.ts is None:
+        return reached
+    row = jnp.arange(reached.shape[0]) - int(sub.t0)
+    return reached & ~(over & (row >= 0) & (row < sub.ts.shape[0]))
 
 
 def _time_dtype(times: list[Any]) -> Any:
@@ -193,12 +267,15 @@ def _promoted(y0: PyTree, time_dtype: Any) -> tuple[PyTree, str]:
     return y0, dtypes[0] if dtypes else str(time_dtype)
 
 
-def _result(solution: Solution, judged: bool) -> Any:
-    """How diffrax ends. Where nobody judges its steps, it comes to the end with a state that is not finite, too."""
+def _result(solution: Solution, judged: bool, over: Any) -> Any:
+    """How diffrax ends. Where nobody judges its steps, it comes to the end with a state that is not finite, too. over: whether
+    an event has ended it at t0."""
     code = solution.result._value
     ends = _ENDS if judged else _ENDS | _UNJUDGED
     numbers = np.array([getattr(diffrax.RESULTS, ends[name])._value for name in CODES], np.int32)
     number = jnp.asarray(numbers)[code]
     through = solution.stats["num_steps"] == 0 if judged else True
     number = jnp.where((code == CODES["not_finite"]) & through, numbers[0], number)
+    if over is not None:
+        number = jnp.where(over, diffrax.RESULTS.event_occurred._value, number)
     return eqx.tree_at(lambda item: item._value, diffrax.RESULTS.successful, number)

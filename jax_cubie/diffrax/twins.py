@@ -21,7 +21,7 @@ from jaxtyping import PyTree
 from ..field_errors import check_signature
 from ..methods import ContinuousExtension, Tableau, find_tableau
 from ..nonlinear import KAPPA
-from ..settings import is_number
+from ..settings import concrete, is_number
 from ..solver import Solver
 from ..times import read_times
 
@@ -157,8 +157,55 @@ def newton_of(solver: Any, controller: Any, y0: PyTree) -> dict[str, Any]:
     return settings
 
 
-def control_of(controller: Any, solver: Any, t0: Any, t1: Any, dt0: Any, y0: PyTree, dtype: str) -> tuple[dict[str, Any], Any]:
-    """The settings of a controller that chooses the same steps, and the first step to begin with.
+def unclipped(controller: Any, t0: Any, t1: Any, time_dtype: Any) -> tuple[Any, dict[str, Any]]:
+    """The controller inside of a ClipStepSizeController, and the times on which steps have to end, as arguments of `solve`.
+
+    Raises ValueError for what it has besides these.
+    """
+    found: dict[str, list[Any]] = {}
+    while type(controller) is diffrax.ClipStepSizeController:
+        for name in ("store_rejected_steps", "callback_on_reject"):
+            if getattr(controller, name) is not None:
+                raise ValueError(
+                    f"stepsize_controller is ClipStepSizeController({name}={getattr(controller, name)!r}): leave it out, since "
+                    "there are no stochastic equations here, for which rejected steps are kept"
+                )
+        for name in ("jump_ts", "step_ts"):
+            if (times := getattr(controller, name)) is not None:
+                if jnp.result_type(times, time_dtype) != time_dtype:
+                    raise ValueError(
+                        f"{name} has dtype {times.dtype}, which is wider than that of time, {time_dtype}: convert one of them"
+                    )
+                found.setdefault(name, []).append(times.astype(time_dtype))
+        controller = controller.controller
+    start, end = (jnp.asarray(time, time_dtype) for time in (t0, t1))
+    direction = jnp.where(end >= start, 1, -1).astype(time_dtype)
+
+    def ahead(times: Any) -> Any:
+        """In the order in which they are come to; those before t0 are never."""
+        forwards = direction * times
+        return direction * jnp.sort(jnp.where(forwards < direction * start, jnp.inf, forwards))
+
+    return controller, {name: ahead(jnp.concatenate(several)) for name, several in found.items()}
+
+
+def equal_steps(t0: Any, t1: Any, dt0: Any) -> Any:
+    """The size of steps that end where those of ConstantStepSize do from the second on; its first alone has the size dt0."""
+    known = all(concrete(value) is not None for value in (t0, t1, dt0))
+    numbers: Any = np if known else jnp
+    with np.errstate(invalid="ignore"):
+        span = numbers.asarray(t1) - numbers.asarray(t0)
+        size = numbers.asarray(dt0)
+        steps = numbers.ceil(span / numbers.nextafter(size, numbers.inf * numbers.sign(size)))
+        whole = numbers.isfinite(span) & (steps >= 1)
+        return numbers.where(whole, span / numbers.where(whole, steps, 1), size)
+
+
+def control_of(
+    controller: Any, solver: Any, t0: Any, t1: Any, dt0: Any, y0: PyTree, dtype: str, cut: bool = False
+) -> tuple[dict[str, Any], Any]:
+    """The settings of a controller that chooses the same steps, and the first step to begin with. cut: whether an event may end
+    steps, too.
 
     Raises ValueError or TypeError for what has no twin.
     """
@@ -166,7 +213,7 @@ def control_of(controller: Any, solver: Any, t0: Any, t1: Any, dt0: Any, y0: PyT
     if kind is diffrax.ConstantStepSize:
         if dt0 is None:
             raise ValueError("dt0 is None, but stepsize_controller is ConstantStepSize(): give dt0, the size of its steps")
-        return {"controller": "even"}, dt0
+        return ({"controller": "fixed"}, equal_steps(t0, t1, dt0)) if cut else ({"controller": "even"}, dt0)
     if kind is diffrax.StepTo:
         if dt0 is not None:
             raise ValueError("dt0 is given, but stepsize_controller is StepTo(ts=...), which says where steps end: dt0=None")
@@ -180,13 +227,6 @@ def control_of(controller: Any, solver: Any, t0: Any, t1: Any, dt0: Any, y0: PyT
         # diffrax 0.7.2 begins so where dt0 is None, whatever the problem.
         first = _towards(t0, t1, 0.01) if dt0 is None else dt0
         return _pid_settings(controller, solver, y0), first
-    if kind is diffrax.ClipStepSizeController:
-        limits = ("step_ts", "jump_ts", "store_rejected_steps")
-        given = [name for name in limits if getattr(controller, name) is not None]
-        raise ValueError(
-            f"stepsize_controller is a ClipStepSizeController ({', '.join(given) or 'without limits'}): steps can't be cut at "
-            "given times here yet; solve up to each of them and begin another solve there, or give the controller inside of it"
-        )
     raise TypeError(
         f"stepsize_controller is {_described(controller)}: expected a PIDController, ConstantStepSize() or StepTo(ts=...)"
     )

@@ -13,7 +13,8 @@ class Event(eqx.Module):
 
     - cond: cond(t, y, args), a scalar. A float: the event is where it becomes 0, found on the method's values between steps to
       a few units in the last place. A bool: the event is at the end of each accepted step where it is True.
-    - direction: of a float, 1: only where it grows, -1: only where it falls, 0: either.
+    - direction: of a float, 1: only where it grows, -1: only where it falls, 0: either. Of a bool, 1: only where it has become
+      True, as it was not at the end of the step before, -1: where it has become False, 0: wherever it is True.
     - terminal: whether the lane ends there, with `RESULTS.event_occurred`; a number: at which of them. None: only where there
       is no `affect`.
     - affect: affect(t, y, args) -> y, the state to go on from, a pytree like y; the method starts again.

@@ -6,8 +6,9 @@ the order of time. In the first of these in which a condition changes its side t
 Takahashi, An enhancement of the bisection method average performance preserving minmax optimality, ACM Trans. Math. Softw. 47
 (2020)): of the smallest of the conditions times their sides, so that the first of several events is found.
 
-Where that is an event that changes the state, or ends the lane, the step is taken once more, to end there. All others are
-counted, and looked for behind.
+Where that is an event that changes the state, ends the lane or is kept, the step is taken once more, to end there; where it
+then turns out that another such event is inside of it, too, it happens at its end. All others are counted, and looked for
+behind.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ def build_hooks(lane: Lane, events: Events) -> Hooks:
         lane.cell(name, "int32")
     for name in ("events_end", "events_wrong"):
         lane.cell(name, "bool")
+    if search.beside:
+        lane.cell("events_beside", "int32")
     for name, kind in events.remembered[1:]:
         lane.cell(name, lane.problem.dtype if kind == "float" else kind)
     return Hooks(
@@ -56,7 +59,8 @@ def build_hooks(lane: Lane, events: Events) -> Hooks:
 class _Search:
     """Writes them. Cells: events_fired, a bit for each event at which the step ends; events_rapid, legs of no length;
     events_end, whether the lane ends at the end of the step; events_wrong, whether a condition was no number. Of each condition
-    event_side, what it was in front of the step, and event_change, how fast it changed there.
+    event_side, what it was in front of the step (its sign is the side), and event_change, how fast it changed there.
+    events_beside, a bit for each event at the time of those at which the step ends that is only counted.
 
     Where the state has tangents the step that ends at an event is taken once for each of their levels more: of the tangents of
     the conditions at that time come those of the time (the implicit function theorem), and with these it is taken again.
@@ -65,6 +69,9 @@ class _Search:
     def __init__(self, lane: Lane, events: Events):
         self._events, self._kinds, self._count = events, events.kinds, len(events.kinds)
         self._real = [number for number, kind in enumerate(events.kinds) if not kind.boolean]
+        self._bools = [number for number, kind in enumerate(events.kinds) if kind.boolean]
+        self._cutting = [number for number in self._real if events.kinds[number].cuts]
+        self.beside = [number for number in self._real if number not in self._cutting] if self._cutting else []
         self._method = lane.problem.method
         self._eps = float(np.finfo(lane.problem.dtype).eps)
         self._orders, self._records = lane.problem.moving, lane.problem.adjoint is None
@@ -74,6 +81,8 @@ class _Search:
 
     def start(self, b: Body) -> None:
         b.put(events_fired=0, events_rapid=0, events_level=0, events_end=False, events_wrong=False)
+        if self.beside:
+            b.put(events_beside=0)
         for name, _ in self._events.remembered[1:]:
             b.put(**{name: 0})
 
@@ -81,17 +90,23 @@ class _Search:
         """On which side each condition is at the beginning of a leg."""
         time, slope = b.get("start"), self._method.start_rhs(b)
         # What they were at the end of the step tells how far from its zero an event was that happened there.
-        reached = [abs(self._value(b, number)) for number in range(self._count)]
+        reached = [self._value(b, number) for number in range(self._count)]
         self._evaluate(b, time, b.buf.state, slope)
-        resolution = _STANDING * self._eps * most(abs(b.number("t0")), time)
         for number in self._real:
             value, change = self._value(b, number), self._change(b, number)
-            fired = self._fires(b, number)
-            near = most(abs(change) * resolution, where(fired, 4.0 * reached[number], 0.0))
+            fired = self._is_beside(b, number) if number in self.beside else self._fires(b, number)
+            near = most(self._resolution(b, number, time), where(fired, 4.0 * abs(reached[number]), 0.0))
             standing = abs(value) <= near
             tiny = where(change > 0.0, 1.0, where(change < 0.0, -1.0, b.scalar(0.0))) * float(np.finfo(b.dtype).tiny)
-            b.put(**{side(number): where(standing, tiny, value), changing(number): change})
+            # What nothing has changed, and has not happened, is still to come, be it ever so near.
+            awaited = value.equals(reached[number]) & ~fired & (time > 0.0)
+            before = where(awaited, b.get(side(number)), where(standing, tiny, value))
+            b.put(**{side(number): before, changing(number): change})
+        for number in self._bools:
+            b.put(**{side(number): self._value(b, number)})
         b.put(events_fired=0, events_level=0)
+        if self.beside:
+            b.put(events_beside=0)
 
     def locate(self, b: Body, step: Step) -> Scalar:
         """Looks at the step; the time at which it should have ended, or infinity."""
@@ -101,16 +116,12 @@ class _Search:
             with b.when(self._suspicious(b, step)):
                 found.set(self._search(b, step, exact).value)
         sooner = b.scalar(found.get()) < float("inf")
-        of_bools = [(number, kind) for number, kind in enumerate(self._kinds) if kind.boolean]
-        for number, kind in of_bools:
+        for number, kind in enumerate(self._kinds):
             if kind.cuts:
-                with b.when((self._value(b, number) > 0.0) & ~sooner & ~exact):
+                more = self._holds(b, number) & ~sooner if kind.boolean else self._comes_along(b, step, number) & exact
+                with b.when(more & ~self._fires(b, number)):
                     found.set(step.end.value)
                     b.put(events_fired=b.get("events_fired") | (1 << number))
-        for number, kind in of_bools:
-            if not kind.cuts:
-                with b.when((self._value(b, number) > 0.0) & ~(b.scalar(found.get()) < float("inf"))):
-                    self._happen(b, step.end, number, b.buf.proposed_state)
         if self._orders:
             with b.when(exact & (b.get("events_level") < b.lane.problem.depth) & ~self._of_time(b).equals(0)):
                 self._find_tangents(b, step)
@@ -120,11 +131,43 @@ class _Search:
         again = b.scalar(found.get()) < float("inf")
         for number, kind in enumerate(self._kinds):
             if kind.cuts:
-                with b.when(exact & ~again & self._fires(b, number)):
-                    self._happen(b, step.end, number, b.buf.proposed_state)
+                happens = exact & self._fires(b, number)
+            elif kind.boolean:
+                happens = self._holds(b, number)
+            elif self.beside:
+                happens = exact & self._is_beside(b, number)
+            else:
+                continue
+            with b.when(happens & ~again):
+                self._happen(b, step.end, number, b.buf.proposed_state)
         for number in self._real:
-            b.put(**{changing(number): where(again, b.get(changing(number)), self._change(b, number))})
+            before, value = b.get(side(number)), self._value(b, number)
+            before = where(~again & (before * value > 0.0), value, before)
+            b.put(**{side(number): before, changing(number): where(again, b.get(changing(number)), self._change(b, number))})
+        for number in self._bools:
+            b.put(**{side(number): where(again, b.get(side(number)), self._value(b, number))})
         return b.scalar(found.get())
+
+    def _holds(self, b: Body, number: int) -> Scalar:
+        """Whether a bool is at the end of the step as its event wants it."""
+        direction, before, value = self._kinds[number].direction, b.get(side(number)), self._value(b, number)
+        if direction == 0:
+            return value > 0.0
+        return (value > 0.0) & ~(before > 0.0) if direction > 0 else ~(value > 0.0) & (before > 0.0)
+
+    def _comes_along(self, b: Body, step: Step, number: int) -> Scalar:
+        """Whether a condition has changed its side in a step that ends at another event, or does so as soon as one can tell."""
+        before, value = b.get(side(number)), self._value(b, number)
+        _, event = self._is_beyond(b, number, value)
+        ahead = (before * value > 0.0) & (before * self._change(b, number) < 0.0) & self._may_cross(b, number)
+        return event | (ahead & (abs(value) <= self._resolution(b, number, step.end)))
+
+    def _resolution(self, b: Body, number: int, time: Scalar) -> Scalar:
+        """By how much a condition changes while time hardly does."""
+        return abs(self._change(b, number)) * (_STANDING * self._eps * most(abs(b.number("t0")), time))
+
+    def _is_beside(self, b: Body, number: int) -> Scalar:
+        return ~(b.get("events_beside") & (1 << number)).equals(0)
 
     def _fires(self, b: Body, number: int) -> Scalar:
         """Whether the step ends at that event."""
@@ -295,17 +338,33 @@ class _Search:
 
     def _crossed(self, b: Body, number: int) -> tuple[Scalar, Scalar]:
         """Whether a condition is on the other side at the trial; and whether that is an event."""
-        before, value = b.get(side(number)), self._trial(b, number)
+        return self._is_beyond(b, number, self._trial(b, number))
+
+    def _is_beyond(self, b: Body, number: int, value: Scalar) -> tuple[Scalar, Scalar]:
+        """The same of that value."""
+        before = b.get(side(number))
         crossed = ((before > 0.0) & (value <= 0.0)) | ((before < 0.0) & (value >= 0.0))
-        direction = self._kinds[number].direction
+        return crossed, crossed & self._may_cross(b, number)
+
+    def _may_cross(self, b: Body, number: int) -> Scalar:
+        """Whether an event's direction lets its condition leave the side on which it is."""
+        before, direction = b.get(side(number)), self._kinds[number].direction
         if direction == 0:
-            return crossed, crossed
-        return crossed, crossed & ((before < 0.0) if direction > 0 else (before > 0.0))
+            return b.scalar(True, "bool")
+        return before < 0.0 if direction > 0 else before > 0.0
+
+    def _hidden(self, b: Body, state: _Variables, number: int) -> Scalar:
+        """Whether nobody looks for an event: in a step that ends at some, these do so at its end, and what is beside them."""
+        if self._kinds[number].cuts:
+            return state.exact
+        if not self.beside:
+            return b.scalar(False, "bool")
+        return state.exact & self._is_beside(b, number) & (state.integer("part") >= _PARTS)
 
     def _counts(self, b: Body, state: _Variables, number: int) -> Scalar:
-        """Whether a crossing is an event that is looked for: in a step that ends at one, those that end steps are not."""
+        """Whether a crossing is an event that is looked for."""
         _, event = self._crossed(b, number)
-        return event & ~state.exact if self._kinds[number].cuts else event
+        return event & ~self._hidden(b, state, number)
 
     def _scan(self, b: Body, state: _Variables, theta: Scalar, tolerance: Scalar) -> None:
         """At the end of a part."""
@@ -331,8 +390,7 @@ class _Search:
         for number in self._real:
             before, value = b.get(side(number)), self._trial(b, number)
             crossed, _ = self._crossed(b, number)
-            hidden = state.exact if self._kinds[number].cuts else b.scalar(False, "bool")
-            changes = (crossed & ~hidden) | before.equals(0.0)
+            changes = (crossed & ~self._hidden(b, state, number)) | before.equals(0.0)
             b.put(**{side(number): where(changes, self._beyond(b, before, value), before)})
             b.buf.event_trial.store(self._count + number, value.value)
         state.low.set(theta.value)
@@ -400,11 +458,13 @@ class _Search:
         bits = b.scalar(0, "int32")
         for number in self._real:
             bits = where(self._counts(b, state, number), bits | (1 << number), bits)
-        cutting = sum(1 << number for number in self._real if self._kinds[number].cuts)
+        cutting = sum(1 << number for number in self._cutting)
         cuts = ~(bits & cutting).equals(0) if cutting else b.scalar(False, "bool")
         with b.emitter.builder.if_else(cuts.value) as (end, otherwise):
             with end:
                 b.put(events_fired=bits & cutting)
+                if self.beside:
+                    b.put(events_beside=bits & sum(1 << number for number in self.beside))
                 state.found.set(time.value)
                 state.mode.set(b.int32(_OVER))
             with otherwise:

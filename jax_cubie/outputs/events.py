@@ -130,8 +130,8 @@ class Events(Part):
     @property
     def remembered(self) -> tuple[tuple[str, str], ...]:
         counts = ((counted(number), "int32") for number in range(len(self.kinds)))
-        real = [number for number, kind in enumerate(self.kinds) if not kind.boolean]
-        return (("events_fired", "int32"), *counts, *((name, "float") for n in real for name in (side(n), changing(n))))
+        looked = [(side(n),) if kind.boolean else (side(n), changing(n)) for n, kind in enumerate(self.kinds)]
+        return (("events_fired", "int32"), *counts, *((name, "float") for names in looked for name in names))
 
     @property
     def remembered_counters(self) -> tuple[str, ...]:
