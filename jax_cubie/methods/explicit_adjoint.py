@@ -68,7 +68,8 @@ class ExplicitAdjoint:
         last = count - 1 if tableau.fsal else count  # stages but for the one at the end, which no weight is given
         # Right-hand sides that nobody reads are not evaluated again.
         wanted = count if inside or lane.adjoint.orders else last - 1
-        end_wanted = inside or any(part.cuts for part in lane.problem.parts) or any(f"{name}_vjp" in lane.functions for name in lane.problem.output_functions)
+        transposed = any(f"{name}_vjp" in lane.functions for name in lane.problem.output_functions)
+        end_wanted = inside or transposed or any(part.cuts for part in lane.problem.parts)
         lane.cell("points_inside", "bool")
 
         @lane.emitted()

@@ -75,8 +75,8 @@ class Problem:
 
     @property
     def remembered(self) -> tuple[tuple[str, str], ...]:
-        """The cells of the controller and the method that outlive a step, and of parts that change them before it is known whether
-        it is taken once more, with their dtypes; "float": the solve's."""
+        """The cells of the controller and the method that outlive a step, and of parts that change them before it is known
+        whether it is taken once more, with their dtypes; "float": the solve's."""
         cutting = (one for part in self.parts if part.cuts for one in part.remembered)
         return (*self.controller.remembered, *self.method.remembered, *cutting)
 

@@ -149,7 +149,7 @@ def make_request(
     parts += [] if happening.part is None else [happening.part]
     if mass is not None and happening.part is not None:
         raise NotImplementedError(
-            "events= with mass=: f is no slope of the state there, by which events are looked for. Save times, and look in between"
+            "events= with mass=: f is no slope of the state there, by which events are looked for. Save times, and look there"
         )
     if mass is not None and any(part.inside for part in parts) and functions.method.between_needs_slopes:
         raise ValueError(
