@@ -256,6 +256,171 @@ def test_iterations_that_fail():
     assert bool(ours.result == diffrax.RESULTS.max_steps_reached)
 
 
+# --- Events
+
+FALL = diffrax.ODETerm(lambda t, y, args: jnp.stack([y[1], jnp.full_like(y[1], -args)]))
+NEWTON = optimistix.Newton(1e-12, 1e-12)
+
+
+def height(t, y, args, **kwargs):
+    return y[0]
+
+
+def late(t, y, args, **kwargs):
+    return t > 1.05
+
+
+def wave(t, y, args, **kwargs):
+    return y[1] + 4 + 3 * jnp.sin(9 * t)
+
+
+ALL_AT_ONCE = {"height": height, "others": (late, wave)}
+EVENTS = {
+    "located": lambda finder: diffrax.Event(height, finder),
+    "several": lambda finder: diffrax.Event(ALL_AT_ONCE, finder),
+    "a bool": lambda finder: diffrax.Event(late, finder),
+    "falling": lambda finder: diffrax.Event([wave, height], finder, direction=[False, True]),
+    "growing": lambda finder: diffrax.Event([wave], finder, direction=True),
+    "never": lambda finder: diffrax.Event(lambda t, y, args, **kwargs: t + jnp.cos(y[0]) + 2, finder),
+}
+
+
+@pytest.mark.parametrize(("kind", "located", "controller"), [
+    ("located", False, "constant"), ("located", True, "pid"), ("several", False, "pid"), ("several", True, "constant"),
+    ("a bool", True, "pid"), ("falling", False, "constant"), ("falling", True, "constant"), ("growing", False, "pid"),
+    ("growing", True, "pid"), ("never", True, "constant"),
+])  # fmt: skip
+def test_events(kind, located, controller, x64):
+    """Which one, when, and what is saved up to there; rows behind are infinite, and the last one is that of the event."""
+    steps = diffrax.ConstantStepSize() if controller == "constant" else diffrax.PIDController(rtol=1e-7, atol=1e-7, dtmax=0.2)
+    event = EVENTS[kind](NEWTON if located else None)
+    saves = {"end": diffrax.SubSaveAt(t0=True, t1=True), "steps": diffrax.SubSaveAt(steps=2, t1=True, ts=[0.45, 1.0])}
+    saves["times"] = diffrax.SubSaveAt(ts=np.linspace(0, 3, 13), t1=True, fn=lambda t, y, args: {"t": t, "y": y[0] / t})
+    arguments = (FALL, diffrax.Tsit5(), 0.0, 3.0, 0.1, jnp.array([8.0, 1.0]), 8.0)
+    ours, theirs = (
+        lib.diffeqsolve(
+            *arguments, saveat=diffrax.SaveAt(subs=saves), stepsize_controller=steps, event=event, max_steps=60
+        )
+        for lib in (cubie, diffrax)
+    )  # fmt: skip
+    assert bool(ours.result == diffrax.RESULTS.event_occurred) == (kind != "never")
+    if located and kind in ("a bool", "never"):  # diffrax 0.7.2 saves an end that is a saved step's twice
+        ours, theirs = (eqx.tree_at(lambda one: [one.ts["steps"], one.ys["steps"]], one, [0, 0]) for one in (ours, theirs))
+    same(ours, theirs, 1e-9)
+
+
+@pytest.mark.parametrize("finder", [None, NEWTON])
+def test_events_backwards_in_many_lanes(finder, x64):
+    """Each lane ends at an event of its own, or at t1, or at t0, where a bool is True from the beginning on."""
+
+    def solve(library, speed, limit):
+        event = diffrax.Event({"low": height, "fast": lambda t, y, args, **kwargs: jnp.abs(y[1]) > limit}, finder)
+        return library.diffeqsolve(
+            FALL, diffrax.Tsit5(), 1.0, -2.0, -0.1, jnp.stack([3.0, speed]), 8.0, event=event,
+            saveat=diffrax.SaveAt(t0=True, ts=jnp.linspace(1.0, -2.0, 5), t1=True),
+        )  # fmt: skip
+
+    speeds, limits = jnp.array([0.0, -1.0, 2.0, 1.0]), jnp.array([5.0, 1e3, 1e3, 0.5])
+    ours, theirs = (jax.jit(jax.vmap(lambda *lane, lib=lib: solve(lib, *lane)))(speeds, limits) for lib in (cubie, diffrax))
+    ended = np.isfinite(ours.ts).sum(axis=1)
+    assert np.array_equal(ours.event_mask["fast"], [True, False, False, True])
+    assert np.array_equal(ours.event_mask["low"], theirs.event_mask["low"])
+    assert np.array_equal(ours.event_mask["fast"], theirs.event_mask["fast"])
+    assert np.array_equal(ours.result._value, theirs.result._value) and ended[3] == 2
+    assert np.array_equal(ours.stats["num_steps"], theirs.stats["num_steps"])
+    # diffrax has infinite times of both signs.
+    for lane, rows in enumerate(ended):
+        np.testing.assert_allclose(ours.ts[lane, :rows], theirs.ts[lane, :rows], rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(ours.ys[lane, :rows], theirs.ys[lane, :rows], rtol=1e-9, atol=1e-9)
+        assert np.isinf(ours.ts[lane, rows:]).all() and np.isinf(ours.ys[lane, rows:]).all()
+
+
+def test_the_example_of_events_without_an_end(x64):
+    """diffrax's own: when a ball meets the ground; t1 is infinite."""
+    for steps in (diffrax.ConstantStepSize(), diffrax.PIDController(rtol=1e-9, atol=1e-9)):
+        arguments = dict(
+            terms=FALL, solver=diffrax.Tsit5(), t0=0, t1=jnp.inf, dt0=0.1, y0=jnp.array([10.0, 0.0]), args=8.0,
+            event=diffrax.Event(height, optimistix.Newton(1e-12, 1e-12, optimistix.rms_norm)), stepsize_controller=steps,
+        )  # fmt: skip
+        ours, theirs = (lib.diffeqsolve(**arguments) for lib in (cubie, diffrax))
+        same(ours, theirs, 1e-11)
+        assert float(ours.ts[0]) == pytest.approx(np.sqrt(2.5), rel=1e-14)
+    with pytest.raises(Exception, match="reached max_steps"):
+        cubie.diffeqsolve(**arguments | {"event": EVENTS["never"](None), "max_steps": 20})
+
+
+def test_steady_states(x64):
+    """diffrax's own condition, with the controller's tolerances and with others."""
+    for condition in (diffrax.steady_state_event(), diffrax.steady_state_event(rtol=1e-3, atol=1e-4, norm=optimistix.max_norm)):
+        ours, theirs = (
+            lib.diffeqsolve(
+                diffrax.ODETerm(lambda t, y, args: args - y), diffrax.Tsit5(), 0.0, jnp.inf, 0.1, jnp.array([1.0, 3.0]), 2.0,
+                event=diffrax.Event(condition), stepsize_controller=diffrax.PIDController(rtol=1e-5, atol=1e-3),
+            )
+            for lib in (cubie, diffrax)
+        )  # fmt: skip
+        same(ours, theirs, 1e-7)
+
+
+def test_the_first_in_time():
+    """Where diffrax takes the first in their order."""
+    later, sooner = (lambda t, y, args, at=at, **kwargs: t - at for at in (0.27, 0.21))
+    event = diffrax.Event([later, sooner], NEWTON)
+    found = cubie.diffeqsolve(TERM, diffrax.Tsit5(), 0.0, 1.0, 0.3, jnp.asarray(Y0, jnp.float32), 2.0, event=event)
+    assert found.ts.tolist() == pytest.approx([0.21]) and [bool(one) for one in found.event_mask] == [False, True]
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_times_on_which_steps_end(sign, x64):
+    """All of them are met, those of jumps, too, where diffrax ends and begins beside them; some are never come to."""
+    jumps, others = sign * np.array([1.3, 0.7, -0.5]), sign * np.array([0.35, 0.0, 9.0])
+    term = diffrax.ODETerm(lambda t, y, args: jnp.where(sign * t < 0.7, 3.0, jnp.where(sign * t < 1.3, -1.0, 2.0)) - y)
+    plain = diffrax.PIDController(rtol=1e-8, atol=1e-8)
+    nested = diffrax.ClipStepSizeController(diffrax.PIDController(rtol=1e-8, atol=1e-8, step_ts=others), jump_ts=jumps)
+    for steps in (nested, diffrax.PIDController(rtol=1e-8, atol=1e-8, jump_ts=jumps, step_ts=others)):
+        ours, theirs = (
+            lib.diffeqsolve(
+                term, diffrax.Dopri5(), 0.0, sign * 2.0, sign * 0.1, jnp.ones(1), stepsize_controller=steps,
+                saveat=diffrax.SaveAt(steps=True), max_steps=200,
+            )
+            for lib in (cubie, diffrax)
+        )  # fmt: skip
+        taken = int(ours.stats["num_accepted_steps"])
+        assert {sign * 0.35, sign * 0.7, sign * 1.3, sign * 2.0} <= set(np.asarray(ours.ts)[:taken].tolist())
+        last = int(theirs.stats["num_accepted_steps"]) - 1
+        np.testing.assert_allclose(ours.ys[taken - 1], theirs.ys[last], rtol=1e-7)
+        assert int(ours.stats["num_rejected_steps"]) <= int(theirs.stats["num_rejected_steps"]) + 1
+    without = cubie.diffeqsolve(term, diffrax.Dopri5(), 0.0, sign * 2.0, sign * 0.1, jnp.ones(1), stepsize_controller=plain)
+    assert int(without.stats["num_rejected_steps"]) > int(ours.stats["num_rejected_steps"])
+
+
+def test_lanes_have_times_of_their_own():
+    """Implicit ones, too."""
+
+    def solve(library, jump):
+        steps = diffrax.PIDController(rtol=1e-5, atol=1e-5, jump_ts=jump[None])
+        term = diffrax.ODETerm(lambda t, y, args: jnp.where(t < jump, 1.0, 0.0) - y)
+        return library.diffeqsolve(term, diffrax.Kvaerno3(), 0.0, 1.0, 0.1, jnp.zeros(2), stepsize_controller=steps).ys
+
+    jumps = jnp.array([0.3, 0.55, 2.0])
+    ours, theirs = (jax.vmap(lambda jump, lib=lib: solve(lib, jump))(jumps) for lib in (cubie, diffrax))
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_gradients_by_the_time_of_an_event(x64):
+    """As diffrax's: when a ball meets the ground, and how fast it is then, by where it was dropped."""
+
+    def solve(library, y0):
+        found = library.diffeqsolve(
+            FALL, diffrax.Tsit5(), 0.0, 10.0, 0.1, y0, 8.0, event=diffrax.Event(height, NEWTON),
+            saveat=diffrax.SaveAt(t1=True),
+        )  # fmt: skip
+        return jnp.stack([found.ts[-1], found.ys[-1, 1]])
+
+    ours, theirs = (jax.jacrev(lambda y0, lib=lib: solve(lib, y0))(jnp.array([10.0, 1.0])) for lib in (cubie, diffrax))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-8, atol=1e-10)
+
+
 # --- Failures
 
 
@@ -309,7 +474,8 @@ def test_wrong_numbers_raise_in_any_case():
 FIELD = diffrax.ODETerm(lambda t, y, args: -y)
 PLAIN = {"rtol": 1e-3, "atol": 1e-3}
 NOISE = diffrax.ControlTerm(lambda t, y, args: y, lambda t0, t1: t1 - t0)
-CLIPPED = diffrax.PIDController(**PLAIN, jump_ts=[0.5])
+KEPT = diffrax.ClipStepSizeController(diffrax.PIDController(**PLAIN), store_rejected_steps=9)
+ZERO = diffrax.Event(lambda t, y, args, **kwargs: y)
 REFUSED = [
     ({"terms": diffrax.MultiTerm(FIELD, FIELD)}, TypeError, "terms is MultiTerm: .*the sum of the terms as one vector field"),
     ({"terms": NOISE}, TypeError, "terms is ControlTerm: .*to_ode"),
@@ -337,7 +503,7 @@ REFUSED = [
     ({"solver": diffrax.Tsit5}, TypeError, r"the class Tsit5: expected an object of it, Tsit5\(\)"),
     ({"solver": "tsit5"}, TypeError, "'tsit5' of type str: expected an object of one of Euler"),
     ({"solver": diffrax.Tsit5(scan_kind="lax")}, ValueError, r"Tsit5\(scan_kind='lax'\): leave it out"),
-    ({"stepsize_controller": CLIPPED}, ValueError, r"ClipStepSizeController \(jump_ts\): steps can't be cut"),
+    ({"stepsize_controller": KEPT}, ValueError, r"ClipStepSizeController\(store_rejected_steps=9\): leave it out"),
     ({"stepsize_controller": diffrax.PIDController(**PLAIN, norm=jnp.max)}, ValueError, r"PIDController\(norm=max\): leave"),
     ({"stepsize_controller": diffrax.PIDController(rtol=np.ones(3), atol=0.1)}, ValueError, r"rtol has shape \(3,\)"),
     ({"solver": diffrax.Euler(), "stepsize_controller": diffrax.PIDController(**PLAIN)}, ValueError, "Euler has no error est"),
@@ -352,7 +518,13 @@ REFUSED = [
     ({"saveat": diffrax.SaveAt(t1=True, solver_state=True)}, ValueError, r"SaveAt\(solver_state=True\): .*y0=ys\[-1\]"),
     ({"saveat": diffrax.SaveAt(steps=True), "max_steps": None}, ValueError, "max_steps is None: give max_steps="),
     ({"saveat": diffrax.SaveAt(subs=[1.0])}, TypeError, "expected SubSaveAts"),
-    ({"event": diffrax.Event(lambda *args, **kwargs: True)}, ValueError, "event is given: there are no events yet"),
+    ({"event": ZERO.cond_fn}, TypeError, r"event is <function .*expected diffrax's Event\(cond_fn"),
+    ({"event": ZERO, "stepsize_controller": diffrax.StepTo(jnp.arange(2.0)), "dt0": None}, ValueError, "says itself where steps"),
+    ({"event": diffrax.Event(lambda t, y, args: y)}, TypeError, r"event.cond_fn is called with .*\(t, y, args, \*\*kwargs\)"),
+    ({"event": diffrax.Event({"a": lambda *a, **k: jnp.ones(2)})}, ValueError, r"cond_fn\['a'\] returns has shape \(2,\)"),
+    ({"event": diffrax.Event(lambda *a, **k: 1)}, ValueError, "what event.cond_fn returns has dtype int32"),
+    ({"event": diffrax.Event(lambda t, y, args, **k: 1.0 if y > 0 else 0.0)}, TypeError, "event.cond_fn is traced"),
+    ({"discrete_terminating_event": diffrax.DiscreteTerminatingEvent(lambda *a, **k: True)}, ValueError, "write event="),
     ({"solver_state": 1.0}, ValueError, "solver_state is given"),
     ({"controller_state": 1.0}, ValueError, "controller_state is given"),
     ({"made_jump": True}, ValueError, "made_jump is given"),

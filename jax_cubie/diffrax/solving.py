@@ -161,7 +161,8 @@ def _solve(
     over = None if conditions is None else conditions.starts_over
     if over is not None:  # there is nothing to integrate
         t1 = jnp.where(over, start, jnp.asarray(t1, time_dtype))
-        subs = [jax.tree.map(lambda ts: jnp.where(over, start, ts.astype(time_dtype)), sub) for sub in subs]
+        moved = [None if sub.ts is None else jnp.where(over, start, sub.ts.astype(time_dtype)) for sub in subs]
+        subs = [sub if ts is None else eqx.tree_at(_ts, sub, ts) for sub, ts in zip(subs, moved, strict=True)]
     cubie = Solver(method, max_steps=_UNLIMITED if max_steps is None else max_steps, **settings)
     traced, constants = eqx.partition(args, lambda leaf: eqx.is_array(leaf) or isinstance(leaf, float))
 
@@ -224,6 +225,10 @@ def _finite(t1: Any, dtype: str) -> Any:
     if known is not None:
         return np.copysign(largest, known) if np.isinf(known) else t1
     return jnp.where(jnp.isinf(t1), jnp.copysign(jnp.asarray(largest, dtype), t1.astype(dtype)).astype(t1.dtype), t1)
+
+
+def _ts(sub: Any) -> Any:
+    return sub.ts
 
 
 def _with_time(fn: Any) -> Any:
