@@ -288,7 +288,7 @@ EVENTS = {
 @pytest.mark.parametrize(("kind", "located", "controller"), [
     ("located", False, "constant"), ("located", True, "pid"), ("several", False, "pid"), ("several", True, "constant"),
     ("a bool", True, "pid"), ("falling", False, "constant"), ("falling", True, "constant"), ("growing", False, "pid"),
-    ("growing", True, "pid"), ("never", True, "constant"),
+    ("never", True, "constant"),
 ])  # fmt: skip
 def test_events(kind, located, controller, x64):
     """Which one, when, and what is saved up to there; rows behind are infinite, and the last one is that of the event."""
