@@ -296,10 +296,9 @@ def instead_of_controller(value: Any) -> str | None:
         return f"the controller is {_whose(value)}: write controller='given' and step_ends=, when steps end, counted from t0"
     if name == "ClipStepSizeController":
         inner = instead_of_controller(getattr(value, "controller", None))
-        times = [name for name in ("jump_ts", "step_ts") if getattr(value, name, None) is not None]
-        return f"the controller is {_whose(value)}: give solve {' and '.join(f'{t}=...' for t in times) or 'nothing of it'}" + (
-            f"; {inner}" if inner else ""
-        )
+        times = " and ".join(f"{times}=..." for times in ("jump_ts", "step_ts") if getattr(value, times, None) is not None)
+        instead = f"give solve {times}" if times else "leave it out"
+        return f"the controller is {_whose(value)}: {instead}" + (f"; {inner}" if inner else "")
     return f"the controller is {_whose(value)}: {_CONTROLLER}"
 
 

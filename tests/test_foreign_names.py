@@ -72,7 +72,8 @@ def test_names_of_theirs_are_none_of_ours():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"event": None}, r"use events=, which takes jax_cubie.steady_state\(\)"),
+        ({"event": None}, r"use events= in solve, which takes jax_cubie.Event\(cond, ...\) and jax_cubie.steady_state\(\)"),
+        ({"tstops": Y0}, "use step_ts= in solve"),
         ({"adjoint": diffrax.RecursiveCheckpointAdjoint()}, "jax.grad, jax.jvp and what is made of them"),
         ({"stepsize_controller": diffrax.PIDController(rtol=1e-3, atol=1e-6)}, "use controller='pid' with rtol="),
         ({"terms": diffrax.ODETerm(decay)}, "give the vector field"),
@@ -94,7 +95,7 @@ def test_what_is_said(given, words):
 
 
 def test_arguments_of_solve_are_no_settings_of_a_solver():
-    for name in ("dt0", "saveat", "throw", "y0", "args"):
+    for name in ("dt0", "saveat", "throw", "y0", "args", "jump_ts", "step_ts"):
         with pytest.raises(ValueError, match=f"Solver has no {name}: it is no setting of a Solver, but an argument of solve"):
             Solver(**{name: None})
 
@@ -117,6 +118,9 @@ def test_attributes_of_their_solutions():
     theirs = {*inspect.signature(diffrax.Solution).parameters, "evaluate", "derivative"}
     theirs |= set(scipy.integrate.solve_ivp(lambda t, y: -y, (0.0, 1.0), Y0))
     ours = {"t0", "t1", "ts", "ys", "stats", "result"}
+    for name in ("t_events", "event_mask"):
+        with pytest.raises(AttributeError, match="use solution.events, whose records have"):
+            getattr(found, name)
     assert ours < theirs and len(theirs - ours) > 12
     for name in sorted(theirs - ours):
         with pytest.raises(AttributeError, match=f"a Solution has no '{name}': \\w+"):
@@ -156,8 +160,11 @@ def test_objects_of_others():
         Solver(controller=diffrax.PIDController(rtol=1e-3, atol=1e-6, pcoeff=0.3, dtmax=jnp.float32(1)))
     with pytest.raises(ValueError, match="ConstantStepSize: write controller='fixed' and dt0="):
         Solver(controller=diffrax.ConstantStepSize())
-    with pytest.raises(ValueError, match="StepTo: steps can't be cut at given times yet"):
+    with pytest.raises(ValueError, match="StepTo: write controller='given' and step_ends="):
         Solver(controller=diffrax.StepTo(ts=jnp.array([0.0, 1.0])))
+    clipped = diffrax.PIDController(rtol=1e-3, atol=1e-6, step_ts=[0.5], jump_ts=[0.7])
+    with pytest.raises(ValueError, match="ClipStepSizeController: give solve jump_ts=... and step_ts=...; .*: write rtol="):
+        Solver(controller=clipped)
     with pytest.raises(TypeError, match=r"expected a jax_cubie.Solver; .*PIDController: write rtol=0.1, atol=0.2"):
         solve(decay, 0.0, 1.0, Y0, solver=diffrax.PIDController(rtol=0.1, atol=0.2))
     with pytest.raises(ValueError, match="the method is SciPy's RK45: give its name, method='rk45'"):

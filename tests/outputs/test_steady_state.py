@@ -160,7 +160,7 @@ def test_wrong_conditions():
         run(lambda t, y, args: y[0], Y0.astype(np.float32))
     with pytest.raises(ValueError, match=r"events has several steady_state\(\)"):
         run((steady_state(), steady_state(0.1)), Y0.astype(np.float32))
-    with pytest.raises(ValueError, match=r"solve_ivp has no events: .*steady_state\(\)"):
+    with pytest.raises(TypeError, match=r"events has a jax_cubie.steady_state\(\): .*call jax_cubie.solve"):
         solve_ivp(lambda t, y: -y, (0.0, 1.0), Y0, events=steady_state())
     assert isinstance(steady_state(), jax_cubie.outputs.SteadyState)
     assert Solver().inspect(field, 0.0, 1.0, Y0, GOAL, events=steady_state(), target="cuda:90").registers > 0
