@@ -29,6 +29,7 @@ ROOMS = (
     "build",
     "plan",
     "problem",
+    "inputs",
     "methods",
     "nonlinear",
     "inputs",
