@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from one_compartment import by_jumps, by_superposition
+from solve_helpers import assert_same_bits
 
 from jax_cubie import Doses, Resets
 from jax_cubie.inputs import jumps_of, read_schedules
@@ -152,27 +153,41 @@ def test_a_dose_whose_lag_is_not_over_at_a_reset_never_arrives():
 # --- Against superposition
 
 
+LONGEST = 6
 schedules = st.lists(
     st.tuples(st.integers(0, 20), st.floats(0.1, 9.0), st.sampled_from([0.0, 0.0, 1.5, 4.0]), st.floats(0.0, 6.0)),
     min_size=1,
-    max_size=6,
+    max_size=LONGEST,
 )
 
 
+@jax.jit
+def traced(ts, amounts, durations, lags):
+    return jumps(Doses(ts, amounts, into=gut, duration=durations, lag=lags), t1=30.0)
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(schedules, st.integers(0, 3))
-def test_any_schedule_gives_what_its_doses_give_one_by_one(rows, absent):
-    ts, amounts, durations, lags = (np.array([*column, *[padding] * absent]) for column, padding in zip(
-        zip(*rows, strict=True), (np.inf, np.nan, 0.0, 0.0), strict=True
-    ))  # fmt: skip
+@given(schedules)
+def test_any_schedule_gives_what_its_doses_give_one_by_one(rows):
+    """Known or traced, bit by bit the same."""
+    absent = [(np.inf, np.nan, 0.0, 0.0)] * (LONGEST - len(rows))
+    ts, amounts, durations, lags = np.array([*rows, *absent], float).T
     found = jumps(Doses(ts, amounts, into=gut, duration=durations, lag=lags), t1=30.0)
+    assert_same_bits(found, traced(ts, amounts, durations, lags))
     times = np.asarray(found.ts)
-    assert np.all(np.diff(times[np.isfinite(times)]) >= 0) and not np.any(np.diff(np.isfinite(times).astype(int)) > 0)
-    given = [column[: len(rows)] for column in (ts + lags, amounts, durations)]
-    expected = by_superposition(np.array([29.9]), 0.2, *given)[0]
-    equal_ = by_jumps(found, 0.2, np.zeros(3), 29.9)
-    np.testing.assert_allclose(equal_, [0, 0, expected], rtol=1e-12, atol=1e-300)
-    np.testing.assert_allclose(np.asarray(found.rates)[-1], 0, atol=0)
+    assert np.all(times[1:] >= times[:-1])
+    there = np.isfinite(ts)
+    one_by_one = by_superposition(np.array([29.9]), 0.2, np.where(there, ts + lags, 99), np.where(there, amounts, 0), durations)
+    np.testing.assert_allclose(by_jumps(found, 0.2, np.zeros(3), 29.9), [0, 0, one_by_one[0]], rtol=1e-12)
+    assert not np.any(np.asarray(found.rates)[-1])
+
+
+def test_resets_known_and_traced():
+    def run(ts, resets):
+        return jumps((Doses(ts, 2.0, into=gut, lag=1.0), Resets(resets), Doses(ts, 3.0, into=blood, duration=2.5)))
+
+    at = (np.array([0.0, 4.0, 5.0]), np.array([4.5, np.inf]))
+    assert_same_bits(run(*at), jax.jit(run)(*at))
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
