@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..settings import closest, concrete
-from .doses import Doses, Resets, Schedule
+from .doses import AnyDoses, Doses, Resets
 
 _NEEDED = ("ID", "TIME", "AMT")
 _OTHERS = ("RATE", "II", "ADDL", "CMT", "EVID", "MDV", "SS", "DV")
@@ -57,10 +57,10 @@ class DoseTable(eqx.Module):
     dv: Float[Array, "*subjects points"]
     covariates: dict[str, Float[Array, "*subjects times"]]
     covariate_ts: Float[Array, "*subjects times"] | None
-    _schedules: tuple[_Schedule, ...]
+    _by_compartment: tuple[_IntoOne, ...]
     _resets: Resets | None
 
-    def doses(self, *, lag: Any = 0, fraction: Any = 1, rate: Any = None, duration: Any = None) -> tuple[Schedule, ...]:
+    def doses(self, *, lag: Any = 0, fraction: Any = 1, rate: Any = None, duration: Any = None) -> tuple[AnyDoses, ...]:
         """The doses, and the resets if there are any, for `solve(..., doses=)`.
 
         lag, fraction: see `Doses`. rate, duration: those of doses with RATE -1 and -2, which leave them to the model. Each is a
@@ -70,7 +70,7 @@ class DoseTable(eqx.Module):
         Raises ValueError for a compartment without doses, and where a rate or duration is missing, or would mean nothing.
         """
         given = {"lag": lag, "fraction": fraction, "rate": rate, "duration": duration}
-        ours = {schedule.cmt for schedule in self._schedules}
+        ours = {one.cmt for one in self._by_compartment}
         for name, value in given.items():
             if isinstance(value, Mapping) and (unknown := value.keys() - ours):
                 known = (
@@ -84,13 +84,13 @@ class DoseTable(eqx.Module):
             return {name: value.get(cmt) if isinstance(value, Mapping) else value for name, value in given.items()}
 
         for name, code in (("rate", _RATE_OF_MODEL), ("duration", _DURATION_OF_MODEL)):
-            if given[name] is not None and not any(code in schedule.codes for schedule in self._schedules):
+            if given[name] is not None and not any(code in one.codes for one in self._by_compartment):
                 raise ValueError(f"doses({name}=...): no dose of the table has RATE={code}, so none leaves it to the model")
-        made = tuple(schedule.doses(**of(schedule.cmt)) for schedule in self._schedules)
+        made = tuple(one.doses(**of(one.cmt)) for one in self._by_compartment)
         return made if self._resets is None else (self._resets, *made)
 
 
-class _Schedule(eqx.Module):
+class _IntoOne(eqx.Module):
     """The doses into one compartment. by_model: RATE, where any dose leaves its rate (-1) or duration (-2), `codes`, to it."""
 
     given: Doses
@@ -426,7 +426,7 @@ def _padded(
     def at_points(name: str, padding: Any) -> Any:
         return _rows([subject.records.columns[name][rows] for subject, rows in zip(subjects, points, strict=True)], padding)
 
-    def doses_into(cmt: int | None) -> _Schedule:
+    def doses_into(cmt: int | None) -> _IntoOne:
         mine = [[dose for dose in one.doses if cmt is None or one.records.cmt[dose[1]] == cmt] for one in subjects]
 
         def of_records(name: str) -> Any:
@@ -442,7 +442,7 @@ def _padded(
             rate=np.maximum(rate, 0) if np.any(rate > 0) or _RATE_OF_MODEL in codes else None,
             order=_rows([[row for _, row in rows] for rows in mine], len(records)).astype(np.int32),
         )
-        return _Schedule(doses, rate.astype(np.int32) if codes else None, cmt, codes)
+        return _IntoOne(doses, rate.astype(np.int32) if codes else None, cmt, codes)
 
     resets = None
     if any(subject.resets for subject in subjects):
@@ -465,7 +465,7 @@ def _padded(
         "covariates": values,
         "covariate_ts": covariate_ts,
     }
-    return DoseTable(**arrays, _schedules=tuple(map(doses_into, into)), _resets=resets)
+    return DoseTable(**arrays, _by_compartment=tuple(map(doses_into, into)), _resets=resets)
 
 
 def _padded_covariates(

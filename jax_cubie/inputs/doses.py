@@ -1,6 +1,6 @@
 """Doses: amounts that are added to a component of the state at given times, at once or over a while.
 
-What the user says becomes the arrays of `Jumps` outside of the kernel, in JAX: so doses have derivatives by all of their
+What the user says becomes the arrays of `Schedule` outside of the kernel, in JAX: so doses have derivatives by all of their
 numbers, also where a lag puts them into another order.
 """
 
@@ -164,14 +164,14 @@ class Resets(eqx.Module):
         return as_document(self)
 
 
-Schedule = Doses | Resets
+AnyDoses = Doses | Resets
 
 
-def read_schedules(doses: Any) -> tuple[Schedule, ...]:
+def read_doses(doses: Any) -> tuple[AnyDoses, ...]:
     """What was given as `doses=`, as a tuple. Raises TypeError or ValueError for what is none, or many lanes' at once."""
     given = () if doses is None else tuple(doses) if isinstance(doses, (tuple, list)) else (doses,)
     for one in given:
-        if not isinstance(one, Schedule):
+        if not isinstance(one, AnyDoses):
             raise TypeError(
                 f"doses has {one!r:.80} of type {type(one).__name__}: expected jax_cubie.Doses(ts, amounts, into=...), or a "
                 "tuple of them"
@@ -187,23 +187,23 @@ def read_schedules(doses: Any) -> tuple[Schedule, ...]:
 # --- As arrays
 
 
-class Jumps(eqx.Module):
+class Schedule(eqx.Module):
     """Where a trajectory jumps, and how, as a kernel takes it: in the dtype of the state, [m] in the order of time.
 
-    - ts: since t0. Infinite ones, at the end, are no jumps. All are NaN where the schedule is invalid, as only a traced one can
-      be found to be: such a lane has to end with `invalid_input`.
-    - keep, increments: the state becomes keep * state + increment. keep None: 1 everywhere. Where it is 0, a reset, the
+    - times: since t0. Infinite ones, at the end, are no jumps. All are NaN where the schedule is invalid, as only a traced one
+      can be found to be: such a lane has to end with `invalid_input`.
+    - kept, increments: the state becomes kept * state + increment. kept None: 1 everywhere. Where it is 0, a reset, the
       increment is y0.
     - rates: what is added to dy/dt before the first jump, between them, and behind the last. None: nothing.
     """
 
-    ts: Float[Array, " m"]
+    times: Float[Array, " m"]
     increments: Float[Array, " m n"]
-    keep: Float[Array, " m"] | None
+    kept: Float[Array, " m"] | None
     rates: Float[Array, " m+1 n"] | None
 
 
-def jumps_of(schedules: Sequence[Schedule], y0: Any, state: Any, t0: Any, t1: Any) -> Jumps:
+def schedule_of(schedules: Sequence[AnyDoses], y0: Any, state: Any, t0: Any, t1: Any) -> Schedule:
     """The jumps that schedules mean.
 
     y0: the flat state [n] at t0. state: its `State`. t0, t1: as the user gave them.
@@ -216,15 +216,15 @@ def jumps_of(schedules: Sequence[Schedule], y0: Any, state: Any, t0: Any, t1: An
     for one in schedules:
         _check_start(one, t0)
 
-    def arrays(schedules: Any, t0: Any, t1: Any, y0: Any) -> Jumps:
+    def arrays(schedules: Any, t0: Any, t1: Any, y0: Any) -> Schedule:
         given = tuple(padded_offsets(t0, t1, one.ts, state.dtype) for one in schedules)
         if all(concrete(leaf) is not None for leaf in jax.tree.leaves((schedules, t0, t1))):
             # Nothing is left to compute later, nor to compile: they are constants.
             with np.errstate(invalid="ignore", over="ignore"):
-                return _make_jumps(
+                return _make_schedule(
                     jax.tree.map(concrete, tuple(schedules)), given, np.asarray(False), y0, components, state, np
                 )
-        return _traced_jumps(tuple(schedules), given, t1 < t0, y0, components, state, jnp)
+        return _traced_schedule(tuple(schedules), given, t1 < t0, y0, components, state, jnp)
 
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves((schedules, t0, t1, y0))):
         return eqx.filter_eval_shape(arrays, schedules, t0, t1, y0)
@@ -269,7 +269,7 @@ def _names(into: Callable[[PyTree], Any], state: Any, marks: np.ndarray) -> np.n
         return np.asarray(found[0]).reshape(())
 
 
-def _check_start(one: Schedule, t0: Any) -> None:
+def _check_start(one: AnyDoses, t0: Any) -> None:
     """Raises ValueError for a known time before t0."""
     start, ts = concrete(t0), concrete(one.ts)
     lag = concrete(one.lag) if isinstance(one, Doses) and one.lag is not None else np.zeros(())
@@ -286,9 +286,9 @@ def _check_start(one: Schedule, t0: Any) -> None:
         )
 
 
-def _make_jumps(
-    schedules: Sequence[Schedule], given: Sequence[Any], backwards: Any, y0: Any, components: Sequence[int], state: Any, xp: Any
-) -> Jumps:
+def _make_schedule(
+    schedules: Sequence[AnyDoses], given: Sequence[Any], backwards: Any, y0: Any, components: Sequence[int], state: Any, xp: Any
+) -> Schedule:
     """given: times since t0, of each schedule. components: where each goes. xp: `numpy` where all but y0 is known, else
     `jax.numpy`."""
     rows = [_Rows(one, since, state.dtype, xp) for one, since in zip(schedules, given, strict=True)]
@@ -321,10 +321,10 @@ def _make_jumps(
     added = xp.concatenate([xp.where(arrives & here & ~slow, amounts, 0), none])[by_time]
     into = xp.concatenate([kinds, np.zeros(len(lasting), kinds.dtype)])[by_time]
     increments = xp.where(into[:, None] == np.arange(state.size), added[:, None], 0)
-    keep = None
+    kept = None
     if resets.any():
         back = xp.concatenate([resets & here, np.zeros(len(lasting), bool)])[by_time]
-        keep = xp.where(back, 0, 1).astype(state.dtype)
+        kept = xp.where(back, 0, 1).astype(state.dtype)
         increments = jnp.where(back[:, None], y0, increments)
     rates = None
     if len(lasting):
@@ -345,11 +345,11 @@ def _make_jumps(
     def array(values: Any) -> Any:
         return None if values is None else jnp.asarray(values, state.dtype)
 
-    return Jumps(array(ts), array(increments), array(keep), array(rates))
+    return Schedule(array(ts), array(increments), array(kept), array(rates))
 
 
 # As one computation, also where JAX would otherwise take operation by operation.
-_traced_jumps = jax.jit(_make_jumps, static_argnums=(4, 5, 6))
+_traced_schedule = jax.jit(_make_schedule, static_argnums=(4, 5, 6))
 
 
 class _Rows:
@@ -358,7 +358,7 @@ class _Rows:
     lasts: whether any takes more than no time.
     """
 
-    def __init__(self, one: Schedule, given: Any, dtype: str, xp: Any):
+    def __init__(self, one: AnyDoses, given: Any, dtype: str, xp: Any):
         self.order = np.full(one.ts.shape, _LAST, np.int32) if one.order is None else one.order
         self.given = given
         there = ~(given == np.inf)

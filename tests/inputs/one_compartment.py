@@ -19,7 +19,7 @@ def by_superposition(ts, k, begins, amounts, durations):
 def by_jumps(jumps, k, y0, t1):
     """The state [n] at t1 from the arrays of a kernel: y' = -k y + rate between jumps, each component by itself."""
     y, before = np.asarray(y0, float), 0.0
-    arrays = [jumps.ts, jumps.keep, jumps.increments, jumps.rates]
+    arrays = [jumps.times, jumps.kept, jumps.increments, jumps.rates]
     ts, keep, increments, rates = (None if one is None else np.asarray(one, float) for one in arrays)
     for number in range(len(ts) + 1):
         end = min(ts[number], t1) if number < len(ts) else t1

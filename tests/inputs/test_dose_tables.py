@@ -7,7 +7,7 @@ import pytest
 from one_compartment import by_jumps
 
 from jax_cubie import DoseTable, Resets, read_dose_table
-from jax_cubie.inputs import jumps_of, read_schedules
+from jax_cubie.inputs import read_doses, schedule_of
 from jax_cubie.problem.state import read_state
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -42,7 +42,7 @@ def jumps(lane, y0=(0.0, 0.0), **model):
     """Of one lane, or of all of them."""
     if np.ndim(lane.t0):
         return jax.vmap(lambda lane: jumps(lane, y0, **model))(lane)
-    return jumps_of(read_schedules(lane.doses(**model)), jnp.asarray(y0), STATE, lane.t0, lane.t1)
+    return schedule_of(read_doses(lane.doses(**model)), jnp.asarray(y0), STATE, lane.t0, lane.t1)
 
 
 def of_subject(table, number):
@@ -98,11 +98,11 @@ def test_covariates(path):
 def test_lanes(path):
     table = read_dose_table(path, INTO)
     found = jumps(table, lag={1: 0.5}, fraction={2: 0.5})
-    equal(found.ts, [[0.5, 12.5, 20, 21, 24.5], [0.5, *[np.inf] * 4]])
+    equal(found.times, [[0.5, 12.5, 20, 21, 24.5], [0.5, *[np.inf] * 4]])
     equal(found.increments[0, :, 1], [100, 100, 0, 0, 100])
     equal(found.rates[0, :, 0], [0, 0, 0, 25, 0, 0])
     equal(found.increments[1], [[0, 10], *[[0, 0]] * 4])
-    slope = jax.jacfwd(lambda lag: jumps(table, lag=lag).ts[0])(0.5)
+    slope = jax.jacfwd(lambda lag: jumps(table, lag=lag).times[0])(0.5)
     equal(slope, [1, 1, 1, 1, 1])
 
 
@@ -162,15 +162,15 @@ def test_resets():
     equal(resets.ts, [[10, 20]])
     equal(doses.ts, [[0, 8, 20]])  # those at 16, 24, ... were still to come at 10
     found = jumps(table)
-    equal(found.ts, [[0, 8, 10, 20, 20]])
-    equal(found.keep, [[1, 1, 0, 0, 1]])
+    equal(found.times, [[0, 8, 10, 20, 20]])
+    equal(found.kept, [[1, 1, 0, 0, 1]])
     equal(found.increments[0, :, 1], [100, 100, 0, 0, 50])
 
 
 def test_a_reset_and_dose_with_a_lag():
     found = jumps(read_dose_table(records(TIME=[0, 10], EVID=[1, 4]), gut), y0=(1.0, 2.0), lag=3.0)
-    equal(found.ts, [[3, 10, 13]])
-    equal(found.keep, [[1, 0, 1]])
+    equal(found.times, [[3, 10, 13]])
+    equal(found.kept, [[1, 0, 1]])
     equal(found.increments, [[[0, 100], [1, 2], [0, 100]]])
 
 
@@ -184,12 +184,12 @@ def test_records_of_one_time_are_in_their_order(evid, left):
 def test_rate_and_duration_of_the_model():
     table = read_dose_table(records(TIME=[0, 10, 20, 30], RATE=[-1, 0, 50, -2], CMT=[1, 1, 1, 2]), INTO)
     found = jumps(table, rate={1: 20.0}, duration=4.0)
-    equal(found.ts, [[0, 5, 10, 20, 22, 30, 34, np.inf]])
+    equal(found.times, [[0, 5, 10, 20, 22, 30, 34, np.inf]])
     equal(found.rates[0, :, 1], [0, 20, 0, 0, 50, 0, 0, 0, 0])
     equal(found.rates[0, :, 0], [0, 0, 0, 0, 0, 0, 25, 0, 0])
-    equal(jax.jacfwd(lambda rate: jumps(table, rate=rate, duration=4.0).ts[0, 1])(20.0), -0.25)
+    equal(jax.jacfwd(lambda rate: jumps(table, rate=rate, duration=4.0).times[0, 1])(20.0), -0.25)
     for wrong in (0.0, -3.0):
-        assert np.all(np.isnan(jax.jit(lambda rate: jumps(table, rate=rate, duration=4.0).ts)(wrong)))
+        assert np.all(np.isnan(jax.jit(lambda rate: jumps(table, rate=rate, duration=4.0).times)(wrong)))
         with pytest.raises(ValueError, match="expected a rate above 0"):
             table.doses(rate=wrong, duration=4.0)
     with pytest.raises(ValueError, match="into CMT 2 has RATE=-2.*give duration="):

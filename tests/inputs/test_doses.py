@@ -10,7 +10,7 @@ from one_compartment import by_jumps, by_superposition
 from solve_helpers import assert_same_bits
 
 from jax_cubie import Doses, Resets
-from jax_cubie.inputs import jumps_of, read_schedules
+from jax_cubie.inputs import read_doses, schedule_of
 from jax_cubie.problem.state import read_state
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -28,7 +28,7 @@ def blood(y):
 
 def jumps(doses, t0=0.0, t1=100.0, y0=Y0):
     state = read_state(y0)
-    return jumps_of(read_schedules(doses), state.flatten(y0, "y0"), state, t0, t1)
+    return schedule_of(read_doses(doses), state.flatten(y0, "y0"), state, t0, t1)
 
 
 def equal(array, expected):
@@ -40,21 +40,21 @@ def equal(array, expected):
 
 def test_at_once():
     found = jumps(Doses([12.0, 0.0, np.inf], [50.0, 100.0, np.nan], into=gut))
-    equal(found.ts, [0, 12, np.inf])
+    equal(found.times, [0, 12, np.inf])
     equal(found.increments, [[0, 0, 100], [0, 0, 50], [0, 0, 0]])
-    assert found.keep is None and found.rates is None
+    assert found.kept is None and found.rates is None
 
 
 def test_one_dose_may_be_a_number():
     found = jumps(Doses(3, 10, into=blood))
-    equal(found.ts, [3])
+    equal(found.times, [3])
     equal(found.increments, [[0, 10, 0]])
 
 
 @pytest.mark.parametrize("how", [{"duration": 4.0}, {"rate": 25.0}])
 def test_infusions_that_overlap(how):
     found = jumps(Doses([0.0, 2.0], 100.0, into=gut, **how))
-    equal(found.ts, [0, 2, 4, 6])
+    equal(found.times, [0, 2, 4, 6])
     equal(found.rates[:, 2], [0, 25, 50, 25, 0])
     equal(found.rates[:, :2], 0)
     equal(found.increments, 0)
@@ -62,33 +62,33 @@ def test_infusions_that_overlap(how):
 
 def test_infusions_and_doses_at_once_in_one_schedule():
     found = jumps(Doses([0.0, 5.0], [8.0, 6.0], into=gut, duration=[2.0, 0.0]))
-    equal(found.ts, [0, 2, 5, np.inf])
+    equal(found.times, [0, 2, 5, np.inf])
     equal(found.rates[:4, 2], [0, 4, 0, 0])
     equal(found.increments[:, 2], [0, 0, 6, 0])
 
 
 def test_each_dose_may_have_a_rate_or_a_duration():
     found = jumps(Doses([0.0, 5.0], [8.0, 6.0], into=gut, duration=[2.0, 0.0], rate=[0.0, 3.0]))
-    equal(found.ts, [0, 2, 5, 7])
+    equal(found.times, [0, 2, 5, 7])
     equal(found.rates[:, 2], [0, 4, 0, 3, 0])
 
 
 def test_bioavailability_makes_an_infusion_of_given_rate_shorter():
-    equal(jumps(Doses(0.0, 100.0, into=gut, rate=25.0, fraction=0.5)).ts, [0, 2])
+    equal(jumps(Doses(0.0, 100.0, into=gut, rate=25.0, fraction=0.5)).times, [0, 2])
     lasting = jumps(Doses(0.0, 100.0, into=gut, duration=4.0, fraction=0.5))
-    equal(lasting.ts, [0, 4])
+    equal(lasting.times, [0, 4])
     equal(lasting.rates[:, 2], [0, 12.5, 0])
 
 
 def test_a_lag_puts_doses_into_another_order():
     found = jumps(Doses([0.0, 1.0, 2.0], [1.0, 2.0, 3.0], into=gut, lag=[3.0, 0.0, 0.5]))
-    equal(found.ts, [1, 2.5, 3])
+    equal(found.times, [1, 2.5, 3])
     equal(found.increments[:, 2], [2, 3, 1])
 
 
 def test_schedules_into_several_components():
     found = jumps((Doses([0.0, 4.0], 1.0, into=gut), Doses([4.0, 2.0], 2.0, into=blood)))
-    equal(found.ts, [0, 2, 4, 4])
+    equal(found.times, [0, 2, 4, 4])
     equal(found.increments, [[0, 0, 1], [0, 2, 0], [0, 0, 1], [0, 2, 0]])
 
 
@@ -101,25 +101,27 @@ def test_no_rate_is_left_behind_by_a_large_infusion():
 def test_an_infusion_shorter_than_the_dtype_resolves_arrives_at_once():
     y0 = {"blood": np.zeros(2, np.float32), "gut": np.float32(0)}
     found = jumps(Doses(1000.0, 7.0, into=gut, duration=1e-7), y0=y0, t1=2000.0)
-    assert float(found.increments[0, 2]) == 7 and np.isinf(found.ts[1]) and not np.any(found.rates)
+    assert float(found.increments[0, 2]) == 7 and np.isinf(found.times[1]) and not np.any(found.rates)
 
 
 def test_what_an_infusion_gives_is_the_amount_in_float32():
     y0 = {"blood": np.zeros(2, np.float32), "gut": np.float32(0)}
     found = jumps(Doses(1000.3, 7.0, into=gut, duration=0.1), y0=y0, t1=2000.0)
-    assert found.ts.dtype == found.rates.dtype == np.float32
-    begin, end = np.asarray(found.ts)
+    assert found.times.dtype == found.rates.dtype == np.float32
+    begin, end = np.asarray(found.times)
     np.testing.assert_allclose(float(found.rates[1, 2]) * (float(end) - float(begin)), 7.0, rtol=1e-6)
 
 
 def test_times_are_counted_from_t0_before_they_are_rounded():
     y0 = {"blood": np.zeros(2, np.float32), "gut": np.float32(0)}
-    equal(jumps(Doses([2451545.0 + 1 / 1024, np.inf], 1.0, into=gut), t0=2451545.0, t1=2451546.0, y0=y0).ts, [1 / 1024, np.inf])
+    equal(
+        jumps(Doses([2451545.0 + 1 / 1024, np.inf], 1.0, into=gut), t0=2451545.0, t1=2451546.0, y0=y0).times, [1 / 1024, np.inf]
+    )
 
 
 def test_a_time_of_another_float_type_that_is_t0():
-    equal(jumps(Doses(np.array([0.3], np.float32), 1.0, into=gut), t0=0.3).ts, [0])
-    equal(jumps(Doses([0.3], 1.0, into=gut), t0=np.float32(0.3)).ts, [0])
+    equal(jumps(Doses(np.array([0.3], np.float32), 1.0, into=gut), t0=0.3).times, [0])
+    equal(jumps(Doses([0.3], 1.0, into=gut), t0=np.float32(0.3)).times, [0])
 
 
 # --- Resets
@@ -128,8 +130,8 @@ def test_a_time_of_another_float_type_that_is_t0():
 def test_a_reset_sets_the_state_and_ends_infusions():
     y0 = {"blood": np.array([1.0, 2.0]), "gut": np.array(3.0)}
     found = jumps((Doses([0.0], 100.0, into=gut, duration=10.0), Resets([4.0, np.inf])), y0=y0)
-    equal(found.ts, [0, 4, 10, np.inf])
-    equal(found.keep, [1, 0, 1, 1])
+    equal(found.times, [0, 4, 10, np.inf])
+    equal(found.kept, [1, 0, 1, 1])
     equal(found.increments, [[0, 0, 0], [1, 2, 3], [0, 0, 0], [0, 0, 0]])
     equal(found.rates[:, 2], [0, 10, 0, 0, 0])
 
@@ -144,7 +146,7 @@ def test_the_order_of_a_reset_and_a_dose_of_one_time():
 
 def test_a_dose_whose_lag_is_not_over_at_a_reset_never_arrives():
     found = jumps((Resets(4.0), Doses([3.0, 4.0, 5.0], [1.0, 2.0, 4.0], into=gut, lag=2.0)))
-    equal(found.ts, [4, 5, 6, 7])
+    equal(found.times, [4, 5, 6, 7])
     equal(found.increments[:, 2], [0, 0, 2, 4])
     slow = jumps((Resets(4.0), Doses([3.0, 5.0], 4.0, into=gut, lag=2.0, duration=1.0)))
     equal(slow.rates[:, 2], [0, 0, 0, 0, 4, 0])  # 4: the reset, 5 to 6: nothing, 7 to 8
@@ -174,7 +176,7 @@ def test_any_schedule_gives_what_its_doses_give_one_by_one(rows):
     ts, amounts, durations, lags = np.array([*rows, *absent], float).T
     found = jumps(Doses(ts, amounts, into=gut, duration=durations, lag=lags), t1=30.0)
     assert_same_bits(found, traced(ts, amounts, durations, lags))
-    times = np.asarray(found.ts)
+    times = np.asarray(found.times)
     assert np.all(times[1:] >= times[:-1])
     there = np.isfinite(ts)
     one_by_one = by_superposition(np.array([29.9]), 0.2, np.where(there, ts + lags, 99), np.where(there, amounts, 0), durations)
@@ -196,7 +198,7 @@ def test_sorting_is_stable(ts):
     amounts = np.arange(1.0, len(ts) + 1)
     found = jumps(Doses(ts, amounts, into=gut))
     equal(found.increments[:, 2], amounts[np.argsort(ts, kind="stable")])
-    equal(found.ts, np.sort(ts))
+    equal(found.times, np.sort(ts))
 
 
 # --- Lanes, and derivatives
@@ -207,7 +209,7 @@ def test_each_lane_its_own():
 
     def run(ts, lag):
         found = jumps(Doses(ts, 3.0, into=gut, lag=lag, duration=1.0))
-        return found.ts, found.rates[:, 2]
+        return found.times, found.rates[:, 2]
 
     times, rates = jax.jit(jax.vmap(run))(ts, np.array([0.5, 1.0]))
     equal(times, [[0.5, 1.5, 5.5, 6.5], [3, 4, np.inf, np.inf]])
@@ -216,7 +218,7 @@ def test_each_lane_its_own():
 
 def test_schedules_of_all_lanes_are_an_argument_to_map_over():
     doses = Doses(np.array([[0.0, 5.0], [2.0, np.inf]]), 3.0, into=gut, lag=0.5).repeat(1.0, 1)
-    times = jax.jit(jax.vmap(lambda doses: jumps(doses).ts))(doses)
+    times = jax.jit(jax.vmap(lambda doses: jumps(doses).times))(doses)
     equal(times, [[0.5, 1.5, 5.5, 6.5], [2.5, 3.5, np.inf, np.inf]])
     with pytest.raises(ValueError, match=r"ts of shape \(2, 4\).*jax.vmap"):
         jumps(doses)
@@ -230,10 +232,10 @@ def test_derivatives():
         doses = Doses(ts, amounts, into=gut, duration=duration, lag=lag, fraction=fraction)
         found = jumps(doses, t1=30.0)
         k, y, before = 0.2, jnp.zeros(()), 0.0
-        for number, end in enumerate([*found.ts, 29.9]):
+        for number, end in enumerate([*found.times, 29.9]):
             end = jnp.minimum(end, 29.9)
             y = y * jnp.exp(-k * (end - before)) - found.rates[number, 2] / k * jnp.expm1(-k * (end - before))
-            y = y + (found.increments[number, 2] if number < len(found.ts) else 0)
+            y = y + (found.increments[number, 2] if number < len(found.times) else 0)
             before = end
         return y
 
@@ -252,7 +254,7 @@ def test_padding_has_no_part_in_derivatives():
     def total(amounts, lag):
         doses = Doses(np.array([0.0, np.inf]), amounts, into=gut, lag=lag, rate=2.0, fraction=0.5)
         found = jumps(doses)
-        return jnp.sum(jnp.where(jnp.isfinite(found.ts), found.ts, 0)) + jnp.sum(found.rates)
+        return jnp.sum(jnp.where(jnp.isfinite(found.times), found.times, 0)) + jnp.sum(found.rates)
 
     by_amounts, by_lag = jax.grad(total, (0, 1))(np.array([8.0, np.nan]), 0.5)
     equal(by_amounts, [0.25, 0])
@@ -266,7 +268,7 @@ def test_repeat():
     equal(doses.lag, [0, 0.5] * 3)
     assert doses.into is gut and doses.duration is None
     equal(Doses([0.0], 5.0, into=gut).repeat(24, 0).ts, [0])
-    slope = jax.jacfwd(lambda interval: jumps(Doses([1.0], 5.0, into=gut).repeat(interval, 3)).ts)(2.0)
+    slope = jax.jacfwd(lambda interval: jumps(Doses([1.0], 5.0, into=gut).repeat(interval, 3)).times)(2.0)
     equal(slope, [0, 1, 2, 3])
 
 
@@ -275,7 +277,7 @@ def test_shapes_in_place_of_arrays():
     y0 = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, Y0))
     state = read_state(y0)
     flat = jax.ShapeDtypeStruct((3,), jnp.float64)
-    found = jumps_of(doses, flat, state, 0.0, 9.0)
+    found = schedule_of(doses, flat, state, 0.0, 9.0)
     assert [one.shape for one in jax.tree.leaves(found)] == [(5,), (5, 3), (5,), (6, 3)]
 
 
@@ -336,7 +338,7 @@ def test_times_outside():
         jumps(Doses([3.0, 1.0], 1.0, into=gut), t0=2.0)
     with pytest.raises(ValueError, match="a reset at"):
         jumps(Resets([1.0]), t0=2.0)
-    equal(jumps(Doses([1.0], 1.0, into=gut, lag=1.5), t0=2.0).ts, [0.5])
+    equal(jumps(Doses([1.0], 1.0, into=gut, lag=1.5), t0=2.0).times, [0.5])
     with pytest.raises(ValueError, match="t1 >= t0"):
         jumps(Doses([1.0], 1.0, into=gut), t0=2.0, t1=1.0)
     for wrong in (
@@ -344,17 +346,17 @@ def test_times_outside():
         dict(duration=np.inf),
     ):  # fmt: skip
         name, value = next(iter(wrong.items()))
-        found = jax.jit(lambda value, name=name: jumps(Doses(**{"ts": 0.0, "amounts": 1.0, "into": gut, name: value})).ts)(
+        found = jax.jit(lambda value, name=name: jumps(Doses(**{"ts": 0.0, "amounts": 1.0, "into": gut, name: value})).times)(
             value
         )
         assert np.all(np.isnan(found)), name
-    assert np.all(np.isnan(jax.jit(lambda t1: jumps(Doses(0.0, 1.0, into=gut), t1=t1).ts)(-1.0)))
+    assert np.all(np.isnan(jax.jit(lambda t1: jumps(Doses(0.0, 1.0, into=gut), t1=t1).times)(-1.0)))
 
 
 @pytest.mark.parametrize("doses", [3.0, [Doses(0.0, 1.0, into=gut), None], {"a": 1}])
 def test_what_is_no_schedule(doses):
     with pytest.raises(TypeError, match="expected jax_cubie.Doses"):
-        read_schedules(doses)
+        read_doses(doses)
 
 
 @pytest.mark.parametrize(
