@@ -25,18 +25,26 @@ _OTHERS = ("RATE", "II", "ADDL", "CMT", "EVID", "MDV", "SS", "DV")
 _OF_DOSES = ("AMT", "RATE", "II", "ADDL", "SS")
 _MISSING = ("", ".", "NA", "NaN", "nan")
 _RATE_OF_MODEL, _DURATION_OF_MODEL = -1, -2
+# How far behind the last record a solve ends, where it has to, beside its length: many units in the last place.
+_BEHIND = 1e-3
 _OBSERVATION, _DOSE, _OTHER, _RESET, _RESET_AND_DOSE = range(5)
 
 
 class DoseTable(eqx.Module):
     """What `read_dose_table` makes of a table: arrays with an axis of subjects in front, to be mapped over:
 
-        jax.vmap(lambda lane: solve(f, lane.t0, lane.t1, y0, args, saveat=SaveAt(ts=lane.ts), doses=lane.doses()))(table)
+        def run(lane, args):
+            saveat = SaveAt(ts=lane.ts, side=lane.side)
+            return solve(f, lane.t0, lane.t1, y0, args, saveat=saveat, doses=lane.doses())
+
+        jax.vmap(run)(table, args)
 
     - ids: [subjects].
-    - t0, t1: [subjects], the times of their first and last records; t0 is before that where doses lead to a steady state.
+    - t0, t1: [subjects], the times of their first and last records; t0 is before that where doses lead to a steady state,
+      and t1 somewhat behind it where an observation there sees a dose of its own time.
     - ts: [subjects, points], the times of observations and of other events (EVID 0 and 2), in the table's order. Subjects with
       fewer of them than others have t1 in place of the rest.
+    - side: [subjects, points], whether what is saved is the state behind the doses of its own time: they stand above it.
     - records: [subjects, points], which record of the table, from 0; -1 where there is none.
     - cmt: [subjects, points], its CMT; 0 where there is none.
     - observed: [subjects, points], whether it is a measurement: EVID 0 and MDV 0.
@@ -51,6 +59,7 @@ class DoseTable(eqx.Module):
     t0: Float[Array, "*subjects"]
     t1: Float[Array, "*subjects"]
     ts: Float[Array, "*subjects points"]
+    side: Bool[Array, "*subjects points"]
     records: Int[Array, "*subjects points"]
     cmt: Int[Array, "*subjects points"]
     observed: Bool[Array, "*subjects points"]
@@ -149,8 +158,8 @@ def read_dose_table(
       are enough nobody checks: give more of them, and see whether it makes a difference.
     - MDV: 1 where DV is no measurement; without the column, where DV is missing.
 
-    Records of one time are in the table's order: a dose is behind a reset that stands above it. Additional doses are at the
-    place of the record that they belong to.
+    Records of one time are in the table's order: a dose is behind a reset that stands above it, and an observation sees what
+    stands above it. Additional doses have the place of the record that they belong to.
 
     Raises ValueError, with the number of the record (from 1), for what is none of these, or is at odds with NONMEM's rules.
     """
@@ -387,6 +396,31 @@ class _Subject:
         return np.nonzero((self.records.evid == _OBSERVATION) | (self.records.evid == _OTHER))[0]
 
     @property
+    def side(self) -> np.ndarray:
+        """Of each of these points, whether doses and resets of its time are before it.
+
+        Raises ValueError where some are before and some behind it.
+        """
+        records, jumps = self.records, np.array([*self.doses, *self.resets]).reshape(-1, 2)
+        same = records.time[self.points][:, None] == jumps[:, 0]
+        above = jumps[:, 1] < self.points[:, None]
+        before, behind = np.any(same & above, 1), np.any(same & ~above, 1)
+        if np.any(before & behind):
+            row = self.points[np.argmax(before & behind)]
+            raise ValueError(
+                f"record {records.first + row + 1} (ID {records.id[row]:g}) stands between doses of its own time, "
+                f"{records.time[row]:g}, additional ones among them: expected it above or below them all"
+            )
+        return before
+
+    @property
+    def t1(self) -> float:
+        """Behind the last record where something of the same time is to be seen there."""
+        last, first = self.records.time[-1], self.t0
+        late = np.any(self.side & (self.records.time[self.points] == last))
+        return last + (_BEHIND * (last - first) if last > first else 1.0) if late else last
+
+    @property
     def t0(self) -> float:
         return min(self.records.time[0], *(time for time, _ in (*self.doses, *self.resets)), np.inf)
 
@@ -420,7 +454,7 @@ def _padded(
     subjects: Sequence[_Subject], records: _Records, into: Mapping[int | None, Callable], covariates: Mapping[str, np.ndarray]
 ) -> DoseTable:
     """All subjects' arrays, as long as the longest needs."""
-    t1 = np.array([subject.records.time[-1] for subject in subjects])
+    t1 = np.array([subject.t1 for subject in subjects])
     points = [subject.points for subject in subjects]
 
     def at_points(name: str, padding: Any) -> Any:
@@ -458,6 +492,7 @@ def _padded(
         "t0": np.array([subject.t0 for subject in subjects]),
         "t1": t1,
         "ts": at_points("TIME", t1),
+        "side": _rows([subject.side for subject in subjects], False).astype(bool),
         "records": _rows(at, -1).astype(np.int32),
         "cmt": at_points("CMT", 0).astype(np.int32),
         "observed": observed,

@@ -73,10 +73,11 @@ def test_two_subjects(path):
     table = read_dose_table(path, INTO, covariates=["WT"])
     equal(table.ids, [1, 2])
     equal(table.t0, [0, 5])
-    equal(table.t1, [24, 9])
+    np.testing.assert_allclose(table.t1, [24.024, 9], rtol=1e-15)
     equal(table.ts, [[1, 12, 24], [9, 9, 9]])
     equal(table.records, [[1, 2, 4], [6, 7, -1]])
     equal(table.cmt, [[2, 2, 2], [2, 3, 0]])
+    equal(table.side, [[False, True, True], [False, False, False]])
     equal(table.observed, [[True, True, True], [True, False, False]])
     equal(table.dv, [[3.4, 2.5, 2.0], [9, 0, 0]])
     into_gut, into_blood = table.doses()
@@ -205,6 +206,21 @@ def test_what_belongs_to_no_compartment(path):
         read_dose_table(path, INTO).doses(lag={3: 1.0})
     with pytest.raises(ValueError, match="not told apart by CMT"):
         read_dose_table(path, gut).doses(lag={1: 1.0})
+
+
+def test_observations_on_either_side_of_a_dose():
+    columns = dict(TIME=[0, 0, 8, 8, 10, 10], AMT=[0, 100, 0, 50, 50, 0], EVID=[0, 1, 0, 4, 1, 2])
+    table = read_dose_table(records(**columns), gut)
+    equal(table.ts, [[0, 8, 10]])
+    equal(table.side, [[False, False, True]])
+    equal(table.t1, [10.01])  # so that the dose at 10 is given
+    additional = dict(TIME=[0, 12, 24, 30], AMT=[100, 0, 0, 0], II=[12, 0, 0, 0], ADDL=[1, 0, 0, 0])
+    equal(read_dose_table(records(**additional), gut).side, [[True, False, False]])
+    alone = read_dose_table(records(TIME=[5, 5], AMT=[100, 0]), gut)
+    equal(alone.side, [[True]])
+    equal(alone.t1, [6])
+    with pytest.raises(ValueError, match=r"record 2 \(ID 1\) stands between doses of its own time, 3"):
+        read_dose_table(records(TIME=[3, 3, 3], AMT=[1, 0, 1]), gut)
 
 
 # --- Steady state
