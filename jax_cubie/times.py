@@ -56,7 +56,7 @@ def padded_offsets(t0: Any, t1: Any, ts: Any, dtype: str) -> Any:
         return jax.ShapeDtypeStruct(ts.shape, jnp.dtype(dtype))
     known = concrete(ts) is not None
     there = (np if known else jnp).isfinite(ts)
-    offsets = _offsets(t0, t1, (np if known else jnp).where(there, ts, 0), _difference(t1, t0, dtype), dtype)
+    offsets = _offsets(t0, t1, (np if known else jnp).where(there, ts, 0), difference(t1, t0, dtype), dtype)
     known = known and concrete(offsets) is not None
     return (np if known else jnp).where(there, offsets, rounded(ts, dtype))
 

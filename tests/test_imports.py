@@ -29,7 +29,6 @@ ROOMS = (
     "build",
     "plan",
     "problem",
-    "inputs",
     "methods",
     "nonlinear",
     "inputs",

@@ -16,12 +16,13 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree, Real
+from jaxtyping import Array, Int, PyTree, Real
 
 from ..foreign_names import front_door
 from ..printing import as_document, describe_call
 from ..settings import concrete, refuse_tracer
 from ..times import padded_offsets
+from .jumps import Schedule
 
 _LAST = np.iinfo(np.int32).max  # the place in a table of what stands in none
 _RESET = -1  # in place of a component
@@ -187,26 +188,11 @@ def read_doses(doses: Any) -> tuple[AnyDoses, ...]:
 # --- As arrays
 
 
-class Schedule(eqx.Module):
-    """Where a trajectory jumps, and how, as a kernel takes it: in the dtype of the state, [m] in the order of time.
+def schedule_of(schedules: Sequence[AnyDoses], y0: Any, state: Any, t0: Any, t1: Any, others: Any = None) -> Schedule:
+    """The jumps that doses and resets mean.
 
-    - times: since t0. Infinite ones, at the end, are no jumps. All are NaN where the schedule is invalid, as only a traced one
-      can be found to be: such a lane has to end with `invalid_input`.
-    - kept, increments: the state becomes kept * state + increment. kept None: 1 everywhere. Where it is 0, a reset, the
-      increment is y0.
-    - rates: what is added to dy/dt before the first jump, between them, and behind the last. None: nothing.
-    """
-
-    times: Float[Array, " m"]
-    increments: Float[Array, " m n"]
-    kept: Float[Array, " m"] | None
-    rates: Float[Array, " m+1 n"] | None
-
-
-def schedule_of(schedules: Sequence[AnyDoses], y0: Any, state: Any, t0: Any, t1: Any) -> Schedule:
-    """The jumps that schedules mean.
-
-    y0: the flat state [n] at t0. state: its `State`. t0, t1: as the user gave them.
+    y0: the flat state [n] at t0. state: its `State`. t0, t1: as the user gave them. others: further times since t0 at which
+    steps end. All times are NaN where the doses are invalid, as only traced ones can be found to be.
     Raises ValueError for an `into` that does not name one component, for known times before t0, and for t1 < t0.
     """
     start, end = concrete(t0), concrete(t1)
@@ -216,19 +202,19 @@ def schedule_of(schedules: Sequence[AnyDoses], y0: Any, state: Any, t0: Any, t1:
     for one in schedules:
         _check_start(one, t0)
 
-    def arrays(schedules: Any, t0: Any, t1: Any, y0: Any) -> Schedule:
+    def arrays(schedules: Any, t0: Any, t1: Any, y0: Any, others: Any) -> _Arrays:
         given = tuple(padded_offsets(t0, t1, one.ts, state.dtype) for one in schedules)
-        if all(concrete(leaf) is not None for leaf in jax.tree.leaves((schedules, t0, t1))):
+        if all(concrete(leaf) is not None for leaf in jax.tree.leaves((schedules, t0, t1, others))):
             # Nothing is left to compute later, nor to compile: they are constants.
             with np.errstate(invalid="ignore", over="ignore"):
-                return _make_schedule(
-                    jax.tree.map(concrete, tuple(schedules)), given, np.asarray(False), y0, components, state, np
-                )
-        return _traced_schedule(tuple(schedules), given, t1 < t0, y0, components, state, jnp)
+                known = jax.tree.map(concrete, tuple(schedules))
+                return _make_arrays(known, given, np.asarray(False), y0, concrete(others), components, state, np)
+        return _traced_arrays(tuple(schedules), given, t1 < t0, y0, others, components, state, jnp)
 
-    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves((schedules, t0, t1, y0))):
-        return eqx.filter_eval_shape(arrays, schedules, t0, t1, y0)
-    return arrays(schedules, t0, t1, y0)
+    leaves = (tuple(schedules), t0, t1, y0, np.zeros(0, state.dtype) if others is None else others)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(leaves)):
+        return Schedule(*eqx.filter_eval_shape(arrays, *leaves))
+    return Schedule(*arrays(*leaves))
 
 
 def component_of(into: Callable[[PyTree], Any], state: Any) -> int:
@@ -286,9 +272,19 @@ def _check_start(one: AnyDoses, t0: Any) -> None:
         )
 
 
-def _make_schedule(
-    schedules: Sequence[AnyDoses], given: Sequence[Any], backwards: Any, y0: Any, components: Sequence[int], state: Any, xp: Any
-) -> Schedule:
+_Arrays = tuple[Any, Any, Any, Any]  # those of a `Schedule`
+
+
+def _make_arrays(
+    schedules: Sequence[AnyDoses],
+    given: Sequence[Any],
+    backwards: Any,
+    y0: Any,
+    others: Any,
+    components: Sequence[int],
+    state: Any,
+    xp: Any,
+) -> _Arrays:
     """given: times since t0, of each schedule. components: where each goes. xp: `numpy` where all but y0 is known, else
     `jax.numpy`."""
     rows = [_Rows(one, since, state.dtype, xp) for one, since in zip(schedules, given, strict=True)]
@@ -302,8 +298,9 @@ def _make_schedule(
     slow = (ends > begins) & xp.isfinite(ends)
 
     # Sorted by time and order; the ends of infusions come last among equals.
-    times = xp.concatenate([begins, xp.where(slow, ends, np.inf)[lasting]])
-    places = xp.concatenate([order, np.full(len(lasting), _LAST, np.int32)])
+    times = xp.concatenate([begins, xp.where(slow, ends, np.inf)[lasting], others])
+    more = len(lasting) + len(others)  # of which none changes the state
+    places = xp.concatenate([order, np.full(more, _LAST, np.int32)])
     by_time = xp.lexsort((places, jax.lax.stop_gradient(times) if xp is jnp else times))
     place_of = xp.argsort(by_time)
     count, total = len(kinds), len(times)
@@ -317,20 +314,19 @@ def _make_schedule(
         arrives = ~xp.any((listed[:, None] < listed[resets]) & behind & here[resets], 1)
         cut = xp.min(xp.where(here[resets] & ~behind, starts[resets], total), 1)
 
-    none = np.zeros(len(lasting), state.dtype)
-    added = xp.concatenate([xp.where(arrives & here & ~slow, amounts, 0), none])[by_time]
-    into = xp.concatenate([kinds, np.zeros(len(lasting), kinds.dtype)])[by_time]
+    added = xp.concatenate([xp.where(arrives & here & ~slow, amounts, 0), np.zeros(more, state.dtype)])[by_time]
+    into = xp.concatenate([kinds, np.zeros(more, kinds.dtype)])[by_time]
     increments = xp.where(into[:, None] == np.arange(state.size), added[:, None], 0)
     kept = None
     if resets.any():
-        back = xp.concatenate([resets & here, np.zeros(len(lasting), bool)])[by_time]
+        back = xp.concatenate([resets & here, np.zeros(more, bool)])[by_time]
         kept = xp.where(back, 0, 1).astype(state.dtype)
         increments = jnp.where(back[:, None], y0, increments)
     rates = None
     if len(lasting):
         takes = xp.where(slow, ends - begins, 1)
         speed = xp.where(slow & arrives, amounts / takes, 0)[lasting]
-        until = xp.minimum(place_of[count:], cut[lasting])
+        until = xp.minimum(place_of[count : count + len(lasting)], cut[lasting])
         intervals = np.arange(total + 1)[:, None]
         active = (starts[lasting] < intervals) & (intervals <= until)  # [intervals, infusions]
         # Sums of what is given, rather than of changes: exactly 0 when nothing is given any more.
@@ -340,16 +336,16 @@ def _make_schedule(
         place[columns] = np.arange(len(columns))
         rates = xp.stack([*sums, np.zeros(total + 1, state.dtype)], 1)[:, place]
     invalid = xp.any(xp.stack([row.invalid for row in rows])) | backwards
-    ts = xp.where(invalid, np.nan, times[by_time])
+    times = xp.where(invalid, np.nan, times[by_time])
 
     def array(values: Any) -> Any:
         return None if values is None else jnp.asarray(values, state.dtype)
 
-    return Schedule(array(ts), array(increments), array(kept), array(rates))
+    return array(times), array(increments), array(kept), array(rates)
 
 
 # As one computation, also where JAX would otherwise take operation by operation.
-_traced_schedule = jax.jit(_make_schedule, static_argnums=(4, 5, 6))
+_traced_arrays = jax.jit(_make_arrays, static_argnums=(5, 6, 7))
 
 
 class _Rows:

@@ -1,7 +1,18 @@
 """One compartment that empties at a rate, by its closed form: what doses into it have to give."""
 
+from typing import Any, NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
+
+
+class Arrays(NamedTuple):
+    """Those of a schedule, as a pytree."""
+
+    times: Any
+    increments: Any
+    kept: Any
+    rates: Any
 
 
 def by_superposition(ts, k, begins, amounts, durations):

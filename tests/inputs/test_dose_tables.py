@@ -1,10 +1,12 @@
 """Tables of pharmacometricians: what their records mean, padded to lanes, and what is refused."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from one_compartment import by_jumps
+from one_compartment import Arrays, by_jumps
 
 from jax_cubie import DoseTable, Resets, read_dose_table
 from jax_cubie.inputs import read_doses, schedule_of
@@ -42,7 +44,7 @@ def jumps(lane, y0=(0.0, 0.0), **model):
     """Of one lane, or of all of them."""
     if np.ndim(lane.t0):
         return jax.vmap(lambda lane: jumps(lane, y0, **model))(lane)
-    return schedule_of(read_doses(lane.doses(**model)), jnp.asarray(y0), STATE, lane.t0, lane.t1)
+    return Arrays(*dataclasses.astuple(schedule_of(read_doses(lane.doses(**model)), jnp.asarray(y0), STATE, lane.t0, lane.t1)))
 
 
 def of_subject(table, number):

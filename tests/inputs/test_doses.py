@@ -1,12 +1,14 @@
 """Doses as the arrays that a kernel takes: their order, their sums, their derivatives, and what is refused."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from one_compartment import by_jumps, by_superposition
+from one_compartment import Arrays, by_jumps, by_superposition
 from solve_helpers import assert_same_bits
 
 from jax_cubie import Doses, Resets
@@ -28,7 +30,7 @@ def blood(y):
 
 def jumps(doses, t0=0.0, t1=100.0, y0=Y0):
     state = read_state(y0)
-    return schedule_of(read_doses(doses), state.flatten(y0, "y0"), state, t0, t1)
+    return Arrays(*dataclasses.astuple(schedule_of(read_doses(doses), state.flatten(y0, "y0"), state, t0, t1)))
 
 
 def equal(array, expected):
@@ -277,8 +279,8 @@ def test_shapes_in_place_of_arrays():
     y0 = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, Y0))
     state = read_state(y0)
     flat = jax.ShapeDtypeStruct((3,), jnp.float64)
-    found = schedule_of(doses, flat, state, 0.0, 9.0)
-    assert [one.shape for one in jax.tree.leaves(found)] == [(5,), (5, 3), (5,), (6, 3)]
+    found = dataclasses.astuple(schedule_of(doses, flat, state, 0.0, 9.0))
+    assert [one.shape for one in found] == [(5,), (5, 3), (5,), (6, 3)]
 
 
 # --- What is refused
