@@ -2,6 +2,7 @@
 
 from . import methods
 from .front_doors import solve
+from .inputs import Doses, DoseTable, Resets, read_dose_table
 from .kernel.call import kernel_call
 from .kernel.custom_call import register as _register
 from .kernel.target import BuildError
@@ -21,7 +22,10 @@ __all__ = [
     "BuildError",
     "ButcherTableau",
     "ContinuousExtension",
+    "DoseTable",
+    "Doses",
     "ImplicitTableau",
+    "Resets",
     "RosenbrockTableau",
     "SaveAt",
     "Solution",
@@ -30,6 +34,7 @@ __all__ = [
     "check_successful",
     "kernel_call",
     "methods",
+    "read_dose_table",
     "solve",
     "solve_ivp",
     "steady_state",

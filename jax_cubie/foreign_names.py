@@ -135,6 +135,17 @@ _ELSEWHERE: dict[str, dict[str, str]] = {
         "save_start": "use t0=True",
         "save_end": "use t1=True",
     },
+    "Doses": {
+        **dict.fromkeys(("t", "time", "times", "TIME"), "use ts="),
+        **dict.fromkeys(("amount", "amt", "AMT", "dose"), "use amounts="),
+        **dict.fromkeys(("cmt", "CMT", "compartment"), "use into=, a function of y that names the component"),
+        **dict.fromkeys(("dur", "durations"), "use duration="),
+        **dict.fromkeys(("rates", "RATE"), "use rate="),
+        **dict.fromkeys(("ii", "addl", "II", "ADDL"), "use Doses(...).repeat(interval, number)"),
+        **dict.fromkeys(("F", "bioavailability", "fractions"), "use fraction="),
+        **dict.fromkeys(("alag", "lags", "tlag"), "use lag="),
+        **dict.fromkeys(("ss", "SS"), "give the doses that lead to a steady state, with Doses(...).repeat(interval, number)"),
+    },
     "Solver": {"solver": "use method="},
     "Solver.update": {"solver": "use method="},
     "Solver.solve": {"solver": "it is the Solver whose solve this is: solver.update(...) changes it"},
@@ -236,7 +247,7 @@ def refused(door: str, name: str) -> ValueError:
 def _words(door: str) -> dict[str, str]:
     """What to write in place of each name at a front door."""
     own = _ELSEWHERE.get(door, {})
-    return own if door == "SaveAt" else {**NAMES, **own}
+    return own if door in ("SaveAt", "Doses") else {**NAMES, **own}
 
 
 def missing_attribute(value: Any, name: str) -> AttributeError:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxtyping import Array, Float, PyTree, Real
 
 from .foreign_names import front_door, instead_of_solver
+from .inputs import AnyDoses
 from .outputs import SaveAt, SteadyState
 from .solution import Solution
 from .solver import Solver
@@ -32,6 +33,7 @@ def solve(
     jac_sparsity: Any = None,
     jump_ts: Real[Array, " jumps"] | None = None,
     step_ts: Real[Array, " times"] | None = None,
+    doses: AnyDoses | Sequence[AnyDoses] | None = None,
     **settings: Any,
 ) -> Solution:
     """Integrates dy/dt = f(t, y, args) from t0 to t1, one trajectory; `jax.vmap` of it is one launch for all.
@@ -58,6 +60,8 @@ def solve(
     - jump_ts: times on which steps end and behind which the method starts again: where the vector field jumps. They lie between
       t0 and t1, in the order in which they are come to; infinite ones behind them are never reached, so that lanes may have
       different numbers of them. step_ts: times on which steps end, likewise.
+    - doses: what is added to components of the state at given times, at once or over a while: a `jax_cubie.Doses`, or a tuple
+      of them, in which there may be `jax_cubie.Resets`, too. Steps end on them, and the method starts again.
     - settings: those of `Solver`, as `method="dopri5", rtol=1e-8, state_location="shared"`.
 
     Derivatives of `ys`, forwards and backwards, to any order: by y0, the float leaves of args, mass, arrays that f and
@@ -81,5 +85,5 @@ def solve(
     elif settings:
         solver = solver.update(**settings)
     matrices = dict(mass=mass, mass_pattern=mass_pattern, jac=jac, jac_sparsity=jac_sparsity)
-    met = dict(events=events, jump_ts=jump_ts, step_ts=step_ts)
+    met = dict(events=events, jump_ts=jump_ts, step_ts=step_ts, doses=doses)
     return solver.solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, throw=throw, **met, **matrices)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 import equinox as eqx
@@ -12,6 +12,7 @@ from .buffers import BufferRegistry
 from .choices import known_method, resolve
 from .controllers import CONTROLLERS
 from .foreign_names import front_door
+from .inputs import AnyDoses
 from .inspection import Inspection, inspect_request
 from .methods import Method, Tableau, find_method
 from .outputs import SaveAt, SteadyState
@@ -142,12 +143,14 @@ class Solver(eqx.Module):
         jac_sparsity: Any = None,
         jump_ts: Real[Array, " jumps"] | None = None,
         step_ts: Real[Array, " times"] | None = None,
+        doses: AnyDoses | Sequence[AnyDoses] | None = None,
         **settings: Any,
     ) -> Solution:
         """Integrates dy/dt = f(t, y, args) from t0 to t1; see `jax_cubie.solve`. `settings` are those of `update`."""
         matrices = Matrices(mass, mass_pattern, jac, jac_sparsity)
         solver = self.update(**settings) if settings else self
-        request = make_request(solver, f, t0, t1, y0, args, saveat, dt0, events, matrices, jump_ts=jump_ts, step_ts=step_ts)
+        met = dict(jump_ts=jump_ts, step_ts=step_ts, doses=doses)
+        request = make_request(solver, f, t0, t1, y0, args, saveat, dt0, events, matrices, **met)
         check_choice("throw", throw, (True, False))
         solution = make_solution(request, run(request.problem, request.arrays))
         return raising(solution) if throw else solution
@@ -170,6 +173,7 @@ class Solver(eqx.Module):
         jac_sparsity: Any = None,
         jump_ts: Real[Array, " jumps"] | None = None,
         step_ts: Real[Array, " times"] | None = None,
+        doses: AnyDoses | Sequence[AnyDoses] | None = None,
         batched: Iterable[str] | str = ("y0", "args"),
         target: str = "cpu",
         derivative: str | None = None,
@@ -184,5 +188,6 @@ class Solver(eqx.Module):
         keeps them. "jvp" tells about the solve together with a tangent by y0 and these leaves.
         """
         matrices = Matrices(mass, mass_pattern, jac, jac_sparsity)
-        request = make_request(self, f, t0, t1, y0, args, saveat, dt0, events, matrices, jump_ts=jump_ts, step_ts=step_ts)
+        met = dict(jump_ts=jump_ts, step_ts=step_ts, doses=doses)
+        request = make_request(self, f, t0, t1, y0, args, saveat, dt0, events, matrices, **met)
         return inspect_request(request, batched, target, derivative)

@@ -12,7 +12,7 @@ from ..buffers import BufferRegistry
 from ..controllers import Controller
 from ..field_errors import check_signature
 from ..foreign_names import instead_of_saveat
-from ..inputs import Jumps, read_jumps
+from ..inputs import Jumps, read_doses, read_jumps, schedule_of
 from ..linear import LinearSettings
 from ..loop import Part
 from ..loop.checkpoints import windows_for
@@ -76,6 +76,7 @@ def make_request(
     *,
     jump_ts: Any = None,
     step_ts: Any = None,
+    doses: Any = None,
 ) -> Request:
     """Checks everything that is known now, traces f, and lists the kernel's operands."""
     if not callable(f):
@@ -111,6 +112,10 @@ def make_request(
             values["t1"] = times.t1
             values |= {name: ts[name]} if save.points else {}
     schedule = read_jumps({"jump_ts": jump_ts, "step_ts": step_ts}, t0, t1, state.dtype)
+    if given := read_doses(doses):
+        schedule = schedule_of(given, values["y0"], state, t0, t1, None if schedule is None else schedule.times)
+        if schedule.rates is not None:
+            raise NotImplementedError("infusions")
     if schedule is not None:
         values |= schedule.operands
     for component in solver.components:
