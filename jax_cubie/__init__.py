@@ -2,6 +2,7 @@
 
 from . import methods
 from .front_doors import solve
+from .inputs import Driver
 from .kernel.call import kernel_call
 from .kernel.custom_call import register as _register
 from .kernel.target import BuildError
@@ -21,6 +22,7 @@ __all__ = [
     "BuildError",
     "ButcherTableau",
     "ContinuousExtension",
+    "Driver",
     "ImplicitTableau",
     "RosenbrockTableau",
     "SaveAt",

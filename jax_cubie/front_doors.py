@@ -30,6 +30,7 @@ def solve(
     mass_pattern: Any = None,
     jac: Callable[[Float[Array, ""], PyTree, PyTree], Any] | None = None,
     jac_sparsity: Any = None,
+    drivers: PyTree = None,
     **settings: Any,
 ) -> Solution:
     """Integrates dy/dt = f(t, y, args) from t0 to t1, one trajectory; `jax.vmap` of it is one launch for all.
@@ -53,6 +54,8 @@ def solve(
       satisfy the equations.
     - jac: jac(t, y, args) -> [n, n], the Jacobian of f, in place of the one that is derived; jac_sparsity: where it may have
       entries, booleans [n, n], in place of what is found. Both are checked against f's own, where values are known.
+    - drivers: a pytree of `jax_cubie.Driver`, inputs that were measured or designed. Every function is then given their values
+      at t, in the same structure, as a last argument u: f(t, y, args, u), fn of SaveAt and jac, too.
     - settings: those of `Solver`, as `method="dopri5", rtol=1e-8, state_location="shared"`.
 
     Derivatives of `ys`, forwards and backwards, to any order: by y0, the float leaves of args, mass, arrays that f and
@@ -76,4 +79,4 @@ def solve(
     elif settings:
         solver = solver.update(**settings)
     matrices = dict(mass=mass, mass_pattern=mass_pattern, jac=jac, jac_sparsity=jac_sparsity)
-    return solver.solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, events=events, throw=throw, **matrices)
+    return solver.solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, events=events, throw=throw, drivers=drivers, **matrices)

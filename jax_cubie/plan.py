@@ -14,7 +14,7 @@ from .loop import Dimensions
 from .loop import buffers as loop_buffers
 from .loop.checkpoints import WINDOW, record_of
 from .loop.weights import Arranged, arranged, stage
-from .operands import CHUNK, Function, Operand, Words
+from .operands import CHUNK, Function, Operand, Words, window_of
 from .problem import Problem
 
 # Shared memory that a block may opt in to, in KiB (CUDA C++ Programming Guide, table of technical specifications).
@@ -114,6 +114,8 @@ class Plan:
         named = {operand.name: operand for operand in self.words.operands}
         for name in self.field.operands:
             operand = named[name]
+            if window_of(self.field.windows, name) is not None:
+                continue  # where its rows begin is known at run time
             if operand.batched and operand.dtype == self.problem.dtype and operand.size <= self.unroll:
                 offsets[name] = used
                 used += operand.size

@@ -32,6 +32,7 @@ ROOMS = (
     "methods",
     "nonlinear",
     "outputs",
+    "inputs",
     "controllers",
     "linear",
     "loop",

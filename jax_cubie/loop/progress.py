@@ -24,6 +24,7 @@ from ..kernel.scalar import Scalar, least, where
 from ..solution import CODES
 from .checkpoints import Recording
 from .clock import end_of, floor_of, whole_steps
+from .cursors import begin_cursors, declare_cursors
 from .part import Step
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def build_progress(lane: Lane) -> Progress:
     kinds = {**dict.fromkeys(_FLOATS, lane.problem.dtype), **dict.fromkeys(_INTEGERS, "int32"), **dict.fromkeys(_FLAGS, "bool")}
     for name, dtype in kinds.items():
         lane.cell(name, dtype)
+    declare_cursors(lane)
     for order in lane.problem.moving:
         lane.cell(f"start_{order}", lane.problem.dtype)
         lane.cell(f"size_{order}", lane.problem.dtype)
@@ -164,6 +166,7 @@ class _Writer:
             b.put(step_size=size, result=where(wrong, CODES["invalid_input"], b.get("result")))
 
     def _initial(self, b: Body) -> None:
+        begin_cursors(b)
         for piece in b.lane.problem.pieces:
             b.begin_piece(piece)
         for order in b.moving:

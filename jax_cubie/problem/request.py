@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from jaxtyping import Array, Float, PyTree
 
 from ..buffers import BufferRegistry
-from ..field_errors import check_signature
 from ..foreign_names import instead_of_saveat
 from ..linear import LinearSettings
 from ..loop.checkpoints import windows_for
@@ -30,7 +29,7 @@ class Request:
     """A problem with the arrays to solve it for, and what is needed to present the results.
 
     output: the structure of what `SaveAt.fn` returns, None where the state is saved. args: the names of the operands that
-    are leaves of args.
+    are leaves of args; drivers: of those of drivers; of_t0: of those that t0 has an effect on.
     """
 
     problem: Problem
@@ -39,6 +38,8 @@ class Request:
     output: Any
     times: Times
     args: tuple[str, ...]
+    drivers: tuple[str, ...] = ()
+    of_t0: tuple[str, ...] = ()
 
 
 class Choices(Protocol):
@@ -69,6 +70,7 @@ def make_request(
     dt0: Any,
     events: Any = (),
     matrices: Matrices = Matrices(),  # noqa: B008 - it is immutable
+    drivers: PyTree = None,
 ) -> Request:
     """Checks everything that is known now, traces f, and lists the kernel's operands."""
     if not callable(f):
@@ -108,7 +110,7 @@ def make_request(
     if matrices.given and not linear:
         refuse_matrices(matrices.given, method.name)
     mass, sparsity = read_mass(matrices, state), read_sparsity(matrices, state)
-    leaves = Arguments(args, state.dtype, None if mass is None else mass[1])
+    leaves = Arguments(args, state.dtype, None if mass is None else mass[1], drivers, t0)
     jac = _jacobian(f, matrices, state, leaves, sparsity, times.t0, values["y0"])
     functions = trace_functions(
         f, saveat.fn, method, state, leaves, settings["unroll"], None if mass is None else mass[0], jac, sparsity
@@ -145,11 +147,12 @@ def make_request(
         block=settings["block"],
         traced=functions.traced,
         slots=settings["checkpoints"],
+        cursors=() if leaves.tables is None else leaves.tables.cursors,
         windows=windows_for(settings["checkpoints"], None if most is None else int(most.max())),
         directions=settings["directions"],
         title=getattr(f, "__qualname__", type(f).__name__),
     )
-    return Request(problem, tuple(values.values()), state, functions.output, times, leaves.own)
+    return Request(problem, tuple(values.values()), state, functions.output, times, leaves.own, *leaves.of_drivers)
 
 
 def _jacobian(
@@ -162,9 +165,10 @@ def _jacobian(
     if jac is not None:
         if not callable(jac):
             raise TypeError(f"jac is {jac!r} of type {type(jac).__name__}: expected a function jac(t, y, args) -> [n, n]")
-        check_signature(jac, "jac(t, y, args)")
-    flat = None if jac is None else flat_jacobian(jac, state, leaves.fill)
-    check_jacobian(f, flat_field(f, state, leaves), jac, flat, sparsity, t0, y0, leaves.arrays)
+        leaves.check_signature(jac, "jac")
+    flat = None if jac is None else flat_jacobian(jac, state, leaves.at)
+    if leaves.tables is None:  # rows of tables are a kernel's to find
+        check_jacobian(f, flat_field(f, state, leaves), jac, flat, sparsity, t0, y0, leaves.arrays)
     return flat
 
 
