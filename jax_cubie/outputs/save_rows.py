@@ -77,8 +77,8 @@ class _Rows:
             def save() -> None:
                 point = b.get(_POINT)
                 theta = (point - step.start - step.residue) / step.size
-                since_t0 = b.scalar(b.direction) * point
-                time = self._time_of_point(b, b.number("t0") + since_t0)
+                t0, since_t0 = b.number("t0"), b.scalar(b.direction) * point
+                time = self._time_of_point(b, t0 + since_t0)
                 self._save_values(b, time, since_t0.value, between(b, theta, signed, self._points_behind(b)))
                 self._go_on(b, ordered)
 
@@ -86,8 +86,9 @@ class _Rows:
         if self._saving.steps:
             b.put(saving_until=b.get(_UNTIL) - 1)
             with b.when(b.get(_UNTIL).equals(0)):
-                since_t0 = b.scalar(b.direction) * step.end
-                time = where(step.last, b.number("t1"), b.number("t0") + since_t0)
+                t0, since_t0 = b.number("t0"), b.scalar(b.direction) * step.end
+                reached = t0 + since_t0
+                time = where(step.last, b.number("t1"), reached)
                 self._save(b, time.value, since_t0.value, b.buf.proposed_state, lambda order: _moved_end(b, step, order))
                 b.put(saving_until=self._saving.steps)
         return _invalid_unless(b, ordered) if self._saving.points else None
