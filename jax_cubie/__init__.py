@@ -2,7 +2,7 @@
 
 from . import methods
 from .front_doors import solve
-from .inputs import Doses, DoseTable, Resets, read_dose_table
+from .inputs import Doses, DoseTable, Driver, Resets, read_dose_table
 from .kernel.call import kernel_call
 from .kernel.custom_call import register as _register
 from .kernel.target import BuildError
@@ -24,6 +24,7 @@ __all__ = [
     "ContinuousExtension",
     "DoseTable",
     "Doses",
+    "Driver",
     "ImplicitTableau",
     "Resets",
     "RosenbrockTableau",

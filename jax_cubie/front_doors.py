@@ -34,6 +34,7 @@ def solve(
     jump_ts: Real[Array, " jumps"] | None = None,
     step_ts: Real[Array, " times"] | None = None,
     doses: AnyDoses | Sequence[AnyDoses] | None = None,
+    drivers: PyTree = None,
     **settings: Any,
 ) -> Solution:
     """Integrates dy/dt = f(t, y, args) from t0 to t1, one trajectory; `jax.vmap` of it is one launch for all.
@@ -62,6 +63,8 @@ def solve(
       different numbers of them. step_ts: times on which steps end, likewise.
     - doses: what is added to components of the state at given times, at once or over a while: a `jax_cubie.Doses`, or a tuple
       of them, in which there may be `jax_cubie.Resets`, too. Steps end on them, and the method starts again.
+    - drivers: a pytree of `jax_cubie.Driver`, inputs that were measured or designed. Every function is then given their values
+      at t, in the same structure, as a last argument u: f(t, y, args, u), fn of SaveAt and jac, too.
     - settings: those of `Solver`, as `method="dopri5", rtol=1e-8, state_location="shared"`.
 
     Derivatives of `ys`, forwards and backwards, to any order: by y0, the float leaves of args, mass, arrays that f and
@@ -85,5 +88,5 @@ def solve(
     elif settings:
         solver = solver.update(**settings)
     matrices = dict(mass=mass, mass_pattern=mass_pattern, jac=jac, jac_sparsity=jac_sparsity)
-    met = dict(events=events, jump_ts=jump_ts, step_ts=step_ts, doses=doses)
-    return solver.solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, throw=throw, **met, **matrices)
+    acting = dict(jump_ts=jump_ts, step_ts=step_ts, doses=doses, drivers=drivers)
+    return solver.solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, events=events, throw=throw, **acting, **matrices)

@@ -144,13 +144,14 @@ class Solver(eqx.Module):
         jump_ts: Real[Array, " jumps"] | None = None,
         step_ts: Real[Array, " times"] | None = None,
         doses: AnyDoses | Sequence[AnyDoses] | None = None,
+        drivers: PyTree = None,
         **settings: Any,
     ) -> Solution:
         """Integrates dy/dt = f(t, y, args) from t0 to t1; see `jax_cubie.solve`. `settings` are those of `update`."""
         matrices = Matrices(mass, mass_pattern, jac, jac_sparsity)
         solver = self.update(**settings) if settings else self
-        met = dict(jump_ts=jump_ts, step_ts=step_ts, doses=doses)
-        request = make_request(solver, f, t0, t1, y0, args, saveat, dt0, events, matrices, **met)
+        acting = dict(jump_ts=jump_ts, step_ts=step_ts, doses=doses, drivers=drivers)
+        request = make_request(solver, f, t0, t1, y0, args, saveat, dt0, events, matrices, **acting)
         check_choice("throw", throw, (True, False))
         solution = make_solution(request, run(request.problem, request.arrays))
         return raising(solution) if throw else solution
@@ -174,6 +175,7 @@ class Solver(eqx.Module):
         jump_ts: Real[Array, " jumps"] | None = None,
         step_ts: Real[Array, " times"] | None = None,
         doses: AnyDoses | Sequence[AnyDoses] | None = None,
+        drivers: PyTree = None,
         batched: Iterable[str] | str = ("y0", "args"),
         target: str = "cpu",
         derivative: str | None = None,
@@ -181,13 +183,13 @@ class Solver(eqx.Module):
         """Builds the image of this solve for `target` ("cpu", "cuda:90", ...) and tells about it; runs nothing.
 
         Arguments are one lane's, as arrays or `jax.ShapeDtypeStruct`s. `batched` names the arguments that get a lane axis:
-        of "t0", "t1", "dt0", "y0", "args", "ts", "mass", and the names of numeric settings.
+        of "t0", "t1", "dt0", "y0", "args", "drivers", "ts", "mass", and the names of numeric settings.
 
         derivative: "vjp" tells about the kernel of a gradient by y0 and the float leaves of args, of those that are not batched
         summed over the lanes; how many bytes of checkpoints a lane keeps for it; and, as `.recording`, about the solve that
         keeps them. "jvp" tells about the solve together with a tangent by y0 and these leaves.
         """
         matrices = Matrices(mass, mass_pattern, jac, jac_sparsity)
-        met = dict(jump_ts=jump_ts, step_ts=step_ts, doses=doses)
-        request = make_request(self, f, t0, t1, y0, args, saveat, dt0, events, matrices, **met)
+        acting = dict(jump_ts=jump_ts, step_ts=step_ts, doses=doses, drivers=drivers)
+        request = make_request(self, f, t0, t1, y0, args, saveat, dt0, events, matrices, **acting)
         return inspect_request(request, batched, target, derivative)

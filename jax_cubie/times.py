@@ -46,7 +46,7 @@ def read_times(t0: Any, t1: Any, ts: Any, dtype: str) -> Times:
 def times_between(t0: Any, t1: Any, ts: Any, dtype: str, span: Any = None) -> tuple[Any, Any]:
     """Times to save, and how far they are from t0, in `dtype`. span: the distance of t1, where it is known already. Raises
     ValueError for times that are known and not in order between the ends."""
-    span = _difference(t1, t0, dtype) if span is None else span
+    span = difference(t1, t0, dtype) if span is None else span
     offsets = _offsets(t0, t1, ts, span, dtype)
     _check_offsets(t0, t1, ts, span, offsets)
     return as_array(ts, dtype), as_array(offsets, dtype)

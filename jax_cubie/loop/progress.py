@@ -32,6 +32,7 @@ from ..kernel.scalar import Scalar, least, where
 from ..solution import CODES
 from .checkpoints import Recording
 from .clock import edges_of, end_of, floor_of, whole_steps
+from .cursors import begin_cursors, declare_cursors
 from .part import Step
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def build_progress(lane: Lane) -> Progress:
     if lane.problem.jumps:
         for name in ("first_time", "last_time"):
             lane.cell(name, lane.problem.dtype)
+    declare_cursors(lane)
     for order in lane.problem.moving:
         for name in ("start", "size", *(("leg", "goal") if lane.problem.divided else ())):
             lane.cell(f"{name}_{order}", lane.problem.dtype)
@@ -203,6 +205,7 @@ class _Writer:
             b.put(step_size=size, result=where(wrong, CODES["invalid_input"], b.get("result")))
 
     def _initial(self, b: Body) -> None:
+        begin_cursors(b)
         for piece in b.lane.problem.pieces:
             b.begin_piece(piece)
         for order in b.moving:

@@ -38,7 +38,11 @@ class _Moment:
 
 
 def _moment_of(b: Body, name: str) -> _Moment:
-    """An operand."""
+    """That of t0 or t1, as functions of the user's are given it."""
+    if b.lane.problem.counts_from_t0:
+        if name == "t0":
+            return _Moment(b.scalar(0.0), lambda order: b.scalar(0.0), lambda cotangents: None)
+        name = "span"
 
     def give(cotangents: dict[int, Scalar]) -> None:
         gather(b, **{f"{name}_{order}": value for order, value in cotangents.items()})
@@ -163,13 +167,15 @@ class _Rows:
             point = b.scalar(b.direction) * b.number(self._offsets, number.to("int64").value)
             ratio, size = (point - step.start - step.residue) / step.size, size_of(b, signed)
             theta = fraction_of(b, ratio, size, number, self._offsets)
-            moment = self._moment_of_point(b)
+            moment, own = self._moment_of_point(b), {}
+            if b.lane.problem.counts_from_t0:  # then both are cotangents of one operand
+                moment = dataclasses.replace(moment, give=own.update)
             self._cotangent(b, ratio, signed, moment)
             of_theta, of_size = method.between_adjoint(b, theta, size, b.buf.output_adjoint)
             of_time, also_of_size = pull_fraction(b, of_theta, theta, size)
             for order in self._lane.adjoint.orders:
                 time = of_time.get(order, b.scalar(0.0))
-                self._write_point(b, self._offsets, order, time)
+                self._write_point(b, self._offsets, order, time + own[order] if order in own else time)
                 gather(b, **{f"start_{order}": -time})
                 for share in (of_size, also_of_size):
                     if order in share:
@@ -179,28 +185,32 @@ class _Rows:
         b.repeat_while(lambda: b.get(self._behind) >= first, add)
 
     def _moment_of_end(self, b: Body, step: Step) -> _Moment:
+        start, end = _moment_of(b, "t0"), _moment_of(b, "t1")
+
         def tangent(order: int) -> Scalar:
-            inside = b.tangent("t0", order) + b.get(f"start_{order}") + b.get(f"size_{order}")
-            return where(step.last, b.tangent("t1", order), inside)
+            inside = start.tangent(order) + b.get(f"start_{order}") + b.get(f"size_{order}")
+            return where(step.last, end.tangent(order), inside)
 
         def give(cotangents: dict[int, Scalar]) -> None:
-            for order, value in cotangents.items():
-                inside = where(step.last, 0.0, value)
-                gather(b, **{f"t1_{order}": where(step.last, value, 0.0), f"t0_{order}": inside})
-                gather(b, **{f"start_{order}": inside, f"size_{order}": inside})
+            inside = {order: where(step.last, 0.0, value) for order, value in cotangents.items()}
+            end.give({order: where(step.last, value, 0.0) for order, value in cotangents.items()})
+            start.give(inside)
+            for order, value in inside.items():
+                gather(b, **{f"start_{order}": value, f"size_{order}": value})
 
-        reached = b.number("t0") + b.scalar(b.direction) * step.end
-        return _Moment(where(step.last, b.number("t1"), reached), tangent, give)
+        reached = start.time + b.scalar(b.direction) * step.end
+        return _Moment(where(step.last, end.time, reached), tangent, give)
 
     def _moment_of_point(self, b: Body) -> _Moment:
         index = b.get(self._behind).to("int64").value
+        name = self._offsets if b.lane.problem.counts_from_t0 else self._ts
 
         def give(cotangents: dict[int, Scalar]) -> None:
             for order, value in cotangents.items():
-                self._write_point(b, self._ts, order, value)
+                self._write_point(b, name, order, value)
 
-        time = b.number(self._ts, index) if self._saving.keeps_times else b.number(self._offsets, index)
-        return _Moment(time, lambda order: b.tangent(self._ts, order, index), give)
+        time = b.number(name if self._saving.keeps_times else self._offsets, index)  # the latter where nobody asks
+        return _Moment(time, lambda order: b.tangent(name, order, index), give)
 
     def _write_point(self, b: Body, name: str, order: int, value: Scalar) -> None:
         name = cotangent_name(tangent_name(name, order))

@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, PyTree
 
 from ..buffers import BufferRegistry
 from ..controllers import Controller
-from ..field_errors import check_signature
 from ..foreign_names import instead_of_saveat
 from ..inputs import Jumps, read_doses, read_jumps, schedule_of
 from ..linear import LinearSettings
@@ -33,7 +32,8 @@ class Request:
     """A problem with the arrays to solve it for, and what is needed to present the results.
 
     structures: of what each `SaveAt.fn` returns, by the function's name. ts: the times to save, by the names that they have as
-    operands. args: the names of the operands that are leaves of args.
+    operands. args: the names of the operands that are leaves of args; drivers: of those of drivers; of_t0: of those that t0 has
+    an effect on.
     """
 
     problem: Problem
@@ -43,6 +43,8 @@ class Request:
     times: Times
     ts: Mapping[str, Any]
     args: tuple[str, ...]
+    drivers: tuple[str, ...] = ()
+    of_t0: tuple[str, ...] = ()
 
 
 class Choices(Protocol):
@@ -77,6 +79,7 @@ def make_request(
     jump_ts: Any = None,
     step_ts: Any = None,
     doses: Any = None,
+    drivers: PyTree = None,
 ) -> Request:
     """Checks everything that is known now, traces f, and lists the kernel's operands."""
     if not callable(f):
@@ -127,7 +130,7 @@ def make_request(
     if matrices.given and not linear:
         refuse_matrices(matrices.given, method.name)
     mass, sparsity = read_mass(matrices, state), read_sparsity(matrices, state)
-    leaves = Arguments(args, state.dtype, None if mass is None else mass[1])
+    leaves = Arguments(args, state.dtype, None if mass is None else mass[1], drivers, t0)
     jac = _jacobian(f, matrices, state, leaves, sparsity, times.t0, values["y0"])
     outputs = {
         numbered("output", number): Output(save.fn, "SaveAt(fn=...)") for number, save in saves.items() if save.fn is not None
@@ -173,11 +176,12 @@ def make_request(
         block=settings["block"],
         traced=functions.traced,
         slots=settings["checkpoints"],
+        cursors=() if leaves.tables is None else leaves.tables.cursors,
         windows=windows_for(settings["checkpoints"], None if most is None else int(most.max())),
         directions=settings["directions"],
         title=getattr(f, "__qualname__", type(f).__name__),
     )
-    return Request(problem, tuple(values.values()), state, functions.structures, times, ts, leaves.own)
+    return Request(problem, tuple(values.values()), state, functions.structures, times, ts, leaves.own, *leaves.of_drivers)
 
 
 def _jacobian(
@@ -190,9 +194,10 @@ def _jacobian(
     if jac is not None:
         if not callable(jac):
             raise TypeError(f"jac is {jac!r} of type {type(jac).__name__}: expected a function jac(t, y, args) -> [n, n]")
-        check_signature(jac, "jac(t, y, args)")
-    flat = None if jac is None else flat_jacobian(jac, state, leaves.fill)
-    check_jacobian(f, flat_field(f, state, leaves), jac, flat, sparsity, t0, y0, leaves.arrays)
+        leaves.check_signature(jac, "jac")
+    flat = None if jac is None else flat_jacobian(jac, state, leaves.at)
+    if leaves.tables is None:  # rows of tables are a kernel's to find
+        check_jacobian(f, flat_field(f, state, leaves), jac, flat, sparsity, t0, y0, leaves.arrays)
     return flat
 
 
