@@ -24,6 +24,7 @@ def solve(
     saveat: SaveAt = SaveAt(t1=True),  # noqa: B008 - it is immutable
     dt0: Real[Array, ""] | float | None = None,
     events: SteadyState | tuple[SteadyState, ...] = (),
+    observables: Callable[[Float[Array, ""], PyTree, PyTree], PyTree] | None = None,
     solver: Solver | None = None,
     throw: bool = False,
     mass: PyTree = None,
@@ -42,6 +43,8 @@ def solve(
     - saveat: what to save; shape [points] in front of each leaf of `Solution.ys`.
     - dt0: the first step (of the sign of t1 - t0), or every step of the controller "fixed"; None: chosen here.
     - events: `jax_cubie.steady_state()`, which ends a lane once it is in a steady state.
+    - observables: observables(t, y, args), any pytree of arrays that is kept beside `ys` of every saved point, as
+      `Solution.observables`.
     - solver: a `Solver`; settings given besides are `solver.update(**settings)`.
     - throw: raise where any lane failed, also under jit, vmap and grad, when the solution is computed.
     - mass: M of M dy/dt = f(t, y, args), for Rosenbrock methods and implicit ones that are stiffly accurate: an array [n] for a
@@ -55,8 +58,8 @@ def solve(
       entries, booleans [n, n], in place of what is found. Both are checked against f's own, where values are known.
     - settings: those of `Solver`, as `method="dopri5", rtol=1e-8, state_location="shared"`.
 
-    Derivatives of `ys`, forwards and backwards, to any order: by y0, the float leaves of args, mass, arrays that f and
-    `SaveAt.fn` close over, t0, t1, `SaveAt.ts`, and of steps that nobody judges by dt0 and `step_ends`. Sizes that the
+    Derivatives of `ys` and `observables`, forwards and backwards, to any order: by y0, the float leaves of args, mass, arrays that f,
+    `SaveAt.fn` and `observables` close over, t0, t1, `SaveAt.ts`, and of steps that nobody judges by dt0 and `step_ends`. Sizes that the
     controller chose are held fixed; so by tolerances, coefficients, max_steps and dt0 as a first step the derivative is 0, as
     are those of `stats` and of the times of steps, and of y0's components that are solved for. A lane that failed has NaN.
     Raises FieldError, a TypeError, where f has no derivative.
@@ -76,4 +79,5 @@ def solve(
     elif settings:
         solver = solver.update(**settings)
     matrices = dict(mass=mass, mass_pattern=mass_pattern, jac=jac, jac_sparsity=jac_sparsity)
-    return solver.solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, events=events, throw=throw, **matrices)
+    kept = dict(saveat=saveat, observables=observables)
+    return solver.solve(f, t0, t1, y0, args, dt0=dt0, events=events, throw=throw, **kept, **matrices)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # The operand that is the mass matrix, where there is one.
 MASS = "mass"
 
+# The functions that are evaluated of the rows of a solution, and how the names of their results begin.
+ROWS = {"output": "ys", "observables": "observables"}
+
 # So many lanes add to one array before their sums are summed: a warp of CUDA's.
 CHUNK = 32
 
@@ -98,6 +101,10 @@ class Result:
     def differentiable(self) -> bool:
         """Whether it has a derivative: a float, but no times, which are what the controller chose."""
         return self.dtype.startswith("float") and self.name not in ("times", "reached")
+
+    def is_of(self, function: str) -> bool:
+        """Whether it has what that function of `ROWS` gives, or tangents of that."""
+        return self.name.startswith(ROWS[function])
 
     def tangent(self, piece: Piece) -> Result:
         """Its tangents of the order of a piece of the state, with an axis of directions behind that of rows if it has some."""

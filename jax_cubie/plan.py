@@ -32,7 +32,10 @@ _INLINE_BYTES = 16 * 1024
 # Threads of a multiprocessor that take lanes from a queue: more of them each have fewer lanes, and so idle longer at the end.
 _QUEUED_THREADS = 512
 # What the user calls the functions of the user's.
-_SAID = {"f": "f", "output": "SaveAt.fn", "f_vjp": "f's transpose", "output_vjp": "SaveAt.fn's transpose"}
+_SAID = {
+    "f": "f", "output": "SaveAt.fn", "observables": "observables", "f_vjp": "f's transpose",
+    "output_vjp": "SaveAt.fn's transpose", "observables_vjp": "observables' transpose",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

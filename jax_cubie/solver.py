@@ -135,6 +135,7 @@ class Solver(eqx.Module):
         saveat: SaveAt = SaveAt(t1=True),  # noqa: B008 - it is immutable
         dt0: Real[Array, ""] | float | None = None,
         events: SteadyState | tuple[SteadyState, ...] = (),
+        observables: Callable[[Float[Array, ""], PyTree, PyTree], PyTree] | None = None,
         throw: bool = False,
         mass: Any = None,
         mass_pattern: Any = None,
@@ -145,7 +146,7 @@ class Solver(eqx.Module):
         """Integrates dy/dt = f(t, y, args) from t0 to t1; see `jax_cubie.solve`. `settings` are those of `update`."""
         matrices = Matrices(mass, mass_pattern, jac, jac_sparsity)
         solver = self.update(**settings) if settings else self
-        request = make_request(solver, f, t0, t1, y0, args, saveat, dt0, events, matrices)
+        request = make_request(solver, f, t0, t1, y0, args, saveat, dt0, events, observables, matrices)
         check_choice("throw", throw, (True, False))
         solution = make_solution(request, run(request.problem, request.arrays))
         return raising(solution) if throw else solution
@@ -162,6 +163,7 @@ class Solver(eqx.Module):
         saveat: SaveAt = SaveAt(t1=True),  # noqa: B008 - it is immutable
         dt0: Any = None,
         events: SteadyState | tuple[SteadyState, ...] = (),
+        observables: Callable[[Float[Array, ""], PyTree, PyTree], PyTree] | None = None,
         mass: Any = None,
         mass_pattern: Any = None,
         jac: Callable | None = None,
@@ -180,5 +182,5 @@ class Solver(eqx.Module):
         keeps them. "jvp" tells about the solve together with a tangent by y0 and these leaves.
         """
         matrices = Matrices(mass, mass_pattern, jac, jac_sparsity)
-        request = make_request(self, f, t0, t1, y0, args, saveat, dt0, events, matrices)
+        request = make_request(self, f, t0, t1, y0, args, saveat, dt0, events, observables, matrices)
         return inspect_request(request, batched, target, derivative)

@@ -13,7 +13,18 @@ import jax.extend.core as jex
 from ..linear import without_custom_vjp
 from ..loop.adjoint import Adjoint, is_of_functions
 from ..loop.checkpoints import Checkpoints
-from ..operands import FieldFunction, Function, Operand, Piece, Result, Traced, cotangent_name, primal_name, tangent_name
+from ..operands import (
+    ROWS,
+    FieldFunction,
+    Function,
+    Operand,
+    Piece,
+    Result,
+    Traced,
+    cotangent_name,
+    primal_name,
+    tangent_name,
+)
 from ..problem import Problem
 from ..translate.platforms import PLATFORMS
 from .functions import Inputs, backward, field_of, forward, output_of
@@ -68,8 +79,10 @@ def backward_kernel(
     named = {function.name: number for number, function in enumerate(problem.functions[0][1])}
     made = []
     for name, traced in _differentiated(problem):
+        if name in ROWS and not any(one.is_of(name) for one in results):
+            continue  # what has no cotangent may have no derivative
         inputs = Inputs(traced, problem.pieces, problem.moving, operands, problem.dtype)
-        if name != "output":
+        if name not in ROWS:
             function, numbers = field_of(inputs), list(range(len(problem.pieces)))
             outputs = [tangent_name(name, piece.order) for piece in problem.pieces]
             if name in named:
@@ -78,7 +91,7 @@ def backward_kernel(
             function = output_of(inputs)
             kinds = [one.dtype for one in jax.eval_shape(function, *inputs.avals)]
             numbers = [number for number, kind in enumerate(kinds) if jax.numpy.issubdtype(kind, jax.numpy.floating)]
-            outputs = [one.name for one in problem.forward_results if one.name.startswith("ys") and one.differentiable]
+            outputs = [one.name for one in problem.forward_results if one.is_of(name) and one.differentiable]
         made.append(backward(name, function, inputs, adjoint.wrt, adjoint.orders, outputs, numbers, problem.unroll))
     return dataclasses.replace(
         problem,
@@ -123,7 +136,7 @@ def _with_tangents(chain: Any, directions: int, directed: tuple[bool, ...]) -> P
     made = []
     for name, traced in _differentiated(problem):
         inputs = Inputs(traced, pieces, moving, operands, problem.dtype)
-        make = output_of if name == "output" else field_of
+        make = output_of if name in ROWS else field_of
         made.append(forward(name, make(inputs), inputs, limits))
     return dataclasses.replace(
         problem,
@@ -135,7 +148,7 @@ def _with_tangents(chain: Any, directions: int, directed: tuple[bool, ...]) -> P
 
 
 def _differentiated(problem: Problem) -> list[tuple[str, Traced]]:
-    """The functions that have tangents or are transposed, by their names: the method's, "f" first, then `SaveAt.fn`."""
+    """The functions that have tangents or are transposed, by their names: the method's, "f" first, then those of rows."""
     traced = dict(problem.traced)
     own = problem.method.differentiated(lambda *given: traced["f"].call(*given)[0])
     found = {"f": traced["f"]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from ..operands import MASS
+from ..operands import MASS, ROWS
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -45,7 +45,8 @@ class Adjoint:
         if plan.target.platform == "cpu":
             return frozenset()
         named = {operand.name: operand for operand in plan.words.operands}
-        read = {name for function in plan.functions if function.name == "output_vjp" for name in function.operands}
+        transposed = {f"{name}_vjp" for name in ROWS}
+        read = {name for function in plan.functions if function.name in transposed for name in function.operands}
         return frozenset(name for name in self.summed if named[name].size > _ALONE and name not in read)
 
     def offsets(self, plan: Plan) -> list[tuple[str, int, str]]:

@@ -12,7 +12,7 @@ from ..kernel.scalar import Scalar, shifted, where
 from ..loop import Hooks, Step
 from ..loop.functions import into_row
 from ..loop.jets import fraction_of, size_of
-from ..operands import tangent_name
+from ..operands import ROWS, tangent_name
 from ..solution import CODES
 
 if TYPE_CHECKING:
@@ -38,9 +38,16 @@ class _Rows:
 
     def __init__(self, lane: Lane, saving: Saving):
         self._lane, self._saving = lane, saving
-        # What a row consists of, as (name, elements of a row, dtype); and where each begins in a state that is saved itself.
-        results = [result for result in lane.plan.words.results if result.name.startswith("ys")]
-        self._pieces = [(result.name, result.size // saving.rows, result.dtype) for result in results]
+        # What a row consists of, as (name, elements of a row, dtype), by the function that gives it ("output" stands for the
+        # state where that is saved itself); and where each piece of the state begins.
+        self._pieces = {
+            function: [
+                (result.name, result.size // saving.rows, result.dtype)
+                for result in lane.plan.words.results
+                if result.is_of(function)
+            ]
+            for function in ROWS
+        }
         sizes = [piece.size for piece in lane.problem.pieces]
         self._begins = list(itertools.accumulate(sizes, initial=0))[:-1]
 
@@ -171,23 +178,24 @@ class _Rows:
 
     def _save(self, b: Body, time: Any, state: Any, moved: Callable[[int], Scalar]) -> None:
         """The next row, of a state that lies in memory; moved: the tangents of the time, by their order."""
-        tangents = {order: moved(order).value for order in b.lane.problem.moving} if self._saving.outputs is not None else {}
+        tangents = {order: moved(order).value for order in b.lane.problem.moving} if self._saving.functions else {}
         row = self._take_row(b, time)
         if self._saving.outputs is None:
             self._write_state(b, row, state.load)
-        else:
-            sink = into_row(self._lane, [name for name, _, _ in self._pieces], [size for _, size, _ in self._pieces], row)
-            given = {tangent_name("t", order): value for order, value in tangents.items()}
-            b.call("output", out=sink, t=time, y=state, **given)
+        given = {tangent_name("t", order): value for order, value in tangents.items()}
+        for function in self._saving.functions:
+            pieces = self._pieces[function]
+            sink = into_row(self._lane, [name for name, _, _ in pieces], [size for _, size, _ in pieces], row)
+            b.call(function, out=sink, t=time, y=state, **given)
 
     def _write_state(self, b: Body, row: Any, value_at: Callable[[Any], Any]) -> None:
-        for (name, size, _), begin in zip(self._pieces, self._begins, strict=True):
+        for (name, size, _), begin in zip(self._pieces["output"], self._begins, strict=True):
 
             self._write(b, row, name, size, lambda index, begin=begin: value_at(shifted(b.emitter, index, begin)))
 
     def _save_values(self, b: Body, time: Any, value_at: Callable[[Any], Any]) -> None:
         """The next row, of a state by its components."""
-        if self._saving.outputs is None:
+        if not self._saving.functions:
             self._write_state(b, self._take_row(b, time), value_at)
         else:
             b.each(lambda index: b.buf.output_state.store(index, value_at(index)))
@@ -196,7 +204,7 @@ class _Rows:
     def _save_missing(self, b: Body, time: Any) -> None:
         """The row of a time that was not reached: NaN, in integers the lowest of their range."""
         row = self._take_row(b, time)
-        for name, size, kind in self._pieces:
+        for name, size, kind in itertools.chain(*self._pieces.values()):
             lowest = False if kind == "bool" else float("nan") if kind.startswith("float") else np.iinfo(kind).min
             constant = b.emitter.constant(kind, lowest)
             self._write(b, row, name, size, lambda _, constant=constant: constant)

@@ -13,11 +13,15 @@ import numpy as np
 from ..buffers import BACKWARD, Buffer
 from ..kernel.partition import join
 from ..loop import AdjointHooks, Dimensions, Hooks, Part
-from ..operands import Result
+from ..operands import ROWS, Result
 from ..solution import CODES
 
 if TYPE_CHECKING:
     from ..loop.lane import Lane
+
+
+# The fields that tell of the functions of rows.
+_FIELDS = {"output": "outputs", "observables": "observables"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Saving(Part):
     """The rows of a solution: t0, then `points` given times and every `steps`-th accepted step in the order of time, then t1.
 
     max_steps: bounds the rows of steps, 0 without them. outputs: shape and dtype of each output of the function "output",
-    that of `SaveAt.fn`; None where the state is saved itself.
+    that of `SaveAt.fn`; None where the state is saved itself. observables: the same of the function of that name, whose outputs
+    are saved beside; None without one.
     """
 
     t0: bool
@@ -34,11 +39,17 @@ class Saving(Part):
     t1: bool
     max_steps: int
     outputs: tuple[tuple[tuple[int, ...], str], ...] | None
+    observables: tuple[tuple[tuple[int, ...], str], ...] | None = None
+
+    @property
+    def functions(self) -> dict[str, tuple[tuple[tuple[int, ...], str], ...]]:
+        """The functions that are evaluated of each row, by name, with shape and dtype of their outputs."""
+        return {name: outputs for name in ROWS if (outputs := getattr(self, _FIELDS[name])) is not None}
 
     @property
     def keeps_times(self) -> bool:
         """Whether the kernel hands on the times of t1 and of the points: into a result, or to a function."""
-        return self.steps > 0 or self.outputs is not None
+        return self.steps > 0 or bool(self.functions)
 
     @property
     def inside(self) -> bool:
@@ -69,18 +80,20 @@ class Saving(Part):
         )
 
     def sizes(self, dimensions: Dimensions) -> dict[str, int]:
-        held = self.points and (self.outputs is not None or dimensions.moving)
-        outputs = sum(math.prod(shape) for shape, kind in self.outputs or () if kind.startswith("float"))
+        held = self.points and (self.functions or dimensions.moving)
+        floats = (
+            sum(math.prod(shape) for shape, kind in outputs if kind.startswith("float")) for outputs in self.functions.values()
+        )
         return {
             "output_state": dimensions.states if held else 0,
             "output_adjoint": dimensions.states if dimensions.backward and self.points else 0,
-            "output_cotangent": outputs * dimensions.orders if dimensions.backward else 0,
+            "output_cotangent": max(floats, default=0) * dimensions.orders if dimensions.backward else 0,
         }
 
     def copies(self) -> dict[str, int]:
         """t0 and times equal to it, inside of steps, the ends of steps, t1."""
         count = self.t0 + 2 * (self.points > 0) + (self.steps > 0) + self.t1
-        return {"output": count, "output_vjp": count + self.t1}
+        return {name: times for one in ROWS for name, times in ((one, count), (f"{one}_vjp", count + self.t1))}
 
     def results(self, states: int, dtype: str) -> tuple[Result, ...]:
         """What the kernel writes a row at a time: the times where only it knows them, and each array of a point.
@@ -93,10 +106,9 @@ class Saving(Part):
             return Result(name, (self.rows, *shape), kind, largest if self.steps else None)
 
         times = (rows_of("times", (), dtype),) if self.steps else ()
-        if self.outputs is None:
-            return (*times, rows_of("ys", (states,), dtype))
-        leaves = enumerate(self.outputs)
-        return (*times, *(rows_of(f"ys{number}", shape, kind) for number, (shape, kind) in leaves))
+        state = (rows_of("ys", (states,), dtype),) if self.outputs is None else ()
+        leaves = [(ROWS[name], *leaf) for name, outputs in self.functions.items() for leaf in enumerate(outputs)]
+        return (*times, *state, *(rows_of(f"{begin}{number}", shape, kind) for begin, number, (shape, kind) in leaves))
 
     def hooks(self, lane: Lane) -> Hooks:
         from .save_rows import build_hooks
@@ -121,13 +133,21 @@ class Saving(Part):
         if self.outputs is None:
             ys = request.state.unflatten(found["ys"])
         else:
-            ys = jax.tree.unflatten(request.output, [found[f"ys{number}"] for number in range(len(self.outputs))])
+            ys = self._unflatten("output", found, request)
+        rows = {"ys": ys}
+        if self.observables is not None:
+            rows["observables"] = self._unflatten("observables", found, request)
         if self.steps:
-            return {"ts": found["times"], "ys": ys}
+            return {"ts": found["times"], **rows}
         saved = [times.t0[None]] if self.t0 else []
         saved += [times.ts] if self.points else []
         saved += [self._end(found, times)[None]] if self.t1 else []
-        return {"ts": join(saved), "ys": ys}
+        return {"ts": join(saved), **rows}
+
+    def _unflatten(self, function: str, found: Mapping[str, Any], request: Any) -> Any:
+        """What a function gave, in its own structure."""
+        count = len(self.functions[function])
+        return jax.tree.unflatten(request.structures[function], [found[f"{ROWS[function]}{number}"] for number in range(count)])
 
     @staticmethod
     def _end(found: Mapping[str, Any], times: Any) -> Any:

@@ -29,14 +29,14 @@ from .tracing import Arguments, flat_field, trace_functions
 class Request:
     """A problem with the arrays to solve it for, and what is needed to present the results.
 
-    output: the structure of what `SaveAt.fn` returns, None where the state is saved. args: the names of the operands that
-    are leaves of args.
+    structures: those of what the functions of rows return, by their names in `ROWS`. args: the names of the operands that are
+    leaves of args.
     """
 
     problem: Problem
     arrays: tuple[Any, ...]
     state: State
-    output: Any
+    structures: dict[str, Any]
     times: Times
     args: tuple[str, ...]
 
@@ -68,6 +68,7 @@ def make_request(
     saveat: SaveAt,
     dt0: Any,
     events: Any = (),
+    observables: Any = None,
     matrices: Matrices = Matrices(),  # noqa: B008 - it is immutable
 ) -> Request:
     """Checks everything that is known now, traces f, and lists the kernel's operands."""
@@ -76,6 +77,11 @@ def make_request(
     if not isinstance(saveat, SaveAt):
         instead = instead_of_saveat(saveat)
         raise TypeError(f"saveat is {saveat!r}: expected a jax_cubie.SaveAt" + (f"; {instead}" if instead else ""))
+    if observables is not None and not callable(observables):
+        kind = type(observables).__name__
+        raise TypeError(f"observables is {observables!r:.80} of type {kind}: expected a function observables(t, y, args)")
+    of_rows = {"output": saveat.fn, "observables": observables}
+    of_rows = {name: function for name, function in of_rows.items() if function is not None}
     steady = _steady_state(events)
     state, method, settings = read_state(y0), solver.stepper, solver.settings()
     controller = solver.control.static
@@ -95,7 +101,7 @@ def make_request(
     values["y0"] = flat_state(y0, state)
     if saveat.points:
         values["offsets"] = times.offsets
-    if saveat.steps or saveat.fn is not None:  # the kernel hands these times on
+    if saveat.steps or of_rows:  # the kernel hands these times on
         values["t1"] = times.t1
         if saveat.points:
             values["ts"] = times.ts
@@ -111,7 +117,7 @@ def make_request(
     leaves = Arguments(args, state.dtype, None if mass is None else mass[1])
     jac = _jacobian(f, matrices, state, leaves, sparsity, times.t0, values["y0"])
     functions = trace_functions(
-        f, saveat.fn, method, state, leaves, settings["unroll"], None if mass is None else mass[0], jac, sparsity
+        f, of_rows, method, state, leaves, settings["unroll"], None if mass is None else mass[0], jac, sparsity
     )
     values |= dict(zip(leaves.names, leaves.arrays, strict=True)) | functions.closed_over
     if saveat.steps and "max_steps" not in solver.given and concrete(settings["max_steps"]) == DEFAULT_MAX_STEPS:
@@ -121,7 +127,7 @@ def make_request(
         )
     # Their outputs are alike on all platforms.
     programs = {function.name: function.program for function in functions.by_platform[0][1]}
-    outputs = programs["output"].outputs if saveat.fn is not None else None
+    outputs = {name: programs[name].outputs for name in of_rows}
     saving, most = _make_saving(saveat, settings["max_steps"], outputs), concrete(settings["max_steps"])
     if mass is not None and saving.inside and functions.method.between_needs_slopes:
         raise ValueError(
@@ -149,7 +155,7 @@ def make_request(
         directions=settings["directions"],
         title=getattr(f, "__qualname__", type(f).__name__),
     )
-    return Request(problem, tuple(values.values()), state, functions.output, times, leaves.own)
+    return Request(problem, tuple(values.values()), state, functions.structures, times, leaves.own)
 
 
 def _jacobian(
@@ -182,7 +188,7 @@ def _steady_state(events: Any) -> SteadyState | None:
     return given[0] if given else None
 
 
-def _make_saving(saveat: SaveAt, max_steps: Any, outputs: Any) -> Saving:
+def _make_saving(saveat: SaveAt, max_steps: Any, outputs: dict[str, Any]) -> Saving:
     most = 0
     if saveat.steps:
         known = concrete(max_steps)
@@ -192,7 +198,7 @@ def _make_saving(saveat: SaveAt, max_steps: Any, outputs: Any) -> Saving:
                 f"traced ({type(max_steps).__name__}): set it outside of jit, vmap and grad"
             )
         most = int(known)
-    saving = Saving(saveat.t0, saveat.points, saveat.steps, saveat.t1, most, outputs)
+    saving = Saving(saveat.t0, saveat.points, saveat.steps, saveat.t1, most, outputs.get("output"), outputs.get("observables"))
     if saving.rows == 0:
         raise ValueError(f"SaveAt(steps={saveat.steps}) has no row with max_steps={most}: there are max_steps // steps of them")
     return saving

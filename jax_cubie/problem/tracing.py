@@ -24,7 +24,9 @@ from ..translate.platforms import PLATFORMS
 from ..translate.program import DTYPES as KERNEL_DTYPES
 from .state import State, name_of
 
-_SAID_F, _SAID_OUTPUT = "f(t, y, args)", "SaveAt(fn=...)"
+_SAID_F = "f(t, y, args)"
+# What the user calls the functions of rows.
+SAID_OF_ROWS = {"output": "SaveAt(fn=...)", "observables": "observables"}
 
 
 class Arguments:
@@ -84,15 +86,15 @@ def _default_int(value: int) -> Array:
 class TracedFunctions:
     """The user's functions of a solve.
 
-    method: for this f. by_platform: programs, "f" first. traced: f and `SaveAt.fn` as JAX has them. closed_over: what they
-    close over, by its names as operands. output: the structure of fn's result.
+    method: for this f. by_platform: programs, "f" first. traced: f and the functions of rows as JAX has them. closed_over: what
+    they close over, by its names as operands. structures: those of the results of the functions of rows, by name.
     """
 
     method: Method
     by_platform: tuple[tuple[str, tuple[Function, ...]], ...]
     traced: tuple[tuple[str, Traced], ...]
     closed_over: dict[str, Any]
-    output: Any
+    structures: dict[str, Any]
 
 
 def _time_and_state(state: State) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
@@ -101,15 +103,15 @@ def _time_and_state(state: State) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeS
 
 
 def trace_functions(
-    f: Callable, fn: Callable | None, method: Method, state: State, args: Arguments, unroll: int | str,
+    f: Callable, of_rows: Mapping[str, Callable], method: Method, state: State, args: Arguments, unroll: int | str,
     mass: Mass | None = None, jac: Callable | None = None, sparsity: Pattern | None = None,
 ) -> TracedFunctions:
-    """For each platform f, what the method derives of it and, where there is one, `SaveAt.fn`: functions of time, the flat
-    state, the operands of args and what they close over."""
+    """For each platform f, what the method derives of it, and the functions of rows: functions of time, the flat state, the
+    operands of args and what they close over. of_rows: the user's, by their names in `ROWS`."""
     check_signature(f, _SAID_F)
     time, vector = _time_and_state(state)
     field = trace(flat_field(f, state, args), time, vector, *args.avals)
-    inputs: dict[str, tuple[str, ...]] = {"f": ("t", "y"), "output": ("t", "y")}
+    inputs: dict[str, tuple[str, ...]] = dict.fromkeys(("f", *of_rows), ("t", "y"))
     closed, sparse = {"f": field}, set()
     forwards = without_custom_vjp(field)  # what a solver derives of f is what f computes, whatever its rule for cotangents
     with in_derivative_words(_SAID_F, reverse=False):
@@ -120,9 +122,9 @@ def trace_functions(
             if name != "f":
                 given = (time if one == "t" else vector for one in derived.inputs)
                 closed[name] = trace(derived.call, *given, *args.avals)
-    structure = None
-    if fn is not None:
-        closed["output"], structure = _trace_output(fn, state, args)
+    structures = {}
+    for name, function in of_rows.items():
+        closed[name], structures[name] = _trace_output(function, SAID_OF_ROWS[name], state, args)
     translated, closed_over, names = {}, {}, {}
     conversions: dict[tuple[int, str], tuple[Any, Any]] = {}
     for name, jaxpr in closed.items():
@@ -142,9 +144,9 @@ def trace_functions(
     given = {id(converted.get(id(value), value)): name for name, value in reversed(closed_over.items())}
     given |= {id(value): name for name, value in closed_over.items()}  # as it is, rather than converted
     known = tuple((value, name) for name, value in closed_over.items() if not isinstance(value, jax.core.Tracer))
-    said = {"f": _SAID_F, "output": _SAID_OUTPUT}
+    said = {"f": _SAID_F, **SAID_OF_ROWS}
     traced = tuple((name, _traced(closed[name], args.names, given, known, said[name])) for name in said if name in closed)
-    return TracedFunctions(method, by_platform, traced, closed_over, structure)
+    return TracedFunctions(method, by_platform, traced, closed_over, structures)
 
 
 def _traced(
@@ -182,23 +184,23 @@ def flat_field(f: Callable, state: State, args: Arguments) -> Callable[..., Arra
     return field
 
 
-def _trace_output(fn: Callable, state: State, args: Arguments) -> tuple[Any, Any]:
-    """The jaxpr of `SaveAt.fn` over the same inputs, and the structure of its result."""
+def _trace_output(fn: Callable, said: str, state: State, args: Arguments) -> tuple[Any, Any]:
+    """The jaxpr of a function of rows over the same inputs, and the structure of its result."""
     structures = []
 
     def output(t: Array, y: Array, *values: Array) -> list[Array]:
-        with in_our_words("SaveAt(fn=...)"):
+        with in_our_words(said):
             leaves, structure = jax.tree.flatten(fn(t, state.unflatten(y), args.fill(values)))
         structures.append(structure)
         for leaf in leaves:
             if not eqx.is_array_like(leaf):
-                raise TypeError(f"what SaveAt(fn=...) returns has a leaf of type {type(leaf).__name__}: expected arrays")
+                raise TypeError(f"what {said} returns has a leaf of type {type(leaf).__name__}: expected arrays")
             if getattr(leaf, "dtype", None) == float0:
-                raise ValueError(f"what SaveAt(fn=...) returns has a leaf of dtype {name_of(float0)}: leave it out")
+                raise ValueError(f"what {said} returns has a leaf of dtype {name_of(float0)}: leave it out")
         return [jnp.asarray(leaf) for leaf in leaves]
 
-    check_signature(fn, "fn(t, y, args)")
+    check_signature(fn, "fn(t, y, args)" if said.startswith("SaveAt") else f"{said}(t, y, args)")
     closed = trace(output, *_time_and_state(state), *args.avals)
     if not closed.out_avals:
-        raise ValueError(f"SaveAt(fn=...) returns no arrays (structure {structures[-1]}): there is nothing to save")
+        raise ValueError(f"{said} returns no arrays (structure {structures[-1]}): there is nothing to save")
     return closed, structures[-1]
