@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxtyping import Array, Float, PyTree, Real
 
 from .foreign_names import front_door, instead_of_solver
-from .outputs import SaveAt, SteadyState
+from .outputs import SaveAt, SteadyState, Summary
 from .solution import Solution
 from .solver import Solver
 
@@ -25,6 +25,7 @@ def solve(
     dt0: Real[Array, ""] | float | None = None,
     events: SteadyState | tuple[SteadyState, ...] = (),
     observables: Callable[[Float[Array, ""], PyTree, PyTree], PyTree] | None = None,
+    summaries: Mapping[str, Summary] | None = None,
     solver: Solver | None = None,
     throw: bool = False,
     mass: PyTree = None,
@@ -45,6 +46,8 @@ def solve(
     - events: `jax_cubie.steady_state()`, which ends a lane once it is in a steady state.
     - observables: observables(t, y, args), any pytree of arrays that is kept beside `ys` of every saved point, as
       `Solution.observables`.
+    - summaries: a dict of `jax_cubie.Summary`, numbers of the whole trajectory that are made on the way; `Solution.summaries` has
+      them by the same names.
     - solver: a `Solver`; settings given besides are `solver.update(**settings)`.
     - throw: raise where any lane failed, also under jit, vmap and grad, when the solution is computed.
     - mass: M of M dy/dt = f(t, y, args), for Rosenbrock methods and implicit ones that are stiffly accurate: an array [n] for a
@@ -79,5 +82,5 @@ def solve(
     elif settings:
         solver = solver.update(**settings)
     matrices = dict(mass=mass, mass_pattern=mass_pattern, jac=jac, jac_sparsity=jac_sparsity)
-    kept = dict(saveat=saveat, observables=observables)
+    kept = dict(saveat=saveat, observables=observables, summaries=summaries)
     return solver.solve(f, t0, t1, y0, args, dt0=dt0, events=events, throw=throw, **kept, **matrices)

@@ -100,7 +100,12 @@ class Result:
     @property
     def differentiable(self) -> bool:
         """Whether it has a derivative: a float, but no times, which are what the controller chose."""
-        return self.dtype.startswith("float") and self.name not in ("times", "reached")
+        return self.dtype.startswith("float") and self.name not in ("times", "reached") and not self.is_summary
+
+    @property
+    def is_summary(self) -> bool:
+        """Whether it is of a summary, which has a derivative that is not here."""
+        return self.name.startswith("summary")
 
     def is_of(self, function: str) -> bool:
         """Whether it has what that function of `ROWS` gives, or tangents of that."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
 import equinox as eqx
@@ -14,7 +14,7 @@ from .controllers import CONTROLLERS
 from .foreign_names import front_door
 from .inspection import Inspection, inspect_request
 from .methods import Method, Tableau, find_method
-from .outputs import SaveAt, SteadyState
+from .outputs import SaveAt, SteadyState, Summary
 from .primitive import run
 from .printing import as_document, describe_call
 from .problem import Matrices, make_request
@@ -136,6 +136,7 @@ class Solver(eqx.Module):
         dt0: Real[Array, ""] | float | None = None,
         events: SteadyState | tuple[SteadyState, ...] = (),
         observables: Callable[[Float[Array, ""], PyTree, PyTree], PyTree] | None = None,
+        summaries: Mapping[str, Summary] | None = None,
         throw: bool = False,
         mass: Any = None,
         mass_pattern: Any = None,
@@ -146,7 +147,7 @@ class Solver(eqx.Module):
         """Integrates dy/dt = f(t, y, args) from t0 to t1; see `jax_cubie.solve`. `settings` are those of `update`."""
         matrices = Matrices(mass, mass_pattern, jac, jac_sparsity)
         solver = self.update(**settings) if settings else self
-        request = make_request(solver, f, t0, t1, y0, args, saveat, dt0, events, observables, matrices)
+        request = make_request(solver, f, t0, t1, y0, args, saveat, dt0, events, observables, summaries, matrices)
         check_choice("throw", throw, (True, False))
         solution = make_solution(request, run(request.problem, request.arrays))
         return raising(solution) if throw else solution
@@ -164,6 +165,7 @@ class Solver(eqx.Module):
         dt0: Any = None,
         events: SteadyState | tuple[SteadyState, ...] = (),
         observables: Callable[[Float[Array, ""], PyTree, PyTree], PyTree] | None = None,
+        summaries: Mapping[str, Summary] | None = None,
         mass: Any = None,
         mass_pattern: Any = None,
         jac: Callable | None = None,
@@ -182,5 +184,5 @@ class Solver(eqx.Module):
         keeps them. "jvp" tells about the solve together with a tangent by y0 and these leaves.
         """
         matrices = Matrices(mass, mass_pattern, jac, jac_sparsity)
-        request = make_request(self, f, t0, t1, y0, args, saveat, dt0, events, observables, matrices)
+        request = make_request(self, f, t0, t1, y0, args, saveat, dt0, events, observables, summaries, matrices)
         return inspect_request(request, batched, target, derivative)

@@ -22,6 +22,7 @@ from .checks import flat_state, step_size
 from .matrices import Matrices, check_jacobian, flat_jacobian, read_mass, read_sparsity, refuse_matrices
 from .problem import DEFAULT_MAX_STEPS, Problem
 from .state import State, read_state
+from .summaries import SummaryReader
 from .tracing import Arguments, flat_field, trace_functions
 
 
@@ -29,8 +30,8 @@ from .tracing import Arguments, flat_field, trace_functions
 class Request:
     """A problem with the arrays to solve it for, and what is needed to present the results.
 
-    structures: those of what the functions of rows return, by their names in `ROWS`. args: the names of the operands that are
-    leaves of args.
+    structures: those of what the functions of rows return, by their names in `ROWS`. summaries: of each by name what it is like, as
+    `SummaryReader` has it. args: the names of the operands that are leaves of args.
     """
 
     problem: Problem
@@ -38,6 +39,7 @@ class Request:
     state: State
     structures: dict[str, Any]
     times: Times
+    summaries: dict[str, Any]
     args: tuple[str, ...]
 
 
@@ -69,6 +71,7 @@ def make_request(
     dt0: Any,
     events: Any = (),
     observables: Any = None,
+    summaries: Any = None,
     matrices: Matrices = Matrices(),  # noqa: B008 - it is immutable
 ) -> Request:
     """Checks everything that is known now, traces f, and lists the kernel's operands."""
@@ -116,9 +119,11 @@ def make_request(
     mass, sparsity = read_mass(matrices, state), read_sparsity(matrices, state)
     leaves = Arguments(args, state.dtype, None if mass is None else mass[1])
     jac = _jacobian(f, matrices, state, leaves, sparsity, times.t0, values["y0"])
+    reader = SummaryReader({} if summaries is None else summaries, state, leaves, times, t0, mass=mass is not None)
     functions = trace_functions(
-        f, of_rows, method, state, leaves, settings["unroll"], None if mass is None else mass[0], jac, sparsity
+        f, of_rows, method, state, leaves, settings["unroll"], None if mass is None else mass[0], jac, sparsity, reader.trace
     )
+    values |= reader.operands
     values |= dict(zip(leaves.names, leaves.arrays, strict=True)) | functions.closed_over
     if saveat.steps and "max_steps" not in solver.given and concrete(settings["max_steps"]) == DEFAULT_MAX_STEPS:
         raise ValueError(
@@ -129,16 +134,18 @@ def make_request(
     programs = {function.name: function.program for function in functions.by_platform[0][1]}
     outputs = {name: programs[name].outputs for name in of_rows}
     saving, most = _make_saving(saveat, settings["max_steps"], outputs), concrete(settings["max_steps"])
-    if mass is not None and saving.inside and functions.method.between_needs_slopes:
+    parts = [saving, *([] if steady is None else [Steady()]), *([reader.part] if reader.presented else [])]
+    if mass is not None and any(part.inside for part in parts) and functions.method.between_needs_slopes:
         raise ValueError(
             f"method {method.name!r} has no values between steps of its own, and with a mass matrix f is no slope to make some "
-            "of: save at t0, t1 or the ends of steps, or take a method that has, as 'rodas5p' or 'rodas4'"
+            "of: save at t0, t1 or the ends of steps, without summaries that look between these, or take a method that has, as "
+            "'rodas5p' or 'rodas4'"
         )
     problem = Problem(
         functions=functions.by_platform,
         method=functions.method,
         controller=controller,
-        parts=(saving,) if steady is None else (saving, Steady()),
+        parts=tuple(parts),
         registry=solver.buffers,
         pieces=(Piece(0, state.size, "y0"),),
         dtype=state.dtype,
@@ -155,7 +162,7 @@ def make_request(
         directions=settings["directions"],
         title=getattr(f, "__qualname__", type(f).__name__),
     )
-    return Request(problem, tuple(values.values()), state, functions.structures, times, leaves.own)
+    return Request(problem, tuple(values.values()), state, functions.structures, times, reader.presented, leaves.own)
 
 
 def _jacobian(

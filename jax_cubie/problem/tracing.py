@@ -82,6 +82,9 @@ def _default_int(value: int) -> Array:
         raise ValueError(f"args has the integer {value}, which {kind} does not hold: use a float, or switch x64 on") from None
 
 
+More = Callable[[Callable, Method], Mapping[str, tuple[tuple[str, ...], jex.ClosedJaxpr]]]
+
+
 @dataclasses.dataclass(frozen=True)
 class TracedFunctions:
     """The user's functions of a solve.
@@ -104,10 +107,11 @@ def _time_and_state(state: State) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeS
 
 def trace_functions(
     f: Callable, of_rows: Mapping[str, Callable], method: Method, state: State, args: Arguments, unroll: int | str,
-    mass: Mass | None = None, jac: Callable | None = None, sparsity: Pattern | None = None,
+    mass: Mass | None = None, jac: Callable | None = None, sparsity: Pattern | None = None, more: More | None = None,
 ) -> TracedFunctions:
     """For each platform f, what the method derives of it, and the functions of rows: functions of time, the flat state, the
-    operands of args and what they close over. of_rows: the user's, by their names in `ROWS`."""
+    operands of args and what they close over. of_rows: the user's, by their names in `ROWS`. more: of f and the method, for each
+    function besides the names of its inputs and its jaxpr over these and the operands of args; they have no derivatives."""
     check_signature(f, _SAID_F)
     time, vector = _time_and_state(state)
     field = trace(flat_field(f, state, args), time, vector, *args.avals)
@@ -122,6 +126,9 @@ def trace_functions(
             if name != "f":
                 given = (time if one == "t" else vector for one in derived.inputs)
                 closed[name] = trace(derived.call, *given, *args.avals)
+    if more is not None:
+        for name, (own, jaxpr) in more(lambda *given: jex.jaxpr_as_fun(forwards)(*given)[0], method).items():
+            inputs[name], closed[name] = own, jaxpr
     structures = {}
     for name, function in of_rows.items():
         closed[name], structures[name] = _trace_output(function, SAID_OF_ROWS[name], state, args)
