@@ -15,6 +15,7 @@ from .loop import buffers as loop_buffers
 from .loop.checkpoints import WINDOW, record_of
 from .loop.weights import Arranged, arranged, stage
 from .operands import CHUNK, Function, Operand, Words
+from .outputs import PARTS
 from .problem import Problem
 
 # Shared memory that a block may opt in to, in KiB (CUDA C++ Programming Guide, table of technical specifications).
@@ -148,6 +149,8 @@ class Plan:
             window = problem.adjoint.windows * WINDOW * sum(record_of(problem).words)
             backward = dict(operands=problem.adjoint.words(self), times=len(problem.adjoint.orders), window=window)
         sizes = loop_buffers.sizes(dimensions, errors=problem.method.error_rows, counters=len(self.counters), **backward)
+        present = {type(part) for part in problem.parts}
+        sizes |= {buffer.name: 0 for kind in PARTS if kind not in present for buffer in kind.buffers()}
         for owner in (*problem.parts, problem.method):
             sizes |= owner.sizes(dimensions)
         if unsized := [buffer.name for buffer in problem.registry if buffer.name not in sizes]:
