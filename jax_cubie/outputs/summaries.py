@@ -112,9 +112,10 @@ class Group:
     def places(self) -> dict[str, tuple[int, int]]:
         """Its words by name: where they begin, and how many they are."""
         n, sizes = self.size, {}
-        for name, wanted in (("total", self.total), ("spread", self.spread)):
-            if wanted:
-                sizes |= {name: n, f"{name}_rest": n}
+        if self.total:
+            sizes |= {"total": n, "total_rest": n}
+        if self.spread:
+            sizes |= {"spread": n}
         for name, wanted in (("max", self.maximum), ("min", self.minimum)):
             if wanted:
                 sizes |= {name: n, f"{name}_time": n}

@@ -53,6 +53,9 @@ class _Points:
         self._measures = any(group.total for window in self._steps for group in self._groups(window))
         if self._measures:
             lane.cell("summary_reached", lane.problem.dtype)
+        for group in part.groups:
+            if group.spread and not group.window.sampled:
+                lane.cell(_share_of(group), lane.problem.dtype)
         # What values between need is made once a step, where they are asked for in each.
         quadratures = [group.quadrature for group in part.groups if group.quadrature is not None]
         self._always = any(one.points for one in quadratures)
@@ -85,6 +88,8 @@ class _Points:
                 b.put(**{f"{window.every}_next": begin})
             for group in self._groups(window):
                 self._clear(b, group)
+                if group.spread and not window.sampled:
+                    b.put(**{_share_of(group): 0})
             if window.starts:
                 # Of all of a trajectory, the first step begins.
                 if window.sampled or self._folds(window):
@@ -328,10 +333,13 @@ class _Points:
         rhs = [self._at(b, b.piece(slope(b), 0)) for slope in (method.start_rhs, method.end_rhs)] if any(rule.slopes) else []
         slopes = list(zip(rule.slopes, ends, rhs, strict=False))
         # Mean square deviations are told by those from the mean so far, as Chan, Golub and LeVeque's updating formulas have it.
-        passed = step.start - self._begin_of(b, group.window)
-        passed = where(passed > 0.0, passed, 0.0) if group.window.starts else passed
-        share = where(passed > 0.0, 1.0 / passed, 0.0)
-        weight = passed * size / (passed + size)
+        share = weight = b.scalar(0.0)
+        if group.spread:
+            passed, name = step.start - self._begin_of(b, group.window), _share_of(group)
+            passed = where(passed > 0.0, passed, 0.0) if group.window.starts else passed
+            share, following = b.get(name), 1.0 / (passed + size)
+            weight = passed * size * following
+            b.put(**{name: following})
 
         def add(index: Any) -> None:
             points = [(part, value(index)) for part, value in terms]
@@ -350,19 +358,23 @@ class _Points:
                 for moved, value in moves:
                     square = (2.0 * moved).fused(value - reference, square)
                 apart = (reference - old * share) + mean
-                self._add(b, group, "spread", index, size.fused(square, weight * (apart * apart)))
-            self._add(b, group, "total", index, size * (reference + mean))
+                self._add_square(b, group, index, size.fused(square, weight * (apart * apart)))
+            self._add(b, group, index, size * (reference + mean))
 
         b.each(add, group.size)
 
-    def _add(self, b: Body, group: Group, name: str, index: Any, more: Scalar) -> None:
-        """Adds to a sum, and keeps what is lost to rounding (Knuth's sum of two numbers)."""
-        total, rest = self._words(b, group, name), self._words(b, group, f"{name}_rest")
+    def _add(self, b: Body, group: Group, index: Any, more: Scalar) -> None:
+        """Adds to the integral, and keeps what is lost to rounding (Dekker's fast sum, as the time has it)."""
+        total, rest = self._words(b, group, "total"), self._words(b, group, "total_rest")
         old, more = b.scalar(total.load(index)), more + b.scalar(rest.load(index))
         new = old + more
-        taken = new - old
         total.store(index, new.value)
-        rest.store(index, ((old - (new - taken)) + (more - taken)).value)
+        rest.store(index, (more - (new - old)).value)
+
+    def _add_square(self, b: Body, group: Group, index: Any, more: Scalar) -> None:
+        """Adds to the sum of squares, of which none is negative."""
+        spread = self._words(b, group, "spread")
+        spread.store(index, (b.scalar(spread.load(index)) + more).value)
 
     # --- Searches inside of steps
 
@@ -534,8 +546,8 @@ class _Points:
             value = values(index)
             if group.spread:
                 apart = value - b.scalar(self._words(b, group, "total").load(index)) * share
-                self._add(b, group, "spread", index, weight * (apart * apart))
-            self._add(b, group, "total", index, value)
+                self._add_square(b, group, index, weight * (apart * apart))
+            self._add(b, group, index, value)
 
         b.each(add, group.size)
 
@@ -657,16 +669,13 @@ class _Points:
             length = b.get("summary_reached") - self._begin_of(b, window)
         there = fine & (length > 0.0)
 
-        def sum_of(which: str, index: Any) -> Scalar:
-            total, rest = self._words(b, group, which), self._words(b, group, f"{which}_rest")
-            return b.scalar(total.load(index)) + b.scalar(rest.load(index))
-
         def variance(index: Any) -> Scalar:
-            value = sum_of("spread", index) / length
+            value = b.scalar(self._words(b, group, "spread").load(index)) / length
             return where(value < 0.0, 0.0, value)
 
         def write(index: Any) -> None:
-            total = sum_of("total", index)
+            total, rest = self._words(b, group, "total"), self._words(b, group, "total_rest")
+            total = b.scalar(total.load(index)) + b.scalar(rest.load(index))
             mean = total / length
             if kind == "integral":
                 value = where(fine, b.scalar(b.direction) * total, float("nan"))
@@ -692,6 +701,11 @@ class _Points:
                 for name, size, (_, kind) in zip(names, sizes, fold.outputs, strict=True):
                     none = b.emitter.constant(kind, missing(kind))
                     b.each(lambda index, name=name, none=none: b.res(name, _int64(b, index), none), size)
+
+
+def _share_of(group: Group) -> str:
+    """The cell with what an integral so far is multiplied by to give the mean."""
+    return f"summary_share_{group.window.number}_{group.function}"
 
 
 def _int64(b: Body, index: Any) -> Any:
