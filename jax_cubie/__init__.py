@@ -7,7 +7,7 @@ from .kernel.call import kernel_call
 from .kernel.custom_call import register as _register
 from .kernel.target import BuildError
 from .methods import ButcherTableau, ContinuousExtension, ImplicitTableau, RosenbrockTableau
-from .outputs import SaveAt, steady_state
+from .outputs import SaveAt, Summary, steady_state
 from .scipy_spelling import solve_ivp
 from .solution import RESULTS, Solution, check_successful
 from .solver import Solver
@@ -31,6 +31,7 @@ __all__ = [
     "SaveAt",
     "Solution",
     "Solver",
+    "Summary",
     "__version__",
     "check_successful",
     "kernel_call",

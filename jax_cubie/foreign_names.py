@@ -97,7 +97,7 @@ NAMES: dict[str, str] = {
     "fn": "use saveat=SaveAt(..., fn=...)",
     **dict.fromkeys(
         ("f", "t0", "t1", "y0", "args", "dt0", "saveat", "events", "throw", "mass", "mass_pattern", "jac", "jac_sparsity",
-         "drivers"),
+         "drivers", "observables", "summaries", "doses", "jump_ts", "step_ts"),
         "it is no setting of a Solver, but an argument of solve",
     ),
 }

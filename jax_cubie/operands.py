@@ -84,7 +84,7 @@ class Result:
 
     added: CHUNK lanes add to one array, behind one another or over a tree, so that a sum repeats to the bit whatever the block.
 
-    fixed: it is what the controller chose, as the times of steps, and has no derivative.
+    fixed: it is what the controller chose, as the times of steps, and has no derivative. refused: it has one that is not there.
     """
 
     name: str
@@ -93,6 +93,7 @@ class Result:
     unwritten: Any = dataclasses.field(default=None, metadata={"content": lambda value: value is not None})
     added: bool = False
     fixed: bool = dataclasses.field(default=False, metadata={"content": None})  # the tangents that there are tell
+    refused: bool = dataclasses.field(default=False, metadata={"content": None})  # likewise
 
     @property
     def size(self) -> int:
@@ -100,8 +101,8 @@ class Result:
 
     @property
     def differentiable(self) -> bool:
-        """Whether it has a derivative: a float that is not fixed."""
-        return self.dtype.startswith("float") and not self.fixed
+        """Whether it has a derivative here: a float that is not fixed."""
+        return self.dtype.startswith("float") and not self.fixed and not self.refused
 
     def tangent(self, piece: Piece) -> Result:
         """Its tangents of the order of a piece of the state, with an axis of directions behind that of rows if it has some."""

@@ -33,7 +33,7 @@ _INLINE_BYTES = 16 * 1024
 # Threads of a multiprocessor that take lanes from a queue: more of them each have fewer lanes, and so idle longer at the end.
 _QUEUED_THREADS = 512
 # What the user calls the functions of the user's.
-_SAID = {"f": "f", "output": "SaveAt.fn"}
+_SAID = {"f": "f", "output": "SaveAt.fn", "observables": "observables"}
 
 
 @dataclasses.dataclass(frozen=True)

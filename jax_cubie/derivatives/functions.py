@@ -136,7 +136,7 @@ def field_of(inputs: Inputs) -> Callable[..., list[Any]]:
 
 
 def output_of(inputs: Inputs) -> Callable[..., list[Any]]:
-    """`SaveAt.fn`: its outputs, then the tangents of those that are floats, order by order."""
+    """A function of rows: its outputs, then the tangents of those that are floats, order by order."""
     function = inputs.function()
 
     def output(*values: Any) -> list[Any]:

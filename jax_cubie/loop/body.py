@@ -159,8 +159,15 @@ class Body:
         for one, view in arrays:
             given |= {in_order(one, piece.order): self.piece(view, piece.order) for piece in self.lane.problem.pieces}
         begins = [begin for begin, _ in self.pieces]
-        given |= self._cursors(self.lane.functions[name].function, given)
-        self.lane.functions[name].emit(self, given, into_view(out, begins) if isinstance(out, View) else out)
+        self._emit(name, into_view(out, begins) if isinstance(out, View) else out, given)
+
+    def call_primal(self, name: str, *, out: View | Sink, **given: Any) -> None:
+        """The same of a function of the primal state alone, whose arrays are given, and written, as they are."""
+        self._emit(name, into_view(out, [0]) if isinstance(out, View) else out, given)
+
+    def _emit(self, name: str, out: Sink, given: Mapping[str, Any]) -> None:
+        function = self.lane.functions[name]
+        function.emit(self, {**given, **self._cursors(function.function, given)}, out)
 
     def _cursors(self, function: Function, given: Mapping[str, Any]) -> dict[str, Any]:
         """Where the cursors of a function's stand; 0 for those that it does not depend on."""
@@ -177,17 +184,20 @@ class Body:
         self.call("f", y=state, out=rhs, **self.instant(since_t0, into))
 
     def instant(self, since_t0: Any, into: Fraction | int = 0) -> dict[str, Any]:
-        """The time and its tangents as functions of the user's take them; those that count it from t0 themselves (see `Problem`)
-        know t0."""
-        from_t0 = self.lane.problem.counts_from_t0
-        given = {"t": since_t0 if from_t0 else self.emitter.add(self.dtype, self.op("t0"), since_t0)}
-        if self.lane.problem.jumps:
-            given["t"] = inside_of_leg(self, self.scalar(given["t"])).value
+        """The time, as `time_of`, and its tangents as functions of the user's take them."""
+        given = {"t": self.time_of(since_t0)}
         for order in self.moving:
             moved = self.get(f"start_{order}")
-            moved = moved if from_t0 else moved + self.tangent("t0", order)
+            moved = moved if self.lane.problem.counts_from_t0 else moved + self.tangent("t0", order)
             given[tangent_name("t", order)] = self.get(f"size_{order}").fused(float(into), moved).value
         return given
+
+    def time_of(self, since_t0: Any) -> Any:
+        """A time since t0 as functions of the user's take it in the leg at hand. Those that count it from t0 themselves (see
+        `Problem`) know t0."""
+        from_t0 = self.lane.problem.counts_from_t0
+        time = since_t0 if from_t0 else self.emitter.add(self.dtype, self.op("t0"), since_t0)
+        return inside_of_leg(self, self.scalar(time)).value if self.lane.problem.jumps else time
 
 
 class Variable:

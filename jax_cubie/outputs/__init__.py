@@ -1,10 +1,14 @@
-"""What is saved of a solution, how points between steps are found, and what ends a lane before t1."""
+"""What is saved of a solution, how points between steps are found, what ends a lane before t1, and summaries of it."""
 
 from .events import Steady, SteadyState, steady_state
 from .saveat import SaveAt
-from .saving import Saving
+from .saving import ROWS, Saving
+from .summaries import Summaries
+from .summary import Extrema, Summary
 
 # Every part that a solve may have, for the sake of its buffers.
-PARTS = (Saving, Steady)
+PARTS = (Saving, Steady, Summaries)
 
-__all__ = ["PARTS", "SaveAt", "Saving", "Steady", "SteadyState", "steady_state"]
+__all__ = [
+    "PARTS", "ROWS", "Extrema", "SaveAt", "Saving", "Steady", "SteadyState", "Summaries", "Summary", "steady_state"
+]  # fmt: skip

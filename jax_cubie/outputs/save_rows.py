@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from ..kernel.scalar import Scalar, shifted, where
 from ..loop import Hooks, Step
 from ..loop.functions import into_row
 from ..loop.jets import Jet, fraction_of, size_of
-from ..operands import tangent_name
+from ..operands import primal_of, tangent_name
 from ..solution import CODES
 
 if TYPE_CHECKING:
@@ -35,15 +35,21 @@ class _Rows:
 
     def __init__(self, lane: Lane, saving: Saving):
         self._lane, self._saving = lane, saving
-        # What a row consists of, as (name, elements of a row, dtype); and where each begins in a state that is saved itself.
-        results = [result for result in lane.plan.words.results if saving.is_row(result)]
-        self._pieces = [(result.name, result.size // saving.rows, result.dtype) for result in results]
+        # What a row consists of, as (name, elements of a row, dtype): what functions give, and the state where that is saved
+        # itself; and where each piece of it begins.
+        self._state = self._pieces_of(saving.own)
+        self._functions = {function: self._pieces_of(saving.outputs_of(function)) for function in saving.functions}
         sizes = [piece.size for piece in lane.problem.pieces]
         self._begins = list(itertools.accumulate(sizes, initial=0))[:-1]
         # The next save time, counted from t0 and running forwards; accepted steps until the next that is saved.
         self._point_cell, self._until = saving.named("saving_point"), saving.named("saving_until")
         self._row, self._points = saving.named("row"), saving.named("points")
         self._ts, self._offsets = saving.named("ts"), saving.named("offsets")
+
+    def _pieces_of(self, names: Sequence[str]) -> list[tuple[str, int, str]]:
+        """Those of some results and of their tangents."""
+        results = [result for result in self._lane.plan.words.results if primal_of(result.name) in names]
+        return [(result.name, result.size // self._saving.rows, result.dtype) for result in results]
 
     # --- The places in the loop
 
@@ -182,24 +188,24 @@ class _Rows:
     def _save(self, b: Body, time: Any, since_t0: Any, state: Any, moved: Callable[[int], Scalar]) -> None:
         """The next row, of a state that lies in memory; moved: the tangents of the time, by their order, of that since t0 where
         functions count from there."""
-        tangents = {order: moved(order).value for order in b.lane.problem.moving} if self._saving.outputs is not None else {}
+        tangents = {order: moved(order).value for order in b.lane.problem.moving} if self._functions else {}
         row = self._take_row(b, time)
-        if self._saving.outputs is None:
+        if self._state:
             self._write_state(b, row, state.load)
-        else:
-            sink = into_row(self._lane, [name for name, _, _ in self._pieces], [size for _, size, _ in self._pieces], row)
-            given = {tangent_name("t", order): value for order, value in tangents.items()}
-            t = since_t0 if b.lane.problem.counts_from_t0 else time
-            b.call(self._saving.named("output"), out=sink, t=t, y=state, **given)
+        given = {tangent_name("t", order): value for order, value in tangents.items()}
+        given["t"] = since_t0 if b.lane.problem.counts_from_t0 else time
+        for function, pieces in self._functions.items():
+            sink = into_row(self._lane, [name for name, _, _ in pieces], [size for _, size, _ in pieces], row)
+            b.call(function, out=sink, y=state, **given)
 
     def _write_state(self, b: Body, row: Any, value_at: Callable[[Any], Any]) -> None:
-        for (name, size, _), begin in zip(self._pieces, self._begins, strict=True):
+        for (name, size, _), begin in zip(self._state, self._begins, strict=True):
 
             self._write(b, row, name, size, lambda index, begin=begin: value_at(shifted(b.emitter, index, begin)))
 
     def _save_values(self, b: Body, time: Any, since_t0: Any, value_at: Callable[[Any], Any]) -> None:
         """The next row, of a state by its components."""
-        if self._saving.outputs is None:
+        if not self._functions:
             self._write_state(b, self._take_row(b, time), value_at)
         else:
             b.each(lambda index: b.buf.output_state.store(index, value_at(index)))
@@ -208,7 +214,7 @@ class _Rows:
     def _save_missing(self, b: Body, time: Any) -> None:
         """The row of a time that was not reached: NaN, in integers the lowest of their range."""
         row = self._take_row(b, time)
-        for name, size, kind in self._pieces:
+        for name, size, kind in itertools.chain(self._state, *self._functions.values()):
             lowest = False if kind == "bool" else float("nan") if kind.startswith("float") else np.iinfo(kind).min
             constant = b.emitter.constant(kind, lowest)
             self._write(b, row, name, size, lambda _, constant=constant: constant)

@@ -97,9 +97,10 @@ class Arguments:
         """What functions are called with."""
         return "(t, y, args)" if self.tables is None else "(t, y, args, u)"
 
-    def check_signature(self, function: Callable, called: str) -> None:
-        """Raises FieldError where a function of the user's can't be called so; called: its name."""
-        check_signature(function, called + self.said, 3 if self.tables is None else 4)
+    def check_signature(self, function: Callable, name: str, *before: str) -> None:
+        """Raises FieldError where a function of the user's, of that name, can't be called so; before: what comes first."""
+        said = "".join(f"{one}, " for one in before) + self.said.removeprefix("(")
+        check_signature(function, f"{name}({said}", len(before) + (3 if self.tables is None else 4))
 
     def at(self, t: Any, values: Sequence[Any]) -> tuple[Any, ...]:
         """The time that functions of the user's are called with, and what behind the state. t: theirs in a kernel. values:
@@ -127,11 +128,18 @@ def _default_int(value: int) -> Array:
         raise ValueError(f"args has the integer {value}, which {kind} does not hold: use a float, or switch x64 on") from None
 
 
+# Of f and the method, for each function that is traced elsewhere the names of its inputs, and its jaxpr over these and the
+# operands of args.
+More = Callable[[Callable, Method], Mapping[str, tuple[tuple[str, ...], jex.ClosedJaxpr]]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """A function of the user's, `call(t, y, args)`, whose results are saved. said: what the user calls it."""
+    """A function of the user's, `call(t, y, args)`, whose results are saved. name: the argument that it was. said: what the
+    user calls it."""
 
     call: Callable[..., PyTree]
+    name: str
     said: str
 
 
@@ -139,8 +147,8 @@ class Output:
 class TracedFunctions:
     """The user's functions of a solve.
 
-    method: for this f. by_platform: programs, "f" first. traced: f and each `SaveAt.fn` as JAX has them. closed_over: what they
-    close over, by its names as operands. structures: of the results of each fn, by its name.
+    method: for this f. by_platform: programs, "f" first. traced: f and each function of rows as JAX has them. closed_over: what
+    they close over, by its names as operands. structures: of the results of each function of rows, by its name.
     """
 
     method: Method
@@ -157,10 +165,10 @@ def _time_and_state(state: State) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeS
 
 def trace_functions(
     f: Callable, outputs: Mapping[str, Output], method: Method, state: State, args: Arguments, unroll: int | str,
-    mass: Mass | None = None, jac: Callable | None = None, sparsity: Pattern | None = None,
+    mass: Mass | None = None, jac: Callable | None = None, sparsity: Pattern | None = None, more: More | None = None,
 ) -> TracedFunctions:
     """For each platform f, what the method derives of it and `outputs`, by their names: functions of time, the flat state, the
-    operands of args and what they close over."""
+    operands of args and what they close over. more: functions besides, which have no derivatives."""
     said_f = f"f{args.said}"
     args.check_signature(f, "f")
     time, vector = _time_and_state(state)
@@ -176,6 +184,9 @@ def trace_functions(
             if name != "f":
                 given = (time if one == "t" else vector for one in derived.inputs)
                 closed[name] = trace(derived.call, *given, *args.avals)
+    if more is not None:
+        for name, (own, jaxpr) in more(lambda *given: jex.jaxpr_as_fun(forwards)(*given)[0], method).items():
+            inputs[name], closed[name] = own, jaxpr
     structures = {}
     for name, output in outputs.items():
         closed[name], structures[name] = _trace_output(output, state, args)
@@ -259,7 +270,7 @@ def _trace_output(output: Output, state: State, args: Arguments) -> tuple[Any, A
                 raise ValueError(f"what {said} returns has a leaf of dtype {name_of(float0)}: leave it out")
         return [jnp.asarray(leaf) for leaf in leaves]
 
-    args.check_signature(output.call, "fn")
+    args.check_signature(output.call, output.name)
     closed = trace(flat, *_time_and_state(state), *args.avals)
     if not closed.out_avals:
         raise ValueError(f"{said} returns no arrays (structure {structures[-1]}): there is nothing to save")
