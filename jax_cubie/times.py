@@ -68,7 +68,7 @@ def padded_offsets(t0: Any, t1: Any, ts: Any, dtype: str) -> Any:
 
 def offset_of(time: Any, t0: Any, dtype: str) -> Any:
     """time - t0 as an array of `dtype`."""
-    return as_array(_difference(time, t0, dtype), dtype)
+    return as_array(difference(time, t0, dtype), dtype)
 
 
 def as_array(value: Any, dtype: str) -> Any:

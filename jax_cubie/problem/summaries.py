@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..controllers.tolerances import tolerance_array
-from ..field_errors import in_derivative_words, in_our_words
+from ..field_errors import check_signature, in_derivative_words, in_our_words
 from ..linear import without_custom_vjp
 from ..methods import Method
 from ..outputs.summaries import Asked, Crossing, Fold, Group, Summaries, Window
