@@ -199,8 +199,10 @@ def _outputs(saves: Mapping[int | None, SaveAt], observables: Callable | None) -
     """The functions of rows, by their names: of all that is saved observables, too."""
     found = {}
     for number, save in saves.items():
-        given = {"output": Output(save.fn, "fn", "SaveAt(fn=...)"), "observables": Output(observables, *["observables"] * 2)}
-        found |= {numbered(word, number): output for word, output in given.items() if output.call is not None}
+        if save.fn is not None:
+            found[numbered("output", number)] = Output(save.fn, "fn", "SaveAt(fn=...)")
+        if observables is not None:
+            found[numbered("observables", number)] = Output(observables, "observables", "observables")
     return found
 
 
