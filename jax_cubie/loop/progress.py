@@ -125,8 +125,9 @@ def build_progress(lane: Lane) -> Progress:
     left_out = () if problem.divided else ("fresh", "leg_time", "set_off", "corner")
     left_out += () if any(part.cuts for part in problem.parts) else ("inspect",)
     names = [field.name for field in dataclasses.fields(Progress) if field.name not in left_out]
-    made = {name: lane.emitted(results.get(name, "void"))(raw(getattr(writer, name))) for name in names}
-    return Progress(**made, **dict.fromkeys(left_out))
+    made: dict[str, Any] = dict.fromkeys(left_out)
+    made |= {name: lane.emitted(results.get(name, "void"))(raw(getattr(writer, name))) for name in names}
+    return Progress(**made)
 
 
 def _counts_whole(lane: Lane) -> bool:
