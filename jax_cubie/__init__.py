@@ -2,11 +2,12 @@
 
 from . import methods
 from .front_doors import solve
+from .inputs import Doses, DoseTable, Driver, Resets, read_dose_table
 from .kernel.call import kernel_call
 from .kernel.custom_call import register as _register
 from .kernel.target import BuildError
 from .methods import ButcherTableau, ContinuousExtension, ImplicitTableau, RosenbrockTableau
-from .outputs import Event, EventRecord, SaveAt, steady_state
+from .outputs import Event, EventRecord, SaveAt, Summary, steady_state
 from .scipy_spelling import solve_ivp
 from .solution import RESULTS, Solution, check_successful
 from .solver import Solver
@@ -21,17 +22,23 @@ __all__ = [
     "BuildError",
     "ButcherTableau",
     "ContinuousExtension",
+    "DoseTable",
+    "Doses",
+    "Driver",
     "Event",
     "EventRecord",
     "ImplicitTableau",
+    "Resets",
     "RosenbrockTableau",
     "SaveAt",
     "Solution",
     "Solver",
+    "Summary",
     "__version__",
     "check_successful",
     "kernel_call",
     "methods",
+    "read_dose_table",
     "solve",
     "solve_ivp",
     "steady_state",

@@ -84,8 +84,13 @@ def check_signature(function: Callable[..., Any], called: str, arguments: int = 
     try:
         signature.bind(*(None,) * arguments)
     except TypeError:
-        shared = ", several parameters in args as one tuple" if called.endswith(", args)") and len(names) > arguments else ""
-        raise FieldError(f"{given} is called as {called}: it has to take {arguments} arguments{shared}") from None
+        hint = ""
+        if called.endswith(", args, u)") and len(names) < arguments:
+            hint = ", the last of which are the values of drivers="
+        elif called.endswith(", args)") and len(names) > arguments:
+            hint = ", several parameters in args as one tuple"
+            hint += "; a last one is the values of drivers=, which are not given" * (len(names) == arguments + 1)
+        raise FieldError(f"{given} is called as {called}: it has to take {arguments} arguments{hint}") from None
 
 
 def call_field(

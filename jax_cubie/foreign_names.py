@@ -96,8 +96,8 @@ NAMES: dict[str, str] = {
     "steps": "use saveat=SaveAt(steps=True) and max_steps=",
     "fn": "use saveat=SaveAt(..., fn=...)",
     **dict.fromkeys(
-        ("f", "t0", "t1", "y0", "args", "dt0", "saveat", "events", "throw", "mass", "mass_pattern", "jac", "jac_sparsity")
-        + ("jump_ts", "step_ts"),
+        ("f", "t0", "t1", "y0", "args", "dt0", "saveat", "events", "throw", "mass", "mass_pattern", "jac", "jac_sparsity",
+         "drivers", "observables", "summaries", "doses", "jump_ts", "step_ts"),
         "it is no setting of a Solver, but an argument of solve",
     ),
 }
@@ -138,6 +138,17 @@ _ELSEWHERE: dict[str, dict[str, str]] = {
         "save_everystep": "use steps=True",
         "save_start": "use t0=True",
         "save_end": "use t1=True",
+    },
+    "Doses": {
+        **dict.fromkeys(("t", "time", "times", "TIME"), "use ts="),
+        **dict.fromkeys(("amount", "amt", "AMT", "dose"), "use amounts="),
+        **dict.fromkeys(("cmt", "CMT", "compartment"), "use into=, a function of y that names the component"),
+        **dict.fromkeys(("dur", "durations"), "use duration="),
+        **dict.fromkeys(("rates", "RATE"), "use rate="),
+        **dict.fromkeys(("ii", "addl", "II", "ADDL"), "use Doses(...).repeat(interval, number)"),
+        **dict.fromkeys(("F", "bioavailability", "fractions"), "use fraction="),
+        **dict.fromkeys(("alag", "lags", "tlag"), "use lag="),
+        **dict.fromkeys(("ss", "SS"), "give the doses that lead to a steady state, with Doses(...).repeat(interval, number)"),
     },
     "Solver": {"solver": "use method="},
     "Solver.update": {"solver": "use method="},
@@ -241,7 +252,7 @@ def refused(door: str, name: str) -> ValueError:
 def _words(door: str) -> dict[str, str]:
     """What to write in place of each name at a front door."""
     own = _ELSEWHERE.get(door, {})
-    return own if door == "SaveAt" else {**NAMES, **own}
+    return own if door in ("SaveAt", "Doses") else {**NAMES, **own}
 
 
 def missing_attribute(value: Any, name: str) -> AttributeError:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxtyping import Array, Float, PyTree, Real
 
 from .foreign_names import front_door, instead_of_solver
-from .outputs import Event, SaveAt, SteadyState
+from .inputs import AnyDoses
+from .outputs import Event, SaveAt, SteadyState, Summary
 from .solution import Solution
 from .solver import Solver
 
@@ -23,15 +24,19 @@ def solve(
     *,
     saveat: SaveAt = SaveAt(t1=True),  # noqa: B008 - it is immutable
     dt0: Real[Array, ""] | float | None = None,
+    observables: Callable[[Float[Array, ""], PyTree, PyTree], PyTree] | None = None,
+    summaries: Mapping[str, Summary] | None = None,
     events: PyTree[Event | SteadyState] = (),
+    drivers: PyTree = None,
+    doses: AnyDoses | Sequence[AnyDoses] | None = None,
+    jump_ts: Real[Array, " jumps"] | None = None,
+    step_ts: Real[Array, " times"] | None = None,
     solver: Solver | None = None,
     throw: bool = False,
     mass: PyTree = None,
     mass_pattern: Any = None,
     jac: Callable[[Float[Array, ""], PyTree, PyTree], Any] | None = None,
     jac_sparsity: Any = None,
-    jump_ts: Real[Array, " jumps"] | None = None,
-    step_ts: Real[Array, " times"] | None = None,
     **settings: Any,
 ) -> Solution:
     """Integrates dy/dt = f(t, y, args) from t0 to t1, one trajectory; `jax.vmap` of it is one launch for all.
@@ -43,8 +48,20 @@ def solve(
     - args: any pytree; integers stay integers, and what is no array is handed to f as it is.
     - saveat: what to save; shape [points] in front of each leaf of `Solution.ys`.
     - dt0: the first step (of the sign of t1 - t0), or every step of the controller "fixed"; None: chosen here.
+    - observables: observables(t, y, args), any pytree of arrays that is kept beside `ys` of every saved point, as
+      `Solution.observables`.
+    - summaries: a dict of `jax_cubie.Summary`, numbers of the whole trajectory that are made on the way; `Solution.summaries`
+      has them by the same names.
     - events: a `jax_cubie.Event`, or `jax_cubie.steady_state()`, which ends a lane once it is in a steady state; or a tuple, a
       list or a dict of these. `Solution.events` tells of each what happened.
+    - drivers: a pytree of `jax_cubie.Driver`, inputs that were measured or designed. Every function of time and state is then
+      given their values at t, in the same structure, as a last argument u: f(t, y, args, u), and fn of SaveAt, observables,
+      those of summaries and events, and jac, too.
+    - doses: what is added to components of the state at given times, at once or over a while: a `jax_cubie.Doses`, or a tuple
+      of them, in which there may be `jax_cubie.Resets`, too. Steps end on them, and the method starts again.
+    - jump_ts: times on which steps end and behind which the method starts again: where the vector field jumps. They lie between
+      t0 and t1, in the order in which they are come to; infinite ones behind them are never reached, so that lanes may have
+      different numbers of them. step_ts: times on which steps end, likewise.
     - solver: a `Solver`; settings given besides are `solver.update(**settings)`.
     - throw: raise where any lane failed, also under jit, vmap and grad, when the solution is computed.
     - mass: M of M dy/dt = f(t, y, args), for Rosenbrock methods and implicit ones that are stiffly accurate: an array [n] for a
@@ -56,15 +73,13 @@ def solve(
       satisfy the equations.
     - jac: jac(t, y, args) -> [n, n], the Jacobian of f, in place of the one that is derived; jac_sparsity: where it may have
       entries, booleans [n, n], in place of what is found. Both are checked against f's own, where values are known.
-    - jump_ts: times on which steps end and behind which the method starts again: where the vector field jumps. They lie between
-      t0 and t1, in the order in which they are come to; infinite ones behind them are never reached, so that lanes may have
-      different numbers of them. step_ts: times on which steps end, likewise.
     - settings: those of `Solver`, as `method="dopri5", rtol=1e-8, state_location="shared"`.
 
-    Derivatives of `ys`, forwards and backwards, to any order: by y0, the float leaves of args, mass, arrays that f and
-    `SaveAt.fn` close over, t0, t1, `SaveAt.ts`, and of steps that nobody judges by dt0 and `step_ends`. Sizes that the
-    controller chose are held fixed; so by tolerances, coefficients, max_steps and dt0 as a first step the derivative is 0, as
-    are those of `stats` and of the times of steps, and of y0's components that are solved for. A lane that failed has NaN.
+    Derivatives of `ys` and `observables`, forwards and backwards, to any order: by y0, the float leaves of args, mass, arrays
+    that f, `SaveAt.fn` and `observables` close over, values of drivers, amounts and times of doses, `jump_ts`, `step_ts`, t0,
+    t1, `SaveAt.ts`, and of steps that nobody judges by dt0 and `step_ends`. Sizes that the controller chose are held fixed; so
+    by tolerances, coefficients, max_steps and dt0 as a first step the derivative is 0, as are those of `stats` and of the times
+    of steps, and of y0's components that are solved for. Those of summaries are refused. A lane that failed has NaN.
     Raises FieldError, a TypeError, where f has no derivative.
 
     Returns a `Solution`. A lane that fails says so in `result` and disturbs no other.
@@ -82,5 +97,6 @@ def solve(
     elif settings:
         solver = solver.update(**settings)
     matrices = dict(mass=mass, mass_pattern=mass_pattern, jac=jac, jac_sparsity=jac_sparsity)
-    met = dict(events=events, jump_ts=jump_ts, step_ts=step_ts)
-    return solver.solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, throw=throw, **met, **matrices)
+    acting = dict(events=events, drivers=drivers, doses=doses, jump_ts=jump_ts, step_ts=step_ts)
+    kept = dict(saveat=saveat, observables=observables, summaries=summaries)
+    return solver.solve(f, t0, t1, y0, args, dt0=dt0, throw=throw, **kept, **acting, **matrices)

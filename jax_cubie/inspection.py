@@ -101,17 +101,20 @@ def _with_lanes(request: Request, batched: Iterable[str] | str) -> set[str]:
     problem = request.problem
     names = {operand.name for operand in problem.operands} - {"span", "offsets"} | {"t1"}
     names |= {"ts"} if "offsets" in {operand.name for operand in problem.operands} else set()
-    args_names = set(request.args)
+    args_names, drivers_names = set(request.args), set(request.drivers)
     if not isinstance(batched, Iterable):
         raise TypeError(f"batched={batched!r}: expected the names of arguments, as ('y0', 'args')")
     chosen = {batched} if isinstance(batched, str) else set(batched)
-    for name in chosen - names - {"args"}:
-        said = ", ".join(sorted(names - args_names | {"args"}))
-        raise ValueError(f"batched names {name!r}; expected some of {said}{closest(str(name), names | {'args'})}")
+    groups = {"args"} | ({"drivers"} if drivers_names else set())
+    for name in chosen - names - groups:
+        said = ", ".join(sorted(names - args_names - drivers_names - set(request.of_t0) | groups))
+        raise ValueError(f"batched names {name!r}; expected some of {said}{closest(str(name), names | groups)}")
     if "args" in chosen:
         chosen |= args_names
+    if "drivers" in chosen:
+        chosen |= drivers_names
     # What a time has to do with: the kernel counts from t0.
-    for name, also in (("t0", ("span", "offsets")), ("t1", ("span",)), ("ts", ("offsets",))):
+    for name, also in (("t0", ("span", "offsets", *request.of_t0)), ("t1", ("span",)), ("ts", ("offsets",))):
         if name in chosen:
             chosen |= set(also)
     return chosen

@@ -7,8 +7,9 @@ read in place. Batch sizes are run-time words, so one image serves every batch.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Result:
 
     added: CHUNK lanes add to one array, behind one another or over a tree, so that a sum repeats to the bit whatever the block.
 
-    fixed: it is what the controller chose, as the times of steps, and has no derivative.
+    fixed: it is what the controller chose, as the times of steps, and has no derivative. refused: it has one that is not there.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Result:
     unwritten: Any = dataclasses.field(default=None, metadata={"content": lambda value: value is not None})
     added: bool = False
     fixed: bool = dataclasses.field(default=False, metadata={"content": None})  # the tangents that there are tell
+    refused: bool = dataclasses.field(default=False, metadata={"content": None})  # likewise
 
     @property
     def size(self) -> int:
@@ -99,8 +101,8 @@ class Result:
 
     @property
     def differentiable(self) -> bool:
-        """Whether it has a derivative: a float that is not fixed."""
-        return self.dtype.startswith("float") and not self.fixed
+        """Whether it has a derivative here: a float that is not fixed."""
+        return self.dtype.startswith("float") and not self.fixed and not self.refused
 
     def tangent(self, piece: Piece) -> Result:
         """Its tangents of the order of a piece of the state, with an axis of directions behind that of rows if it has some."""
@@ -206,6 +208,27 @@ class Words:
 
 
 @dataclasses.dataclass(frozen=True)
+class Window:
+    """The rows of a table, an operand [points, ...], that functions of the user's are handed in its place: `rows` of them, from
+    the one on at which a cursor stands, an int32 that is an input of the functions, too."""
+
+    operand: str
+    cursor: str
+    rows: int
+
+    def of(self, operand: Operand) -> tuple[int, ...]:
+        """The shape of what is handed over, of that operand or of its tangent in several directions."""
+        points = int(operand.directed)
+        return (*operand.shape[:points], self.rows, *operand.shape[points + 1 :])
+
+
+def window_of(windows: Iterable[Window], name: str) -> Window | None:
+    """That of an operand, of its tangent, or of its cotangent; None where functions are handed it as a whole."""
+    root = name.rstrip("*").partition(".")[0]
+    return next((window for window in windows if window.operand == root), None)
+
+
+@dataclasses.dataclass(frozen=True)
 class FieldFunction:
     """A function that a method evaluates: of `inputs`, which the caller gives by these names, then of f's operands.
 
@@ -223,6 +246,8 @@ class Traced:
     """A function of the user's as JAX has it: of `inputs`, as the time and the flat state, and the operands of those names,
     which gives a list of arrays. It holds no tracer. constants: known arrays that it has inside, with the operands that they
     are. said: what the user calls it. jaxpr: as it was traced. closed_over: what that closes over, operands by their number.
+    windows: of the operands of which it takes some rows. cursors: those of the names in `operands` that are none, but integers
+    that the caller gives.
     """
 
     call: Callable[..., list[Any]]
@@ -232,6 +257,8 @@ class Traced:
     jaxpr: Any
     closed_over: tuple[Any, ...]
     inputs: tuple[str, ...] = ("t", "y")
+    windows: tuple[Window, ...] = ()
+    cursors: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +266,8 @@ class Function:
     """A function of the user's as a kernel evaluates it.
 
     arguments: the names of the program's inputs. operands: those of them that are operands; all others, as "t" and "y", are
-    given by the caller. unroll: arrays of up to so many elements are unrolled in it.
+    given by the caller. unroll: arrays of up to so many elements are unrolled in it. windows: of the operands of which it reads
+    some rows. pulled: the outputs that are cotangents of such rows, by number, with the name of the operand.
     """
 
     name: str
@@ -247,8 +275,17 @@ class Function:
     arguments: tuple[str, ...]
     operands: tuple[str, ...]
     unroll: int
+    windows: tuple[Window, ...] = ()
+    pulled: tuple[tuple[int, str], ...] = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """What the caller gives."""
         return tuple(name for name in self.arguments if name not in self.operands)
+
+    @functools.cached_property
+    def cursors(self) -> frozenset[str]:
+        """The cursors that it depends on."""
+        read = {self.arguments[number] for number in self.program.reads()} | {name for _, name in self.pulled}
+        windows = {name: window_of(self.windows, name) for name in read}
+        return frozenset(name if window is None else window.cursor for name, window in windows.items())

@@ -14,7 +14,7 @@ from .loop import Dimensions
 from .loop import buffers as loop_buffers
 from .loop.checkpoints import WINDOW, record_of
 from .loop.weights import Arranged, arranged, stage
-from .operands import CHUNK, Function, Operand, Words, word_of
+from .operands import CHUNK, Function, Operand, Words, window_of, word_of
 from .outputs import PARTS
 from .problem import Problem
 
@@ -33,7 +33,7 @@ _INLINE_BYTES = 16 * 1024
 # Threads of a multiprocessor that take lanes from a queue: more of them each have fewer lanes, and so idle longer at the end.
 _QUEUED_THREADS = 512
 # What the user calls the functions of the user's.
-_SAID = {"f": "f", "output": "SaveAt.fn"}
+_SAID = {"f": "f", "output": "SaveAt.fn", "observables": "observables"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +115,8 @@ class Plan:
         named = {operand.name: operand for operand in self.words.operands}
         for name in self.field.operands:
             operand = named[name]
+            if window_of(self.field.windows, name) is not None:
+                continue  # where its rows begin is known at run time
             if operand.batched and operand.dtype == self.problem.dtype and operand.size <= self.unroll:
                 offsets[name] = used
                 used += operand.size

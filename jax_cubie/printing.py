@@ -103,8 +103,9 @@ def solution_rows(solution: Any) -> Rows:
         rows.append(("steps", f"{total} ({accepted} accepted, {rejected} rejected)"))
     rows.append(("t0, t1", f"{_times(solution.t0)} to {_times(solution.t1)}"))
     rows.append(("ts", f"{_kind(solution.ts)}{_from_to(_values(solution.ts))}"))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(solution.ys):
-        rows.append((f"ys{jax.tree_util.keystr(path)}", _kind(leaf)))
+    for name in ("ys", "observables", "summaries"):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(getattr(solution, name)):
+            rows.append((f"{name}{jax.tree_util.keystr(path)}", _kind(leaf)))
     return rows
 
 

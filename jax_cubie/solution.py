@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -114,7 +115,8 @@ class Solution(eqx.Module):
     value for NaN and their highest for infinity, booleans False and True. stats: int32 `num_steps`, `num_accepted_steps`,
     `num_rejected_steps`, `max_steps`, `nfev`; of methods that are not explicit also `num_jacobians`, `num_factorisations`,
     `num_linear_solves` and, where they solve nonlinear systems, `num_newton_iterations`. result: one of `RESULTS`. events: an
-    `EventRecord` in place of each `Event` in `solve(..., events=)`; None without.
+    `EventRecord` in place of each `Event` in `solve(..., events=)`; None without. observables: what the function of that name
+    returned, as `ys`; None without one. summaries: a dict of what each `Summary` gives, by their names.
     """
 
     t0: Float[Array, ""]
@@ -123,7 +125,9 @@ class Solution(eqx.Module):
     ys: PyTree[Shaped[Array, "points ..."]]
     stats: dict[str, Int[Array, ""]]
     result: Any
-    events: Any = None
+    observables: PyTree[Shaped[Array, "points ..."]] = None
+    summaries: dict[str, Any] = dataclasses.field(default_factory=dict)
+    events: PyTree[Any] = None
 
     def __repr__(self) -> str:
         """How many lanes, how they ended, their steps, and the shapes of what was saved; as text, without the values."""
@@ -205,8 +209,12 @@ def raising(solution: Solution) -> Solution:
     # One question for all lanes; what is saved depends on the answer, else nobody would wait for it.
     failed = eqx.internal.unvmap_any(~is_fine(code))
     fine = jax.lax.cond(failed, ask, lambda codes: jnp.ones_like(codes, bool), jax.lax.stop_gradient(code))
-    ys = jax.tree.map(lambda leaf: jnp.where(fine, leaf, jnp.zeros_like(leaf)), solution.ys)
-    return eqx.tree_at(lambda one: one.ys, solution, ys)
+
+    def kept(one: Solution) -> tuple[Any, ...]:
+        return one.ys, one.observables, one.summaries
+
+    waiting = jax.tree.map(lambda leaf: jnp.where(fine, leaf, jnp.zeros_like(leaf)), kept(solution))
+    return eqx.tree_at(kept, solution, waiting, is_leaf=lambda leaf: leaf is None)
 
 
 def _raise_failures(codes: np.ndarray) -> None:

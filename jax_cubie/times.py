@@ -52,6 +52,25 @@ def times_between(t0: Any, t1: Any, ts: Any, dtype: str, span: Any = None) -> tu
     return as_array(ts, dtype), as_array(offsets, dtype)
 
 
+def padded_offsets(t0: Any, t1: Any, ts: Any, dtype: str) -> Any:
+    """`ts` since t0, [m] of `dtype`; infinite times stay so: they stand for none in lanes that have fewer than others.
+
+    A time that is an end in the narrower of their two types is that end, as with times to save.
+    """
+    if isinstance(ts, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(ts.shape, jnp.dtype(dtype))
+    known = concrete(ts) is not None
+    there = (np if known else jnp).isfinite(ts)
+    offsets = _offsets(t0, t1, (np if known else jnp).where(there, ts, 0), difference(t1, t0, dtype), dtype)
+    known = known and concrete(offsets) is not None
+    return (np if known else jnp).where(there, offsets, rounded(ts, dtype))
+
+
+def offset_of(time: Any, t0: Any, dtype: str) -> Any:
+    """time - t0 as an array of `dtype`."""
+    return as_array(difference(time, t0, dtype), dtype)
+
+
 def as_array(value: Any, dtype: str) -> Any:
     """The value as JAX's array of `dtype`; of a shape, a shape."""
     value = rounded(value, dtype)

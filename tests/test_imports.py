@@ -33,6 +33,7 @@ ROOMS = (
     "nonlinear",
     "inputs",
     "outputs",
+    "inputs",
     "controllers",
     "linear",
     "loop",

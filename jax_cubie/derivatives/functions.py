@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from ..field_errors import FieldError, in_derivative_words
-from ..operands import Function, Operand, Piece, Traced, cotangent_name, tangent_name
+from ..operands import Function, Operand, Piece, Traced, cotangent_name, tangent_name, window_of
 from ..translate import UnsupportedPrimitiveError, trace, translate_for_all, translate_tangents
 
 Terms = dict[int, Any]
@@ -82,7 +82,8 @@ class Inputs:
             tangents += [(name, piece.order) for piece in pieces[1:] if tangent_name(name, piece.order) in operands]
         self.own, self.terms = len(own), (*own, *tangents)
         self.names = tuple(tangent_name(name, order) for name, order in self.terms)
-        self.operands = tuple(name for name, (root, _) in zip(self.names, self.terms, strict=True) if root in traced.operands)
+        handed = set(traced.operands) - set(traced.cursors)
+        self.operands = tuple(name for name, (root, _) in zip(self.names, self.terms, strict=True) if root in handed)
         self._sizes = {piece.order: piece for piece in pieces}
         self.avals = [self._aval(name, order, jnp.dtype(dtype)) for name, order in self.terms]
 
@@ -91,14 +92,19 @@ class Inputs:
             return jax.ShapeDtypeStruct((), dtype)
         if name in self.vectors:
             return jax.ShapeDtypeStruct((self._sizes[order].size,), dtype)
-        operand = self._operands[tangent_name(name, order)]
-        return jax.ShapeDtypeStruct(operand.shape, jnp.dtype(operand.dtype))
+        if name in self.traced.cursors:
+            return jax.ShapeDtypeStruct((), jnp.int32)
+        operand, window = self._operands[tangent_name(name, order)], window_of(self.traced.windows, name)
+        shape = operand.shape if window is None else window.of(operand)
+        return jax.ShapeDtypeStruct(shape, jnp.dtype(operand.dtype))
 
     def directed(self, name: str, order: int) -> bool:
         """Whether a term has an axis of directions in front."""
         if name in self.vectors:
             return self._sizes[order].directed
-        return name != "t" and self._operands[tangent_name(name, order)].directed
+        if name == "t" or name in self.traced.cursors:
+            return False
+        return self._operands[tangent_name(name, order)].directed
 
     def function(self) -> Callable[..., dict[int, list[Any]]]:
         """The function of those inputs, which gives its outputs by order, tangents of several directions one behind the
@@ -130,7 +136,7 @@ def field_of(inputs: Inputs) -> Callable[..., list[Any]]:
 
 
 def output_of(inputs: Inputs) -> Callable[..., list[Any]]:
-    """`SaveAt.fn`: its outputs, then the tangents of those that are floats, order by order."""
+    """A function of rows: its outputs, then the tangents of those that are floats, order by order."""
     function = inputs.function()
 
     def output(*values: Any) -> list[Any]:
@@ -163,7 +169,8 @@ def backward(
     which are called `outputs`. It gives the cotangents of the state and its like, of the time in `orders`, and of those
     operands in `wrt` that it reads."""
     asked = [(name, piece.order) for name in inputs.vectors for piece in inputs.pieces] + [("t", order) for order in orders]
-    places = [inputs.terms.index(term) for term in asked] + [inputs.names.index(one) for one in wrt if one in inputs.operands]
+    read = [one for one in wrt if one in inputs.operands]
+    places = [inputs.terms.index(term) for term in asked] + [inputs.names.index(one) for one in read]
     count = len(inputs.avals)
 
     def transpose(*values: Any) -> list[Any]:
@@ -180,7 +187,8 @@ def backward(
         closed = trace(transpose, *inputs.avals, *(shapes[number] for number in numbers))
     with _refusing_as_field_errors(f"{inputs.traced.said} can't be differentiated in reverse"):
         programs, _ = translate_for_all(closed, unroll, operands=_known(inputs))
-    return _functions(f"{name}_vjp", programs, (*inputs.names, *map(cotangent_name, outputs)), inputs)
+    rows = [(number, one) for number, one in enumerate(read, len(asked)) if window_of(inputs.traced.windows, one) is not None]
+    return _functions(f"{name}_vjp", programs, (*inputs.names, *map(cotangent_name, outputs)), inputs, tuple(rows))
 
 
 @contextlib.contextmanager
@@ -197,7 +205,9 @@ def _known(inputs: Inputs) -> frozenset[int]:
     return frozenset(id(value) for value, _ in inputs.traced.constants)
 
 
-def _functions(name: str, programs: Mapping[str, Any], arguments: tuple[str, ...], inputs: Inputs) -> dict[str, Function]:
+def _functions(
+    name: str, programs: Mapping[str, Any], arguments: tuple[str, ...], inputs: Inputs, pulled: tuple[tuple[int, str], ...] = ()
+) -> dict[str, Function]:
     known = {id(value): operand for value, operand in inputs.traced.constants}
     made = {}
     for platform, (program, constants, limit) in programs.items():
@@ -207,5 +217,6 @@ def _functions(name: str, programs: Mapping[str, Any], arguments: tuple[str, ...
                 "make that array outside, and hand it over in args"
             )
         more = tuple(known[id(value)] for value in constants)
-        made[platform] = Function(name, program, (*arguments, *more), tuple(dict.fromkeys((*inputs.operands, *more))), limit)
+        operands = tuple(dict.fromkeys((*inputs.operands, *more)))
+        made[platform] = Function(name, program, (*arguments, *more), operands, limit, inputs.traced.windows, pulled)
     return made

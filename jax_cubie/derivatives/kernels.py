@@ -86,8 +86,11 @@ def backward_kernel(
     named = {function.name: number for number, function in enumerate(problem.functions[0][1])}
     made = []
     for name, traced in _differentiated(problem):
+        own = problem.outputs_of(name)
+        if own and not any(primal_of(one.name) in own for one in results):
+            continue  # what has no cotangent may have no derivative
         inputs = Inputs(traced, problem.pieces, problem.moving, operands, problem.dtype)
-        if name not in problem.output_functions:
+        if not own:
             function, numbers = field_of(inputs), list(range(len(problem.pieces)))
             outputs = [tangent_name(name, piece.order) for piece in problem.pieces]
             if name in named:
@@ -96,7 +99,6 @@ def backward_kernel(
             function = output_of(inputs)
             kinds = [one.dtype for one in jax.eval_shape(function, *inputs.avals)]
             numbers = [number for number, kind in enumerate(kinds) if jax.numpy.issubdtype(kind, jax.numpy.floating)]
-            own = problem.outputs_of(name)
             outputs = [one.name for one in problem.forward_results if primal_of(one.name) in own and one.differentiable]
         made.append(backward(name, function, inputs, adjoint.wrt, adjoint.orders, outputs, numbers, problem.unroll))
     return dataclasses.replace(
@@ -144,7 +146,7 @@ def _with_tangents(chain: Any, directions: int, directed: tuple[bool, ...]) -> P
     made = []
     for name, traced in _differentiated(problem):
         inputs = Inputs(traced, pieces, moving, operands, problem.dtype)
-        make = output_of if name in problem.output_functions else field_of
+        make = output_of if problem.outputs_of(name) else field_of
         made.append(forward(name, make(inputs), inputs, limits))
     return dataclasses.replace(
         problem,
@@ -156,7 +158,7 @@ def _with_tangents(chain: Any, directions: int, directed: tuple[bool, ...]) -> P
 
 
 def _differentiated(problem: Problem) -> list[tuple[str, Traced]]:
-    """The functions that have tangents or are transposed, by their names: the method's, "f" first, then `SaveAt.fn`."""
+    """The functions that have tangents or are transposed, by their names: the method's, "f" first, then those of rows."""
     traced = dict(problem.traced)
     own = problem.method.differentiated(lambda *given: traced["f"].call(*given)[0])
     found = {"f": traced["f"]}

@@ -15,6 +15,7 @@ from .calls import LinearCall, Roles, SolveCall
 from .chain import Tangent, root, tangent_of, with_tangent
 from .levels import pick, under_vmap, used_levels
 from .lowering import launch_solve, lower_as
+from .refused import is_refused, moves_refused, refused_tangent
 from .staging import equation_as_a_whole, needed, saves
 
 lower_as(solve_p, launch_solve)
@@ -41,7 +42,7 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
     wrt = moved_operands(call.problem, tangents) if with_tangent(call.problem) else []
     if not wrt:
         found = solve_p.bind(*primals, **params)
-        return found, [zero_tangent(one) for one in found]
+        return found, _with_refused(call, found, tangents, {})
     for part in root(call.problem).parts:
         if part.refusal is not None:
             raise NotImplementedError(part.refusal)
@@ -51,7 +52,16 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
     count = len(call.problem.results)
     found = [*solved.results[:count], *solved.checkpoints]
     given = dict(zip(with_tangent(call.problem), solved.results[count:], strict=True))
-    return found, [given[number] if number in given else zero_tangent(one) for number, one in enumerate(found)]
+    return found, _with_refused(call, found, tangents, given)
+
+
+def _with_refused(call: SolveCall, found: Sequence[Any], tangents: Sequence[Any], given: dict[int, Any]) -> list[Any]:
+    """The tangents of a solve's results, of which `given` are known: those that are refused, and zeros."""
+    moves = moves_refused(call.problem, tangents)
+    results = call.problem.results
+    refused = [number for number, result in enumerate(results) if is_refused(result)] if moves else []
+    given = given | {number: refused_tangent(found[number], moves) for number in refused}
+    return [given[number] if number in given else zero_tangent(one) for number, one in enumerate(found)]
 
 
 ad.primitive_jvps[solve_p] = _jvp

@@ -29,12 +29,14 @@ class Schedule:
     """Jumps of one lane, in the order in which they are come to.
 
     times: [jumps], counted from t0, in the solve's dtype; infinite ones are never reached. increments: [jumps, components],
-    what is added to the state; None: nothing is. kept: [jumps], by what the state is multiplied before, 1 or 0; None: 1.
+    what is added to the state; None: nothing is. kept: [jumps], by what the state is multiplied before, 1 or 0; None: 1. rates:
+    [jumps + 1, components], what is added to f before the first jump, between them, and behind the last; None: nothing is.
     """
 
     times: Any
     increments: Any = None
     kept: Any = None
+    rates: Any = None
 
     @property
     def operands(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from ..operands import MASS, word_of
+from ..operands import MASS, window_of, word_of
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -43,13 +43,14 @@ class Adjoint:
 
     def together(self, plan: Plan) -> frozenset[str]:
         """The operands whose cotangents the threads of a warp sum wherever they come to one, and keep none of their own: large
-        ones, that no function but f has a share in."""
+        ones, that no function but f has a share in, and of which all lanes have the same elements at the same time."""
         if plan.target.platform == "cpu":
             return frozenset()
         named = {operand.name: operand for operand in plan.words.operands}
         outputs = {f"{name}_vjp" for name in plan.problem.output_functions}
         outputs |= {f"{name}_vjp" for part in plan.problem.parts for name in part.transposed}
         read = {name for function in plan.functions if function.name in outputs for name in function.operands}
+        read |= {name for function in plan.functions for name in named if window_of(function.windows, name) is not None}
         return frozenset(name for name in self.summed if named[name].size > _ALONE and name not in read)
 
     def offsets(self, plan: Plan) -> list[tuple[str, int, str]]:

@@ -16,9 +16,11 @@ from ..kernel.emitter import Emitter
 from ..kernel.scalar import Scalar
 from ..operands import Piece, in_order, tangent_name
 from .clock import inside_of_leg
+from .cursors import find
 from .functions import Sink, into_view
 
 if TYPE_CHECKING:
+    from ..operands import Function
     from .lane import Lane
 
 
@@ -78,6 +80,10 @@ class Body:
     def get(self, name: str) -> Scalar:
         """The present value of a cell, a scalar that `Lane.cell` declared."""
         return Scalar(self.emitter, self.lane.cells[name], getattr(self._cells, name).load(0))
+
+    def has_cell(self, name: str) -> bool:
+        """Whether there is such a cell, and it can be reached from here."""
+        return hasattr(self._cells, name)
 
     def put(self, **values: Scalar | float) -> None:
         """Changes cells."""
@@ -145,29 +151,53 @@ class Body:
         return self.number(name, index) if self.lane.has_operand(name) else self.scalar(0.0)
 
     def call(self, name: str, *, out: View | Sink, **given: Any) -> None:
-        """Writes one evaluation of a function of the user's, at what it is given: the time t (counted from 0), the state y.
+        """Writes one evaluation of a function of the user's, at what it is given: the time t, as `instant` has it, the state y.
 
-        Arrays as long as the state are given, and written, piece by piece.
+        Arrays as long as the state are given, and written, piece by piece. Cursors are looked up.
         """
         arrays = [(one, view) for one, view in given.items() if isinstance(view, View) and view.size == self.states]
         for one, view in arrays:
             given |= {in_order(one, piece.order): self.piece(view, piece.order) for piece in self.lane.problem.pieces}
         begins = [begin for begin, _ in self.pieces]
-        self.lane.functions[name].emit(self, given, into_view(out, begins) if isinstance(out, View) else out)
+        self._emit(name, into_view(out, begins) if isinstance(out, View) else out, given)
+
+    def call_primal(self, name: str, *, out: View | Sink, **given: Any) -> None:
+        """The same of a function of the primal state alone, whose arrays are given, and written, as they are."""
+        self._emit(name, into_view(out, [0]) if isinstance(out, View) else out, given)
+
+    def _emit(self, name: str, out: Sink, given: Mapping[str, Any]) -> None:
+        function = self.lane.functions[name]
+        function.emit(self, {**given, **self._cursors(function.function, given)}, out)
+
+    def _cursors(self, function: Function, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Where the cursors of a function's stand; 0 for those that it does not depend on."""
+        found: dict[str, Any] = {}
+        for cursor in self.lane.problem.cursors:
+            if function.cursors.isdisjoint(cursor.inputs):
+                found |= dict.fromkeys(cursor.inputs, self.int32(0))
+            else:
+                found |= find(self, cursor, given["t"])
+        return found
 
     def evaluate(self, since_t0: Any, state: View, rhs: View, into: Fraction | int = 0) -> None:
         """rhs = f(t0 + since_t0, state), the fraction `into` of a step."""
         self.call("f", y=state, out=rhs, **self.instant(since_t0, into))
 
     def instant(self, since_t0: Any, into: Fraction | int = 0) -> dict[str, Any]:
-        """The time and its tangents as functions of the user's take them."""
-        given = {"t": self.emitter.add(self.dtype, self.op("t0"), since_t0)}
-        if self.lane.problem.jumps:
-            given["t"] = inside_of_leg(self, self.scalar(given["t"])).value
+        """The time, as `time_of`, and its tangents as functions of the user's take them."""
+        given = {"t": self.time_of(since_t0)}
         for order in self.moving:
-            moved = self.get(f"start_{order}") + self.tangent("t0", order)
+            moved = self.get(f"start_{order}")
+            moved = moved if self.lane.problem.counts_from_t0 else moved + self.tangent("t0", order)
             given[tangent_name("t", order)] = self.get(f"size_{order}").fused(float(into), moved).value
         return given
+
+    def time_of(self, since_t0: Any) -> Any:
+        """A time since t0 as functions of the user's take it in the leg at hand. Those that count it from t0 themselves (see
+        `Problem`) know t0."""
+        from_t0 = self.lane.problem.counts_from_t0
+        time = since_t0 if from_t0 else self.emitter.add(self.dtype, self.op("t0"), since_t0)
+        return inside_of_leg(self, self.scalar(time)).value if self.lane.problem.jumps else time
 
 
 class Variable:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..kernel.memory import opaque
 from ..kernel.scalar import Scalar, least, most, where
 
@@ -48,8 +46,8 @@ def floor_of(b: Body, end: Scalar | None = None) -> Scalar:
     return b.scalar(opaque(b.emitter, b.dtype, floor.value))
 
 
-# By how many units in the last place the times that f is given in a leg differ at least from those at which it jumps. A sum
-# t0 + (t - t0) may be one of them off.
+# By how many units in the last place the times that f is given in a leg differ at least from those at which it jumps: units of
+# the time or of that since t0, whatever is larger, of which t0 + (t - t0) may be one off.
 _APART_ULPS = 2
 
 
@@ -59,12 +57,13 @@ def edges_of(b: Body, begin: Scalar, end: Scalar) -> dict[str, Scalar]:
 
     def inside(time: Scalar, sign: int) -> Scalar:
         """A time since t0 as functions are given it, but somewhat further towards the inside of the leg."""
-        time = b.number("t0") + b.scalar(b.direction) * time
-        outwards = (b.scalar(b.direction) * sign * time) > 0.0  # whether its magnitude is to grow
-        bits = b.scalar(b.emitter.bitcast(time.value, integer), integer)
-        moved = bits + where(outwards, b.scalar(_APART_ULPS, integer), -_APART_ULPS)
-        tiny = b.scalar(b.direction) * (sign * float(np.finfo(b.dtype).tiny))
-        return where(abs(time) <= float(np.finfo(b.dtype).tiny), tiny, b.scalar(b.emitter.bitcast(moved.value, b.dtype)))
+        since_t0 = b.scalar(b.direction) * time
+        time = b.number("t0") + since_t0
+        size = most(abs(time), abs(since_t0))
+        bits = b.scalar(b.emitter.bitcast(size.value, integer), integer) + _APART_ULPS
+        apart = b.scalar(b.emitter.bitcast(bits.value, b.dtype)) - size
+        given = since_t0 if b.lane.problem.counts_from_t0 else time
+        return (b.scalar(b.direction) * sign).fused(apart, given)
 
     unbounded = b.scalar(b.direction) * float("inf")
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from ..kernel.device import View
 from ..kernel.emitter import Emitter
 from ..kernel.memory import undefined_words
 from ..kernel.scalar import shifted
+from ..operands import window_of
 from ..translate.emit import emit_program
 from .staging import staged_pointer
 
@@ -121,6 +123,7 @@ class FunctionCode:
             if name in inputs:
                 given = inputs[name]
                 return given.load(index) if isinstance(given, View) else given
+            index = self._in_table(emitter, name, index, inputs)
             if name in staged:
                 return emitter.load(staged_pointer(emitter, lane, name), index, lane.operand(name).dtype)
             if name not in offsets:
@@ -131,14 +134,40 @@ class FunctionCode:
             name = function.arguments[number]
             if name in inputs or name in offsets:
                 return None
+            if window_of(function.windows, name) is not None:
+                index, aligned = self._in_table(emitter, name, index, inputs), False
             if name not in staged:
                 return lane.addressing.load_several(emitter, words, bases, lane.operand_number(name), index, count, aligned)
             pointer = staged_pointer(emitter, lane, name)
             return emitter.load_several(pointer, index, count, lane.operand(name).dtype, aligned)
 
+        pulled = dict(function.pulled)
+
+        def keep(output: int, index: Any, value: Any) -> None:
+            store.one(output, self._in_table(emitter, pulled[output], index, inputs) if output in pulled else index, value)
+
         if lane.problem.fastmath:
             emitter = Emitter(emitter.builder, emitter.platform, fma=emitter.use_fma, fastmath=True)
-        emit_program(emitter, function.program, load, store.one, load_several, store.together, store.several)
+        emit_program(emitter, function.program, load, keep, load_several, store.together, store.several)
+
+    def _in_table(self, emitter: Emitter, name: str, index: Any, inputs: dict[str, Any]) -> Any:
+        """Where element `index` of the rows that are handed over lies in the operand; the same where that is handed over whole."""
+        window = window_of(self.function.windows, name)
+        if window is None:
+            return index
+        operand = self.lane.operand(name)
+        row = math.prod(operand.shape[1 + operand.directed :])
+        begin = emitter.cast(inputs[window.cursor], "int32", "int64")
+        begin = emitter.mul("int64", begin, emitter.constant("int64", row)) if row != 1 else begin
+        if operand.directed:  # the rows of each direction lie together
+            skipped = (operand.shape[1] - window.rows) * row
+            if isinstance(index, int):
+                index += index // (window.rows * row) * skipped
+            else:
+                direction = emitter.div("int64", index, emitter.constant("int64", window.rows * row))
+                moved = emitter.mul("int64", direction, emitter.constant("int64", skipped))
+                index = emitter.add("int64", index, moved)
+        return shifted(emitter, begin, index) if isinstance(index, int) else emitter.add("int64", begin, index)
 
     def _call(self, b: Body, inputs: dict[str, Any], sink: Sink) -> None:
         builder, words = b.emitter.builder, self.lane.plan.words

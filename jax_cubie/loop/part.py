@@ -208,6 +208,11 @@ class Part(abc.ABC):
         return None
 
     @property
+    def refused_operands(self) -> tuple[str, ...]:
+        """Operands of its own by which its `refused` results have a derivative that is not there."""
+        return ()
+
+    @property
     @abc.abstractmethod
     def counters(self) -> tuple[str, ...]:
         """The counters that it keeps, int32."""

@@ -33,6 +33,7 @@ from ..operands import tangent_name
 from ..solution import CODES
 from .checkpoints import Recording
 from .clock import edges_of, end_of, floor_of, whole_steps
+from .cursors import begin_cursors, declare_cursors
 from .part import Step
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def build_progress(lane: Lane) -> Progress:
     if lane.problem.jumps:
         for name in ("first_time", "last_time"):
             lane.cell(name, lane.problem.dtype)
+    declare_cursors(lane)
     for order in lane.problem.moving:
         for name in ("start", "size", *(("leg", "goal") if lane.problem.divided else ())):
             lane.cell(f"{name}_{order}", lane.problem.dtype)
@@ -124,8 +126,9 @@ def build_progress(lane: Lane) -> Progress:
     left_out = () if problem.divided else ("fresh", "leg_time", "set_off", "corner")
     left_out += () if any(part.cuts for part in problem.parts) else ("inspect",)
     names = [field.name for field in dataclasses.fields(Progress) if field.name not in left_out]
-    made = {name: lane.emitted(results.get(name, "void"))(raw(getattr(writer, name))) for name in names}
-    return Progress(**made, **dict.fromkeys(left_out))
+    made: dict[str, Any] = dict.fromkeys(left_out)
+    made |= {name: lane.emitted(results.get(name, "void"))(raw(getattr(writer, name))) for name in names}
+    return Progress(**made)
 
 
 def _counts_whole(lane: Lane) -> bool:
@@ -204,6 +207,7 @@ class _Writer:
             b.put(step_size=size, result=where(wrong, CODES["invalid_input"], b.get("result")))
 
     def _initial(self, b: Body) -> None:
+        begin_cursors(b)
         for piece in b.lane.problem.pieces:
             b.begin_piece(piece)
         for order in b.moving:

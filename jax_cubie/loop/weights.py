@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from ..operands import Function, Operand
+from ..operands import Function, Operand, window_of
 from ..translate.products import reads_of, transposed, weights_of
 
 # Shared memory up to which a block also keeps weights there: what every device gives without being asked, and of which
@@ -81,5 +81,6 @@ def stage(functions: Sequence[Function], operands: Sequence[Operand], dtype: str
 
 
 def _inputs(function: Function) -> Sequence[tuple[int, str]]:
-    """The operands that a function reads, with the numbers of the program's inputs."""
-    return [(number, name) for number, name in enumerate(function.arguments) if name in function.operands]
+    """The operands that a function reads as a whole, with the numbers of the program's inputs."""
+    whole = [name for name in function.operands if window_of(function.windows, name) is None]
+    return [(number, name) for number, name in enumerate(function.arguments) if name in whole]

@@ -28,7 +28,9 @@ def pull(
     b.call(f"{function}_vjp", out=into_adjoints(b, f"{function}_vjp", *rows), **values)
     for number, order in enumerate(b.lane.adjoint.orders):
         value = b.scalar(b.buf.time_adjoint.load(number))
-        gather(b, **{f"t0_{order}": value, f"start_{order}": value, f"size_{order}": float(fraction) * value})
+        if not b.lane.problem.counts_from_t0:
+            gather(b, **{f"t0_{order}": value})
+        gather(b, **{f"start_{order}": value, f"size_{order}": float(fraction) * value})
 
 
 def gather_size(

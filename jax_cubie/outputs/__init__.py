@@ -1,14 +1,17 @@
-"""What is saved of a solution, how points between steps are found, and what ends a lane before t1."""
+"""What is saved of a solution, how points between steps are found, what ends a lane before t1, and summaries of it."""
 
 from .event import Event, EventRecord
 from .events import Events, Kind
 from .saveat import SaveAt
-from .saving import Saving
+from .saving import ROWS, Saving
 from .steady_state import Steady, SteadyState, steady_state
+from .summaries import Summaries
+from .summary import Extrema, Summary
 
 # Every part that a solve may have, for the sake of its buffers.
-PARTS = (Saving, Steady, Events)
+PARTS = (Saving, Steady, Events, Summaries)
 
 __all__ = [
-    "PARTS", "Event", "EventRecord", "Events", "Kind", "SaveAt", "Saving", "Steady", "SteadyState", "steady_state",
+    "PARTS", "ROWS", "Event", "EventRecord", "Events", "Extrema", "Kind", "SaveAt", "Saving", "Steady", "SteadyState", "Summaries",
+    "Summary", "steady_state",
 ]  # fmt: skip

@@ -23,8 +23,13 @@ def emit_dense_weights(
     """x^n for x = theta, and for each stage h times the sum over k < n of terms[k - 1] x^k (1 - x)^(n - k); None for what is 0
     everywhere.
 
-    terms: those of a `ContinuousExtension`, of degree n. The term k = n is left out: over all stages, the step itself.
+    terms: those of a `ContinuousExtension`, of degree n. The term k = n is left out: over all stages, the step itself. Where
+    theta is a constant, all but h is.
     """
+    from llvmlite import ir  # not for solvers whose images are there
+
+    if isinstance(theta, ir.Constant):
+        return _constant_weights(emitter, dtype, float(theta.constant), step_size, terms)
     mul = emitter.mul
     rest = emitter.sub(dtype, emitter.constant(dtype, 1), theta)
     degree = len(terms[0])
@@ -42,6 +47,17 @@ def emit_dense_weights(
                 total = mul(dtype, constant, value) if total is None else emitter.fma(dtype, constant, value, total)
         weights.append(total)
     return powers[-1], weights
+
+
+def _constant_weights(
+    emitter: Emitter, dtype: str, theta: float, step_size: Any, terms: Sequence[Sequence[Fraction]]
+) -> tuple[Any, list[Any]]:
+    """The same for a theta that is known."""
+    degree, weights = len(terms[0]), []
+    for row in terms:
+        total = sum(float(one) * theta**k * (1 - theta) ** (degree - k) for k, one in enumerate(row[:-1], start=1))
+        weights.append(emitter.mul(dtype, step_size, emitter.constant(dtype, total)) if any(row[:-1]) else None)
+    return emitter.constant(dtype, theta**degree), weights
 
 
 def dense_shares(terms: Sequence[Sequence[Fraction]]) -> list[bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..kernel.device import View
@@ -11,7 +11,7 @@ from ..kernel.scalar import Scalar, where
 from ..loop import AdjointHooks, Step
 from ..loop.cotangents import gather, into_adjoints
 from ..loop.jets import fraction_of, pull_fraction, size_of
-from ..operands import cotangent_name, tangent_name
+from ..operands import cotangent_name, primal_of, tangent_name
 from .save_rows import between
 
 if TYPE_CHECKING:
@@ -38,7 +38,11 @@ class _Moment:
 
 
 def _moment_of(b: Body, name: str) -> _Moment:
-    """An operand."""
+    """That of t0 or t1, as functions of the user's are given it."""
+    if b.lane.problem.counts_from_t0:
+        if name == "t0":
+            return _Moment(b.scalar(0.0), lambda order: b.scalar(0.0), lambda cotangents: None)
+        name = "span"
 
     def give(cotangents: dict[int, Scalar]) -> None:
         gather(b, **{f"{name}_{order}": value for order, value in cotangents.items()})
@@ -51,16 +55,24 @@ class _Rows:
     """Adds the cotangents of rows to those of the states that they were saved of."""
 
     def __init__(self, lane: Lane, saving: Saving):
-        self._lane, self._saving, problem = lane, saving, lane.problem
-        given = lane.adjoint.cotangents
-        results = [result for result in problem.forward_results if saving.is_row(result) and result.differentiable]
-        # The results that a row consists of, with the elements of a row, and whether there is a cotangent.
-        self._pieces = [(result.name, result.size // saving.rows, result.name in given) for result in results]
+        self._lane, self._saving = lane, saving
+        # What a row consists of, as (name, elements of a row, whether there is a cotangent): the state where that is saved
+        # itself, and what functions give of which some has one.
+        self._state = self._pieces_of(saving.own)
+        pieces = {function: self._pieces_of(saving.outputs_of(function)) for function in saving.functions}
+        self._functions = {name: given for name, given in pieces.items() if any(has for _, _, has in given)}
+        self._has_cotangents = bool(self._functions) or any(has for _, _, has in self._state)
         self._written = {result.name for result in lane.plan.words.results}
         # The row whose cotangent comes next, and the save time.
         self._row, self._behind = saving.named("row_behind"), saving.named("point_behind")
         self._point_cell, self._until = saving.named("saving_point"), saving.named("saving_until")
         self._ts, self._offsets = saving.named("ts"), saving.named("offsets")
+
+    def _pieces_of(self, names: Sequence[str]) -> list[tuple[str, int, bool]]:
+        """Those of some results and of their tangents."""
+        results = [one for one in self._lane.problem.forward_results if primal_of(one.name) in names and one.differentiable]
+        given = self._lane.adjoint.cotangents
+        return [(one.name, one.size // self._saving.rows, one.name in given) for one in results]
 
     # --- The places in the loop
 
@@ -68,7 +80,7 @@ class _Rows:
         """The row of t1, of a state that nobody has to know."""
         saving = self._saving
         b.put(**{self._behind: saving.points - 1, self._row: self._last(b)})
-        if saving.outputs is None:
+        if not self._functions:
             self._end(b, b.buf.state, _moment_of(b, "t1"))
 
     def _last(self, b: Body) -> Scalar:
@@ -130,7 +142,7 @@ class _Rows:
         if stops:
             with b.when(last):
                 self._pass_missing(b, step)
-        if saving.outputs is not None:
+        if self._functions:
             with b.when(last):
                 self._end(b, b.buf.proposed_state, self._moment_of_end(b, step) if stops else _moment_of(b, "t1"))
         if saving.steps:
@@ -154,6 +166,10 @@ class _Rows:
     def _step_of_points(self, b: Body, step: Step) -> None:
         method, signed = self._lane.problem.method, b.scalar(b.direction) * step.size
         first = self._before(b)
+        if not self._has_cotangents:
+            passed = where(b.get(self._behind) >= first, b.get(self._behind) - first + 1, 0)
+            b.put(**{self._behind: b.get(self._behind) - passed, self._row: b.get(self._row) - passed})
+            return
         with b.when(b.get(self._behind) >= first):
             b.put(points_inside=True)
             method.prepare_between(b, (b.scalar(b.direction) * step.start).value, signed.value)
@@ -163,13 +179,15 @@ class _Rows:
             point = b.scalar(b.direction) * b.number(self._offsets, number.to("int64").value)
             ratio, size = (point - step.start - step.residue) / step.size, size_of(b, signed)
             theta = fraction_of(b, ratio, size, number, self._offsets)
-            moment = self._moment_of_point(b)
+            moment, own = self._moment_of_point(b), {}
+            if b.lane.problem.counts_from_t0:  # then both are cotangents of one operand
+                moment = dataclasses.replace(moment, give=own.update)
             self._cotangent(b, ratio, signed, moment)
             of_theta, of_size = method.between_adjoint(b, theta, size, b.buf.output_adjoint)
             of_time, also_of_size = pull_fraction(b, of_theta, theta, size)
             for order in self._lane.adjoint.orders:
                 time = of_time.get(order, b.scalar(0.0))
-                self._write_point(b, self._offsets, order, time)
+                self._write_point(b, self._offsets, order, time + own[order] if order in own else time)
                 gather(b, **{f"start_{order}": -time})
                 for share in (of_size, also_of_size):
                     if order in share:
@@ -179,28 +197,32 @@ class _Rows:
         b.repeat_while(lambda: b.get(self._behind) >= first, add)
 
     def _moment_of_end(self, b: Body, step: Step) -> _Moment:
+        start, end = _moment_of(b, "t0"), _moment_of(b, "t1")
+
         def tangent(order: int) -> Scalar:
-            inside = b.tangent("t0", order) + b.get(f"start_{order}") + b.get(f"size_{order}")
-            return where(step.last, b.tangent("t1", order), inside)
+            inside = start.tangent(order) + b.get(f"start_{order}") + b.get(f"size_{order}")
+            return where(step.last, end.tangent(order), inside)
 
         def give(cotangents: dict[int, Scalar]) -> None:
-            for order, value in cotangents.items():
-                inside = where(step.last, 0.0, value)
-                gather(b, **{f"t1_{order}": where(step.last, value, 0.0), f"t0_{order}": inside})
-                gather(b, **{f"start_{order}": inside, f"size_{order}": inside})
+            inside = {order: where(step.last, 0.0, value) for order, value in cotangents.items()}
+            end.give({order: where(step.last, value, 0.0) for order, value in cotangents.items()})
+            start.give(inside)
+            for order, value in inside.items():
+                gather(b, **{f"start_{order}": value, f"size_{order}": value})
 
-        reached = b.number("t0") + b.scalar(b.direction) * step.end
-        return _Moment(where(step.last, b.number("t1"), reached), tangent, give)
+        reached = start.time + b.scalar(b.direction) * step.end
+        return _Moment(where(step.last, end.time, reached), tangent, give)
 
     def _moment_of_point(self, b: Body) -> _Moment:
         index = b.get(self._behind).to("int64").value
+        name = self._offsets if b.lane.problem.counts_from_t0 else self._ts
 
         def give(cotangents: dict[int, Scalar]) -> None:
             for order, value in cotangents.items():
-                self._write_point(b, self._ts, order, value)
+                self._write_point(b, name, order, value)
 
-        time = b.number(self._ts, index) if self._saving.keeps_times else b.number(self._offsets, index)
-        return _Moment(time, lambda order: b.tangent(self._ts, order, index), give)
+        time = b.number(name if self._saving.keeps_times else self._offsets, index)  # the latter where nobody asks
+        return _Moment(time, lambda order: b.tangent(name, order, index), give)
 
     def _write_point(self, b: Body, name: str, order: int, value: Scalar) -> None:
         name = cotangent_name(tangent_name(name, order))
@@ -210,7 +232,7 @@ class _Rows:
     def end(self, b: Body) -> None:
         """Save times at t0, and the row of t0."""
         saving = self._saving
-        if saving.outputs is not None:
+        if self._functions:
             with b.when(b.get("taken").equals(0)):
                 self._end(b, b.buf.state, _moment_of(b, "t1"))
 
@@ -227,9 +249,7 @@ class _Rows:
 
     def _add(self, b: Body, row: Scalar, moment: _Moment, state: View) -> None:
         """Adds the cotangent of a row to that of its state, and of its time."""
-        if self._saving.outputs is not None:
-            self._pull(b, row, moment, state, b.buf.adjoint, add=True)
-            return
+        self._pull_all(b, row, moment, state, b.buf.adjoint, add=True)
 
         def body(index: Any, value: Any, part: View) -> None:
             part.store(index, b.emitter.add(b.dtype, part.load(index), value))
@@ -239,7 +259,7 @@ class _Rows:
     def _each(self, b: Body, row: Scalar, view: View, body: Callable[[Any, Any, View], None]) -> None:
         """`body(index, cotangent, part)` for all components of a row of the state, pieces that have none left out."""
         begin = 0
-        for (name, size, has), piece in zip(self._pieces, self._lane.problem.pieces, strict=True):
+        for (name, size, has), piece in zip(self._state, self._lane.problem.pieces, strict=False):
             part = view.part(begin, piece.size)
             if has:
                 b.each(lambda i, name=name, size=size, part=part: body(i, self._element(b, name, row, size, i), part), size)
@@ -251,23 +271,35 @@ class _Rows:
         if self._saving.outputs is None:
             b.each(lambda index: view.store(index, b.real(0)))
             self._each(b, row, view, lambda index, value, part: part.store(index, value))
+        if not self._functions:
             return
         number = b.get(self._behind)
         values = between(b, theta, signed, lambda size: fraction_of(b, theta, size, number, self._offsets))
         if values is not b.buf.output_state:
             b.each(lambda index: b.buf.output_state.store(index, values(index)))
-        self._pull(b, row, moment, b.buf.output_state, view, add=False)
+        self._pull_all(b, row, moment, b.buf.output_state, view, add=self._saving.outputs is None)
 
     def _element(self, b: Body, name: str, row: Scalar, size: int, index: Any) -> Any:
         place = (row.to("int64") * size).value
         index = b.emitter.constant("int64", index) if isinstance(index, int) else index
         return b.op(cotangent_name(name), b.emitter.add("int64", place, index))
 
-    def _pull(self, b: Body, row: Scalar, moment: _Moment, state: View, into: View, *, add: bool) -> None:
-        """Through the function "output"."""
+    def _pull_all(self, b: Body, row: Scalar, moment: _Moment, state: View, into: View, *, add: bool) -> None:
+        """Through all functions of rows."""
+        orders, total = self._lane.adjoint.orders, {}
+        for number, function in enumerate(self._functions):
+            self._pull(b, function, row, moment, state, into, add=add or number > 0)
+            for place, order in enumerate(orders):
+                value = b.scalar(b.buf.time_adjoint.load(place))
+                total[order] = total[order] + value if order in total else value
+        if total:
+            moment.give(total)
+
+    def _pull(self, b: Body, function: str, row: Scalar, moment: _Moment, state: View, into: View, *, add: bool) -> None:
+        """Through one of them; the cotangents of the time are in `time_adjoint` then."""
         begin, given = 0, {"t": moment.time.value, "y": state}
         given |= {tangent_name("t", order): moment.tangent(order).value for order in b.moving}
-        for name, size, has in self._pieces:
+        for name, size, has in self._functions[function]:
             part = b.buf.output_cotangent.part(begin, size)
 
             def body(index: Any, name: str = name, size: int = size, has: bool = has, part: View = part) -> None:
@@ -276,7 +308,4 @@ class _Rows:
             b.each(body, size)
             given[cotangent_name(name)] = part
             begin += size
-        function = f"{self._saving.named('output')}_vjp"
-        b.call(function, out=into_adjoints(b, function, into, add=add), **given)
-        orders = self._lane.adjoint.orders
-        moment.give({order: b.scalar(b.buf.time_adjoint.load(number)) for number, order in enumerate(orders)})
+        b.call(f"{function}_vjp", out=into_adjoints(b, f"{function}_vjp", into, add=add), **given)

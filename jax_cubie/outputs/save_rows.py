@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from ..kernel.scalar import Scalar, shifted, where
 from ..loop import Hooks, Step
 from ..loop.functions import into_row
 from ..loop.jets import Jet, fraction_of, size_of
-from ..operands import tangent_name
+from ..operands import primal_of, tangent_name
 from ..solution import CODES
 
 if TYPE_CHECKING:
@@ -35,9 +35,10 @@ class _Rows:
 
     def __init__(self, lane: Lane, saving: Saving):
         self._lane, self._saving = lane, saving
-        # What a row consists of, as (name, elements of a row, dtype); and where each begins in a state that is saved itself.
-        results = [result for result in lane.plan.words.results if saving.is_row(result)]
-        self._pieces = [(result.name, result.size // saving.rows, result.dtype) for result in results]
+        # What a row consists of, as (name, elements of a row, dtype): what functions give, and the state where that is saved
+        # itself; and where each piece of it begins.
+        self._state = self._pieces_of(saving.own)
+        self._functions = {function: self._pieces_of(saving.outputs_of(function)) for function in saving.functions}
         sizes = [piece.size for piece in lane.problem.pieces]
         self._begins = list(itertools.accumulate(sizes, initial=0))[:-1]
         # The next save time, counted from t0 and running forwards; accepted steps until the next that is saved.
@@ -45,13 +46,18 @@ class _Rows:
         self._row, self._points = saving.named("row"), saving.named("points")
         self._ts, self._offsets = saving.named("ts"), saving.named("offsets")
 
+    def _pieces_of(self, names: Sequence[str]) -> list[tuple[str, int, str]]:
+        """Those of some results and of their tangents."""
+        results = [result for result in self._lane.plan.words.results if primal_of(result.name) in names]
+        return [(result.name, result.size // self._saving.rows, result.dtype) for result in results]
+
     # --- The places in the loop
 
     def start(self, b: Body) -> Scalar | None:
         """What is saved of the state at t0."""
         saving = self._saving
         if saving.t0:
-            self._save(b, b.op("t0"), b.buf.state, lambda order: b.tangent("t0", order))
+            self._save(b, b.op("t0"), b.real(0), b.buf.state, lambda order: _moved_start(b, order))
         b.put(**{self._until: saving.steps})
         if not saving.points:
             return None
@@ -60,7 +66,8 @@ class _Rows:
         b.put(**{self._point_cell: first})
 
         def save() -> None:
-            self._save(b, self._time_of_point(b, b.number("t0")), b.buf.state, self._moved_point(b))
+            time, point = self._time_of_point(b, b.number("t0")), b.scalar(b.direction) * b.get(self._point_cell)
+            self._save(b, time, point.value, b.buf.state, self._moved_point(b))
             self._go_on(b, ordered)
 
         b.repeat_while(lambda: b.get(self._point_cell) <= 0.0, save)
@@ -77,17 +84,19 @@ class _Rows:
             def save() -> None:
                 point = b.get(self._point_cell)
                 theta = (point - step.start - step.residue) / step.size
-                time = self._time_of_point(b, b.number("t0") + b.scalar(b.direction) * point)
-                self._save_values(b, time, between(b, theta, signed, self._fraction(b, theta, self._points_behind(b))))
+                since_t0 = b.scalar(b.direction) * point
+                time = self._time_of_point(b, b.number("t0") + since_t0)
+                values = between(b, theta, signed, self._fraction(b, theta, self._points_behind(b)))
+                self._save_values(b, time, since_t0.value, values)
                 self._go_on(b, ordered)
 
             b.repeat_while(lambda: b.get(self._point_cell) <= step.end, save)
         if self._saving.steps:
             b.put(**{self._until: b.get(self._until) - 1})
             with b.when(b.get(self._until).equals(0)):
-                reached = b.number("t0") + b.scalar(b.direction) * step.end
-                time = where(step.last, b.number("t1"), reached)
-                self._save(b, time.value, b.buf.proposed_state, lambda order: _moved_end(b, step, order))
+                t0, since_t0 = b.number("t0"), b.scalar(b.direction) * step.end
+                time = where(step.last, b.number("t1"), t0 + since_t0)
+                self._save(b, time.value, since_t0.value, b.buf.proposed_state, lambda order: _moved_end(b, step, order))
                 b.put(**{self._until: self._saving.steps})
         return _invalid_unless(b, ordered) if self._saving.points else None
 
@@ -105,33 +114,34 @@ class _Rows:
 
             b.repeat_while(lambda: self._points_behind(b) < saving.points, save_missing)
         if saving.t1:
-            time, moved = self._end(b)
+            time, since_t0, moved = self._end(b)
             reached = result.equals(successful)
             if b.lane.problem.stops:
                 reached = reached | result.equals(CODES["event_occurred"])
             if saving.steps:
                 # A step that was saved may have ended there; and a lane that failed may have used up its rows.
                 with b.when(reached & (~b.get(self._until).equals(saving.steps) | b.number("span").equals(0.0))):
-                    self._save(b, time, b.buf.state, moved)
+                    self._save(b, time, since_t0, b.buf.state, moved)
             else:
                 with b.emitter.builder.if_else(reached.value) as (then, otherwise):
                     with then:
-                        self._save(b, time, b.buf.state, moved)
+                        self._save(b, time, since_t0, b.buf.state, moved)
                     with otherwise:
                         self._save_missing(b, time)
         return result
 
-    def _end(self, b: Body) -> tuple[Any, Callable[[int], Scalar]]:
-        """The time of the row of t1, and its tangents by their order."""
-        time = b.number("t1" if self._saving.keeps_times else "span")  # the latter where nobody asks
+    def _end(self, b: Body) -> tuple[Any, Any, Callable[[int], Scalar]]:
+        """The time of the row of t1, as it is and counted from t0, and its tangents by their order."""
+        time, span = b.number("t1" if self._saving.keeps_times else "span"), b.number("span")  # the latter where nobody asks
         if not b.lane.problem.stops:
-            return time.value, lambda order: b.tangent("t1", order)
-        early, reached = ~b.get("at_end"), b.number("t0") + b.scalar(b.direction) * b.get("reached")
+            return time.value, span.value, lambda order: b.tangent(_name_of_end(b), order)
+        early, since_t0 = ~b.get("at_end"), b.scalar(b.direction) * b.get("reached")
 
         def moved(order: int) -> Scalar:
-            return where(early, _moved_inside(b, order), b.tangent("t1", order))
+            return where(early, _moved_inside(b, order), b.tangent(_name_of_end(b), order))
 
-        return where(early, reached, time).value, moved
+        time = where(early, b.number("t0") + since_t0, time)
+        return time.value, where(early, since_t0, span).value, moved
 
     # --- Save times
 
@@ -172,36 +182,39 @@ class _Rows:
 
     def _moved_point(self, b: Body) -> Callable[[int], Scalar]:
         """The tangents of the next save time."""
-        return lambda order: b.tangent(self._ts, order, self._points_behind(b).to("int64").value)
+        name = self._offsets if b.lane.problem.counts_from_t0 else self._ts
+        return lambda order: b.tangent(name, order, self._points_behind(b).to("int64").value)
 
-    def _save(self, b: Body, time: Any, state: Any, moved: Callable[[int], Scalar]) -> None:
-        """The next row, of a state that lies in memory; moved: the tangents of the time, by their order."""
-        tangents = {order: moved(order).value for order in b.lane.problem.moving} if self._saving.outputs is not None else {}
+    def _save(self, b: Body, time: Any, since_t0: Any, state: Any, moved: Callable[[int], Scalar]) -> None:
+        """The next row, of a state that lies in memory; moved: the tangents of the time, by their order, of that since t0 where
+        functions count from there."""
+        tangents = {order: moved(order).value for order in b.lane.problem.moving} if self._functions else {}
         row = self._take_row(b, time)
-        if self._saving.outputs is None:
+        if self._state:
             self._write_state(b, row, state.load)
-        else:
-            sink = into_row(self._lane, [name for name, _, _ in self._pieces], [size for _, size, _ in self._pieces], row)
-            given = {tangent_name("t", order): value for order, value in tangents.items()}
-            b.call(self._saving.named("output"), out=sink, t=time, y=state, **given)
+        given = {tangent_name("t", order): value for order, value in tangents.items()}
+        given["t"] = since_t0 if b.lane.problem.counts_from_t0 else time
+        for function, pieces in self._functions.items():
+            sink = into_row(self._lane, [name for name, _, _ in pieces], [size for _, size, _ in pieces], row)
+            b.call(function, out=sink, y=state, **given)
 
     def _write_state(self, b: Body, row: Any, value_at: Callable[[Any], Any]) -> None:
-        for (name, size, _), begin in zip(self._pieces, self._begins, strict=True):
+        for (name, size, _), begin in zip(self._state, self._begins, strict=True):
 
             self._write(b, row, name, size, lambda index, begin=begin: value_at(shifted(b.emitter, index, begin)))
 
-    def _save_values(self, b: Body, time: Any, value_at: Callable[[Any], Any]) -> None:
+    def _save_values(self, b: Body, time: Any, since_t0: Any, value_at: Callable[[Any], Any]) -> None:
         """The next row, of a state by its components."""
-        if self._saving.outputs is None:
+        if not self._functions:
             self._write_state(b, self._take_row(b, time), value_at)
         else:
             b.each(lambda index: b.buf.output_state.store(index, value_at(index)))
-            self._save(b, time, b.buf.output_state, self._moved_point(b))
+            self._save(b, time, since_t0, b.buf.output_state, self._moved_point(b))
 
     def _save_missing(self, b: Body, time: Any) -> None:
         """The row of a time that was not reached: NaN, in integers the lowest of their range."""
         row = self._take_row(b, time)
-        for name, size, kind in self._pieces:
+        for name, size, kind in itertools.chain(self._state, *self._functions.values()):
             lowest = False if kind == "bool" else float("nan") if kind.startswith("float") else np.iinfo(kind).min
             constant = b.emitter.constant(kind, lowest)
             self._write(b, row, name, size, lambda _, constant=constant: constant)
@@ -242,14 +255,25 @@ def between(b: Body, theta: Scalar, signed: Scalar, fraction: Callable[[Jet], Je
     return b.buf.output_state.load
 
 
+# The tangents of times as functions of the user's are given them.
+
+
+def _name_of_end(b: Body) -> str:
+    return "span" if b.lane.problem.counts_from_t0 else "t1"
+
+
+def _moved_start(b: Body, order: int) -> Scalar:
+    return b.scalar(0.0) if b.lane.problem.counts_from_t0 else b.tangent("t0", order)
+
+
 def _moved_end(b: Body, step: Step, order: int) -> Scalar:
-    """The tangent of the end of a step."""
-    return where(step.last, b.tangent("t1", order), _moved_inside(b, order))
+    """That of the end of a step."""
+    return where(step.last, b.tangent(_name_of_end(b), order), _moved_inside(b, order))
 
 
 def _moved_inside(b: Body, order: int) -> Scalar:
     """The same where that is not t1."""
-    return b.tangent("t0", order) + b.get(f"start_{order}") + b.get(f"size_{order}")
+    return _moved_start(b, order) + b.get(f"start_{order}") + b.get(f"size_{order}")
 
 
 def _invalid_unless(b: Body, ordered: Any) -> Scalar:

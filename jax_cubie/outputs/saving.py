@@ -13,11 +13,14 @@ import numpy as np
 from ..buffers import BACKWARD, Buffer
 from ..kernel.partition import join
 from ..loop import AdjointHooks, Dimensions, Hooks, Part
-from ..operands import Result, numbered, primal_of
+from ..operands import Result, numbered
 from ..solution import CODES
 
 if TYPE_CHECKING:
     from ..loop.lane import Lane
+
+# The functions of rows, and how the names of their results begin; the number of the output follows.
+ROWS = {"output": "ys", "observables": "observables"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Saving(Part):
     """The rows of a solution: t0, then `points` given times and every `steps`-th accepted step in the order of time, then t1.
 
     max_steps: bounds the rows of steps, 0 without them. outputs: shape and dtype of each output of the function "output",
-    that of `SaveAt.fn`; None where the state is saved itself. number: among several of them, whose names it is part of.
+    that of `SaveAt.fn`; None where the state is saved itself. observables: the same of the function of that name, whose outputs
+    are saved beside; None without one. number: among several of them, whose names it is part of.
     """
 
     t0: bool
@@ -34,6 +38,7 @@ class Saving(Part):
     t1: bool
     max_steps: int
     outputs: tuple[tuple[tuple[int, ...], str], ...] | None
+    observables: tuple[tuple[tuple[int, ...], str], ...] | None = None
     number: int | None = None
 
     def named(self, word: str) -> str:
@@ -41,9 +46,25 @@ class Saving(Part):
         return numbered(word, self.number)
 
     @property
+    def _written(self) -> dict[str, tuple[tuple[tuple[int, ...], str], ...]]:
+        """Of the words of `ROWS` that there is a function of: shape and dtype of its outputs."""
+        given = {"output": self.outputs, "observables": self.observables}
+        return {word: outputs for word in ROWS if (outputs := given[word]) is not None}
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """The functions that are evaluated of each row."""
+        return tuple(map(self.named, self._written))
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The result that has the state, where that is saved itself."""
+        return (self.named("ys"),) if self.outputs is None else ()
+
+    @property
     def keeps_times(self) -> bool:
         """Whether the kernel hands on the times of t1 and of the points: into a result, or to a function."""
-        return self.steps > 0 or self.outputs is not None
+        return self.steps > 0 or bool(self.functions)
 
     @property
     def inside(self) -> bool:
@@ -74,32 +95,28 @@ class Saving(Part):
         )
 
     def sizes(self, dimensions: Dimensions) -> dict[str, int]:
-        held = self.points and (self.outputs is not None or dimensions.moving)
-        outputs = sum(math.prod(shape) for shape, kind in self.outputs or () if kind.startswith("float"))
+        held = self.points and (self.functions or dimensions.moving)
+        floats = (
+            sum(math.prod(shape) for shape, kind in outputs if kind.startswith("float")) for outputs in self._written.values()
+        )
         return {
             "output_state": dimensions.states if held else 0,
             "output_adjoint": dimensions.states if dimensions.backward and self.points else 0,
-            "output_cotangent": outputs * dimensions.orders if dimensions.backward else 0,
+            "output_cotangent": max(floats, default=0) * dimensions.orders if dimensions.backward else 0,
         }
 
     def copies(self) -> dict[str, int]:
         """t0 and times equal to it, inside of steps, the ends of steps, t1."""
         count = self.t0 + 2 * (self.points > 0) + (self.steps > 0) + self.t1
-        output = self.named("output")
-        return {output: count, f"{output}_vjp": count + self.t1}
+        transposed = {f"{name}_vjp": count + self.t1 for name in self.functions}
+        return dict.fromkeys(self.functions, count) | transposed
 
     def outputs_of(self, function: str) -> tuple[str, ...]:
-        return self._rows if function == self.named("output") else ()
-
-    @property
-    def _rows(self) -> tuple[str, ...]:
-        """The results that a row consists of, but for its time."""
-        words = ("ys",) if self.outputs is None else (f"ys{leaf}" for leaf in range(len(self.outputs)))
-        return tuple(map(self.named, words))
-
-    def is_row(self, result: Result) -> bool:
-        """Whether a result is one of those, or tangents of one."""
-        return primal_of(result.name) in self._rows
+        """Those of one of `functions`."""
+        for word, outputs in self._written.items():
+            if function == self.named(word):
+                return tuple(self.named(f"{ROWS[word]}{leaf}") for leaf in range(len(outputs)))
+        return ()
 
     def results(self, states: int, dtype: str) -> tuple[Result, ...]:
         """What the kernel writes a row at a time: the times where only it knows them, and each array of a point.
@@ -112,8 +129,13 @@ class Saving(Part):
             return Result(name, (self.rows, *shape), kind, largest if self.steps else None)
 
         times = (dataclasses.replace(rows_of(self.named("times"), (), dtype), fixed=True),) if self.steps else ()
-        kinds = (((states,), dtype),) if self.outputs is None else self.outputs
-        return (*times, *(rows_of(name, shape, kind) for name, (shape, kind) in zip(self._rows, kinds, strict=True)))
+        own = tuple(rows_of(name, (states,), dtype) for name in self.own)
+        given = [
+            rows_of(name, shape, kind)
+            for function, outputs in zip(self.functions, self._written.values(), strict=True)
+            for name, (shape, kind) in zip(self.outputs_of(function), outputs, strict=True)
+        ]
+        return (*times, *own, *given)
 
     def hooks(self, lane: Lane) -> Hooks:
         from .save_rows import build_hooks
@@ -134,22 +156,27 @@ class Saving(Part):
         return build_adjoint(lane, self)
 
     def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
-        ts, ys = self.saved(found, request)
-        return {"ts": ts, "ys": ys}
+        return self.saved(found, request)
 
-    def saved(self, found: Mapping[str, Any], request: Any) -> tuple[Any, Any]:
-        """The times and the values of the rows."""
-        times, rows = request.times, [found[name] for name in self._rows]
-        if self.outputs is None:
-            ys = request.state.unflatten(*rows)
-        else:
-            ys = jax.tree.unflatten(request.structures[self.named("output")], rows)
+    def saved(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
+        """The times and the values of the rows: "ts", "ys", and "observables" where there are some."""
+        fields: dict[str, Any] = {}
+        for name in self.own:
+            fields["ys"] = request.state.unflatten(found[name])
+        for word in self._written:
+            function = self.named(word)
+            leaves = [found[name] for name in self.outputs_of(function)]
+            fields[ROWS[word]] = jax.tree.unflatten(request.structures[function], leaves)
+        return {"ts": self._times(found, request), **fields}
+
+    def _times(self, found: Mapping[str, Any], request: Any) -> Any:
         if self.steps:
-            return found[self.named("times")], ys
+            return found[self.named("times")]
+        times = request.times
         saved = [times.t0[None]] if self.t0 else []
         saved += [request.ts[self.named("ts")]] if self.points else []
         saved += [self._end(found, times)[None]] if self.t1 else []
-        return join(saved), ys
+        return join(saved)
 
     @staticmethod
     def _end(found: Mapping[str, Any], times: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..field_errors import check_signature, in_our_words
+from ..field_errors import in_our_words
 from ..outputs import Event, Events, Kind, SteadyState
 from ..translate import trace
 from .state import State
@@ -68,13 +68,13 @@ class EventReader:
             return jax.jvp(lambda t, y: values(t, y, *others), (t, y), (jnp.ones_like(t), dy))[1]
 
         found = {
-            "events": Extra(("t", "y"), trace(values, time, vector, *given), "cond(t, y, args)"),
+            "events": Extra(("t", "y"), trace(values, time, vector, *given), f"cond{self._args.said}"),
             "event_slopes": Extra(("t", "y", "dy"), trace(slopes, time, vector, vector, *given)),
         }
         for number, event in enumerate(self._events):
             if event.affect is not None:
                 jaxpr = trace(self._affect(event, number), time, vector, *given)
-                found[f"affect{number}"] = Extra(("t", "y"), jaxpr, "affect(t, y, args)")
+                found[f"affect{number}"] = Extra(("t", "y"), jaxpr, f"affect{self._args.said}")
         return found
 
     def _said(self, number: int, what: str) -> str:
@@ -82,11 +82,12 @@ class EventReader:
 
     def _condition(self, number: int) -> Callable[..., Any]:
         event, said = self._events[number], self._said(number, "cond")
-        check_signature(event.cond, "cond(t, y, args)")
+        self._args.check_signature(event.cond, "cond")
 
         def cond(t: Any, y: Any, *values: Any) -> Any:
             with in_our_words(said):
-                found = event.cond(t, self._state.unflatten(y), self._args.fill(values))
+                time, *others = self._args.at(t, values)
+                found = event.cond(time, self._state.unflatten(y), *others)
             kind = getattr(found, "dtype", None)
             if isinstance(found, (bool, int, float)):
                 found = jnp.asarray(found)
@@ -101,11 +102,12 @@ class EventReader:
 
     def _affect(self, event: Event, number: int) -> Callable[..., Any]:
         said = self._said(number, "affect")
-        check_signature(event.affect, "affect(t, y, args)")
+        self._args.check_signature(event.affect, "affect")
 
         def affect(t: Any, y: Any, *values: Any) -> Any:
             with in_our_words(said):
-                changed = event.affect(t, self._state.unflatten(y), self._args.fill(values))
+                time, *others = self._args.at(t, values)
+                changed = event.affect(time, self._state.unflatten(y), *others)
             return self._state.flatten(changed, f"what {said} returns")
 
         return affect

@@ -11,7 +11,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..linear import Mass, Pattern
 from ..settings import concrete, refuse_tracer
@@ -213,12 +213,13 @@ def _compare_sparsity(own: np.ndarray, sparsity: Pattern) -> None:
         )
 
 
-def flat_jacobian(jac: Callable, state: State, fill: Callable[[Any], PyTree]) -> Callable[..., Array]:
-    """jac as a function of the time, the flat state and the leaves of args, `fill(values)`: [n, n]."""
+def flat_jacobian(jac: Callable, state: State, at: Callable[[Any, Any], tuple[Any, ...]]) -> Callable[..., Array]:
+    """jac as a function of the time, the flat state and the operands: [n, n]. at: as `Arguments.at`."""
     n, dtype = state.size, jnp.dtype(state.dtype)
 
     def matrix(t: Array, y: Array, *values: Array) -> Array:
-        found = jnp.asarray(jac(t, state.unflatten(y), fill(values)))
+        time, *others = at(t, values)
+        found = jnp.asarray(jac(time, state.unflatten(y), *others))
         if found.shape != (n, n):
             raise ValueError(f"jac returns an array of shape {found.shape}: expected ({n}, {n}), in the order of y0's leaves")
         return found.astype(dtype)

@@ -9,6 +9,7 @@ from ..controllers import Controller
 from ..loop import Dimensions, Part
 from ..loop.adjoint import Adjoint
 from ..loop.checkpoints import WINDOWS, Checkpoints, checkpoint_results
+from ..loop.cursors import Cursor
 from ..methods import Method
 from ..operands import Function, Operand, Piece, Result, Traced, cotangent_name
 
@@ -24,7 +25,8 @@ class Problem:
     saving first. registry: the buffers with their locations; their sizes are bound by the Plan. operands: what the kernel
     reads. directions: how many tangents a lane takes at once, at most. first_step_given: whether dt0 is one. slots: of
     checkpoints, where there are any; checkpoints: which of them the kernel keeps. adjoint: which backward pass it is, if it is
-    one. rules: once it is differentiated, what its functions' derivatives depend on besides their programs.
+    one. rules: once it is differentiated, what its functions' derivatives depend on besides their programs. cursors: of the
+    tables of which functions are handed rows.
     """
 
     functions: tuple[tuple[str, tuple[Function, ...]], ...] = dataclasses.field(metadata={"content": None})  # a plan has one's
@@ -48,6 +50,7 @@ class Problem:
     directions: int = dataclasses.field(default=8, metadata={"content": None})  # the pieces tell how many
     checkpoints: Checkpoints | None = None
     adjoint: Adjoint | None = None
+    cursors: tuple[Cursor, ...] = ()
     rules: str = dataclasses.field(default="", metadata={"content": None})  # a kernel's functions tell what comes of it
     title: str = dataclasses.field(default="", compare=False, metadata={"content": None})
 
@@ -67,6 +70,12 @@ class Problem:
     def primal_states(self) -> int:
         """Those that are no tangents."""
         return self.pieces[0].size
+
+    @property
+    def counts_from_t0(self) -> bool:
+        """Whether functions are handed the time since t0, and know t0 by an operand: where they look times up, that has digits
+        which the sum has not."""
+        return bool(self.cursors)
 
     @property
     def adaptive(self) -> bool:

@@ -10,15 +10,14 @@ from jaxtyping import Array, Float, PyTree
 
 from ..buffers import BufferRegistry
 from ..controllers import Controller
-from ..field_errors import check_signature
 from ..foreign_names import instead_of_saveat
-from ..inputs import Jumps, read_jumps
+from ..inputs import Jumps, read_doses, read_jumps, schedule_of
 from ..linear import LinearSettings
 from ..loop import Part
 from ..loop.checkpoints import windows_for
 from ..methods import Method
 from ..operands import Operand, Piece, numbered
-from ..outputs import SaveAt, Saving, Steady
+from ..outputs import ROWS, SaveAt, Saving, Steady
 from ..settings import Component, concrete
 from ..times import Times, check_scalar, read_times, times_between
 from .checks import flat_state, step_size
@@ -26,6 +25,7 @@ from .events import EventReader
 from .matrices import Matrices, check_jacobian, flat_jacobian, read_mass, read_sparsity, refuse_matrices
 from .problem import DEFAULT_MAX_STEPS, Problem
 from .state import State, read_state
+from .summaries import SummaryReader
 from .tracing import Arguments, Output, flat_field, trace_functions
 
 
@@ -33,8 +33,10 @@ from .tracing import Arguments, Output, flat_field, trace_functions
 class Request:
     """A problem with the arrays to solve it for, and what is needed to present the results.
 
-    structures: of what each `SaveAt.fn` returns, by the function's name. ts: the times to save, by the names that they have as
-    operands. args: the names of the operands that are leaves of args. events: the structure of those that were given.
+    structures: of what functions of rows return, by their names. ts: the times to save, by the names that they have as
+    operands. summaries: of each by name what it is like, as `SummaryReader` has it. events: the structure of those that were
+    given. args: the names of the operands that are leaves of args; drivers: of those of drivers; of_t0: of those that t0 has an
+    effect on.
     """
 
     problem: Problem
@@ -43,8 +45,11 @@ class Request:
     structures: Mapping[str, Any]
     times: Times
     ts: Mapping[str, Any]
-    args: tuple[str, ...]
+    summaries: Mapping[str, Any]
     events: Any
+    args: tuple[str, ...]
+    drivers: tuple[str, ...] = ()
+    of_t0: tuple[str, ...] = ()
 
 
 class Choices(Protocol):
@@ -73,9 +78,13 @@ def make_request(
     args: PyTree,
     saveat: SaveAt,
     dt0: Any,
-    events: Any = (),
     matrices: Matrices = Matrices(),  # noqa: B008 - it is immutable
     *,
+    events: Any = (),
+    observables: Any = None,
+    summaries: Any = None,
+    drivers: PyTree = None,
+    doses: Any = None,
     jump_ts: Any = None,
     step_ts: Any = None,
 ) -> Request:
@@ -85,6 +94,9 @@ def make_request(
     if not isinstance(saveat, SaveAt):
         instead = instead_of_saveat(saveat)
         raise TypeError(f"saveat is {saveat!r}: expected a jax_cubie.SaveAt" + (f"; {instead}" if instead else ""))
+    if observables is not None and not callable(observables):
+        kind = type(observables).__name__
+        raise TypeError(f"observables is {observables!r:.80} of type {kind}: expected a function observables(t, y, args)")
     state, method, settings = read_state(y0), solver.stepper, solver.settings()
     controller = solver.control.static
     if dt0 is None and controller.first_step == "given":
@@ -108,10 +120,14 @@ def make_request(
             name = numbered("ts", number)
             ts[name], offsets = times_between(t0, t1, save.ts, state.dtype)
             values |= {numbered("offsets", number): offsets} if save.points else {}
-        if save.steps or save.fn is not None:  # the kernel hands these times on
+        if save.steps or save.fn is not None or observables is not None:  # the kernel hands these times on
             values["t1"] = times.t1
             values |= {name: ts[name]} if save.points else {}
     schedule = read_jumps({"jump_ts": jump_ts, "step_ts": step_ts}, t0, t1, state.dtype)
+    if given := read_doses(doses):
+        schedule = schedule_of(given, values["y0"], state, t0, t1, None if schedule is None else schedule.times)
+        if schedule.rates is not None:
+            raise NotImplementedError("infusions")
     if schedule is not None:
         values |= schedule.operands
     for component in solver.components:
@@ -120,18 +136,18 @@ def make_request(
     if matrices.given and not linear:
         refuse_matrices(matrices.given, method.name)
     mass, sparsity = read_mass(matrices, state), read_sparsity(matrices, state)
-    leaves = Arguments(args, state.dtype, None if mass is None else mass[1])
+    leaves = Arguments(args, state.dtype, None if mass is None else mass[1], drivers, t0)
     happening = EventReader(events, state, leaves)
     if happening.steady is not None:
         values |= happening.steady.operands(state, values)
     jac = _jacobian(f, matrices, state, leaves, sparsity, times.t0, values["y0"])
-    outputs = {
-        numbered("output", number): Output(save.fn, "SaveAt(fn=...)") for number, save in saves.items() if save.fn is not None
-    }
+    outputs = _outputs(saves, observables)
+    reader = SummaryReader({} if summaries is None else summaries, state, leaves, times, t0, mass=mass is not None)
     functions = trace_functions(
         f, outputs, method, state, leaves, settings["unroll"], None if mass is None else mass[0], jac, sparsity,
-        lambda field, method: happening.trace(),
+        lambda field, method: {**happening.trace(), **reader.trace(field, method)},
     )  # fmt: skip
+    values |= reader.operands
     values |= dict(zip(leaves.names, leaves.arrays, strict=True)) | functions.closed_over
     if saveat.steps and "max_steps" not in solver.given and concrete(settings["max_steps"]) == DEFAULT_MAX_STEPS:
         raise ValueError(
@@ -143,10 +159,12 @@ def make_request(
     most = concrete(settings["max_steps"])
     parts: list[Part] = []
     for number, save in saves.items():
-        written = programs[numbered("output", number)].outputs if save.fn is not None else None
+        written = {word: programs[name].outputs for word in ROWS if (name := numbered(word, number)) in outputs}
         parts.append(_make_saving(save, settings["max_steps"], written, number))
     parts += [] if happening.steady is None else [Steady()]
     parts += [] if happening.part is None else [happening.part]
+    parts += [] if schedule is None else [Jumps.of(schedule)]
+    parts += [reader.part] if reader.presented else []
     if mass is not None and happening.part is not None:
         raise NotImplementedError(
             "events= with mass=: f is no slope of the state there, by which events are looked for. Save times, and look there"
@@ -154,7 +172,8 @@ def make_request(
     if mass is not None and any(part.inside for part in parts) and functions.method.between_needs_slopes:
         raise ValueError(
             f"method {method.name!r} has no values between steps of its own, and with a mass matrix f is no slope to make some "
-            "of: save at t0, t1 or the ends of steps, or take a method that has, as 'rodas5p' or 'rodas4'"
+            "of: save at t0, t1 or the ends of steps, without summaries that look between these, or take a method that has, as "
+            "'rodas5p' or 'rodas4'"
         )
     parts += [] if schedule is None else [Jumps.of(schedule)]
     _refuse_named_ends(parts, controller, settings["controller"])
@@ -175,11 +194,24 @@ def make_request(
         block=settings["block"],
         traced=functions.traced,
         slots=settings["checkpoints"],
+        cursors=() if leaves.tables is None else leaves.tables.cursors,
         windows=windows_for(settings["checkpoints"], None if most is None else int(most.max())),
         directions=settings["directions"],
         title=getattr(f, "__qualname__", type(f).__name__),
     )
-    return Request(problem, tuple(values.values()), state, functions.structures, times, ts, leaves.own, happening.structure)
+    arrays, presented = tuple(values.values()), (functions.structures, times, ts, reader.presented, happening.structure)
+    return Request(problem, arrays, state, *presented, leaves.own, *leaves.of_drivers)
+
+
+def _outputs(saves: Mapping[int | None, SaveAt], observables: Callable | None) -> dict[str, Output]:
+    """The functions of rows, by their names: of all that is saved observables, too."""
+    found = {}
+    for number, save in saves.items():
+        if save.fn is not None:
+            found[numbered("output", number)] = Output(save.fn, "fn", "SaveAt(fn=...)")
+        if observables is not None:
+            found[numbered("observables", number)] = Output(observables, "observables", "observables")
+    return found
 
 
 def _jacobian(
@@ -192,9 +224,10 @@ def _jacobian(
     if jac is not None:
         if not callable(jac):
             raise TypeError(f"jac is {jac!r} of type {type(jac).__name__}: expected a function jac(t, y, args) -> [n, n]")
-        check_signature(jac, "jac(t, y, args)")
-    flat = None if jac is None else flat_jacobian(jac, state, leaves.fill)
-    check_jacobian(f, flat_field(f, state, leaves), jac, flat, sparsity, t0, y0, leaves.arrays)
+        leaves.check_signature(jac, "jac")
+    flat = None if jac is None else flat_jacobian(jac, state, leaves.at)
+    if leaves.tables is None:  # rows of tables are a kernel's to find
+        check_jacobian(f, flat_field(f, state, leaves), jac, flat, sparsity, t0, y0, leaves.arrays)
     return flat
 
 
@@ -206,7 +239,7 @@ def _refuse_named_ends(parts: Sequence[Part], controller: Controller, name: str)
         )
 
 
-def _make_saving(saveat: SaveAt, max_steps: Any, outputs: Any, number: int | None) -> Saving:
+def _make_saving(saveat: SaveAt, max_steps: Any, outputs: Mapping[str, Any], number: int | None) -> Saving:
     most = 0
     if saveat.steps:
         known = concrete(max_steps)
@@ -216,7 +249,9 @@ def _make_saving(saveat: SaveAt, max_steps: Any, outputs: Any, number: int | Non
                 f"traced ({type(max_steps).__name__}): set it outside of jit, vmap and grad"
             )
         most = int(known)
-    saving = Saving(saveat.t0, saveat.points, saveat.steps, saveat.t1, most, outputs, number)
+    saving = Saving(
+        saveat.t0, saveat.points, saveat.steps, saveat.t1, most, outputs.get("output"), outputs.get("observables"), number
+    )
     if saving.rows == 0:
         raise ValueError(f"SaveAt(steps={saveat.steps}) has no row with max_steps={most}: there are max_steps // steps of them")
     return saving

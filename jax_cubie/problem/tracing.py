@@ -16,22 +16,25 @@ from jax.dtypes import float0
 from jaxtyping import Array, PyTree
 
 from ..field_errors import call_field, check_signature, in_derivative_words, in_our_words
+from ..inputs import read_drivers
 from ..linear import Mass, Pattern, without_custom_vjp
 from ..methods import Method
-from ..operands import MASS, Function, Traced
+from ..operands import MASS, Function, Traced, Window, window_of
+from ..times import as_array
 from ..translate import check_dtype, trace, translate_for_all
 from ..translate.platforms import PLATFORMS
 from ..translate.program import DTYPES as KERNEL_DTYPES
 from .state import State, name_of
 
-_SAID_F = "f(t, y, args)"
-
 
 class Arguments:
-    """The leaves of args that are arrays, as operands, and the way back from them to args. mass: an operand before these,
-    where there is one."""
+    """What functions of the user's are given behind the state: args, and with drivers their values; as operands, and the way
+    back from these.
 
-    def __init__(self, args: PyTree, dtype: str, mass: Any = None):
+    mass: an operand before all others, where there is one. drivers: a pytree of drivers, or None. t0: as the user gave it.
+    """
+
+    def __init__(self, args: PyTree, dtype: str, mass: Any = None, drivers: PyTree = None, t0: Any = None):
         dynamic, self._static = eqx.partition(args, _is_operand)
         leaves, self._structure = jax.tree_util.tree_flatten_with_path(dynamic)
         self.arrays: list[Any] = []
@@ -54,15 +57,60 @@ class Arguments:
         if mass is not None:
             self.arrays.insert(0, mass)
             self.avals.insert(0, jax.ShapeDtypeStruct(mass.shape, mass.dtype))
+        self.tables = None if drivers is None else read_drivers(drivers, t0, dtype, lambda k: f"f{len(self.own) + 1 + k}")
+        self._t0, self._driven = None, {} if self.tables is None else dict(self.tables.arrays)
+        if self.cursors:
+            self._t0 = f"f{len(self.own)}"
+            self._driven = {self._t0: as_array(t0, dtype), **self._driven}
+        for name, array in self._driven.items():
+            window = window_of(self.windows, name)
+            shape = array.shape if window is None else (window.rows, *array.shape[1:])
+            self.arrays.append(array)
+            self.avals.append(jax.ShapeDtypeStruct(shape, array.dtype))
+        self.avals += [jax.ShapeDtypeStruct((), jnp.int32)] * len(self.cursors)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the operands are called; `own`: those of args."""
-        return (*self._masses, *self.own)
+        """What the operands are called, those of `arrays`; `own`: those of args."""
+        return (*self._masses, *self.own, *self._driven)
 
-    def fill(self, values: Sequence[Any]) -> PyTree:
-        """args with `values`, those of all operands, in place of its arrays."""
-        return eqx.combine(jax.tree.unflatten(self._structure, values[len(self._masses) :]), self._static)
+    @property
+    def cursors(self) -> tuple[str, ...]:
+        """The integers that functions are handed behind the operands, `avals` of all of them."""
+        return () if self.tables is None else self.tables.inputs
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """Of the operands of which functions are handed some rows."""
+        return () if self.tables is None else self.tables.windows
+
+    @property
+    def of_drivers(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The names of operands that are drivers', and of those that t0 has an effect on."""
+        if self.tables is None:
+            return (), ()
+        moved = tuple(name for name in (self._t0, *self.tables.of_t0) if name is not None)
+        return tuple(name for name in self._driven if name not in moved), moved
+
+    @property
+    def said(self) -> str:
+        """What functions are called with."""
+        return "(t, y, args)" if self.tables is None else "(t, y, args, u)"
+
+    def check_signature(self, function: Callable, name: str, *before: str) -> None:
+        """Raises FieldError where a function of the user's, of that name, can't be called so; before: what comes first."""
+        said = "".join(f"{one}, " for one in before) + self.said.removeprefix("(")
+        check_signature(function, f"{name}({said}", len(before) + (3 if self.tables is None else 4))
+
+    def at(self, t: Any, values: Sequence[Any]) -> tuple[Any, ...]:
+        """The time that functions of the user's are called with, and what behind the state. t: theirs in a kernel. values:
+        those of the operands and cursors."""
+        named = dict(zip((*self.names, *self.cursors), values, strict=False))
+        filled = jax.tree.unflatten(self._structure, [named[name] for name in self.own])
+        args = eqx.combine(filled, self._static)
+        if self.tables is None:
+            return t, args
+        return t if self._t0 is None else t + named[self._t0], args, self.tables.at(t, named)
 
 
 def _is_operand(leaf: Any) -> bool:
@@ -80,11 +128,15 @@ def _default_int(value: int) -> Array:
         raise ValueError(f"args has the integer {value}, which {kind} does not hold: use a float, or switch x64 on") from None
 
 
+# Of f and the method, for each function that is traced elsewhere the names of its inputs, and its jaxpr over these and the
+# operands of args.
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """A function of the user's, `call(t, y, args)`, whose results are saved. said: what the user calls it."""
+    """A function of the user's, `call(t, y, args)`, whose results are saved. name: the argument that it was. said: what the
+    user calls it."""
 
     call: Callable[..., PyTree]
+    name: str
     said: str
 
 
@@ -102,8 +154,8 @@ class Extra:
 class TracedFunctions:
     """The user's functions of a solve.
 
-    method: for this f. by_platform: programs, "f" first. traced: f and each `SaveAt.fn` as JAX has them. closed_over: what they
-    close over, by its names as operands. structures: of the results of each fn, by its name.
+    method: for this f. by_platform: programs, "f" first. traced: f and each function of rows as JAX has them. closed_over: what
+    they close over, by its names as operands. structures: of the results of each function of rows, by its name.
     """
 
     method: Method
@@ -125,13 +177,14 @@ def trace_functions(
 ) -> TracedFunctions:
     """For each platform f, what the method derives of it and `outputs`, by their names: functions of time, the flat state, the
     operands of args and what they close over. more: of f and the method, what else is evaluated, by name."""
-    check_signature(f, _SAID_F)
+    said_f = f"f{args.said}"
+    args.check_signature(f, "f")
     time, vector = _time_and_state(state)
     field = trace(flat_field(f, state, args), time, vector, *args.avals)
     inputs: dict[str, tuple[str, ...]] = dict.fromkeys(("f", *outputs), ("t", "y"))
     closed, sparse = {"f": field}, set()
     forwards = without_custom_vjp(field)  # what a solver derives of f is what f computes, whatever its rule for cotangents
-    with in_derivative_words(_SAID_F, reverse=False):
+    with in_derivative_words(said_f, reverse=False):
         method = method.fitted(forwards, mass, sparsity)
         for name, derived in method.functions(lambda *given: jex.jaxpr_as_fun(forwards)(*given)[0], jac).items():
             inputs[name] = derived.inputs
@@ -157,26 +210,28 @@ def trace_functions(
     def function(name: str, platform: str) -> Function:
         program, constants, limit = translated[name][platform]
         operands = (*args.names, *(names[id(value)] for value in constants))
-        return Function(name, program, (*inputs[name], *operands), operands, limit)
+        arguments = (*inputs[name], *args.names, *args.cursors, *operands[len(args.names) :])
+        return Function(name, program, arguments, operands, limit, args.windows)
 
     by_platform = tuple((platform, tuple(function(name, platform) for name in translated)) for platform in PLATFORMS)
     converted = {id(after): before for before, after in conversions.values()}
     given = {id(converted.get(id(value), value)): name for name, value in reversed(closed_over.items())}
     given |= {id(value): name for name, value in closed_over.items()}  # as it is, rather than converted
     known = tuple((value, name) for name, value in closed_over.items() if not isinstance(value, jax.core.Tracer))
-    said = {"f": _SAID_F, **{name: output.said for name, output in outputs.items()}}
+    said = {"f": said_f, **{name: output.said for name, output in outputs.items()}}
     said |= {name: extra.said for name, extra in extras.items() if extra.said is not None}
-    traced = tuple((name, _traced(closed[name], args.names, given, known, words)) for name, words in said.items())
+    traced = tuple((name, _traced(closed[name], args, given, known, words)) for name, words in said.items())
     return TracedFunctions(method, by_platform, traced, closed_over, structures)
 
 
 def _traced(
-    closed: jex.ClosedJaxpr, names: Sequence[str], given: Mapping[int, str], known: tuple[tuple[Any, str], ...], said: str
+    closed: jex.ClosedJaxpr, args: Arguments, given: Mapping[int, str], known: tuple[tuple[Any, str], ...], said: str
 ) -> Traced:
-    """The jaxpr of a function of time, state and the leaves of args, `names`, as one that is handed what it closes over, too.
+    """The jaxpr of a function of time, state and `args` as one that is handed what it closes over, too.
 
     given: the operand that each constant is, by its id. Those that are none stay what they are, or are not needed.
     """
+    names = (*args.names, *args.cursors)
     operands = [*names, *dict.fromkeys(given[id(value)] for value in closed.consts if id(value) in given)]
     kept = []
     for value in closed.consts:
@@ -190,14 +245,17 @@ def _traced(
         return jex.jaxpr_as_fun(jex.ClosedJaxpr(closed.jaxpr, consts))(t, y, *values[: len(names)])
 
     closed_over = tuple(value if number is None else number for number, _, value in kept)
-    return Traced(call, tuple(operands), known, said, closed.jaxpr, closed_over)
+    return Traced(
+        call, tuple(operands), known, said, closed.jaxpr, closed_over, windows=args.windows, cursors=args.cursors
+    )
 
 
 def flat_field(f: Callable, state: State, args: Arguments) -> Callable[..., Array]:
     """f as a function of time, the flat state and the leaves of args."""
 
     def field(t: Array, y: Array, *values: Array) -> Array:
-        return call_field(f, "f(t, y, args)", derivative, t, state.unflatten(y), args.fill(values))
+        time, *others = args.at(t, values)
+        return call_field(f, f"f{args.said}", derivative, time, state.unflatten(y), *others)
 
     def derivative(returned: PyTree) -> Array:
         return state.flatten(returned, "what f returns")
@@ -211,7 +269,8 @@ def _trace_output(output: Output, state: State, args: Arguments) -> tuple[Any, A
 
     def flat(t: Array, y: Array, *values: Array) -> list[Array]:
         with in_our_words(said):
-            leaves, structure = jax.tree.flatten(output.call(t, state.unflatten(y), args.fill(values)))
+            time, *others = args.at(t, values)
+            leaves, structure = jax.tree.flatten(output.call(time, state.unflatten(y), *others))
         structures.append(structure)
         for leaf in leaves:
             if not eqx.is_array_like(leaf):
@@ -220,7 +279,7 @@ def _trace_output(output: Output, state: State, args: Arguments) -> tuple[Any, A
                 raise ValueError(f"what {said} returns has a leaf of dtype {name_of(float0)}: leave it out")
         return [jnp.asarray(leaf) for leaf in leaves]
 
-    check_signature(output.call, "fn(t, y, args)")
+    args.check_signature(output.call, output.name)
     closed = trace(flat, *_time_and_state(state), *args.avals)
     if not closed.out_avals:
         raise ValueError(f"{said} returns no arrays (structure {structures[-1]}): there is nothing to save")
