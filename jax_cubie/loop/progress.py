@@ -459,15 +459,14 @@ class _Writer:
                 b.put(result=where(b.get("result").equals(_SUCCESSFUL), code, b.get("result")))
 
     def landed(self, b: Body) -> Scalar:
-        taken, rejected = b.get("turn") - b.get("first"), ~b.get("accepted")
-        if self._cuts and b.moving:
-            # One that is taken again for the sake of tangents alone counts for nothing.
-            again = b.get("cut") & b.get("exact")
-            taken, rejected = where(again, 0, taken), rejected & ~again
-        b.counter("steps").add(taken.value)
+        # One that is taken again for the sake of tangents alone counts for nothing.
+        again = b.get("cut") & b.get("exact") if self._cuts and b.moving else None
+        taken = b.get("turn") - b.get("first")
+        b.counter("steps").add((taken if again is None else where(again, 0, taken)).value)
         if self._recording is not None and self._one_size:
             self._recording.passed(b, b.get("turn") - b.get("first"))
         if self._adaptive or self._fallible or self._cuts:
+            rejected = ~b.get("accepted") if again is None else ~b.get("accepted") & ~again
             b.counter("rejected").add(rejected.to("int32").value)
         finished = b.get("accepted") & b.get("last")
         if self._one_size:
