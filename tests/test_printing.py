@@ -97,7 +97,8 @@ def test_save_at():
 
 def test_results_can_be_listed():
     names = ["successful", "max_steps_reached", "dt_min_reached", "step_size_underflow", "not_finite", "invalid_input"]
-    names += ["singular_matrix", "nonlinear_divergence", "linear_divergence", "event_occurred", "inconsistent_initial_state"]
+    names += ["singular_matrix", "nonlinear_divergence", "linear_divergence", "event_occurred", "events_accumulate"]
+    names += ["inconsistent_initial_state"]
     assert list(RESULTS.__members__) == names and len(RESULTS) == len(list(RESULTS)) == len(names)
     for name, result in zip(names, RESULTS, strict=True):
         assert isinstance(result, RESULTS) and bool(result == getattr(RESULTS, name) == RESULTS.__members__[name])
@@ -200,8 +201,9 @@ def test_report_of_a_cuda_image():
     assert lines[5] == f"  code       {found.code_bytes:,} bytes in an image of {found.image_bytes:,}"
     assert lines[6:8] == ["a lane's memory, in words of 4 bytes", "  shared memory"]
     assert lines[8] == "    stage_rhs             21  " + 21 * "█"
+    events = "event_values, event_tangents, event_trial, event_state"
     summaries = "state_summary, observable_summary, summarised_state, summarised_values"
-    assert lines[-1] == f"  without words here: output_state, {summaries}, dense_rhs"
+    assert lines[-1] == f"  without words here: output_state, {events}, {summaries}, dense_rhs"
     assert ".version" in found.ptx and "mul" in found.program
     assert all(text not in str(found) + found._repr_html_() for text in (".version", "float32[3]", "%0"))
     assert len(str(found)) < 1500

@@ -4,7 +4,7 @@ from .event import Event, EventRecord
 from .events import Events, Kind
 from .saveat import SaveAt
 from .saving import ROWS, Saving
-from .steady_state import Steady, SteadyState, steady_state
+from .steadiness import Steady, SteadyState, steady_state
 from .summaries import Summaries
 from .summary import Extrema, Summary
 
