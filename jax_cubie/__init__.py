@@ -2,7 +2,7 @@
 
 from . import methods
 from .front_doors import solve
-from .inputs import Driver
+from .inputs import Doses, DoseTable, Driver, Resets, read_dose_table
 from .kernel.call import kernel_call
 from .kernel.custom_call import register as _register
 from .kernel.target import BuildError
@@ -22,8 +22,11 @@ __all__ = [
     "BuildError",
     "ButcherTableau",
     "ContinuousExtension",
+    "DoseTable",
+    "Doses",
     "Driver",
     "ImplicitTableau",
+    "Resets",
     "RosenbrockTableau",
     "SaveAt",
     "Solution",
@@ -32,6 +35,7 @@ __all__ = [
     "check_successful",
     "kernel_call",
     "methods",
+    "read_dose_table",
     "solve",
     "solve_ivp",
     "steady_state",

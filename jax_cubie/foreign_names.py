@@ -20,7 +20,7 @@ _NO_DENSE = f"there is no solution as a function: {_TIMES}"
 _BANDS = "use jac_sparsity=, booleans [n, n] that are True inside of the band"
 _ROOTS = "use newton_rtol=, newton_atol= and newton_max_steps=, of methods that solve nonlinear equations, as 'kvaerno5'"
 _NO_RESUME = "leave it out: another solve begins with y0=solution.ys[-1], and with dt0= if its first step is known"
-_NO_CLIP = "steps can't be cut at given times yet: solve up to each of them, and begin another solve there"
+_CLIP = "use controller='pid' with jump_ts= and step_ts= in solve"
 _CONTROLLER = "use controller='pid' with rtol=, atol=, pcoeff= and the like, or controller='fixed' with dt0="
 _DERIVATIVES = "leave it out: jax.grad, jax.jvp and what is made of them go through a solve as it is"
 _SILENT = "leave it out, since a solve is one kernel, which reports nothing on its way"
@@ -39,7 +39,8 @@ NAMES: dict[str, str] = {
     **dict.fromkeys(("solver_state", "controller_state", "made_jump"), _NO_RESUME),
     "norm": "leave it out: the error norm is the root mean square, over all components",
     "error_order": "leave it out: it is the method's own",
-    **dict.fromkeys(("jump_ts", "step_ts", "tstops", "d_discontinuities", "tcrit"), _NO_CLIP),
+    **dict.fromkeys(("tstops", "tcrit"), "use step_ts= in solve, or jump_ts= where the vector field jumps"),
+    "d_discontinuities": "use jump_ts= in solve",
     "store_rejected_steps": "leave it out: stats['num_rejected_steps'] counts them",
     **dict.fromkeys(("root_finder", "nlsolve"), _ROOTS),
     "root_find_max_steps": "use newton_max_steps=, of methods that solve nonlinear equations, as 'kvaerno5'",
@@ -96,8 +97,10 @@ NAMES: dict[str, str] = {
     "steps": "use saveat=SaveAt(steps=True) and max_steps=",
     "fn": "use saveat=SaveAt(..., fn=...)",
     **dict.fromkeys(
-        ("f", "t0", "t1", "y0", "args", "dt0", "saveat", "events", "throw", "mass", "mass_pattern", "jac", "jac_sparsity",
-         "drivers"),
+        (
+            "f", "t0", "t1", "y0", "args", "dt0", "saveat", "events", "throw", "mass", "mass_pattern", "jac", "jac_sparsity",
+            "jump_ts", "step_ts", "drivers", "doses",
+        ),
         "it is no setting of a Solver, but an argument of solve",
     ),
 }
@@ -135,6 +138,17 @@ _ELSEWHERE: dict[str, dict[str, str]] = {
         "save_everystep": "use steps=True",
         "save_start": "use t0=True",
         "save_end": "use t1=True",
+    },
+    "Doses": {
+        **dict.fromkeys(("t", "time", "times", "TIME"), "use ts="),
+        **dict.fromkeys(("amount", "amt", "AMT", "dose"), "use amounts="),
+        **dict.fromkeys(("cmt", "CMT", "compartment"), "use into=, a function of y that names the component"),
+        **dict.fromkeys(("dur", "durations"), "use duration="),
+        **dict.fromkeys(("rates", "RATE"), "use rate="),
+        **dict.fromkeys(("ii", "addl", "II", "ADDL"), "use Doses(...).repeat(interval, number)"),
+        **dict.fromkeys(("F", "bioavailability", "fractions"), "use fraction="),
+        **dict.fromkeys(("alag", "lags", "tlag"), "use lag="),
+        **dict.fromkeys(("ss", "SS"), "give the doses that lead to a steady state, with Doses(...).repeat(interval, number)"),
     },
     "Solver": {"solver": "use method="},
     "Solver.update": {"solver": "use method="},
@@ -237,7 +251,7 @@ def refused(door: str, name: str) -> ValueError:
 def _words(door: str) -> dict[str, str]:
     """What to write in place of each name at a front door."""
     own = _ELSEWHERE.get(door, {})
-    return own if door == "SaveAt" else {**NAMES, **own}
+    return own if door in ("SaveAt", "Doses") else {**NAMES, **own}
 
 
 def missing_attribute(value: Any, name: str) -> AttributeError:
@@ -288,7 +302,8 @@ def instead_of_controller(value: Any) -> str | None:
         return f"the controller is {_whose(value)}: write {', '.join(settings) or 'nothing'}"
     if name == "ConstantStepSize":
         return f"the controller is {_whose(value)}: write controller='fixed' and dt0="
-    return f"the controller is {_whose(value)}: " + (_NO_CLIP if name in ("ClipStepSizeController", "StepTo") else _CONTROLLER)
+    own = {"ClipStepSizeController": _CLIP, "StepTo": "use controller='given' with step_ends="}
+    return f"the controller is {_whose(value)}: {own.get(name, _CONTROLLER)}"
 
 
 def instead_of_solver(value: Any) -> str | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxtyping import Array, Float, PyTree, Real
 
 from .foreign_names import front_door, instead_of_solver
+from .inputs import AnyDoses
 from .outputs import SaveAt, SteadyState
 from .solution import Solution
 from .solver import Solver
@@ -30,7 +31,10 @@ def solve(
     mass_pattern: Any = None,
     jac: Callable[[Float[Array, ""], PyTree, PyTree], Any] | None = None,
     jac_sparsity: Any = None,
+    jump_ts: Real[Array, " jumps"] | None = None,
+    step_ts: Real[Array, " times"] | None = None,
     drivers: PyTree = None,
+    doses: AnyDoses | Sequence[AnyDoses] | None = None,
     **settings: Any,
 ) -> Solution:
     """Integrates dy/dt = f(t, y, args) from t0 to t1, one trajectory; `jax.vmap` of it is one launch for all.
@@ -54,12 +58,17 @@ def solve(
       satisfy the equations.
     - jac: jac(t, y, args) -> [n, n], the Jacobian of f, in place of the one that is derived; jac_sparsity: where it may have
       entries, booleans [n, n], in place of what is found. Both are checked against f's own, where values are known.
+    - jump_ts: times on which steps end and behind which the method starts again: where the vector field jumps. They lie between
+      t0 and t1, in the order in which they are come to; infinite ones behind them are never reached, so that lanes may have
+      different numbers of them. step_ts: times on which steps end, likewise.
     - drivers: a pytree of `jax_cubie.Driver`, inputs that were measured or designed. Every function is then given their values
       at t, in the same structure, as a last argument u: f(t, y, args, u), fn of SaveAt and jac, too.
+    - doses: what is added to components of the state at given times, at once or over a while: a `jax_cubie.Doses`, or a tuple
+      of them, in which there may be `jax_cubie.Resets`, too. Steps end on them, and the method starts again.
     - settings: those of `Solver`, as `method="dopri5", rtol=1e-8, state_location="shared"`.
 
     Derivatives of `ys`, forwards and backwards, to any order: by y0, the float leaves of args, mass, arrays that f and
-    `SaveAt.fn` close over, t0, t1, `SaveAt.ts`, and of steps that nobody judges by dt0 and `step_ends`. Sizes that the
+    `SaveAt.fn` close over, t0, t1, `SaveAt.ts`, jump_ts, all numbers of doses, and of steps that nobody judges by dt0 and `step_ends`. Sizes that the
     controller chose are held fixed; so by tolerances, coefficients, max_steps and dt0 as a first step the derivative is 0, as
     are those of `stats` and of the times of steps, and of y0's components that are solved for. A lane that failed has NaN.
     Raises FieldError, a TypeError, where f has no derivative.
@@ -79,4 +88,5 @@ def solve(
     elif settings:
         solver = solver.update(**settings)
     matrices = dict(mass=mass, mass_pattern=mass_pattern, jac=jac, jac_sparsity=jac_sparsity)
-    return solver.solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, events=events, throw=throw, drivers=drivers, **matrices)
+    met = dict(events=events, jump_ts=jump_ts, step_ts=step_ts, drivers=drivers, doses=doses)
+    return solver.solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, throw=throw, **met, **matrices)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 import equinox as eqx
@@ -12,6 +12,7 @@ from .buffers import BufferRegistry
 from .choices import known_method, resolve
 from .controllers import CONTROLLERS
 from .foreign_names import front_door
+from .inputs import AnyDoses
 from .inspection import Inspection, inspect_request
 from .methods import Method, Tableau, find_method
 from .outputs import SaveAt, SteadyState
@@ -140,13 +141,17 @@ class Solver(eqx.Module):
         mass_pattern: Any = None,
         jac: Callable | None = None,
         jac_sparsity: Any = None,
+        jump_ts: Real[Array, " jumps"] | None = None,
+        step_ts: Real[Array, " times"] | None = None,
         drivers: PyTree = None,
+        doses: AnyDoses | Sequence[AnyDoses] | None = None,
         **settings: Any,
     ) -> Solution:
         """Integrates dy/dt = f(t, y, args) from t0 to t1; see `jax_cubie.solve`. `settings` are those of `update`."""
         matrices = Matrices(mass, mass_pattern, jac, jac_sparsity)
         solver = self.update(**settings) if settings else self
-        request = make_request(solver, f, t0, t1, y0, args, saveat, dt0, events, matrices, drivers)
+        met = dict(jump_ts=jump_ts, step_ts=step_ts, drivers=drivers, doses=doses)
+        request = make_request(solver, f, t0, t1, y0, args, saveat, dt0, events, matrices, **met)
         check_choice("throw", throw, (True, False))
         solution = make_solution(request, run(request.problem, request.arrays))
         return raising(solution) if throw else solution
@@ -167,7 +172,10 @@ class Solver(eqx.Module):
         mass_pattern: Any = None,
         jac: Callable | None = None,
         jac_sparsity: Any = None,
+        jump_ts: Real[Array, " jumps"] | None = None,
+        step_ts: Real[Array, " times"] | None = None,
         drivers: PyTree = None,
+        doses: AnyDoses | Sequence[AnyDoses] | None = None,
         batched: Iterable[str] | str = ("y0", "args"),
         target: str = "cpu",
         derivative: str | None = None,
@@ -175,12 +183,14 @@ class Solver(eqx.Module):
         """Builds the image of this solve for `target` ("cpu", "cuda:90", ...) and tells about it; runs nothing.
 
         Arguments are one lane's, as arrays or `jax.ShapeDtypeStruct`s. `batched` names the arguments that get a lane axis:
-        of "t0", "t1", "dt0", "y0", "args", "drivers", "ts", "mass", and the names of numeric settings.
+        of "t0", "t1", "dt0", "y0", "args", "drivers", "ts", "jump_ts", "step_ts", "doses", "mass", and the names of numeric
+        settings.
 
         derivative: "vjp" tells about the kernel of a gradient by y0 and the float leaves of args, of those that are not batched
         summed over the lanes; how many bytes of checkpoints a lane keeps for it; and, as `.recording`, about the solve that
         keeps them. "jvp" tells about the solve together with a tangent by y0 and these leaves.
         """
         matrices = Matrices(mass, mass_pattern, jac, jac_sparsity)
-        request = make_request(self, f, t0, t1, y0, args, saveat, dt0, events, matrices, drivers)
+        met = dict(jump_ts=jump_ts, step_ts=step_ts, drivers=drivers, doses=doses)
+        request = make_request(self, f, t0, t1, y0, args, saveat, dt0, events, matrices, **met)
         return inspect_request(request, batched, target, derivative)

@@ -31,8 +31,11 @@ class Times:
     offsets: Any = None
 
 
-def read_times(t0: Any, t1: Any, ts: Any, dtype: str) -> Times:
-    """Raises ValueError for ends and times that are known and can't be integrated between."""
+def read_times(t0: Any, t1: Any, ts: Any, dtype: str, right: Any = None) -> Times:
+    """right: booleans [points], which times to save are behind what happens at them, so that their offsets are a unit in the
+    last place further on; None: none.
+
+    Raises ValueError for ends and times that are known and can't be integrated between."""
     for name, time in (("t0", t0), ("t1", t1)):
         known = concrete(time)
         if known is not None and not np.isfinite(rounded(known, dtype)):
@@ -44,7 +47,23 @@ def read_times(t0: Any, t1: Any, ts: Any, dtype: str) -> Times:
         offsets = _offsets(t0, t1, ts, span, dtype)
         _check_offsets(t0, t1, ts, span, offsets)
     arrays = [None if value is None else as_array(value, dtype) for value in (t0, t1, span, ts, offsets)]
+    if right is not None:
+        arrays[-1] = _behind(arrays[-1], right, span)
     return Times(*arrays)
+
+
+def padded_offsets(t0: Any, t1: Any, ts: Any, dtype: str) -> Any:
+    """`ts` since t0, [m] of `dtype`; infinite times stay so: they stand for none in lanes that have fewer than others.
+
+    A time that is an end in the narrower of their two types is that end, as with times to save.
+    """
+    if isinstance(ts, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(ts.shape, jnp.dtype(dtype))
+    known = concrete(ts) is not None
+    there = (np if known else jnp).isfinite(ts)
+    offsets = _offsets(t0, t1, (np if known else jnp).where(there, ts, 0), difference(t1, t0, dtype), dtype)
+    known = known and concrete(offsets) is not None
+    return (np if known else jnp).where(there, offsets, rounded(ts, dtype))
 
 
 def as_array(value: Any, dtype: str) -> Any:
@@ -127,6 +146,17 @@ def _precision(value: Any) -> Any:
     known = concrete(value)
     kind = value.dtype if known is None else known.dtype
     return np.dtype(kind) if jnp.issubdtype(kind, jnp.floating) else None
+
+
+def _behind(offsets: Any, right: Any, span: Any) -> Any:
+    """Those on the right a unit in the last place further on, but at the end."""
+    if any(isinstance(value, jax.ShapeDtypeStruct) for value in (offsets, right, span)):
+        return offsets
+    forwards = jnp.where(jnp.asarray(span) < 0, -1, 1).astype(offsets.dtype)
+    known = jax.lax.stop_gradient(offsets)
+    following = jnp.where(known == 0, forwards * jnp.finfo(known.dtype).tiny, jnp.nextafter(known, forwards * jnp.inf))
+    moved = offsets + (following - known)
+    return jnp.where(right & (offsets != span), moved, offsets)
 
 
 def _check_span(t0: Any, t1: Any, span: Any, dtype: str) -> None:

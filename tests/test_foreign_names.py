@@ -156,7 +156,7 @@ def test_objects_of_others():
         Solver(controller=diffrax.PIDController(rtol=1e-3, atol=1e-6, pcoeff=0.3, dtmax=jnp.float32(1)))
     with pytest.raises(ValueError, match="ConstantStepSize: write controller='fixed' and dt0="):
         Solver(controller=diffrax.ConstantStepSize())
-    with pytest.raises(ValueError, match="StepTo: steps can't be cut at given times yet"):
+    with pytest.raises(ValueError, match="StepTo: use controller='given' with step_ends="):
         Solver(controller=diffrax.StepTo(ts=jnp.array([0.0, 1.0])))
     with pytest.raises(TypeError, match=r"expected a jax_cubie.Solver; .*PIDController: write rtol=0.1, atol=0.2"):
         solve(decay, 0.0, 1.0, Y0, solver=diffrax.PIDController(rtol=0.1, atol=0.2))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernel.scalar import Scalar, shifted, where
 from ..operands import Result
+from .clock import edges
 
 if TYPE_CHECKING:
     from ..problem import Problem
@@ -130,6 +131,10 @@ def record_of(problem: Problem) -> Record:
     elif not problem.one_size:
         cells += [("stop", dtype)]
     before = [(name, dtype if kind == "float" else kind) for name, kind in problem.remembered]
+    if problem.divided:
+        cells += [("end", dtype), ("resume", dtype) if problem.adaptive else ("leg", dtype)]
+        cells += [] if problem.adaptive else [("paces", "int32")]
+    cells += [(name, dtype) for pair in edges(problem) for name in pair]
     counters = [name for part in problem.parts for name in part.remembered_counters]
     cells += [(name, kind) for part in problem.parts for name, kind in part.remembered]
     depth = (len(problem.pieces) - 1).bit_length()

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..kernel.memory import opaque
-from ..kernel.scalar import Scalar, where
+from ..kernel.scalar import Scalar, least, most, where
 
 if TYPE_CHECKING:
+    from ..problem import Problem
     from .body import Body
 
 # A step ends at t1 if it would come this close, in units in the last place of t1 - t0: an adaptive one as diffrax 0.7.2 has
@@ -23,9 +26,9 @@ def end_of(b: Body) -> Scalar:
     return b.scalar(b.direction) * b.number("span")
 
 
-def floor_of(b: Body) -> Scalar:
-    """Some units in the last place before the end: a step that would end later ends at the end."""
-    adaptive, end = b.lane.problem.adaptive, end_of(b)
+def floor_of(b: Body, end: Scalar | None = None) -> Scalar:
+    """Some units in the last place before the end, t1 unless it is given: a step that would end later ends at the end."""
+    adaptive, end = b.lane.problem.adaptive, end_of(b) if end is None else end
     integer = "int32" if b.dtype == "float32" else "int64"
 
     def less(time: Scalar) -> Scalar:
@@ -44,6 +47,55 @@ def floor_of(b: Body) -> Scalar:
         floor = where(lower < floor, lower, floor)
     # Inside of the loop it would be computed again in every step.
     return b.scalar(opaque(b.emitter, b.dtype, floor.value))
+
+
+# By how many units in the last place the times that f is given in a leg differ at least from those at which it jumps. A sum
+# t0 + (t - t0) may be one of them off.
+_APART_ULPS = 2
+
+
+# The cells with the first and the last time of a leg, and of these since t0, for functions that count from there.
+TIMES, SINCE_T0 = ("first_time", "last_time"), ("first_since_t0", "last_since_t0")
+
+
+def edges(problem: Problem) -> tuple[tuple[str, str], ...]:
+    """Those pairs of cells that a problem has."""
+    if not problem.jumps:
+        return ()
+    return (TIMES, SINCE_T0) if problem.counts_from_t0 else (TIMES,)
+
+
+def edges_of(b: Body, begin: Scalar, end: Scalar, home: Scalar | None = None) -> dict[str, Scalar]:
+    """The first and the last time that the functions of a leg are given, for their cells; from one jump to the next. home:
+    whether it ends at t1.
+
+    Of TIMES, t0 and t1 are such times. Of SINCE_T0 they are not: a table may jump there, and what counts is its side inside.
+    """
+    integer = "int32" if b.dtype == "float32" else "int64"
+
+    def inside(time: Scalar, sign: int, pair: tuple[str, str]) -> Scalar:
+        """A time since t0 as functions are given it, but somewhat further towards the inside of the leg."""
+        signed = b.scalar(b.direction) * time
+        time = b.number("t0") + signed if pair == TIMES else signed
+        outwards = (b.scalar(b.direction) * sign * time) > 0.0  # whether its magnitude is to grow
+        bits = b.scalar(b.emitter.bitcast(time.value, integer), integer)
+        moved = bits + where(outwards, b.scalar(_APART_ULPS, integer), -_APART_ULPS)
+        tiny = b.scalar(b.direction) * (sign * float(np.finfo(b.dtype).tiny))
+        return where(abs(time) <= float(np.finfo(b.dtype).tiny), tiny, b.scalar(b.emitter.bitcast(moved.value, b.dtype)))
+
+    unbounded, found = b.scalar(b.direction) * float("inf"), {}
+    for pair in edges(b.lane.problem):
+        stop = end if home is None or pair == SINCE_T0 else where(home, float("inf"), end)
+        first = where(begin > 0.0, inside(begin, 1, pair), -unbounded) if pair == TIMES else inside(begin, 1, pair)
+        found |= {pair[0]: first, pair[1]: where(stop < float("inf"), inside(stop, -1, pair), unbounded)}
+    return found
+
+
+def inside_of_leg(b: Body, time: Scalar, pair: tuple[str, str] = TIMES) -> Scalar:
+    """The time, no earlier than the first one and no later than the last one of the leg."""
+    first, last, forwards = b.get(pair[0]), b.get(pair[1]), b.scalar(b.direction) > 0.0
+    low, high = where(forwards, first, last), where(forwards, last, first)
+    return most(low, least(high, time))
 
 
 def whole_steps(b: Body, step_size: Scalar, floor: Scalar) -> Scalar:

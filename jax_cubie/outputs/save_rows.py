@@ -183,8 +183,8 @@ class _Rows:
             self._write_state(b, row, state.load)
         else:
             sink = into_row(self._lane, [name for name, _, _ in self._pieces], [size for _, size, _ in self._pieces], row)
-            given = {tangent_name("t", order): value for order, value in tangents.items()}
-            b.call("output", out=sink, t=since_t0 if b.lane.problem.counts_from_t0 else time, y=state, **given)
+            given = b.given_time(time, since_t0) | {tangent_name("t", order): value for order, value in tangents.items()}
+            b.call("output", out=sink, y=state, **given)
 
     def _write_state(self, b: Body, row: Any, value_at: Callable[[Any], Any]) -> None:
         for (name, size, _), begin in zip(self._pieces, self._begins, strict=True):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from jaxtyping import Array, Float, PyTree
 
 from ..buffers import BufferRegistry
+from ..controllers import Controller
 from ..foreign_names import instead_of_saveat
+from ..inputs import Jumps, read_doses, read_drivers, read_jumps, schedule_of
 from ..linear import LinearSettings
+from ..loop import Part
 from ..loop.checkpoints import windows_for
 from ..methods import Method
 from ..operands import Operand, Piece
@@ -70,7 +73,11 @@ def make_request(
     dt0: Any,
     events: Any = (),
     matrices: Matrices = Matrices(),  # noqa: B008 - it is immutable
+    *,
+    jump_ts: Any = None,
+    step_ts: Any = None,
     drivers: PyTree = None,
+    doses: Any = None,
 ) -> Request:
     """Checks everything that is known now, traces f, and lists the kernel's operands."""
     if not callable(f):
@@ -90,7 +97,7 @@ def make_request(
         raise ValueError(f"dt0 is {dt0}, but controller {settings['controller']!r} says itself where steps end: leave dt0 out")
     for name, value in (("t0", t0), ("t1", t1), *([] if dt0 is None else [("dt0", dt0)])):
         check_scalar(name, value)
-    times = read_times(t0, t1, saveat.ts, state.dtype)
+    times = read_times(t0, t1, saveat.ts, state.dtype, saveat.side)
     values: dict[str, Any] = {"t0": times.t0, "span": times.span}
     if dt0 is not None:
         values["dt0"] = step_size(dt0, t0, t1, state.dtype)
@@ -101,6 +108,12 @@ def make_request(
         values["t1"] = times.t1
         if saveat.points:
             values["ts"] = times.ts
+    found = read_drivers(drivers, t0, t1)
+    schedule = read_jumps({"jump_ts": jump_ts, "step_ts": step_ts}, t0, t1, state.dtype, found.jumps(t0, state.dtype))
+    if given := read_doses(doses):
+        schedule = schedule_of(given, values["y0"], state, t0, t1, None if schedule is None else schedule.times)
+    if schedule is not None:
+        values |= schedule.operands
     for component in solver.components:
         values |= component.operands(state)
     if steady is not None:
@@ -110,7 +123,17 @@ def make_request(
     if matrices.given and not linear:
         refuse_matrices(matrices.given, method.name)
     mass, sparsity = read_mass(matrices, state), read_sparsity(matrices, state)
-    leaves = Arguments(args, state.dtype, None if mass is None else mass[1], drivers, t0)
+    if given and mass is not None and mass[0].algebraic_rows:
+        raise NotImplementedError(
+            f"doses and a mass matrix whose row {mass[0].algebraic_rows[0]} is 0: behind a dose the equation of that row would "
+            "have to be solved anew; solve up to each dose, and begin another solve there"
+        )
+    if schedule is not None and schedule.infused and mass is not None:
+        raise NotImplementedError(
+            "infusions and a mass matrix: what is infused would have to be multiplied by it; write the infusion into f, and "
+            "its beginning and end into jump_ts"
+        )
+    leaves = Arguments(args, state.dtype, None if mass is None else mass[1], found, t0, schedule)
     jac = _jacobian(f, matrices, state, leaves, sparsity, times.t0, values["y0"])
     functions = trace_functions(
         f, saveat.fn, method, state, leaves, settings["unroll"], None if mass is None else mass[0], jac, sparsity
@@ -130,11 +153,17 @@ def make_request(
             f"method {method.name!r} has no values between steps of its own, and with a mass matrix f is no slope to make some "
             "of: save at t0, t1 or the ends of steps, or take a method that has, as 'rodas5p' or 'rodas4'"
         )
+    parts: list[Part] = [saving]
+    if steady is not None:
+        parts.append(Steady())
+    if schedule is not None:
+        parts.append(Jumps.of(schedule))
+    _refuse_named_ends(parts, controller, settings["controller"])
     problem = Problem(
         functions=functions.by_platform,
         method=functions.method,
         controller=controller,
-        parts=(saving,) if steady is None else (saving, Steady()),
+        parts=tuple(parts),
         registry=solver.buffers,
         pieces=(Piece(0, state.size, "y0"),),
         dtype=state.dtype,
@@ -168,7 +197,7 @@ def _jacobian(
         leaves.check_signature(jac, "jac")
     flat = None if jac is None else flat_jacobian(jac, state, leaves.at)
     if leaves.tables is None:  # rows of tables are a kernel's to find
-        check_jacobian(f, flat_field(f, state, leaves), jac, flat, sparsity, t0, y0, leaves.arrays)
+        check_jacobian(f, flat_field(f, state, leaves), jac, flat, sparsity, t0, y0, leaves.first_rows)
     return flat
 
 
@@ -184,6 +213,15 @@ def _steady_state(events: Any) -> SteadyState | None:
     if len(given) > 1:
         raise ValueError("events has several steady_state(): give one of them, with the tolerances that are to hold")
     return given[0] if given else None
+
+
+def _refuse_named_ends(parts: Sequence[Part], controller: Controller, name: str) -> None:
+    if controller.names_ends and any(part.divides for part in parts):
+        raise ValueError(
+            f"controller={name!r} says itself where steps end, and so do jump_ts, step_ts, doses, events and drivers of the "
+            "kind 'previous': take controller='fixed', whose steps are of one size between these, or one that chooses step "
+            "sizes, as 'pid'"
+        )
 
 
 def _make_saving(saveat: SaveAt, max_steps: Any, outputs: Any) -> Saving:

@@ -1,0 +1,450 @@
+"""Doses: amounts that are added to a component of the state at given times, at once or over a while.
+
+What the user says becomes the arrays of `Schedule` outside of the kernel, in JAX: so doses have derivatives by all of their
+numbers, also where a lag puts them into another order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import equinox as eqx
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, PyTree, Real
+
+from ..foreign_names import front_door
+from ..printing import as_document, describe_call
+from ..settings import concrete, refuse_tracer
+from ..times import padded_offsets
+from .jumps import Schedule
+
+_LAST = np.iinfo(np.int32).max  # the place in a table of what stands in none
+_RESET = -1  # in place of a component
+
+
+class Doses(eqx.Module):
+    """A schedule of doses into one component of the state, for `solve(..., doses=)`.
+
+    - ts: [m] or a scalar, the times, in any order. Lanes with fewer doses than others have infinite times in place of them.
+    - amounts: [m] or a scalar, the same for all: what is added, in the units of the component.
+    - into: a function of y that names the component, as `lambda y: y["depot"]` or `lambda y: y["organs"][2]`.
+    - duration: over how long a dose is given, at a constant rate: [m] or a scalar, at least 0. None, or 0 of one dose: at once.
+    - rate: in place of the duration, the rate at which it is given, so that it takes amounts * fraction / rate; 0 of one dose:
+      at once, or over its duration, where that is given, too. Of one dose one of them may be above 0.
+    - lag: how much later than at `ts` a dose begins, at least 0: [m] or a scalar.
+    - fraction: the share of the amount that arrives, at least 0 (bioavailability): [m] or a scalar.
+    - order: [m] integers. Of doses and resets of one time those of the lower order come first; with the same, or without, as
+      they are listed. Among doses it makes no difference.
+
+    All numbers may be traced, differ from lane to lane, and have derivatives. An axis in front of [m] is one of lanes: such a
+    schedule is for `jax.vmap`, and each of its arrays has it. `into` belongs to the structure of the schedule: where schedules
+    are arguments of functions under jit, the same function is the same structure.
+
+    A dose at t0 is given at the start. One before t0 is an error (traced: the lane ends with `invalid_input`), one behind t1
+    is never given. Doses want t1 >= t0.
+
+    Raises ValueError for known values that are none of these, and TypeError for what is no number.
+    """
+
+    ts: Real[Array, "*lanes m"]
+    amounts: Real[Array, "*lanes m"]
+    into: Callable[[PyTree], Any] = eqx.field(static=True)
+    duration: Real[Array, "*lanes m"] | None
+    rate: Real[Array, "*lanes m"] | None
+    lag: Real[Array, "*lanes m"] | None
+    fraction: Real[Array, "*lanes m"] | None
+    order: Int[Array, "*lanes m"] | None
+
+    @front_door
+    def __init__(
+        self,
+        ts: Any,
+        amounts: Any,
+        *,
+        into: Callable[[PyTree], Any],
+        duration: Any = None,
+        rate: Any = None,
+        lag: Any = 0,
+        fraction: Any = 1,
+        order: Any = None,
+    ):
+        if not callable(into):
+            raise TypeError(
+                f"Doses(into=...) is {into!r:.80} of type {type(into).__name__}: expected a function of y that names a "
+                "component, as lambda y: y['depot']"
+            )
+        self.ts = _read_times("Doses", ts)
+        self.into = into
+        self.amounts = _read_numbers("amounts", amounts, self.ts)
+        self.duration = _read_numbers("duration", duration, self.ts, least=0, nothing=0)
+        self.rate = _read_numbers("rate", rate, self.ts, least=0, nothing=0)
+        self.lag = _read_numbers("lag", lag, self.ts, least=0, nothing=0)
+        self.fraction = _read_numbers("fraction", fraction, self.ts, least=0, nothing=1)
+        self.order = _read_order("Doses", order, self.ts)
+        if self.duration is not None and self.rate is not None:
+            duration, rate = concrete(self.duration), concrete(self.rate)
+            if duration is not None and rate is not None and np.any((duration > 0) & (rate > 0)):
+                raise ValueError(
+                    "Doses has a dose with a duration and a rate, of which one says the other: leave one out, or 0"
+                )
+
+        if self.rate is not None:
+            rate, amounts = concrete(self.rate), concrete(self.amounts)
+            if rate is not None and amounts is not None and np.any((rate > 0) & (amounts < 0)):
+                raise ValueError("Doses has a negative amount at a rate above 0: it takes no time; say its duration")
+
+    def update(self, **changes: Any) -> Self:
+        """These doses with other values, as `doses.update(lag=parameters["lag"])`; names and errors as of `Doses`."""
+        given = {name: getattr(self, name) for name in _FIELDS}
+        return type(self)(**{**given, **changes})
+
+    def repeat(self, interval: Real[Array, ""] | float, number: int) -> Self:
+        """These doses, and every one of them `number` times more, `interval` apart: [m * (number + 1)] of them.
+
+        interval: above 0; it may be traced, and has derivatives. number: at least 0, known.
+        Raises ValueError or TypeError for others.
+        """
+        refuse_tracer("Doses.repeat(number=...)", number)
+        try:
+            times = operator.index(number)
+        except TypeError:
+            times = -1
+        if times < 0 or isinstance(number, bool):
+            raise ValueError(f"Doses.repeat(number={number!r}): expected how many doses there are more of each, at least 0")
+        interval = _real("Doses.repeat(interval=...)", interval)
+        known = concrete(interval)
+        if np.shape(interval) != ():
+            raise ValueError(f"Doses.repeat(interval=...) has shape {np.shape(interval)}: expected one number")
+        if known is not None and not (known > 0 and np.isfinite(known)):
+            raise ValueError(f"Doses.repeat(interval={interval}): expected a finite number above 0")
+
+        def again(values: Any) -> Any:
+            return _module(values).concatenate([values] * (times + 1), -1)
+
+        later = np.repeat(np.arange(times + 1), self.ts.shape[-1]) * interval
+        every = {name: again(value) for name in _FIELDS if name != "into" and (value := getattr(self, name)) is not None}
+        return self.update(**{**every, "ts": every["ts"] + later})
+
+    def __repr__(self) -> str:
+        return describe_call("Doses", (self.ts, self.amounts), {name: getattr(self, name) for name in _FIELDS[2:]}, {})
+
+    def __pdoc__(self, **_: Any) -> Any:
+        return as_document(self)
+
+
+_FIELDS = ("ts", "amounts", "into", "duration", "rate", "lag", "fraction", "order")
+
+
+class Resets(eqx.Module):
+    """Times at which all is taken back to how it began, for `solve(..., doses=)` beside doses.
+
+    The state is y0 again; infusions in progress end; doses that were given before and whose lag is not over never arrive. What
+    of doses at the same time is before it is said by `order`, see `Doses`, and by the places in `doses=(...)`.
+
+    - ts: [m] or a scalar; infinite where a lane has fewer than others.
+    - order: [m] integers, see `Doses`.
+    """
+
+    ts: Real[Array, "*lanes m"]
+    order: Int[Array, "*lanes m"] | None
+
+    def __init__(self, ts: Any, *, order: Any = None):
+        self.ts = _read_times("Resets", ts)
+        self.order = _read_order("Resets", order, self.ts)
+
+    def __repr__(self) -> str:
+        return describe_call("Resets", (self.ts,), {"order": self.order}, {})
+
+    def __pdoc__(self, **_: Any) -> Any:
+        return as_document(self)
+
+
+AnyDoses = Doses | Resets
+
+
+def read_doses(doses: Any) -> tuple[AnyDoses, ...]:
+    """What was given as `doses=`, as a tuple. Raises TypeError or ValueError for what is none, or many lanes' at once."""
+    given = () if doses is None else tuple(doses) if isinstance(doses, (tuple, list)) else (doses,)
+    for one in given:
+        if not isinstance(one, AnyDoses):
+            raise TypeError(
+                f"doses has {one!r:.80} of type {type(one).__name__}: expected jax_cubie.Doses(ts, amounts, into=...), or a "
+                "tuple of them"
+            )
+        if len(one.ts.shape) != 1:
+            raise ValueError(
+                f"{type(one).__name__} has ts of shape {one.ts.shape}: solve takes those of one trajectory, [m]; for many, "
+                "jax.vmap the solve over them"
+            )
+    return given
+
+
+# --- As arrays
+
+
+def schedule_of(schedules: Sequence[AnyDoses], y0: Any, state: Any, t0: Any, t1: Any, others: Any = None) -> Schedule:
+    """The jumps that doses and resets mean.
+
+    y0: the flat state [n] at t0. state: its `State`. t0, t1: as the user gave them. others: further times since t0 at which
+    steps end. All times are NaN where the doses are invalid, as only traced ones can be found to be.
+    Raises ValueError for an `into` that does not name one component, for known times before t0, and for t1 < t0.
+    """
+    start, end = concrete(t0), concrete(t1)
+    if start is not None and end is not None and end < start:
+        raise ValueError(f"t0={t0} and t1={t1}: doses want t1 >= t0, since none can be taken back")
+    components = tuple(_RESET if isinstance(one, Resets) else component_of(one.into, state) for one in schedules)
+    for one in schedules:
+        _check_start(one, t0)
+
+    infused = tuple(sorted({place for one, place in zip(schedules, components, strict=True) if _lasts(one)}))
+
+    def arrays(schedules: Any, t0: Any, t1: Any, y0: Any, others: Any) -> _Arrays:
+        given = tuple(padded_offsets(t0, t1, one.ts, state.dtype) for one in schedules)
+        if all(concrete(leaf) is not None for leaf in jax.tree.leaves((schedules, t0, t1, others))):
+            # Nothing is left to compute later, nor to compile: they are constants.
+            with np.errstate(invalid="ignore", over="ignore"):
+                known = jax.tree.map(concrete, tuple(schedules))
+                return _make_arrays(known, given, np.asarray(False), y0, concrete(others), components, state, np)
+        return _traced_arrays(tuple(schedules), given, t1 < t0, y0, others, components, state, jnp)
+
+    leaves = (tuple(schedules), t0, t1, y0, np.zeros(0, state.dtype) if others is None else others)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(leaves)):
+        shapes: Any = eqx.filter_eval_shape(arrays, *leaves)
+        return Schedule(*shapes, infused=infused)
+    return Schedule(*arrays(*leaves), infused=infused)
+
+
+def component_of(into: Callable[[PyTree], Any], state: Any) -> int:
+    """The place in the flat state of the component that `into` names, found by two markings of it."""
+    plain = _names(into, state, np.arange(state.size))
+    # What was computed with, or is no component at all, has no place, or another one, in this marking.
+    scattered = _names(into, state, 7 * np.arange(state.size) + 3)
+    if not np.array_equal(scattered, 7 * plain + 3) or not np.all((plain >= 0) & (plain < state.size)):
+        raise ValueError(
+            "Doses(into=...) returns something that is computed from y: expected a component of it as it is, as "
+            "lambda y: y['depot']"
+        )
+    return int(plain)
+
+
+def _names(into: Callable[[PyTree], Any], state: Any, marks: np.ndarray) -> np.ndarray:
+    """What `into` returns of a state whose components are `marks`: one of them."""
+    leaves, start = [], 0
+    for shape in state.shapes:
+        size = int(np.prod(shape))
+        leaves.append(marks[start : start + size].reshape(shape))
+        start += size
+    y = jax.tree.unflatten(state.structure, leaves)
+    with jax.ensure_compile_time_eval():
+        try:
+            named = into(y)
+        except Exception as error:
+            error.add_note(f"jax_cubie: in Doses(into=...), called with a y of the structure {state.structure}")
+            raise
+        found = jax.tree.leaves(named)
+        sizes = sum(int(np.size(leaf)) for leaf in found)
+        if sizes != 1 or not all(isinstance(leaf, (jax.Array, np.ndarray, np.generic)) for leaf in found):
+            what = f"{sizes} components" if sizes > 1 else "no component"
+            raise ValueError(
+                f"Doses(into=...) names {what} of y: expected one, as lambda y: y['depot'], or lambda y: y['organs'][2] of an "
+                "array" + "; give a Doses for each of them, doses=(..., ...)" * (sizes > 1)
+            )
+        return np.asarray(found[0]).reshape(())
+
+
+def _check_start(one: AnyDoses, t0: Any) -> None:
+    """Raises ValueError for a known time before t0."""
+    start, ts = concrete(t0), concrete(one.ts)
+    lag = concrete(one.lag) if isinstance(one, Doses) and one.lag is not None else np.zeros(())
+    if start is None or ts is None or lag is None:
+        return
+    # In the narrower of two types: 0.3 in float32 is not before 0.3.
+    floats = [kind for kind in (ts.dtype, start.dtype) if kind.kind == "f"]
+    narrow = min(floats, key=lambda kind: kind.itemsize, default=np.dtype(np.float64))
+    early = (ts.astype(narrow) + lag) < start.astype(narrow)
+    if np.any(early):
+        word = "a dose" if isinstance(one, Doses) else "a reset"
+        raise ValueError(
+            f"{type(one).__name__} has {word} at {ts[early][0]}, before t0={t0}: begin the solve there, or leave it out"
+        )
+
+
+_Arrays = tuple[Any, Any, Any, Any]  # those of a `Schedule`
+
+
+def _make_arrays(
+    schedules: Sequence[AnyDoses],
+    given: Sequence[Any],
+    backwards: Any,
+    y0: Any,
+    others: Any,
+    components: Sequence[int],
+    state: Any,
+    xp: Any,
+) -> _Arrays:
+    """given: times since t0, of each schedule. components: where each goes. xp: `numpy` where all but y0 is known, else
+    `jax.numpy`."""
+    rows = [_Rows(one, since, state.dtype, xp) for one, since in zip(schedules, given, strict=True)]
+    begins, ends, amounts, order, given = (
+        xp.concatenate([getattr(row, name) for row in rows]) for name in ("begin", "end", "amounts", "order", "given")
+    )
+    kinds = np.concatenate([np.full(len(row.begin), component) for row, component in zip(rows, components, strict=True)])
+    resets, here = kinds == _RESET, xp.isfinite(begins)
+    (lasting,) = np.nonzero(np.concatenate([np.full(len(row.begin), row.lasts) for row in rows]))
+    # An end that is not behind the beginning, in this dtype: the dose is given at once.
+    slow = (ends > begins) & xp.isfinite(ends)
+
+    # Sorted by time and order; the ends of infusions come last among equals.
+    times = xp.concatenate([begins, xp.where(slow, ends, np.inf)[lasting], others])
+    more = len(lasting) + len(others)  # of which none changes the state
+    places = xp.concatenate([order, np.full(more, _LAST, np.int32)])
+    by_time = xp.lexsort((places, jax.lax.stop_gradient(times) if xp is jnp else times))
+    place_of = xp.argsort(by_time)
+    count, total = len(kinds), len(times)
+    starts = place_of[:count]
+
+    arrives, cut = xp.full(count, True), xp.full(count, total)
+    if resets.any():
+        # A dose that was given before a reset never arrives, if it is to begin behind it, and ends there, if it has begun.
+        listed = xp.argsort(xp.lexsort((order, jax.lax.stop_gradient(given) if xp is jnp else given)))
+        behind = starts[:, None] > starts[resets]
+        arrives = ~xp.any((listed[:, None] < listed[resets]) & behind & here[resets], 1)
+        cut = xp.min(xp.where(here[resets] & ~behind, starts[resets], total), 1)
+
+    added = xp.concatenate([xp.where(arrives & here & ~slow, amounts, 0), np.zeros(more, state.dtype)])[by_time]
+    into = xp.concatenate([kinds, np.zeros(more, kinds.dtype)])[by_time]
+    increments = xp.where(into[:, None] == np.arange(state.size), added[:, None], 0)
+    kept = None
+    if resets.any():
+        back = xp.concatenate([resets & here, np.zeros(more, bool)])[by_time]
+        kept = xp.where(back, 0, 1).astype(state.dtype)
+        increments = jnp.where(back[:, None], y0, increments)
+    rates = None
+    if len(lasting):
+        takes = xp.where(slow, ends - begins, 1)
+        speed = xp.where(slow & arrives, amounts / takes, 0)[lasting]
+        until = xp.minimum(place_of[count : count + len(lasting)], cut[lasting])
+        intervals = np.arange(total + 1)[:, None]
+        active = (starts[lasting] < intervals) & (intervals <= until)  # [intervals, infusions]
+        # Sums of what is given, rather than of changes: exactly 0 when nothing is given any more.
+        into_one = [kinds[lasting] == component for component in np.unique(kinds[lasting])]
+        rates = xp.stack([xp.where(active & mine, speed, 0).sum(1) for mine in into_one], 1)
+    invalid = xp.any(xp.stack([row.invalid for row in rows])) | backwards
+    times = xp.where(invalid, np.nan, times[by_time])
+
+    def array(values: Any) -> Any:
+        return None if values is None else jnp.asarray(values, state.dtype)
+
+    return array(times), array(increments), array(kept), array(rates)
+
+
+# As one computation, also where JAX would otherwise take operation by operation.
+_traced_arrays = jax.jit(_make_arrays, static_argnums=(5, 6, 7))
+
+
+def _lasts(one: AnyDoses) -> bool:
+    """Whether any of them may take more than no time."""
+    return isinstance(one, Doses) and not (one.duration is None and one.rate is None)
+
+
+class _Rows:
+    """The rows of one schedule in the dtype of the state: when each is given, begins and ends, and what it adds.
+
+    lasts: whether any may take more than no time.
+    """
+
+    def __init__(self, one: AnyDoses, given: Any, dtype: str, xp: Any):
+        self.order = np.full(one.ts.shape, _LAST, np.int32) if one.order is None else one.order
+        self.given = given
+        there = ~(given == np.inf)
+
+        def values(given: Any, otherwise: float) -> Any:
+            """In the state's dtype; what stands where there is no dose is not read."""
+            return xp.where(there, otherwise if given is None else given, otherwise).astype(dtype)
+
+        said = {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
+        lag, fraction = values(said.get("lag"), 0), values(said.get("fraction"), 1)
+        duration, rate = values(said.get("duration"), 0), values(said.get("rate"), 0)
+        self.lasts = _lasts(one)
+        self.amounts = values(said.get("amounts"), 0) * fraction
+        self.begin = self.given + lag
+        takes = xp.where(rate > 0, self.amounts / xp.where(rate > 0, rate, 1), duration)
+        self.end = self.begin + takes
+        right = (lag >= 0) & (lag < np.inf) & (fraction >= 0) & (rate >= 0) & (rate < np.inf) & (takes >= 0) & (takes < np.inf)
+        self.invalid = ~xp.all(right & (self.begin >= 0) & ~((rate > 0) & (duration > 0)))
+
+
+# --- What the user gives
+
+
+def _real(what: str, value: Any) -> Any:
+    """Real numbers as an array: NumPy's where they are known. Raises TypeError or ValueError for what is none."""
+    if not isinstance(value, (jax.core.Tracer, jax.Array, jax.ShapeDtypeStruct)):
+        traced = any(isinstance(one, jax.core.Tracer) for one in jax.tree.leaves(value))
+        try:
+            value = jnp.asarray(value) if traced else np.asarray(value)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{what} takes a number or an array of them: {error}") from None
+    if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
+        raise TypeError(f"{what} takes real numbers, got dtype {value.dtype}")
+    return value
+
+
+def _read_times(whose: str, ts: Any) -> Any:
+    ts = _real(f"{whose}(ts=...)", ts)
+    ts = _spread(ts, (1,)) if ts.shape == () else ts
+    if 0 in ts.shape:
+        raise ValueError(f"{whose}(ts=...) is empty, of shape {ts.shape}: expected one time at least, or leave it out")
+    known = concrete(ts)
+    if known is not None and np.any(np.isnan(known) | (known == -np.inf)):
+        raise ValueError(f"{whose}(ts=...) has a time that is NaN or -inf: expected finite ones, and inf where there is none")
+    return ts
+
+
+def _read_numbers(name: str, given: Any, ts: Any, least: float | None = None, nothing: float | None = None) -> Any:
+    """A number for each dose; None where there is none, or it is plainly what changes nothing."""
+    if given is None or (isinstance(given, (int, float)) and given == nothing):
+        return None
+    what = f"Doses({name}=...)"
+    values = _real(what, given)
+    if values.shape not in ((), ts.shape):
+        raise ValueError(
+            f"{what} has shape {values.shape}, but ts has {ts.shape}: expected a number for each dose, of the same shape, "
+            "or one for all"
+        )
+    known, times = concrete(values), concrete(ts)
+    if known is not None:
+        doses = known[...] if times is None or known.shape == () else known[times < np.inf]
+        if not np.all(np.isfinite(doses)):
+            raise ValueError(f"{what} has {doses[~np.isfinite(doses)][0]}: expected finite numbers")
+        if least is not None and np.any(doses < least):
+            raise ValueError(f"{what} has {np.min(doses)}: expected numbers of at least {least}")
+    return values if values.shape == ts.shape else _spread(values, ts.shape)
+
+
+def _read_order(whose: str, order: Any, ts: Any) -> Any:
+    if order is None:
+        return None
+    values = _real(f"{whose}(order=...)", order)
+    if not jnp.issubdtype(values.dtype, jnp.integer):
+        raise TypeError(f"{whose}(order=...) has dtype {values.dtype}: expected integers")
+    if values.shape != ts.shape:
+        raise ValueError(f"{whose}(order=...) has shape {values.shape}, but ts has {ts.shape}: they have to be equal")
+    return values if isinstance(values, jax.ShapeDtypeStruct) else values.astype(np.int32)
+
+
+def _spread(value: Any, shape: tuple[int, ...]) -> Any:
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(shape, value.dtype)
+    return _module(value).broadcast_to(value, shape)
+
+
+def _module(value: Any) -> Any:
+    """NumPy for what is known outside of JAX, so that it keeps its precision and is known inside of jit, too."""
+    return np if isinstance(value, (np.ndarray, np.generic)) else jnp
