@@ -76,10 +76,11 @@ def solve(
     - settings: those of `Solver`, as `method="dopri5", rtol=1e-8, state_location="shared"`.
 
     Derivatives of `ys` and `observables`, forwards and backwards, to any order: by y0, the float leaves of args, mass, arrays
-    that f, `SaveAt.fn` and `observables` close over, values of drivers, amounts and times of doses, `jump_ts`, `step_ts`, t0,
-    t1, `SaveAt.ts`, and of steps that nobody judges by dt0 and `step_ends`. Sizes that the controller chose are held fixed; so
-    by tolerances, coefficients, max_steps and dt0 as a first step the derivative is 0, as are those of `stats` and of the times
-    of steps, and of y0's components that are solved for. Those of summaries are refused. A lane that failed has NaN.
+    that f, `SaveAt.fn` and `observables` close over, values of drivers, all numbers of doses, `jump_ts`, `step_ts`, t0, t1,
+    `SaveAt.ts`, and of steps that nobody judges by dt0 and `step_ends`. Sizes that the controller chose are held fixed; so by
+    tolerances, coefficients, max_steps and dt0 as a first step the derivative is 0, as are those of `stats` and of the times of
+    steps, and of y0's components that are solved for. Times and states of events have derivatives, too; with events those in
+    reverse are of the first order. Those of summaries are refused. A lane that failed has NaN.
     Raises FieldError, a TypeError, where f has no derivative.
 
     Returns a `Solution`. A lane that fails says so in `result` and disturbs no other.

@@ -12,6 +12,7 @@ from .buffers import Slot
 from .build import image_of
 from .derivatives.chain import differentiable, tangent_of, with_tangent
 from .derivatives.kernels import backward_kernel, checkpoint_results, forward_kernel
+from .inputs.jumps import OPERANDS, TIMES
 from .kernel.code_size import code_bytes
 from .kernel.library import unpack_blobs
 from .kernel.occupancy import Occupancy, occupancy
@@ -21,6 +22,9 @@ from .plan import Plan
 from .printing import describe_inspection, inspection_html
 from .problem import Problem, Request
 from .settings import check_choice, closest
+
+# Arguments of a solve that become those operands of its jumps.
+_JUMPS = {"jump_ts", "step_ts", "doses"}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -102,6 +106,8 @@ def _with_lanes(request: Request, batched: Iterable[str] | str) -> set[str]:
     names = {operand.name for operand in problem.operands} - {"span", "offsets"} | {"t1"}
     names |= {"ts"} if "offsets" in {operand.name for operand in problem.operands} else set()
     args_names, drivers_names = set(request.args), set(request.drivers)
+    jumps = {operand.name for operand in problem.operands if operand.name in OPERANDS}
+    names = names - jumps | (_JUMPS if jumps else set())
     if not isinstance(batched, Iterable):
         raise TypeError(f"batched={batched!r}: expected the names of arguments, as ('y0', 'args')")
     chosen = {batched} if isinstance(batched, str) else set(batched)
@@ -114,7 +120,8 @@ def _with_lanes(request: Request, batched: Iterable[str] | str) -> set[str]:
     if "drivers" in chosen:
         chosen |= drivers_names
     # What a time has to do with: the kernel counts from t0.
-    for name, also in (("t0", ("span", "offsets", *request.of_t0)), ("t1", ("span",)), ("ts", ("offsets",))):
+    of_jumps = ((name, jumps) for name in _JUMPS)
+    for name, also in (("t0", {"span", "offsets", TIMES, *request.of_t0}), ("t1", ("span",)), ("ts", ("offsets",)), *of_jumps):
         if name in chosen:
             chosen |= set(also)
     return chosen

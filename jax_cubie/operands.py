@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 # The operand that is the mass matrix, where there is one.
 MASS = "mass"
+
+# What functions of the user's that count "t" from t0 are given besides: the time itself, as it is best known.
+TIME = "time"
+
+# The cursor of tables with a row for each leg of a lane's way, from one jump to the next: how many jumps lie behind.
+LEG = "leg"
 
 # So many lanes add to one array before their sums are summed: a warp of CUDA's.
 CHUNK = 32
@@ -246,8 +252,8 @@ class Traced:
     """A function of the user's as JAX has it: of `inputs`, as the time and the flat state, and the operands of those names,
     which gives a list of arrays. It holds no tracer. constants: known arrays that it has inside, with the operands that they
     are. said: what the user calls it. jaxpr: as it was traced. closed_over: what that closes over, operands by their number.
-    windows: of the operands of which it takes some rows. cursors: those of the names in `operands` that are none, but integers
-    that the caller gives.
+    windows: of the operands of which it takes some rows. numbers: those of the names in `operands` that are none, but numbers
+    without a derivative that the caller gives, with their dtypes.
     """
 
     call: Callable[..., list[Any]]
@@ -258,7 +264,7 @@ class Traced:
     closed_over: tuple[Any, ...]
     inputs: tuple[str, ...] = ("t", "y")
     windows: tuple[Window, ...] = ()
-    cursors: tuple[str, ...] = ()
+    numbers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,8 +290,8 @@ class Function:
         return tuple(name for name in self.arguments if name not in self.operands)
 
     @functools.cached_property
-    def cursors(self) -> frozenset[str]:
-        """The cursors that it depends on."""
+    def depends_on(self) -> frozenset[str]:
+        """The inputs and operands that it depends on, and the cursors of those of which it reads rows."""
         read = {self.arguments[number] for number in self.program.reads()} | {name for _, name in self.pulled}
         windows = {name: window_of(self.windows, name) for name in read}
-        return frozenset(name if window is None else window.cursor for name, window in windows.items())
+        return frozenset(windows) | {window.cursor for window in windows.values() if window is not None}

@@ -188,7 +188,8 @@ class Solver(eqx.Module):
         """Builds the image of this solve for `target` ("cpu", "cuda:90", ...) and tells about it; runs nothing.
 
         Arguments are one lane's, as arrays or `jax.ShapeDtypeStruct`s. `batched` names the arguments that get a lane axis:
-        of "t0", "t1", "dt0", "y0", "args", "drivers", "ts", "mass", and the names of numeric settings.
+        of "t0", "t1", "dt0", "y0", "args", "drivers", "ts", "jump_ts", "step_ts", "doses", "mass", and the names of numeric
+        settings.
 
         derivative: "vjp" tells about the kernel of a gradient by y0 and the float leaves of args, of those that are not batched
         summed over the lanes; how many bytes of checkpoints a lane keeps for it; and, as `.recording`, about the solve that

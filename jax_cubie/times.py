@@ -31,25 +31,29 @@ class Times:
     offsets: Any = None
 
 
-def read_times(t0: Any, t1: Any, ts: Any, dtype: str) -> Times:
-    """Raises ValueError for ends and times that are known and can't be integrated between."""
+def read_times(t0: Any, t1: Any, ts: Any, dtype: str, right: Any = None) -> Times:
+    """right: booleans [points], which times to save are behind what happens at them, so that their offsets are a unit in the
+    last place further on; None: none.
+
+    Raises ValueError for ends and times that are known and can't be integrated between."""
     for name, time in (("t0", t0), ("t1", t1)):
         known = concrete(time)
         if known is not None and not np.isfinite(rounded(known, dtype)):
             raise ValueError(f"{name}={time}: expected a finite number" + f" of {dtype}" * bool(np.isfinite(known)))
     span = difference(t1, t0, dtype)
     _check_span(t0, t1, span, dtype)
-    saved = (None, None) if ts is None else times_between(t0, t1, ts, dtype, span)
+    saved = (None, None) if ts is None else times_between(t0, t1, ts, dtype, span, right)
     return Times(*(as_array(value, dtype) for value in (t0, t1, span)), *saved)
 
 
-def times_between(t0: Any, t1: Any, ts: Any, dtype: str, span: Any = None) -> tuple[Any, Any]:
-    """Times to save, and how far they are from t0, in `dtype`. span: the distance of t1, where it is known already. Raises
-    ValueError for times that are known and not in order between the ends."""
+def times_between(t0: Any, t1: Any, ts: Any, dtype: str, span: Any = None, right: Any = None) -> tuple[Any, Any]:
+    """Times to save, and how far they are from t0, in `dtype`. span: the distance of t1, where it is known already. right: as
+    `read_times` has it. Raises ValueError for times that are known and not in order between the ends."""
     span = difference(t1, t0, dtype) if span is None else span
     offsets = _offsets(t0, t1, ts, span, dtype)
     _check_offsets(t0, t1, ts, span, offsets)
-    return as_array(ts, dtype), as_array(offsets, dtype)
+    found = as_array(offsets, dtype)
+    return as_array(ts, dtype), found if right is None else _behind(found, right, as_array(span, dtype))
 
 
 def padded_offsets(t0: Any, t1: Any, ts: Any, dtype: str) -> Any:
@@ -151,6 +155,17 @@ def _precision(value: Any) -> Any:
     known = concrete(value)
     kind = value.dtype if known is None else known.dtype
     return np.dtype(kind) if jnp.issubdtype(kind, jnp.floating) else None
+
+
+def _behind(offsets: Any, right: Any, span: Any) -> Any:
+    """Those on the right a unit in the last place further on, but at the end."""
+    if any(isinstance(value, jax.ShapeDtypeStruct) for value in (offsets, right, span)):
+        return offsets
+    forwards = jnp.where(jnp.asarray(span) < 0, -1, 1).astype(offsets.dtype)
+    known = jax.lax.stop_gradient(offsets)
+    following = jnp.where(known == 0, forwards * jnp.finfo(known.dtype).tiny, jnp.nextafter(known, forwards * jnp.inf))
+    moved = offsets + (following - known)
+    return jnp.where(right & (offsets != span), moved, offsets)
 
 
 def _check_span(t0: Any, t1: Any, span: Any, dtype: str) -> None:

@@ -33,7 +33,6 @@ ROOMS = (
     "nonlinear",
     "inputs",
     "outputs",
-    "inputs",
     "controllers",
     "linear",
     "loop",

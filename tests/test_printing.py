@@ -88,6 +88,8 @@ def test_a_module_prints_the_solver_in_it():
 
 def test_save_at():
     assert repr(SaveAt(t1=True)) == "SaveAt(t1=True)"
+    assert repr(SaveAt(ts=[1.0], side="right")) == "SaveAt(ts=np.array([1.], 'float64'), side='right')"
+    assert repr(SaveAt(ts=[1.0], side=[False])) == "SaveAt(ts=np.array([1.], 'float64'), side=np.array([False], 'bool'))"
     whole = SaveAt(ts=np.array([0.5, 1.0]), steps=2, fn=lorenz)
     assert repr(whole) == "SaveAt(ts=np.array([0.5, 1. ], 'float64'), steps=2, fn=lorenz)"
 

@@ -82,7 +82,7 @@ class Inputs:
             tangents += [(name, piece.order) for piece in pieces[1:] if tangent_name(name, piece.order) in operands]
         self.own, self.terms = len(own), (*own, *tangents)
         self.names = tuple(tangent_name(name, order) for name, order in self.terms)
-        handed = set(traced.operands) - set(traced.cursors)
+        handed = set(traced.operands) - set(traced.numbers)
         self.operands = tuple(name for name, (root, _) in zip(self.names, self.terms, strict=True) if root in handed)
         self._sizes = {piece.order: piece for piece in pieces}
         self.avals = [self._aval(name, order, jnp.dtype(dtype)) for name, order in self.terms]
@@ -92,8 +92,8 @@ class Inputs:
             return jax.ShapeDtypeStruct((), dtype)
         if name in self.vectors:
             return jax.ShapeDtypeStruct((self._sizes[order].size,), dtype)
-        if name in self.traced.cursors:
-            return jax.ShapeDtypeStruct((), jnp.int32)
+        if name in self.traced.numbers:
+            return jax.ShapeDtypeStruct((), jnp.dtype(self.traced.numbers[name]))
         operand, window = self._operands[tangent_name(name, order)], window_of(self.traced.windows, name)
         shape = operand.shape if window is None else window.of(operand)
         return jax.ShapeDtypeStruct(shape, jnp.dtype(operand.dtype))
@@ -102,7 +102,7 @@ class Inputs:
         """Whether a term has an axis of directions in front."""
         if name in self.vectors:
             return self._sizes[order].directed
-        if name == "t" or name in self.traced.cursors:
+        if name == "t" or name in self.traced.numbers:
             return False
         return self._operands[tangent_name(name, order)].directed
 

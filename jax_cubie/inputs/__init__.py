@@ -1,20 +1,25 @@
-"""What comes to a trajectory from outside: at times that are known, or as functions of time."""
+"""What acts on a trajectory from outside: drivers, functions of time that were measured or designed; doses; and jumps at times
+that are known."""
 
 from .dose_tables import DoseTable, read_dose_table
 from .doses import AnyDoses, Doses, Resets, read_doses, schedule_of
 from .drivers import Driver
 from .jumps import Jumps, Schedule, read_jumps
-from .tables import Tables, read_drivers
+from .reading import NO_DRIVERS, Drivers, read_drivers
+from .tables import Tables, make_tables
 
 __all__ = [
+    "NO_DRIVERS",
     "AnyDoses",
     "DoseTable",
     "Doses",
     "Driver",
+    "Drivers",
     "Jumps",
     "Resets",
     "Schedule",
     "Tables",
+    "make_tables",
     "read_dose_table",
     "read_doses",
     "read_drivers",

@@ -82,8 +82,8 @@ class Doses(eqx.Module):
         self.ts = _read_times("Doses", ts)
         self.into = into
         self.amounts = _read_numbers("amounts", amounts, self.ts)
-        self.duration = _read_numbers("duration", duration, self.ts, least=0)
-        self.rate = _read_numbers("rate", rate, self.ts, least=0)
+        self.duration = _read_numbers("duration", duration, self.ts, least=0, nothing=0)
+        self.rate = _read_numbers("rate", rate, self.ts, least=0, nothing=0)
         self.lag = _read_numbers("lag", lag, self.ts, least=0, nothing=0)
         self.fraction = _read_numbers("fraction", fraction, self.ts, least=0, nothing=1)
         self.order = _read_order("Doses", order, self.ts)
@@ -202,6 +202,8 @@ def schedule_of(schedules: Sequence[AnyDoses], y0: Any, state: Any, t0: Any, t1:
     for one in schedules:
         _check_start(one, t0)
 
+    infused = tuple(sorted({place for one, place in zip(schedules, components, strict=True) if _lasts(one)}))
+
     def arrays(schedules: Any, t0: Any, t1: Any, y0: Any, others: Any) -> _Arrays:
         given = tuple(padded_offsets(t0, t1, one.ts, state.dtype) for one in schedules)
         if all(concrete(leaf) is not None for leaf in jax.tree.leaves((schedules, t0, t1, others))):
@@ -213,8 +215,9 @@ def schedule_of(schedules: Sequence[AnyDoses], y0: Any, state: Any, t0: Any, t1:
 
     leaves = (tuple(schedules), t0, t1, y0, np.zeros(0, state.dtype) if others is None else others)
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(leaves)):
-        return Schedule(*eqx.filter_eval_shape(arrays, *leaves))
-    return Schedule(*arrays(*leaves))
+        shapes: Any = eqx.filter_eval_shape(arrays, *leaves)
+        return Schedule(*shapes, infused=infused)
+    return Schedule(*arrays(*leaves), infused=infused)
 
 
 def component_of(into: Callable[[PyTree], Any], state: Any) -> int:
@@ -330,11 +333,8 @@ def _make_arrays(
         intervals = np.arange(total + 1)[:, None]
         active = (starts[lasting] < intervals) & (intervals <= until)  # [intervals, infusions]
         # Sums of what is given, rather than of changes: exactly 0 when nothing is given any more.
-        columns = np.unique(kinds[lasting])
-        sums = [xp.where(active & (kinds[lasting] == column), speed, 0).sum(1) for column in columns]
-        place = np.full(state.size, len(columns))
-        place[columns] = np.arange(len(columns))
-        rates = xp.stack([*sums, np.zeros(total + 1, state.dtype)], 1)[:, place]
+        into_one = [kinds[lasting] == component for component in np.unique(kinds[lasting])]
+        rates = xp.stack([xp.where(active & mine, speed, 0).sum(1) for mine in into_one], 1)
     invalid = xp.any(xp.stack([row.invalid for row in rows])) | backwards
     times = xp.where(invalid, np.nan, times[by_time])
 
@@ -348,10 +348,15 @@ def _make_arrays(
 _traced_arrays = jax.jit(_make_arrays, static_argnums=(5, 6, 7))
 
 
+def _lasts(one: AnyDoses) -> bool:
+    """Whether any of them may take more than no time."""
+    return isinstance(one, Doses) and not (one.duration is None and one.rate is None)
+
+
 class _Rows:
     """The rows of one schedule in the dtype of the state: when each is given, begins and ends, and what it adds.
 
-    lasts: whether any takes more than no time.
+    lasts: whether any may take more than no time.
     """
 
     def __init__(self, one: AnyDoses, given: Any, dtype: str, xp: Any):
@@ -366,7 +371,7 @@ class _Rows:
         said = {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
         lag, fraction = values(said.get("lag"), 0), values(said.get("fraction"), 1)
         duration, rate = values(said.get("duration"), 0), values(said.get("rate"), 0)
-        self.lasts = said.get("duration") is not None or said.get("rate") is not None
+        self.lasts = _lasts(one)
         self.amounts = values(said.get("amounts"), 0) * fraction
         self.begin = self.given + lag
         takes = xp.where(rate > 0, self.amounts / xp.where(rate > 0, rate, 1), duration)

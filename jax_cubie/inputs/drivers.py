@@ -33,15 +33,16 @@ class Driver(eqx.Module):
     - kind: what lies in between. "linear": straight lines. "cubic": the spline of four points or more, whose second derivative
       is continuous, and whose third one, too, at the second and the last but one ("not-a-knot", as SciPy's `CubicSpline`; where
       it is periodic, so are these derivatives). "pchip": cubic polynomials that are monotone wherever the values are, with a
-      continuous derivative (SciPy's `PchipInterpolator`). "previous": the value of the last point.
+      continuous derivative (SciPy's `PchipInterpolator`). "previous": the value of the last point, up to
+      the next one; steps end on the points, and the method starts again behind them.
     - outside: before the first and behind the last point. "hold": the values there; "nan": NaN, which ends a lane; "periodic":
       the same again and again, where the last point stands for the first, and has to have its values.
 
     Arrays may be traced, batched lane by lane by `jax.vmap`, or shared by all lanes, which then read the same memory. By them
-    all, ts, t0 and dt included, a solve can be differentiated. Steps don't end on points by themselves; where a driver changes
-    faster than the state, the error estimate has to find that out.
+    all, ts, t0 and dt included, a solve can be differentiated. But for "previous", steps don't end on points; where a driver
+    changes faster than the state, the error estimate has to find that out.
 
-    Raises ValueError or TypeError for times and values that are known and wrong; NotImplementedError for kind="previous".
+    Raises ValueError or TypeError for times and values that are known and wrong.
     """
 
     ts: Real[Array, " points"] | None
@@ -57,11 +58,6 @@ class Driver(eqx.Module):
     ):
         self.kind = check_choice("Driver(kind=...)", kind, KINDS)
         self.outside = check_choice("Driver(outside=...)", outside, OUTSIDE)
-        if kind == "previous":
-            raise NotImplementedError(
-                "Driver(kind='previous'): its values jump, and steps can't end on given times yet; kind='linear' with two "
-                "points close to each other, where it jumps, comes near to it"
-            )
         if (ts is None) == (t0 is None and dt is None) or (t0 is None) != (dt is None):
             given = ", ".join(f"{name}=" for name, one in (("ts", ts), ("t0", t0), ("dt", dt)) if one is not None)
             raise ValueError(f"Driver has {given or 'no times'}: expected ts, the times of its points, or t0= and dt=")
@@ -80,6 +76,11 @@ class Driver(eqx.Module):
     def points(self) -> int:
         """How many there are."""
         return jax.tree.leaves(self.values)[0].shape[0]
+
+    @property
+    def jumps(self) -> bool:
+        """Whether its values jump from one point to the next."""
+        return self.kind == "previous"
 
     def check(self) -> None:
         """Raises ValueError or TypeError for what is known and wrong."""
@@ -119,9 +120,11 @@ class Driver(eqx.Module):
                     f"{name} has shape {leaf.shape} and {first[0]} {first[1].shape}: expected as many points in all of them, "
                     "along the first axis"
                 )
+        least = max(least, 2 if self.outside == "periodic" else 1)
         if self.points < least:
-            raise ValueError(f"Driver has {self.points} points: kind={self.kind!r} needs {least} at least")
-        if self.outside == "periodic" and self.kind != "previous":
+            kind = f"kind={self.kind!r}" + ", outside='periodic'" * (self.outside == "periodic")
+            raise ValueError(f"Driver has {self.points} points: {kind} needs {least} at least")
+        if self.outside == "periodic" and not self.jumps:
             for name, leaf in named:
                 self._check_period(name, concrete(leaf))
 

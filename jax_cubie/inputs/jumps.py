@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ..loop.body import Body
     from ..loop.lane import Lane
 
-TIMES, INCREMENTS, KEPT = "jump_times", "jump_increments", "jump_kept"
+OPERANDS = TIMES, INCREMENTS, KEPT = "jump_times", "jump_increments", "jump_kept"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +31,15 @@ class Schedule:
 
     times: [jumps], counted from t0, in the solve's dtype; infinite ones are never reached. increments: [jumps, components],
     what is added to the state; None: nothing is. kept: [jumps], by what the state is multiplied before, 1 or 0; None: 1. rates:
-    [jumps + 1, components], what is added to f before the first jump, between them, and behind the last; None: nothing is.
+    [jumps + 1, number of `infused`], what is added to these components of f before the first jump, between them, and behind the
+    last; None: nothing is.
     """
 
     times: Any
     increments: Any = None
     kept: Any = None
     rates: Any = None
+    infused: tuple[int, ...] = ()
 
     @property
     def operands(self) -> dict[str, Any]:
@@ -45,20 +48,27 @@ class Schedule:
         return {name: array for name, array in given.items() if array is not None}
 
 
-def read_jumps(given: Mapping[str, Any], t0: Any, t1: Any, dtype: str) -> Schedule | None:
-    """The schedule of times at which steps end, by the names under which they were given; None where there are none.
+def read_jumps(
+    given: Mapping[str, Any], t0: Any, t1: Any, dtype: str, others: Sequence[Any] = ()
+) -> Schedule | None:
+    """The schedule of times at which steps end, by the names under which they were given; None where there are none. others:
+    more of them, counted from t0, of which those before t0 don't matter.
 
     Raises TypeError or ValueError for what is no such array, or known and wrong.
     """
     arrays = [_checked(name, times, t0, t1) for name, times in given.items() if times is not None]
     arrays = [times for times in arrays if np.shape(times)[0]]
-    if not arrays:
+    if not arrays and not others:
         return None
-    offsets = [difference(times, t0, dtype) for times in arrays]
-    if len(offsets) == 1:
-        return Schedule(as_array(offsets[0], dtype))
-    together = jnp.concatenate([as_array(one, dtype) for one in offsets])
-    backwards = as_array(difference(t1, t0, dtype), dtype) < 0
+    offsets = [as_array(difference(times, t0, dtype), dtype) for times in arrays]
+    if len(offsets) == 1 and not others:
+        return Schedule(offsets[0])
+    span = as_array(difference(t1, t0, dtype), dtype)
+    if any(isinstance(one, jax.ShapeDtypeStruct) for one in (*offsets, *others, span)):
+        return Schedule(jax.ShapeDtypeStruct((sum(one.shape[0] for one in (*offsets, *others)),), jnp.dtype(dtype)))
+    backwards = span < 0
+    ahead = [jnp.where(backwards, jnp.where(one < 0, one, -jnp.inf), jnp.where(one > 0, one, jnp.inf)) for one in others]
+    together = jnp.concatenate([*offsets, *ahead])
     return Schedule(jnp.where(backwards, -jnp.sort(-together), jnp.sort(together)))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
@@ -15,9 +17,10 @@ from ..loop.cursors import Cursor
 from ..operands import Window
 from ..times import as_array, difference
 from .drivers import Driver
+from .reading import Drivers
 from .slopes import cubic_slopes, pchip_slopes
 
-# What a driver's values may lie outside of an even table by, in units of rounding of its length.
+# What a time may lie outside of an even table by, in units of rounding of its length.
 _ROUNDINGS = 8
 
 
@@ -27,7 +30,7 @@ class Tables:
 
     arrays: operands by their names. of_t0: the names of those that t0 has an effect on. windows, cursors: of which tables
     functions are handed rows, and which. at(t, values) -> u: for the time since t0, and the values of operands and cursors by
-    their names.
+    their names. inputs: the numbers that functions are handed of cursors, with their dtypes.
     """
 
     arrays: Mapping[str, Any]
@@ -35,35 +38,21 @@ class Tables:
     windows: tuple[Window, ...]
     cursors: tuple[Cursor, ...]
     at: Callable[[Any, Mapping[str, Any]], PyTree]
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The integers that functions are handed, int32 each."""
-        return tuple(name for cursor in self.cursors for name in cursor.inputs)
+    inputs: dict[str, str]
 
 
-def read_drivers(drivers: PyTree, t0: Any, dtype: str, name: Callable[[int], str]) -> Tables:
-    """The drivers of a solve from t0 on. name: what the operands are called, by their number.
-
-    Raises TypeError for what is no driver.
-    """
-    found, structure = jax.tree.flatten(drivers, is_leaf=lambda one: isinstance(one, Driver))
-    for driver in found:
-        if not isinstance(driver, Driver):
-            raise TypeError(
-                f"drivers has {driver!r:.80} of type {type(driver).__name__}: expected a pytree of jax_cubie.Driver(ts, values)"
-            )
-        driver.check()
+def make_tables(drivers: Drivers, t0: Any, dtype: str, name: Callable[[int], str]) -> Tables:
+    """The drivers of a solve from t0 on. name: what the operands are called, by their number."""
     arrays: dict[str, Any] = {}
 
     def add(array: Any) -> str:
         arrays[name(len(arrays))] = array
         return next(reversed(arrays))
 
-    tables = [_Table.of(driver, t0, dtype, f"cursor{number}", add) for number, driver in enumerate(found)]
+    tables = [_Table.of(driver, t0, dtype, f"cursor{number}", add) for number, driver in enumerate(drivers.leaves)]
 
     def at(t: Any, values: Mapping[str, Any]) -> PyTree:
-        return jax.tree.unflatten(structure, [table.at(t, values) for table in tables])
+        return jax.tree.unflatten(drivers.structure, [table.at(t, values) for table in tables])
 
     return Tables(
         arrays,
@@ -71,91 +60,142 @@ def read_drivers(drivers: PyTree, t0: Any, dtype: str, name: Callable[[int], str
         tuple(window for table in tables for window in table.windows),
         tuple(table.cursor for table in tables),
         at,
+        {name: kind for table in tables for name, kind in table.cursor.inputs(dtype).items()},
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Table:
-    """A driver. values, slopes: the names of its leaves, and of their derivatives at the points, by the time, or where the
-    points are even by their number; slopes is empty where there are none."""
+    """A driver. values, slopes: the names of its leaves, and of their derivatives at the points, by the time, or where the points
+    are even by their number; slopes is empty where there are none. rates: where they are not even, the name of one over each
+    interval's length, [points - 1]."""
 
     driver: Driver
     cursor: Cursor
     values: tuple[str, ...]
     slopes: tuple[str, ...]
+    rates: str | None
 
     @staticmethod
     def of(driver: Driver, t0: Any, dtype: str, cursor: str, add: Callable[[Any], str]) -> _Table:
         """`add`: makes an array an operand, and answers with its name."""
         made = _arrays(driver, t0, dtype)
-        scalars = {key: add(made[key]) for key in ("origin", "times", "rate", "period") if key in made}
-        values, slopes = (tuple(map(add, made[key])) for key in ("values", "slopes"))
-        return _Table(driver, Cursor(cursor, driver.points, **scalars), values, slopes)
+        values, slopes = (tuple(map(add, made.pop(key))) for key in ("values", "slopes"))
+        named = {key: add(array) for key, array in made.items()}
+        rates = named.pop("rates", None)
+        found = Cursor(cursor, driver.points, driver.outside == "periodic", **named, from_t0=driver.jumps)
+        return _Table(driver, found, values, slopes, rates)
 
     @property
     def windows(self) -> tuple[Window, ...]:
-        times = () if self.cursor.times is None else (self.cursor.times,)
-        return tuple(Window(name, self.cursor.name, 2) for name in (*times, *self.values, *self.slopes))
+        rows = dict.fromkeys((*self.values, *self.slopes), 1 if self.driver.jumps else 2)
+        if self.cursor.times is not None and self.rates is not None:
+            rows |= {self.cursor.times: 2 if self.slopes else 1, self.rates: 1}
+        return tuple(Window(name, self.cursor.name, count) for name, count in rows.items())
 
     def at(self, t: Any, values: Mapping[str, Any]) -> PyTree:
         """Its values at a time since t0."""
-        cursor, driver = self.cursor, self.driver
-        passed = t - values[cursor.origin]
-        if cursor.period is not None:
-            passed = passed - values[cursor.turns].astype(t.dtype) * values[cursor.period]
-        if cursor.times is None:
-            width, slack = 1, _ROUNDINGS * driver.points * np.finfo(t.dtype).eps
-            part = passed * values[cursor.rate] - values[cursor.name].astype(t.dtype)
-        else:
-            before, after = values[cursor.times]
-            width, slack = after - before, 0
-            part = (passed - before) / width
-        outside = (part < -slack) | (part > 1 + slack)
-        # Beyond the ends; where an interval ends, it may be so by what is rounded.
-        within = part if cursor.period is not None else jnp.where(part < 0, 0, jnp.where(part > 1, 1, part))
+        if self.driver.jumps:
+            passed = t - values[self.cursor.origin]
+            outside = (passed < 0) | (passed > values[self.cursor.length])
+            return self._leaves([values[name][0] for name in self.values], outside)
+        part, width, outside = self._place(t, values)
         leaves = []
         for number, name in enumerate(self.values):
             start, end = values[name]
             rise = end - start
             if self.slopes:
-                first, last = (width * slope for slope in values[self.slopes[number]])
-                rise = first + within * (3 * rise - 2 * first - last + within * (first + last - 2 * rise))
-            value = start + within * rise
-            leaves.append(jnp.where(outside, jnp.nan, value) if driver.outside == "nan" else value)
-        return jax.tree.unflatten(jax.tree.structure(driver.values), leaves)
+                first, last = values[self.slopes[number]]
+                first, last = (first, last) if width is None else (width * first, width * last)
+                rise = first + part * (3 * rise - 2 * first - last + part * (first + last - 2 * rise))
+            leaves.append(start + part * rise)
+        return self._leaves(leaves, outside)
+
+    def _leaves(self, leaves: Sequence[Any], outside: Any) -> PyTree:
+        if self.driver.outside == "nan":
+            leaves = [jnp.where(outside, jnp.nan, leaf) for leaf in leaves]
+        return jax.tree.unflatten(jax.tree.structure(self.driver.values), leaves)
+
+    def _place(self, t: Any, values: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+        """Which part of the interval lies behind a time since t0, the length of the interval (None: 1), and whether the time is
+        outside of the table. As `loop.cursors.find` has it, so that what both compute is computed once."""
+        cursor, origin, rate = self.cursor, values[self.cursor.origin], values[self.cursor.rate]
+        if cursor.length is None:
+            passed, length, slack = t * rate + origin, cursor.points - 1.0, _ROUNDINGS * cursor.points * np.finfo(t.dtype).eps
+        else:
+            passed, length, slack = t - origin, values[cursor.length], 0
+        outside = (passed < -slack) | (passed > length + slack)
+        if cursor.periodic:
+            passed = passed - values[cursor.turns] * length
+        elif self.driver.outside == "hold":
+            passed = jnp.where(passed >= 0, jnp.where(passed <= length, passed, length), 0)
+        if cursor.times is None or self.rates is None:
+            return passed - values[cursor.name].astype(t.dtype), None, outside
+        times = values[cursor.times]
+        width = times[1] - times[0] if self.slopes else None
+        return (passed - times[0]) * values[self.rates][0], width, outside
 
 
 def _arrays(driver: Driver, t0: Any, dtype: str) -> dict[str, Any]:
-    """What a kernel is handed of a driver, in the solve's dtype; times are counted from the first point, and that from t0, as
-    differences that are rounded last. Shapes give shapes."""
-    given = (driver, t0)
-    shapes = [one for one in jax.tree.leaves(given) if isinstance(one, jax.ShapeDtypeStruct)]
-    if not shapes:
-        return _computed(driver, t0, dtype)
-    leaves, structure = jax.tree.flatten(given)
-    places = [number for number, one in enumerate(leaves) if isinstance(one, jax.ShapeDtypeStruct)]
+    """What a kernel is handed of a driver, in the solve's dtype, by what a `Cursor` calls it. Shapes give shapes."""
+    leaves, structure = jax.tree.flatten((driver, t0))
+    places = [number for number, leaf in enumerate(leaves) if isinstance(leaf, jax.ShapeDtypeStruct)]
 
     def computed(*traced: Any) -> dict[str, Any]:
         filled = dict(enumerate(leaves)) | dict(zip(places, traced, strict=True))
-        return _computed(*jax.tree.unflatten(structure, list(filled.values())), dtype)
+        given, start = jax.tree.unflatten(structure, list(filled.values()))
+        known = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given))
+        # What is known is not computed again each time.
+        with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
+            found = {} if given.jumps else _even(given, dtype) if given.ts is None else _uneven(given, dtype)
+        return _jumping(given, start, dtype) if given.jumps else {"origin": _origin(given, start, dtype), **found}
 
-    return jax.eval_shape(computed, *shapes)
+    return jax.eval_shape(computed, *(leaves[place] for place in places)) if places else computed()
 
 
-def _computed(driver: Driver, t0: Any, dtype: str) -> dict[str, Any]:
-    periodic, leaves = driver.outside == "periodic", jax.tree.leaves(driver.values)
-    values = [as_array(leaf, dtype) for leaf in leaves]
+def _origin(driver: Driver, t0: Any, dtype: str) -> Any:
     if driver.ts is None:
-        intervals = driver.points - 1
-        found = {"origin": difference(driver.t0, t0, dtype), "rate": 1 / as_array(driver.dt, dtype)}
-        widths = jnp.ones(intervals, dtype)
-        period = as_array(driver.dt, dtype) * intervals
-    else:
-        times = difference(driver.ts, driver.ts[0], dtype)
-        found = {"origin": difference(driver.ts[0], t0, dtype), "times": times}
-        widths, period = jnp.diff(times), times[-1]
-    if periodic:
-        found["period"] = period
+        return as_array(difference(t0, driver.t0, dtype), dtype) / as_array(driver.dt, dtype)
+    return as_array(difference(driver.ts[0], t0, dtype), dtype)
+
+
+def _even(driver: Driver, dtype: str) -> dict[str, Any]:
+    widths = jnp.ones(driver.points - 1, dtype)
+    return {"rate": 1 / as_array(driver.dt, dtype), **_values(driver, widths, dtype)}
+
+
+def _uneven(driver: Driver, dtype: str) -> dict[str, Any]:
+    times = as_array(difference(driver.ts, driver.ts[0], dtype), dtype)
+    widths, length = jnp.diff(times), times[-1]
+    rate = jax.lax.stop_gradient(driver.points / length)
+    buckets, rates = _buckets(jax.lax.stop_gradient(times), rate), 1 / widths
+    tables = {"rate": rate, "times": times, "length": length, "buckets": buckets, "rates": rates}
+    return tables | _values(driver, widths, dtype)
+
+
+def _jumping(driver: Driver, t0: Any, dtype: str) -> dict[str, Any]:
+    # Where it jumps is known by the steps that end there; so by its times this has no derivative.
+    times = jax.lax.stop_gradient(as_array(difference(driver.ts, t0, dtype), dtype))
+    origin, length = times[0], times[-1] - times[0]
+    rate = driver.points / jnp.where(length > 0, length, jnp.inf)
+    tables = {"origin": origin, "rate": rate, "times": times, "length": length, "buckets": _buckets(times - origin, rate, 1)}
+    return tables | _values(driver, times, dtype)
+
+
+def _buckets(times: Any, rate: Any, behind_last: int = 0) -> Any:
+    """The first interval that each bucket has to do with, and behind them the last one of all: int32 [points + 1]. A time's
+    bucket is the product with `rate`, rounded down: of later times no earlier bucket, also as products are rounded. behind_last:
+    whether there is an interval behind the last point, 1 or 0."""
+    points = len(times)
+    own = jnp.clip(jnp.floor(times * rate), 0, points - 1).astype(jnp.int32)
+    behind = jnp.searchsorted(own, jnp.arange(points + 1, dtype=jnp.int32), side="left")
+    return jnp.clip(behind - 1, 0, points - 2 + behind_last).astype(jnp.int32)
+
+
+def _values(driver: Driver, widths: Any, dtype: str) -> dict[str, Any]:
+    """Those at the points, and their derivatives there."""
+    values = tuple(as_array(leaf, dtype) for leaf in jax.tree.leaves(driver.values))
     slopes_of = {"cubic": cubic_slopes, "pchip": pchip_slopes}.get(driver.kind)
-    slopes: Sequence[Any] = () if slopes_of is None else [slopes_of(widths, one, periodic=periodic) for one in values]
-    return {**{key: as_array(one, dtype) for key, one in found.items()}, "values": tuple(values), "slopes": tuple(slopes)}
+    periodic = driver.outside == "periodic"
+    slopes = () if slopes_of is None else tuple(slopes_of(widths, one, periodic=periodic) for one in values)
+    return {"values": values, "slopes": slopes}

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..kernel.scalar import Scalar, most, where
-from ..operands import FieldFunction
+from ..operands import TIME, FieldFunction
 from ..solution import CODES
 from .colouring import colours
 from .jacobian import along_state, jacobian_function, transposed_along_state
@@ -115,7 +115,7 @@ class KrylovSolver(LinearSolver):
         n = dimensions.primal
         rows, numbers = self.workspace(n)
         return {
-            "krylov_state": n + 2,
+            "krylov_state": n + 2 + dimensions.counts_from_t0,
             "krylov_diagonal": n if self.preconditioner == "jacobi" else 0,
             "krylov_scale": 2 * n,
             "krylov_residual": n,
@@ -129,6 +129,8 @@ class KrylovSolver(LinearSolver):
         kept, instant = b.buf.krylov_state, b.instant(since_t0)
         b.each(lambda index: kept.store(index, state.load(index)), b.primal)
         kept.store(b.primal, instant["t"])
+        if TIME in instant:
+            kept.store(b.primal + 2, instant[TIME])
         if self.pattern is not None:
             b.call("linear_diagonal", y=state, out=b.buf.krylov_diagonal, **instant)
 
@@ -227,7 +229,9 @@ class System:
         self.b, self._solver = b, solver
         self._product = "linear_vj" if transposed else "linear_jv"
         self._scale, self._inverse = (b.buf.krylov_scale.part(number * b.primal, b.primal) for number in range(2))
-        self._time, self.size = b.buf.krylov_state.load(b.primal), b.scalar(b.buf.krylov_state.load(b.primal + 1))
+        self._instant, self.size = {"t": b.buf.krylov_state.load(b.primal)}, b.scalar(b.buf.krylov_state.load(b.primal + 1))
+        if b.lane.problem.counts_from_t0:
+            self._instant[TIME] = b.buf.krylov_state.load(b.primal + 2)
         self.residual, self.direction = b.buf.krylov_residual, b.buf.krylov_direction
 
     def row(self, number: Any) -> View:
@@ -277,7 +281,7 @@ class System:
     def _multiply(self, source: View, target: View) -> None:
         """target = J source, or its transpose times source."""
         b = self.b
-        b.call(self._product, t=self._time, y=b.buf.krylov_state.part(0, b.primal), v=source, out=target)
+        b.call(self._product, y=b.buf.krylov_state.part(0, b.primal), v=source, out=target, **self._instant)
 
     def add(self, target: View, factor: Scalar, source: View) -> None:
         """target = target + factor * source."""

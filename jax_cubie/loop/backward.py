@@ -20,7 +20,6 @@ from .adjoint import WRITTEN
 from .checkpoints import WINDOW, WINDOW_BITS, checkpoint_name, from_word, power, record_of, slot_of, to_word, turn_of
 from .clock import end_of, floor_of, whole_steps
 from .cotangents import cell_of, clear, conclude, declare_cells, gather
-from .cursors import begin_cursors
 from .part import Step
 from .progress import build_progress, raw
 
@@ -154,7 +153,6 @@ class _Backward:
         for slot in range(len(b.lane.plan.counters)):
             b.buf.counters.store(slot, b.int32(0))
         clear(b)
-        begin_cursors(b)
         behind = self._adjoint.slots * self._record.words[0]
         taken, code = (self._header(b, behind + offset) for offset in (0, 1))
         fine = code.equals(CODES["successful"])

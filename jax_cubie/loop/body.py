@@ -14,8 +14,8 @@ from llvmlite import ir
 from ..kernel.device import View, each
 from ..kernel.emitter import Emitter
 from ..kernel.scalar import Scalar
-from ..operands import Piece, in_order, tangent_name
-from .clock import inside_of_leg
+from ..operands import LEG, TIME, Piece, in_order, tangent_name
+from .clock import SINCE_T0, inside_of_leg
 from .cursors import find
 from .functions import Sink, into_view
 
@@ -80,10 +80,6 @@ class Body:
     def get(self, name: str) -> Scalar:
         """The present value of a cell, a scalar that `Lane.cell` declared."""
         return Scalar(self.emitter, self.lane.cells[name], getattr(self._cells, name).load(0))
-
-    def has_cell(self, name: str) -> bool:
-        """Whether there is such a cell, and it can be reached from here."""
-        return hasattr(self._cells, name)
 
     def put(self, **values: Scalar | float) -> None:
         """Changes cells."""
@@ -167,25 +163,39 @@ class Body:
 
     def _emit(self, name: str, out: Sink, given: Mapping[str, Any]) -> None:
         function = self.lane.functions[name]
-        function.emit(self, {**given, **self._cursors(function.function, given)}, out)
+        function.emit(self, {**given, **self._numbers(function.function, given)}, out)
 
-    def _cursors(self, function: Function, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Where the cursors of a function's stand; 0 for those that it does not depend on."""
-        found: dict[str, Any] = {}
-        for cursor in self.lane.problem.cursors:
-            if function.cursors.isdisjoint(cursor.inputs):
-                found |= dict.fromkeys(cursor.inputs, self.int32(0))
+    def _numbers(self, function: Function, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The time, if it is not given, where cursors stand, and the leg; 0 for what a function does not depend on."""
+        problem, found = self.lane.problem, {}
+        if problem.counts_from_t0 and TIME not in given:
+            found[TIME] = self.emitter.add(self.dtype, self.op("t0"), given["t"])
+        for cursor in problem.cursors:
+            inputs = cursor.inputs(self.dtype)
+            if function.depends_on.isdisjoint(inputs):
+                found |= {name: self.emitter.constant(dtype, 0) for name, dtype in inputs.items()}
             else:
                 found |= find(self, cursor, given["t"])
+        if LEG in function.inputs:
+            found[LEG] = self.counter("jumps").get() if LEG in function.depends_on else self.int32(0)
         return found
 
     def evaluate(self, since_t0: Any, state: View, rhs: View, into: Fraction | int = 0) -> None:
         """rhs = f(t0 + since_t0, state), the fraction `into` of a step."""
         self.call("f", y=state, out=rhs, **self.instant(since_t0, into))
 
+    def given_time(self, time: Any, since_t0: Any) -> dict[str, Any]:
+        """A time, which they are given as it is, as functions of the user's take it."""
+        problem = self.lane.problem
+        if not problem.counts_from_t0:
+            return {"t": time}
+        if problem.jumps:
+            since_t0 = inside_of_leg(self, self.scalar(since_t0), SINCE_T0).value
+        return {"t": since_t0, TIME: time}
+
     def instant(self, since_t0: Any, into: Fraction | int = 0) -> dict[str, Any]:
-        """The time, as `time_of`, and its tangents as functions of the user's take them."""
-        given = {"t": self.time_of(since_t0)}
+        """The time and its tangents as functions of the user's take them: where they count it from t0, that, and itself."""
+        given = self._times(since_t0)
         for order in self.moving:
             moved = self.get(f"start_{order}")
             moved = moved if self.lane.problem.counts_from_t0 else moved + self.tangent("t0", order)
@@ -193,11 +203,18 @@ class Body:
         return given
 
     def time_of(self, since_t0: Any) -> Any:
-        """A time since t0 as functions of the user's take it in the leg at hand. Those that count it from t0 themselves (see
-        `Problem`) know t0."""
-        from_t0 = self.lane.problem.counts_from_t0
-        time = since_t0 if from_t0 else self.emitter.add(self.dtype, self.op("t0"), since_t0)
-        return inside_of_leg(self, self.scalar(time)).value if self.lane.problem.jumps else time
+        """A time since t0 as functions of the user's take it in the leg at hand."""
+        return self._times(since_t0)["t"]
+
+    def _times(self, since_t0: Any) -> dict[str, Any]:
+        from_t0, jumps = self.lane.problem.counts_from_t0, self.lane.problem.jumps
+        time = self.emitter.add(self.dtype, self.op("t0"), since_t0)
+        if jumps:
+            time = inside_of_leg(self, self.scalar(time)).value
+        if not from_t0:
+            return {"t": time}
+        since_t0 = inside_of_leg(self, self.scalar(since_t0), SINCE_T0).value if jumps else since_t0
+        return {"t": since_t0, TIME: time}
 
 
 class Variable:

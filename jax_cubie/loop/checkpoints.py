@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernel.scalar import Scalar, shifted, where
 from ..operands import Result
+from .clock import edges
 
 if TYPE_CHECKING:
     from ..problem import Problem
@@ -133,8 +134,7 @@ def record_of(problem: Problem) -> Record:
     if problem.divided:
         cells += [("end", dtype), ("resume", dtype) if problem.adaptive else ("leg", dtype)]
         cells += [] if problem.adaptive else [("paces", "int32")]
-    if problem.jumps:
-        cells += [("first_time", dtype), ("last_time", dtype)]
+    cells += [(name, dtype) for pair in edges(problem) for name in pair]
     counters = [name for part in problem.parts for name in part.remembered_counters]
     cells += [(name, kind) for part in problem.parts if not part.cuts for name, kind in part.remembered]
     depth = (len(problem.pieces) - 1).bit_length()

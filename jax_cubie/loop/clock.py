@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..kernel.memory import opaque
 from ..kernel.scalar import Scalar, least, most, where
 
 if TYPE_CHECKING:
+    from ..problem import Problem
     from .body import Body
 
 # A step ends at t1 if it would come this close, in units in the last place of t1 - t0: an adaptive one as diffrax 0.7.2 has
@@ -51,30 +54,45 @@ def floor_of(b: Body, end: Scalar | None = None) -> Scalar:
 _APART_ULPS = 2
 
 
-def edges_of(b: Body, begin: Scalar, end: Scalar) -> dict[str, Scalar]:
-    """The first and the last time that the functions of a leg are given, for their cells; from one jump to the next."""
+# The cells with the first and the last time of a leg, and of these since t0, for functions that count from there.
+TIMES, SINCE_T0 = ("first_time", "last_time"), ("first_since_t0", "last_since_t0")
+
+
+def edges(problem: Problem) -> tuple[tuple[str, str], ...]:
+    """Those pairs of cells that a problem has."""
+    if not problem.jumps:
+        return ()
+    return (TIMES, SINCE_T0) if problem.counts_from_t0 else (TIMES,)
+
+
+def edges_of(b: Body, begin: Scalar, end: Scalar, home: Scalar | None = None) -> dict[str, Scalar]:
+    """The first and the last time that the functions of a leg are given, for their cells; from one jump to the next. home:
+    whether it ends at t1.
+
+    Of TIMES, t0 and t1 are such times. Of SINCE_T0 they are not: a table may jump there, and what counts is its side inside.
+    """
     integer = "int32" if b.dtype == "float32" else "int64"
 
-    def inside(time: Scalar, sign: int) -> Scalar:
+    def inside(time: Scalar, sign: int, pair: tuple[str, str]) -> Scalar:
         """A time since t0 as functions are given it, but somewhat further towards the inside of the leg."""
         since_t0 = b.scalar(b.direction) * time
-        time = b.number("t0") + since_t0
-        size = most(abs(time), abs(since_t0))
+        given = b.number("t0") + since_t0 if pair == TIMES else since_t0
+        size = most(most(abs(given), abs(since_t0)), b.scalar(float(np.finfo(b.dtype).tiny)))
         bits = b.scalar(b.emitter.bitcast(size.value, integer), integer) + _APART_ULPS
         apart = b.scalar(b.emitter.bitcast(bits.value, b.dtype)) - size
-        given = since_t0 if b.lane.problem.counts_from_t0 else time
         return (b.scalar(b.direction) * sign).fused(apart, given)
 
-    unbounded = b.scalar(b.direction) * float("inf")
-    return {
-        "first_time": where(begin > 0.0, inside(begin, 1), -unbounded),
-        "last_time": where(end < float("inf"), inside(end, -1), unbounded),
-    }
+    unbounded, found = b.scalar(b.direction) * float("inf"), {}
+    for pair in edges(b.lane.problem):
+        stop = end if home is None or pair == SINCE_T0 else where(home, float("inf"), end)
+        first = where(begin > 0.0, inside(begin, 1, pair), -unbounded) if pair == TIMES else inside(begin, 1, pair)
+        found |= {pair[0]: first, pair[1]: where(stop < float("inf"), inside(stop, -1, pair), unbounded)}
+    return found
 
 
-def inside_of_leg(b: Body, time: Scalar) -> Scalar:
+def inside_of_leg(b: Body, time: Scalar, pair: tuple[str, str] = TIMES) -> Scalar:
     """The time, no earlier than the first one and no later than the last one of the leg."""
-    first, last, forwards = b.get("first_time"), b.get("last_time"), b.scalar(b.direction) > 0.0
+    first, last, forwards = b.get(pair[0]), b.get(pair[1]), b.scalar(b.direction) > 0.0
     low, high = where(forwards, first, last), where(forwards, last, first)
     return most(low, least(high, time))
 

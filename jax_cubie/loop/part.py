@@ -27,7 +27,7 @@ class Dimensions:
     states: components of the state, tangents among them; primal: those without. parameters: words of the batched operands that
     are kept in a buffer. adaptive: whether a controller asks for error estimates. inside: whether values inside of steps are
     asked for. orders: of how many orders the pieces of the state are. moving: whether times have tangents. backward: whether
-    steps are gone through from the last to the first, for their cotangents.
+    steps are gone through from the last to the first, for their cotangents. counts_from_t0: see `Problem`.
     """
 
     states: int
@@ -38,6 +38,7 @@ class Dimensions:
     orders: int = 1
     moving: bool = False
     backward: bool = False
+    counts_from_t0: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

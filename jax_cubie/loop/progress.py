@@ -32,8 +32,7 @@ from ..kernel.scalar import Scalar, least, where
 from ..operands import tangent_name
 from ..solution import CODES
 from .checkpoints import Recording
-from .clock import edges_of, end_of, floor_of, whole_steps
-from .cursors import begin_cursors, declare_cursors
+from .clock import edges, edges_of, end_of, floor_of, whole_steps
 from .part import Step
 
 if TYPE_CHECKING:
@@ -104,10 +103,9 @@ def build_progress(lane: Lane) -> Progress:
     if lane.problem.divided:
         for name, dtype in _LEGS.items():
             lane.cell(name, lane.problem.dtype if dtype == "float" else dtype)
-    if lane.problem.jumps:
-        for name in ("first_time", "last_time"):
+    for pair in edges(lane.problem):
+        for name in pair:
             lane.cell(name, lane.problem.dtype)
-    declare_cursors(lane)
     for order in lane.problem.moving:
         for name in ("start", "size", *(("leg", "goal") if lane.problem.divided else ())):
             lane.cell(f"{name}_{order}", lane.problem.dtype)
@@ -207,7 +205,6 @@ class _Writer:
             b.put(step_size=size, result=where(wrong, CODES["invalid_input"], b.get("result")))
 
     def _initial(self, b: Body) -> None:
-        begin_cursors(b)
         for piece in b.lane.problem.pieces:
             b.begin_piece(piece)
         for order in b.moving:
@@ -269,7 +266,8 @@ class _Writer:
             end = where(home, end, stop)
         if self._jumps:
             # Of a leg that an event has ended, this is of the whole one.
-            b.put(last_time=edges_of(b, start, where(home, float("inf"), end))["last_time"])
+            found = edges_of(b, start, end, home)
+            b.put(**{last: found[last] for _, last in edges(b.lane.problem)})
         floor = where(home, last_floor, floor_of(b, end))
         b.put(end=end, home=home, floor=floor)
         for order in b.moving:
@@ -306,9 +304,9 @@ class _Writer:
         b.put(start=time, residue=0, fresh=True)
         if self._jumps:
             # f is to be what it is behind the jump once the method starts.
-            edges = edges_of(b, time, b.scalar(float("inf")))
-            jumped = ~b.get("exact")
-            b.put(first_time=where(jumped, edges["first_time"], b.get("first_time")), last_time=edges["last_time"])
+            found, jumped = edges_of(b, time, b.scalar(float("inf"))), ~b.get("exact")
+            for first, last in edges(b.lane.problem):
+                b.put(**{first: where(jumped, found[first], b.get(first)), last: found[last]})
         if self._adaptive:
             b.put(resume=where(wanted < tried, wanted, b.get("resume")))
         for order in b.moving:

@@ -30,25 +30,28 @@ def build_adjoint(lane: Lane, saving: Saving) -> AdjointHooks:
 
 @dataclasses.dataclass(frozen=True)
 class _Moment:
-    """The time of a row. tangent(order) -> Scalar; give(cotangents by order): hands its cotangents on."""
+    """The time of a row. tangent(order) -> Scalar; give(cotangents by order): hands its cotangents on. since_t0: counted from
+    there, where functions of the user's want to know it, and then tangents and cotangents are those of that."""
 
     time: Scalar
     tangent: Callable[[int], Scalar]
     give: Callable[[dict[int, Scalar]], None]
+    since_t0: Scalar | None = None
 
 
 def _moment_of(b: Body, name: str) -> _Moment:
-    """That of t0 or t1, as functions of the user's are given it."""
+    """That of t0 or t1."""
+    known = b.lane.has_operand(name)  # where nobody asks for times, there is none
+    time, since_t0 = b.number(name if known else "span"), None
     if b.lane.problem.counts_from_t0:
         if name == "t0":
-            return _Moment(b.scalar(0.0), lambda order: b.scalar(0.0), lambda cotangents: None)
-        name = "span"
+            return _Moment(time, lambda order: b.scalar(0.0), lambda cotangents: None, b.scalar(0.0))
+        name, since_t0 = "span", b.number("span")
 
     def give(cotangents: dict[int, Scalar]) -> None:
         gather(b, **{f"{name}_{order}": value for order, value in cotangents.items()})
 
-    known = b.lane.has_operand(name)  # where nobody asks for times, there is none
-    return _Moment(b.number(name if known else "span"), lambda order: b.tangent(name, order), give)
+    return _Moment(time, lambda order: b.tangent(name, order), give, since_t0)
 
 
 class _Rows:
@@ -211,7 +214,8 @@ class _Rows:
                 gather(b, **{f"start_{order}": value, f"size_{order}": value})
 
         reached = start.time + b.scalar(b.direction) * step.end
-        return _Moment(where(step.last, end.time, reached), tangent, give)
+        since_t0 = b.scalar(b.direction) * step.end if b.lane.problem.counts_from_t0 else None
+        return _Moment(where(step.last, end.time, reached), tangent, give, since_t0)
 
     def _moment_of_point(self, b: Body) -> _Moment:
         index = b.get(self._behind).to("int64").value
@@ -222,7 +226,8 @@ class _Rows:
                 self._write_point(b, name, order, value)
 
         time = b.number(name if self._saving.keeps_times else self._offsets, index)  # the latter where nobody asks
-        return _Moment(time, lambda order: b.tangent(name, order, index), give)
+        since_t0 = b.number(self._offsets, index) if b.lane.problem.counts_from_t0 else None
+        return _Moment(time, lambda order: b.tangent(name, order, index), give, since_t0)
 
     def _write_point(self, b: Body, name: str, order: int, value: Scalar) -> None:
         name = cotangent_name(tangent_name(name, order))
@@ -297,7 +302,8 @@ class _Rows:
 
     def _pull(self, b: Body, function: str, row: Scalar, moment: _Moment, state: View, into: View, *, add: bool) -> None:
         """Through one of them; the cotangents of the time are in `time_adjoint` then."""
-        begin, given = 0, {"t": moment.time.value, "y": state}
+        since_t0 = None if moment.since_t0 is None else moment.since_t0.value
+        begin, given = 0, {**b.given_time(moment.time.value, since_t0), "y": state}
         given |= {tangent_name("t", order): moment.tangent(order).value for order in b.moving}
         for name, size, has in self._functions[function]:
             part = b.buf.output_cotangent.part(begin, size)

@@ -192,8 +192,7 @@ class _Rows:
         row = self._take_row(b, time)
         if self._state:
             self._write_state(b, row, state.load)
-        given = {tangent_name("t", order): value for order, value in tangents.items()}
-        given["t"] = since_t0 if b.lane.problem.counts_from_t0 else time
+        given = b.given_time(time, since_t0) | {tangent_name("t", order): value for order, value in tangents.items()}
         for function, pieces in self._functions.items():
             sink = into_row(self._lane, [name for name, _, _ in pieces], [size for _, size, _ in pieces], row)
             b.call(function, out=sink, y=state, **given)

@@ -11,11 +11,11 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree, Real
+from jaxtyping import Array, Bool, Float, PyTree, Real
 
 from ..foreign_names import front_door
 from ..printing import describe_call
-from ..settings import check_choice, refuse_tracer
+from ..settings import check_choice, concrete, refuse_tracer
 
 
 class SaveAt(eqx.Module):
@@ -25,6 +25,8 @@ class SaveAt(eqx.Module):
     - ts: shape [points], non-decreasing from t0 to t1 (non-increasing where t1 < t0); equal times are allowed, so that ragged
       lanes may repeat t1. Points inside a step are interpolated by the method's own dense output, or by a cubic Hermite
       polynomial where it has none; `ts` never changes the steps.
+    - side: of times in `ts` at which the state jumps, whether it is saved before, "left", or behind the jump, "right"; or
+      booleans [points], True for the latter. At t1 no jump is taken.
     - steps: True or n > 0: the end of every accepted step, or of every n-th. There is room for `max_steps // n` rows, so that
       the solve wants to be told max_steps.
     - fn: `fn(t, y, args)`, any pytree of arrays that is kept in place of y.
@@ -40,14 +42,25 @@ class SaveAt(eqx.Module):
     t0: bool = eqx.field(static=True, default=False)
     t1: bool = eqx.field(static=True, default=False)
     ts: Real[Array, " points"] | None = None
+    side: Bool[Array, " points"] | None = None  # None: left of all
     steps: int = eqx.field(static=True, default=0)
     fn: Callable[[Float[Array, ""], PyTree, PyTree], PyTree] | None = None
 
     @front_door
-    def __init__(self, *, t0: bool = False, t1: bool = False, ts: Any = None, steps: bool | int = False, fn: Any = None):
+    def __init__(
+        self,
+        *,
+        t0: bool = False,
+        t1: bool = False,
+        ts: Any = None,
+        side: Any = "left",
+        steps: bool | int = False,
+        fn: Any = None,
+    ):
         self.t0 = check_choice("SaveAt(t0=...)", t0, (True, False))
         self.t1 = check_choice("SaveAt(t1=...)", t1, (True, False))
         self.ts = None if ts is None else _check_times(ts)
+        self.side = _check_side(side, self.points)
         self.steps = _check_steps(steps)
         if fn is not None and not callable(fn):
             raise TypeError(f"SaveAt(fn=...) is {fn!r} of type {type(fn).__name__}: expected a function fn(t, y, args)")
@@ -59,13 +72,34 @@ class SaveAt(eqx.Module):
             )
 
     def __repr__(self) -> str:
-        given = {"t0": self.t0, "t1": self.t1, "ts": self.ts, "steps": self.steps, "fn": self.fn}
-        return describe_call("SaveAt", (), given, {"t0": False, "t1": False, "ts": None, "steps": 0, "fn": None})
+        known = None if self.side is None else concrete(self.side)
+        side = "right" if known is not None and known.all() else self.side
+        given = {"t0": self.t0, "t1": self.t1, "ts": self.ts, "side": side, "steps": self.steps, "fn": self.fn}
+        return describe_call("SaveAt", (), given, {**dict.fromkeys(given), "t0": False, "t1": False, "steps": 0})
 
     @property
     def points(self) -> int:
         """How many times `ts` has."""
         return 0 if self.ts is None else self.ts.shape[-1]
+
+
+def _check_side(side: Any, points: int) -> Any:
+    """Booleans, whether a point is on the right; None where all are on the left."""
+    if isinstance(side, str):
+        check_choice("SaveAt(side=...)", side, ("left", "right"))
+        if side == "left":
+            return None
+    if not points:
+        raise ValueError(f"SaveAt(side={side!r}) says on which side of a jump times of ts= are, of which there are none")
+    if isinstance(side, str):
+        return np.ones(points, bool)
+    side = np.asarray(side) if isinstance(side, (list, tuple)) else side
+    if getattr(side, "dtype", None) != np.bool_ or side.shape != (points,):
+        raise ValueError(
+            f"SaveAt(side={side!r:.60}): expected 'left', 'right', or booleans of the shape of ts, ({points},), True for "
+            "'right'"
+        )
+    return side
 
 
 def _check_steps(steps: Any) -> int:

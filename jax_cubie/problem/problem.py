@@ -73,8 +73,8 @@ class Problem:
 
     @property
     def counts_from_t0(self) -> bool:
-        """Whether functions are handed the time since t0, and know t0 by an operand: where they look times up, that has digits
-        which the sum has not."""
+        """Whether functions are given the time since t0 for "t": where they look times up, that has digits which t has not. What t
+        is they are told besides, as `TIME`, and t0 as an operand, for derivatives."""
         return bool(self.cursors)
 
     @property
@@ -139,6 +139,7 @@ class Problem:
             len(self.pieces),
             bool(self.moving),
             self.adjoint is not None,
+            self.counts_from_t0,
         )
 
     @property

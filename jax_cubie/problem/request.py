@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from ..buffers import BufferRegistry
 from ..controllers import Controller
 from ..foreign_names import instead_of_saveat
-from ..inputs import Jumps, read_doses, read_jumps, schedule_of
+from ..inputs import Jumps, read_doses, read_drivers, read_jumps, schedule_of
 from ..linear import LinearSettings
 from ..loop import Part
 from ..loop.checkpoints import windows_for
@@ -118,16 +118,15 @@ def make_request(
     for number, save in saves.items():
         if save.ts is not None:
             name = numbered("ts", number)
-            ts[name], offsets = times_between(t0, t1, save.ts, state.dtype)
+            ts[name], offsets = times_between(t0, t1, save.ts, state.dtype, right=save.side)
             values |= {numbered("offsets", number): offsets} if save.points else {}
         if save.steps or save.fn is not None or observables is not None:  # the kernel hands these times on
             values["t1"] = times.t1
             values |= {name: ts[name]} if save.points else {}
-    schedule = read_jumps({"jump_ts": jump_ts, "step_ts": step_ts}, t0, t1, state.dtype)
+    found = read_drivers(drivers, t0, t1)
+    schedule = read_jumps({"jump_ts": jump_ts, "step_ts": step_ts}, t0, t1, state.dtype, found.jumps(t0, state.dtype))
     if given := read_doses(doses):
         schedule = schedule_of(given, values["y0"], state, t0, t1, None if schedule is None else schedule.times)
-        if schedule.rates is not None:
-            raise NotImplementedError("infusions")
     if schedule is not None:
         values |= schedule.operands
     for component in solver.components:
@@ -136,7 +135,17 @@ def make_request(
     if matrices.given and not linear:
         refuse_matrices(matrices.given, method.name)
     mass, sparsity = read_mass(matrices, state), read_sparsity(matrices, state)
-    leaves = Arguments(args, state.dtype, None if mass is None else mass[1], drivers, t0)
+    if given and mass is not None and mass[0].algebraic_rows:
+        raise NotImplementedError(
+            f"doses and a mass matrix whose row {mass[0].algebraic_rows[0]} is 0: behind a dose the equation of that row would "
+            "have to be solved anew; solve up to each dose, and begin another solve there"
+        )
+    if schedule is not None and schedule.infused and mass is not None:
+        raise NotImplementedError(
+            "infusions and a mass matrix: what is infused would have to be multiplied by it; write the infusion into f, and "
+            "its beginning and end into jump_ts"
+        )
+    leaves = Arguments(args, state.dtype, None if mass is None else mass[1], found, t0, schedule)
     happening = EventReader(events, state, leaves)
     if happening.steady is not None:
         values |= happening.steady.operands(state, values)
@@ -227,15 +236,16 @@ def _jacobian(
         leaves.check_signature(jac, "jac")
     flat = None if jac is None else flat_jacobian(jac, state, leaves.at)
     if leaves.tables is None:  # rows of tables are a kernel's to find
-        check_jacobian(f, flat_field(f, state, leaves), jac, flat, sparsity, t0, y0, leaves.arrays)
+        check_jacobian(f, flat_field(f, state, leaves), jac, flat, sparsity, t0, y0, leaves.first_rows)
     return flat
 
 
 def _refuse_named_ends(parts: Sequence[Part], controller: Controller, name: str) -> None:
     if controller.names_ends and any(part.divides for part in parts):
         raise ValueError(
-            f"controller={name!r} says itself where steps end, and so do jump_ts, step_ts and events: take controller='fixed', "
-            "whose steps are of one size between these, or one that chooses step sizes, as 'pid'"
+            f"controller={name!r} says itself where steps end, and so do jump_ts, step_ts, doses, events and drivers of the "
+            "kind 'previous': take controller='fixed', whose steps are of one size between these, or one that chooses step "
+            "sizes, as 'pid'"
         )
 
 

@@ -16,10 +16,10 @@ from jax.dtypes import float0
 from jaxtyping import Array, PyTree
 
 from ..field_errors import call_field, check_signature, in_derivative_words, in_our_words
-from ..inputs import read_drivers
+from ..inputs import NO_DRIVERS, Drivers, Schedule, make_tables
 from ..linear import Mass, Pattern, without_custom_vjp
 from ..methods import Method
-from ..operands import MASS, Function, Traced, Window, window_of
+from ..operands import LEG, MASS, TIME, Function, Traced, Window, window_of
 from ..times import as_array
 from ..translate import check_dtype, trace, translate_for_all
 from ..translate.platforms import PLATFORMS
@@ -31,10 +31,21 @@ class Arguments:
     """What functions of the user's are given behind the state: args, and with drivers their values; as operands, and the way
     back from these.
 
-    mass: an operand before all others, where there is one. drivers: a pytree of drivers, or None. t0: as the user gave it.
+    mass: an operand before all others, where there is one. t0: as the user gave it.
+    schedule: what jumps there are, of which f is given rates that are added to it.
     """
 
-    def __init__(self, args: PyTree, dtype: str, mass: Any = None, drivers: PyTree = None, t0: Any = None):
+    def __init__(
+        self,
+        args: PyTree,
+        dtype: str,
+        mass: Any = None,
+        drivers: Drivers = NO_DRIVERS,
+        t0: Any = None,
+        schedule: Schedule | None = None,
+    ):
+        self._dtype = dtype
+        self._infused = () if schedule is None else schedule.infused
         dynamic, self._static = eqx.partition(args, _is_operand)
         leaves, self._structure = jax.tree_util.tree_flatten_with_path(dynamic)
         self.arrays: list[Any] = []
@@ -57,17 +68,20 @@ class Arguments:
         if mass is not None:
             self.arrays.insert(0, mass)
             self.avals.insert(0, jax.ShapeDtypeStruct(mass.shape, mass.dtype))
-        self.tables = None if drivers is None else read_drivers(drivers, t0, dtype, lambda k: f"f{len(self.own) + 1 + k}")
+        self.tables = make_tables(drivers, t0, dtype, lambda k: f"f{len(self.own) + 1 + k}") if drivers.given else None
         self._t0, self._driven = None, {} if self.tables is None else dict(self.tables.arrays)
-        if self.cursors:
+        if self.tables is not None and self.tables.cursors:
             self._t0 = f"f{len(self.own)}"
             self._driven = {self._t0: as_array(t0, dtype), **self._driven}
+        self._rates = f"f{len(self.own) + len(self._driven)}"
+        if schedule is not None and self._infused:
+            self._driven[self._rates] = schedule.rates
         for name, array in self._driven.items():
             window = window_of(self.windows, name)
             shape = array.shape if window is None else (window.rows, *array.shape[1:])
             self.arrays.append(array)
             self.avals.append(jax.ShapeDtypeStruct(shape, array.dtype))
-        self.avals += [jax.ShapeDtypeStruct((), jnp.int32)] * len(self.cursors)
+        self.avals += [jax.ShapeDtypeStruct((), jnp.dtype(kind)) for kind in self.numbers.values()]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,14 +89,25 @@ class Arguments:
         return (*self._masses, *self.own, *self._driven)
 
     @property
-    def cursors(self) -> tuple[str, ...]:
-        """The integers that functions are handed behind the operands, `avals` of all of them."""
-        return () if self.tables is None else self.tables.inputs
+    def numbers(self) -> dict[str, str]:
+        """What functions are handed behind the operands, without a derivative, with dtypes; `avals` are those of all."""
+        found = {} if self.tables is None or not self.tables.cursors else {TIME: self._dtype, **self.tables.inputs}
+        return found | ({LEG: "int32"} if self._infused else {})
 
     @property
     def windows(self) -> tuple[Window, ...]:
         """Of the operands of which functions are handed some rows."""
-        return () if self.tables is None else self.tables.windows
+        found = () if self.tables is None else self.tables.windows
+        return (*found, Window(self._rates, LEG, 1)) if self._infused else found
+
+    @property
+    def first_rows(self) -> list[Any]:
+        """The arrays as functions are handed them, of the windows their first rows."""
+        windows = [window_of(self.windows, name) for name in self.names]
+        return [
+            array if window is None else jax.lax.slice_in_dim(array, 0, window.rows)
+            for array, window in zip(self.arrays, windows, strict=True)
+        ]
 
     @property
     def of_drivers(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -90,7 +115,7 @@ class Arguments:
         if self.tables is None:
             return (), ()
         moved = tuple(name for name in (self._t0, *self.tables.of_t0) if name is not None)
-        return tuple(name for name in self._driven if name not in moved), moved
+        return tuple(name for name in self.tables.arrays if name not in moved), moved
 
     @property
     def said(self) -> str:
@@ -105,12 +130,32 @@ class Arguments:
     def at(self, t: Any, values: Sequence[Any]) -> tuple[Any, ...]:
         """The time that functions of the user's are called with, and what behind the state. t: theirs in a kernel. values:
         those of the operands and cursors."""
-        named = dict(zip((*self.names, *self.cursors), values, strict=False))
+        named = dict(zip((*self.names, *self.numbers), values, strict=False))
         filled = jax.tree.unflatten(self._structure, [named[name] for name in self.own])
         args = eqx.combine(filled, self._static)
         if self.tables is None:
             return t, args
-        return t if self._t0 is None else t + named[self._t0], args, self.tables.at(t, named)
+        return t if self._t0 is None else _with_derivative(named[TIME], t + named[self._t0]), args, self.tables.at(t, named)
+
+
+    @property
+    def infuses(self) -> bool:
+        """Whether something is added to f."""
+        return bool(self._infused)
+
+    def infused(self, values: Sequence[Any], size: int) -> Array:
+        """What is added to f, [size], at the values of the operands and numbers."""
+        (row,) = dict(zip(self.names, values, strict=False))[self._rates]
+        parts, done = [], 0
+        for number, place in enumerate(self._infused):
+            parts += [jnp.zeros(place - done, row.dtype), row[number : number + 1]]
+            done = place + 1
+        return jnp.concatenate([*parts, jnp.zeros(size - done, row.dtype)])
+
+
+def _with_derivative(value: Array, like: Array) -> Array:
+    """The value, with the derivative of what differs from it by rounding."""
+    return value + (like - jax.lax.stop_gradient(like))
 
 
 def _is_operand(leaf: Any) -> bool:
@@ -210,7 +255,7 @@ def trace_functions(
     def function(name: str, platform: str) -> Function:
         program, constants, limit = translated[name][platform]
         operands = (*args.names, *(names[id(value)] for value in constants))
-        arguments = (*inputs[name], *args.names, *args.cursors, *operands[len(args.names) :])
+        arguments = (*inputs[name], *args.names, *args.numbers, *operands[len(args.names) :])
         return Function(name, program, arguments, operands, limit, args.windows)
 
     by_platform = tuple((platform, tuple(function(name, platform) for name in translated)) for platform in PLATFORMS)
@@ -231,7 +276,7 @@ def _traced(
 
     given: the operand that each constant is, by its id. Those that are none stay what they are, or are not needed.
     """
-    names = (*args.names, *args.cursors)
+    names = (*args.names, *args.numbers)
     operands = [*names, *dict.fromkeys(given[id(value)] for value in closed.consts if id(value) in given)]
     kept = []
     for value in closed.consts:
@@ -246,7 +291,7 @@ def _traced(
 
     closed_over = tuple(value if number is None else number for number, _, value in kept)
     return Traced(
-        call, tuple(operands), known, said, closed.jaxpr, closed_over, windows=args.windows, cursors=args.cursors
+        call, tuple(operands), known, said, closed.jaxpr, closed_over, windows=args.windows, numbers=args.numbers
     )
 
 
@@ -255,7 +300,8 @@ def flat_field(f: Callable, state: State, args: Arguments) -> Callable[..., Arra
 
     def field(t: Array, y: Array, *values: Array) -> Array:
         time, *others = args.at(t, values)
-        return call_field(f, f"f{args.said}", derivative, time, state.unflatten(y), *others)
+        rhs = call_field(f, f"f{args.said}", derivative, time, state.unflatten(y), *others)
+        return rhs + args.infused(values, state.size) if args.infuses else rhs
 
     def derivative(returned: PyTree) -> Array:
         return state.flatten(returned, "what f returns")

@@ -7,12 +7,21 @@ import numpy as np
 
 
 class Arrays(NamedTuple):
-    """Those of a schedule, as a pytree."""
+    """Those of a schedule, as a pytree; rates: [jumps + 1, components]."""
 
     times: Any
     increments: Any
     kept: Any
     rates: Any
+
+    @classmethod
+    def of(cls, schedule: Any, components: int) -> "Arrays":
+        rates = None
+        if schedule.infused:
+            rates = jnp.zeros((schedule.rates.shape[0], components)).at[:, np.array(schedule.infused)].set(schedule.rates)
+        return cls(
+            schedule.times, schedule.increments, schedule.kept, None if rates is None else rates.astype(schedule.rates.dtype)
+        )
 
 
 def by_superposition(ts, k, begins, amounts, durations):

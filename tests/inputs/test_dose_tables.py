@@ -1,7 +1,5 @@
 """Tables of pharmacometricians: what their records mean, padded to lanes, and what is refused."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +42,7 @@ def jumps(lane, y0=(0.0, 0.0), **model):
     """Of one lane, or of all of them."""
     if np.ndim(lane.t0):
         return jax.vmap(lambda lane: jumps(lane, y0, **model))(lane)
-    return Arrays(*dataclasses.astuple(schedule_of(read_doses(lane.doses(**model)), jnp.asarray(y0), STATE, lane.t0, lane.t1)))
+    return Arrays.of(schedule_of(read_doses(lane.doses(**model)), jnp.asarray(y0), STATE, lane.t0, lane.t1), 2)
 
 
 def of_subject(table, number):

@@ -1,7 +1,5 @@
 """Doses as the arrays that a kernel takes: their order, their sums, their derivatives, and what is refused."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +28,7 @@ def blood(y):
 
 def jumps(doses, t0=0.0, t1=100.0, y0=Y0):
     state = read_state(y0)
-    return Arrays(*dataclasses.astuple(schedule_of(read_doses(doses), state.flatten(y0, "y0"), state, t0, t1)))
+    return Arrays.of(schedule_of(read_doses(doses), state.flatten(y0, "y0"), state, t0, t1), state.size)
 
 
 def equal(array, expected):
@@ -45,6 +43,11 @@ def test_at_once():
     equal(found.times, [0, 12, np.inf])
     equal(found.increments, [[0, 0, 100], [0, 0, 50], [0, 0, 0]])
     assert found.kept is None and found.rates is None
+
+
+def test_what_says_nothing_costs_nothing():
+    doses = Doses(3, 10, into=blood, duration=0, rate=0.0, lag=0, fraction=1)
+    assert [doses.duration, doses.rate, doses.lag, doses.fraction] == [None] * 4
 
 
 def test_one_dose_may_be_a_number():
@@ -279,8 +282,9 @@ def test_shapes_in_place_of_arrays():
     y0 = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, Y0))
     state = read_state(y0)
     flat = jax.ShapeDtypeStruct((3,), jnp.float64)
-    found = dataclasses.astuple(schedule_of(doses, flat, state, 0.0, 9.0))
-    assert [one.shape for one in found] == [(5,), (5, 3), (5,), (6, 3)]
+    found = schedule_of(doses, flat, state, 0.0, 9.0)
+    assert [one.shape for one in (found.times, found.increments, found.kept, found.rates)] == [(5,), (5, 3), (5,), (6, 1)]
+    assert found.infused == (2,)
 
 
 # --- What is refused

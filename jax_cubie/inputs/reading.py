@@ -1,0 +1,96 @@
+"""The drivers of a solve, checked, and where they jump."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from ..settings import concrete
+from ..times import as_array, difference
+from .drivers import Driver
+
+
+@dataclasses.dataclass(frozen=True)
+class Drivers:
+    """The leaves of what was given as `drivers=`, and its structure; None where nothing was."""
+
+    leaves: tuple[Driver, ...]
+    structure: Any
+
+    @property
+    def given(self) -> bool:
+        """Whether functions of the user's are given their values."""
+        return self.structure is not None
+
+    def jumps(self, t0: Any, dtype: str) -> list[Any]:
+        """The times of jumps, an array for each driver that has some, counted from t0."""
+        found = []
+        for driver in self.leaves:
+            first = 1 if driver.outside == "hold" else 0  # its value before the first point is that at it
+            if driver.jumps and driver.points > first:
+                times = as_array(difference(driver.ts, t0, dtype), dtype)
+                shape = (driver.points - first,)
+                found.append(times[first:] if not isinstance(times, jax.ShapeDtypeStruct) else jax.ShapeDtypeStruct(shape, dtype))
+        return found
+
+
+NO_DRIVERS = Drivers((), None)
+
+
+def read_drivers(drivers: PyTree, t0: Any, t1: Any) -> Drivers:
+    """The drivers of a solve; those that jump with all points that they come to written out.
+
+    Raises TypeError for what is no driver; ValueError for one that is wrong.
+    """
+    if drivers is None:
+        return NO_DRIVERS
+    found, structure = jax.tree.flatten(drivers, is_leaf=lambda one: isinstance(one, Driver))
+    for driver in found:
+        if not isinstance(driver, Driver):
+            raise TypeError(
+                f"drivers has {driver!r:.80} of type {type(driver).__name__}: expected a pytree of jax_cubie.Driver(ts, values)"
+            )
+        driver.check()
+    return Drivers(tuple(_written_out(driver, t0, t1) if driver.jumps else driver for driver in found), structure)
+
+
+def _written_out(driver: Driver, t0: Any, t1: Any) -> Driver:
+    """A driver of the kind "previous" with a time for each point, over all periods that lie between t0 and t1."""
+    ts, values = _times(driver), driver.values
+    if driver.outside != "periodic":
+        return Driver(ts, values, driver.kind, driver.outside)
+    known = [concrete(one) for one in (ts, t0, t1)]
+    if any(one is None for one in known):
+        raise ValueError(
+            "Driver(kind='previous', outside='periodic') jumps at times that have to be known, and of its times, t0 and t1 one is "
+            "traced: repeat its points as often as they are needed, with outside='hold'"
+        )
+    times, *ends = (one.astype(np.float64) for one in known)
+    period = times[-1] - times[0]
+    first, last = (int(np.floor((end - times[0]) / period)) for end in (min(ends), max(ends)))
+    count = last - first + 1
+    starts = times[:-1] + period * np.arange(first, last + 1)[:, None]
+    ts = np.append(starts.reshape(-1), times[0] + period * (last + 1))
+
+    def repeated(leaf: Any) -> Any:
+        return jnp.concatenate([jnp.tile(jnp.asarray(leaf[:-1]), (count, *(1,) * (len(leaf.shape) - 1))), leaf[-1:]])
+
+    return Driver(ts, jax.tree.map(repeated, values), driver.kind, "hold")
+
+
+def _times(driver: Driver) -> Any:
+    if driver.ts is not None:
+        return driver.ts
+    numbers = np.arange(driver.points)
+    known = [concrete(one) for one in (driver.t0, driver.dt)]
+    if all(one is not None for one in known):
+        start, width = (one.astype(np.float64) for one in known)
+        return start + width * numbers
+    if any(isinstance(one, jax.ShapeDtypeStruct) for one in (driver.t0, driver.dt)):
+        return jax.ShapeDtypeStruct((driver.points,), jnp.result_type(float))
+    return driver.t0 + driver.dt * numbers
