@@ -184,7 +184,6 @@ def make_request(
             "of: save at t0, t1 or the ends of steps, without summaries that look between these, or take a method that has, as "
             "'rodas5p' or 'rodas4'"
         )
-    parts += [] if schedule is None else [Jumps.of(schedule)]
     _refuse_named_ends(parts, controller, settings["controller"])
     problem = Problem(
         functions=functions.by_platform,
