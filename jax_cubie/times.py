@@ -163,9 +163,12 @@ def _behind(offsets: Any, right: Any, span: Any) -> Any:
         return offsets
     forwards = jnp.where(jnp.asarray(span) < 0, -1, 1).astype(offsets.dtype)
     known = jax.lax.stop_gradient(offsets)
-    following = jnp.where(known == 0, forwards * jnp.finfo(known.dtype).tiny, jnp.nextafter(known, forwards * jnp.inf))
-    moved = offsets + (following - known)
-    return jnp.where(right & (offsets != span), moved, offsets)
+    return jnp.where(right & (offsets != span), offsets + (next_time(known, forwards) - known), offsets)
+
+
+def next_time(offset: Any, forwards: Any = 1) -> Any:
+    """The next time since t0 that there is, in the direction 1 or -1."""
+    return jnp.where(offset == 0, forwards * jnp.finfo(offset.dtype).tiny, jnp.nextafter(offset, forwards * jnp.inf))
 
 
 def _check_span(t0: Any, t1: Any, span: Any, dtype: str) -> None:

@@ -2,7 +2,7 @@
 that are known."""
 
 from .dose_tables import DoseTable, read_dose_table
-from .doses import AnyDoses, Doses, Resets, read_doses, schedule_of
+from .doses import AnyDoses, Doses, Resets, apart, read_doses, schedule_of
 from .drivers import Driver
 from .jumps import Jumps, Schedule, read_jumps
 from .reading import NO_DRIVERS, Drivers, read_drivers
@@ -19,6 +19,7 @@ __all__ = [
     "Resets",
     "Schedule",
     "Tables",
+    "apart",
     "make_tables",
     "read_dose_table",
     "read_doses",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import equinox as eqx
@@ -21,7 +21,7 @@ from jaxtyping import Array, Int, PyTree, Real
 from ..foreign_names import front_door
 from ..printing import as_document, describe_call
 from ..settings import concrete, refuse_tracer
-from ..times import padded_offsets
+from ..times import next_time, padded_offsets
 from .jumps import Schedule
 
 _LAST = np.iinfo(np.int32).max  # the place in a table of what stands in none
@@ -218,6 +218,54 @@ def schedule_of(schedules: Sequence[AnyDoses], y0: Any, state: Any, t0: Any, t1:
         shapes: Any = eqx.filter_eval_shape(arrays, *leaves)
         return Schedule(*shapes, infused=infused)
     return Schedule(*arrays(*leaves), infused=infused)
+
+
+def apart(schedule: Schedule, saved: Mapping[str, tuple[Any, Any]], t0: Any, span: Any) -> tuple[Schedule, dict[str, Any]]:
+    """The schedule and the times to save, since t0, where the solve is differentiated by them: with as little as there can be
+    between jumps of one time, and between t0 and those at it.
+
+    Each of them may move by itself. What a kernel does at once, or in front of all steps, moves together, or has no time that
+    could be moved; behind a step of almost no size it has. saved: by their names, such times, and booleans which of them are
+    behind jumps of their time (None: none). t0, span: arrays in the solve's dtype.
+    """
+    offsets = {name: times for name, (times, _) in saved.items()}
+    right = {name: np.zeros(times.shape, bool) if behind is None else behind for name, (times, behind) in saved.items()}
+    if any(isinstance(value, jax.ShapeDtypeStruct) for value in jax.tree.leaves((schedule.times, offsets, right, t0, span))):
+        return schedule, offsets
+    times, offsets = _apart(schedule.times, offsets, right, t0, span)
+    return dataclasses.replace(schedule, times=times), offsets
+
+
+# What is between two: of the time, and of the smallest normal number, whose inverse is far from the largest. Functions that
+# jump are given times which are two units in the last place away from jumps.
+_GAP, _TINIES = 6, 2.0**20
+
+
+@jax.custom_jvp
+def _apart(times: Any, offsets: Any, right: Any, t0: Any, span: Any) -> Any:
+    return times, offsets
+
+
+@_apart.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    times, offsets, right, t0, span = primals
+    kind, known = jnp.finfo(times.dtype), jax.lax.stop_gradient(times)
+    there = jnp.isfinite(known)
+    gaps = jnp.where(there, _GAP * kind.eps * (jnp.abs(t0) + jnp.abs(known)) + _TINIES * kind.tiny, 0)
+    # By the largest of those before, less all gaps up to them: it is 0 where a time is far enough behind the one before.
+    less = known - jnp.cumsum(gaps)
+    put = jnp.maximum(jax.lax.cummax(jnp.maximum(less, 0)) - less, 0)
+    put = jax.lax.stop_gradient(jnp.where(there & (known + put < span), put, 0))
+    moved, points = _apart(times, offsets, right, t0, span)
+
+    def behind_all(name: str) -> Any:
+        """What is saved behind jumps of a time is so behind the last of them."""
+        point, number = points[name], jnp.searchsorted(known, offsets[name], side="right") - 1
+        behind = next_time((known + put)[number])
+        late = right[name] & (number >= 0) & (offsets[name] < behind) & (behind < span)
+        return point + jax.lax.stop_gradient(jnp.where(late, behind - offsets[name], 0))
+
+    return (moved + put, {name: behind_all(name) for name in offsets}), (tangents[0], tangents[1])
 
 
 def component_of(into: Callable[[PyTree], Any], state: Any) -> int:

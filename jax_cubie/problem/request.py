@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from ..buffers import BufferRegistry
 from ..controllers import Controller
 from ..foreign_names import instead_of_saveat
-from ..inputs import Jumps, read_doses, read_drivers, read_jumps, schedule_of
+from ..inputs import Jumps, apart, read_doses, read_drivers, read_jumps, schedule_of
 from ..linear import LinearSettings
 from ..loop import Part
 from ..loop.checkpoints import windows_for
@@ -127,6 +127,9 @@ def make_request(
     schedule = read_jumps({"jump_ts": jump_ts, "step_ts": step_ts}, t0, t1, state.dtype, found.jumps(t0, state.dtype))
     if given := read_doses(doses):
         schedule = schedule_of(given, values["y0"], state, t0, t1, None if schedule is None else schedule.times)
+        points = {numbered("offsets", number): save.side for number, save in saves.items() if save.points}
+        schedule, offsets = apart(schedule, {name: (values[name], side) for name, side in points.items()}, times.t0, times.span)
+        values |= offsets
     if schedule is not None:
         values |= schedule.operands
     for component in solver.components:

@@ -137,6 +137,72 @@ def test_second_derivatives():
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), found, expected)
 
 
+@pytest.mark.parametrize("method", ["tsit5", "rodas5p", "radau_iia_5"])
+@pytest.mark.parametrize("duration", [None, 2.9])
+def test_derivatives_by_the_time_of_a_dose_at_the_start(method, duration):
+    """As it is given later; the solve itself, without a derivative by that, gives it in front of all steps."""
+
+    def solved(lag, gone):
+        doses = Doses(0.0, 10.0, into=blood, lag=lag, duration=duration)
+        return run(doses, {**K, "gone": gone}, method=method, saveat=SaveAt(t0=True, ts=TIMES[1:])).ys["blood"]
+
+    def closed_form(lag, gone):
+        return by_superposition(TIMES, gone, lag + np.zeros(1), np.array([10.0]), np.array([duration or 0.0]))
+
+    (by_lag, by_rate), (expected, other) = (
+        jax.jit(jax.jacfwd(closed_form, (0, 1)))(0.0, K["gone"]), jax.jit(jax.jacrev(solved, (0, 1)))(0.0, K["gone"])
+    )  # fmt: skip
+    np.testing.assert_allclose(expected, by_lag, atol=1e-6)
+    np.testing.assert_allclose(other, by_rate, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(jax.jacfwd(solved))(0.0, K["gone"]), by_lag, atol=1e-6)
+    assert_same_bits(solved(0.0, K["gone"]), jax.jvp(lambda gone: solved(0.0, gone), (K["gone"],), (1.0,))[0])
+
+
+@pytest.mark.parametrize("at", [(2.0, 0.0), (2.0, 2.0), (1.5, 0.5)])
+def test_derivatives_by_numbers_that_move_doses_of_one_time(at):
+    """The end of an infusion is the beginning of the next, and a dose comes at the same time: each moves by itself."""
+    ts, saved = 2.0 * np.arange(4), np.array([1.0, 3.3, 7.3])
+
+    def solved(duration, lag):
+        doses = Doses(ts, 10.0, into=blood, duration=duration), Doses(ts, 3.0, into=blood, lag=lag)
+        return run(doses, saveat=SaveAt(ts=saved)).ys["blood"]
+
+    def closed_form(duration, lag):
+        slow = by_superposition(saved, K["gone"], ts, 10.0 * np.ones(4), duration * jnp.ones(4))
+        return slow + by_superposition(saved, K["gone"], ts + lag, 3.0 * np.ones(4), np.zeros(4))
+
+    expected = jax.jit(jax.jacfwd(closed_form, (0, 1)))(*at)
+    for derivative in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_allclose(jax.jit(derivative(solved, (0, 1)))(*at), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_what_is_saved_where_doses_come_together(side):
+    """Before or behind all of them, also where the solve is differentiated by their times."""
+
+    def solved(lag):
+        doses = tuple(Doses([0.0, 2.0], amount, into=blood, lag=lag) for amount in (3.0, 4.0, 5.0))
+        return run(doses, saveat=SaveAt(ts=[0.0, 2.0, 4.0], side=side)).ys["blood"]
+
+    given = 12.0 * np.exp(-0.1 * np.array([0.0, 2.0, 4.0]))
+    expected = given + np.array([0.0, 12.0, given[1]]) if side == "right" else np.array([0.0, given[1], given[2] + given[1]])
+    for values in (solved(0.0), jax.jvp(solved, (0.0,), (1.0,))[0]):
+        np.testing.assert_allclose(values, expected, rtol=1e-7)
+
+
+def test_derivatives_by_an_interval():
+    """The first dose is at t0, whatever the interval is."""
+
+    def solved(interval):
+        return run(Doses(0.0, 10.0, into=blood).repeat(interval, 3)).ys["blood"]
+
+    def closed_form(interval):
+        return by_superposition(TIMES, K["gone"], interval * np.arange(4), 10.0 * np.ones(4), np.zeros(4))
+
+    for derivative in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_allclose(jax.jit(derivative(solved))(7.0), jax.jit(jax.jacfwd(closed_form))(7.0), atol=1e-6)
+
+
 def test_derivatives_through_a_reset():
     """By y0 and what was given before, none but what is saved before; y0 comes back at the reset."""
 
