@@ -457,8 +457,8 @@ class _Writer:
                 b.put(result=where(b.get("result").equals(_SUCCESSFUL), code, b.get("result")))
 
     def landed(self, b: Body) -> Scalar:
-        # One that is taken again for the sake of tangents alone counts for nothing.
-        again = b.get("cut") & b.get("exact") if self._cuts and b.moving else None
+        # One that is taken again, to end a little elsewhere or for the sake of tangents, counts for nothing.
+        again = b.get("cut") & b.get("exact") if self._cuts else None
         taken = b.get("turn") - b.get("first")
         b.counter("steps").add((taken if again is None else where(again, 0, taken)).value)
         if self._recording is not None and self._one_size:

@@ -8,7 +8,8 @@ Takahashi, An enhancement of the bisection method average performance preserving
 
 Where that is an event that changes the state, ends the lane or is kept, the step is taken once more, to end there; where it
 then turns out that another such event is inside of it, too, it happens at its end. All others are counted, and looked for
-behind.
+behind. Values between steps have rounding and errors of their own, so at the end of that step the time is corrected by
+Newton's method, and the step taken again, until time does not resolve more.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 _PARTS = 16
 # In the resolution of time, how near to its zero a condition at the beginning of a leg may be to count as being there.
 _STANDING = 16.0
+# So often is the time of an event corrected at most.
+_MOST_CORRECTIONS = 3
 # So many legs of no length, one behind the other, end a lane.
 _MOST_RAPID = 32
 _SCAN, _REFINE, _CONFIRM, _OVER = 0, 1, 2, 3
@@ -42,9 +45,9 @@ _SCAN, _REFINE, _CONFIRM, _OVER = 0, 1, 2, 3
 def build_hooks(lane: Lane, events: Events) -> Hooks:
     """The places of events in the loop."""
     search = _Search(lane, events)
-    for name in ("events_fired", "events_rapid", "events_level"):
+    for name in ("events_fired", "events_before", "events_rapid", "events_level", "events_corrected"):
         lane.cell(name, "int32")
-    for name in ("events_end", "events_wrong"):
+    for name in ("events_end", "events_wrong", "events_vague"):
         lane.cell(name, "bool")
     if search.beside:
         lane.cell("events_beside", "int32")
@@ -57,10 +60,12 @@ def build_hooks(lane: Lane, events: Events) -> Hooks:
 
 
 class _Search:
-    """Writes them. Cells: events_fired, a bit for each event at which the step ends; events_rapid, legs of no length;
+    """Writes them. Cells: events_fired, a bit for each event at which the step ends; events_before, those at which the leg
+    began; events_rapid, legs of no length;
     events_end, whether the lane ends at the end of the step; events_wrong, whether a condition was no number. Of each condition
     event_side, what it was in front of the step (its sign is the side), and event_change, how fast it changed there.
-    events_beside, a bit for each event at the time of those at which the step ends that is only counted.
+    events_beside, a bit for each event at the time of those at which the step ends that is only counted; events_corrected, how
+    often their time was; events_vague, whether a condition has left its zero, rather than come to it, on the side where it was.
 
     Where the state has tangents the step that ends at an event is taken once for each of their levels more: of the tangents of
     the conditions at that time come those of the time (the implicit function theorem), and with these it is taken again.
@@ -80,7 +85,8 @@ class _Search:
     # --- The places in the loop
 
     def start(self, b: Body) -> None:
-        b.put(events_fired=0, events_rapid=0, events_level=0, events_end=False, events_wrong=False)
+        b.put(events_fired=0, events_before=0, events_rapid=0, events_level=0, events_corrected=0)
+        b.put(events_end=False, events_wrong=False, events_vague=False)
         if self.beside:
             b.put(events_beside=0)
         for name, _ in self._events.remembered[1:]:
@@ -104,7 +110,7 @@ class _Search:
             b.put(**{side(number): before, changing(number): change})
         for number in self._bools:
             b.put(**{side(number): self._value(b, number)})
-        b.put(events_fired=0, events_level=0)
+        b.put(events_fired=0, events_level=0, events_corrected=0)
         if self.beside:
             b.put(events_beside=0)
 
@@ -112,8 +118,11 @@ class _Search:
         """Looks at the step; the time at which it should have ended, or infinity."""
         self._evaluate(b, step.end, b.buf.proposed_state, self._method.end_rhs(b))
         found, exact = b.variable(b.real(float("inf"))), b.get("exact")
+        counts = {counted(number): b.get(counted(number)) for number in range(self._count)}
+        sides = {side(number): b.get(side(number)) for number in self._real}
         if self._real:
-            with b.when(self._suspicious(b, step)):
+            suspicious = self._suspicious(b, step)
+            with b.when(suspicious & ~exact if self._cutting == self._real else suspicious):
                 found.set(self._search(b, step, exact).value)
         sooner = b.scalar(found.get()) < float("inf")
         for number, kind in enumerate(self._kinds):
@@ -122,13 +131,27 @@ class _Search:
                 with b.when(more & ~self._fires(b, number)):
                     found.set(step.end.value)
                     b.put(events_fired=b.get("events_fired") | (1 << number))
+        if self._cutting:
+            corrected = self._corrected(b, step)
+            with b.when(exact & (corrected < float("inf"))):
+                found.set(corrected.value)
+                b.put(events_corrected=b.get("events_corrected") + 1)
         if self._orders:
-            with b.when(exact & (b.get("events_level") < b.lane.problem.depth) & ~self._of_time(b).equals(0)):
+            missing = (b.get("events_level") < b.lane.problem.depth) & ~self._of_time(b).equals(0)
+            with b.when(exact & ~(b.scalar(found.get()) < float("inf")) & missing):
                 self._find_tangents(b, step)
                 found.set(step.end.value)
         else:
             b.put(events_level=0)
         again = b.scalar(found.get()) < float("inf")
+        with b.when(again):  # all of it is looked at once more
+            b.put(**counts, **sides)
+        vague = b.scalar(False, "bool")
+        for number in self._cutting:
+            before = b.get(side(number))
+            leaves = _alike(before, self._value(b, number)) & _alike(before, self._change(b, number))
+            vague = vague | (leaves & self._fires(b, number))
+        b.put(events_vague=vague)
         for number, kind in enumerate(self._kinds):
             if kind.cuts:
                 happens = exact & self._fires(b, number)
@@ -142,7 +165,7 @@ class _Search:
                 self._happen(b, step.end, number, b.buf.proposed_state)
         for number in self._real:
             before, value = b.get(side(number)), self._value(b, number)
-            before = where(~again & (before * value > 0.0), value, before)
+            before = where(~again & _alike(before, value), value, before)
             b.put(**{side(number): before, changing(number): where(again, b.get(changing(number)), self._change(b, number))})
         for number in self._bools:
             b.put(**{side(number): where(again, b.get(side(number)), self._value(b, number))})
@@ -159,7 +182,7 @@ class _Search:
         """Whether a condition has changed its side in a step that ends at another event, or does so as soon as one can tell."""
         before, value = b.get(side(number)), self._value(b, number)
         _, event = self._is_beyond(b, number, value)
-        ahead = (before * value > 0.0) & (before * self._change(b, number) < 0.0) & self._may_cross(b, number)
+        ahead = _alike(before, value) & _alike(before, -self._change(b, number)) & self._may_cross(b, number)
         return event | (ahead & (abs(value) <= self._resolution(b, number, step.end)))
 
     def _resolution(self, b: Body, number: int, time: Scalar) -> Scalar:
@@ -200,9 +223,14 @@ class _Search:
 
     def corner(self, b: Body, time: Scalar) -> Scalar:
         """What events change, in their order."""
-        rapid = (time - b.get("leg")) <= 64.0 * self._eps * time
-        rapid = where(rapid & ~b.get("events_fired").equals(0), b.get("events_rapid") + 1, 0)
-        b.put(events_rapid=rapid)
+        length, fired = time - b.get("leg"), b.get("events_fired")
+        rapid = (length <= 64.0 * self._eps * time) & ~fired.equals(0)
+        # Behind an event its condition goes to the other side, unless what changed the state was too little to take it there,
+        # or it comes back before values between steps can tell.
+        at_once = (length <= 2.0 * self._eps * time) & ~(fired & b.get("events_before")).equals(0)
+        at_once = at_once | (rapid & b.get("events_vague"))
+        number_rapid = where(at_once, _MOST_RAPID + 1, where(rapid, b.get("events_rapid") + 1, 0))
+        b.put(events_rapid=number_rapid, events_before=fired)
         for number, kind in enumerate(self._kinds):
             if not kind.affects:
                 continue
@@ -211,7 +239,7 @@ class _Search:
                 b.call(f"affect{number}", y=b.buf.state, out=b.buf.event_state, **b.instant(since_t0))
                 b.each(lambda index: b.buf.state.store(index, b.buf.event_state.load(index)))
         code = b.scalar(CODES["successful"], "int32")
-        return where(rapid > _MOST_RAPID, CODES["events_accumulate"], code)
+        return where(number_rapid > _MOST_RAPID, CODES["events_accumulate"], code)
 
     def end(self, b: Body, result: Scalar) -> Scalar:
         for number, kind in enumerate(self._kinds):
@@ -289,10 +317,8 @@ class _Search:
     def _search(self, b: Body, step: Step, exact: Scalar) -> Scalar:
         """The time of the first event that ends the step. Others in front of it are counted, unless there is one: then they are
         counted in the step that ends there."""
-        counts = {counted(number): b.get(counted(number)) for number in range(self._count)}
-        sides = {number: b.get(side(number)) for number in self._real}
         for number in self._real:
-            b.buf.event_trial.store(self._count + number, sides[number].value)
+            b.buf.event_trial.store(self._count + number, b.get(side(number)).value)
         size, start = b.scalar(b.direction) * step.size, b.scalar(b.direction) * step.start
         self._method.prepare_between(b, start.value, size.value)
         eps = b.scalar(self._eps)
@@ -321,10 +347,18 @@ class _Search:
         b.repeat_while(lambda: state.integer("mode") < _OVER, look)
         found = state.real("found")
         with b.when(found < float("inf")):
-            b.put(**counts)
-            b.put(**{side(number): value for number, value in sides.items()})
             b.put(**{f"goal_{order}": 0 for order in self._orders})
         return found
+
+    def _corrected(self, b: Body, step: Step) -> Scalar:
+        """The time of the first of the events at which a step ends, by its condition there; infinity where it is as good."""
+        moved = b.scalar(0.0)
+        for number in reversed(self._cutting):
+            moved = where(self._fires(b, number), -(self._value(b, number) / self._change(b, number)), moved)
+        time = least(step.end + moved, b.scalar(b.direction) * b.number("span"))
+        near = (abs(moved) <= step.size / _PARTS) & (time > step.start)
+        more = ~time.equals(step.end) & (b.get("events_corrected") < _MOST_CORRECTIONS)
+        return where(near & more, time, float("inf"))
 
     def _time(self, b: Body, step: Step, theta: Scalar) -> Scalar:
         """That of a fraction of the step: later than its beginning, no later than its end."""
@@ -359,7 +393,7 @@ class _Search:
             return state.exact
         if not self.beside:
             return b.scalar(False, "bool")
-        return state.exact & self._is_beside(b, number) & (state.integer("part") >= _PARTS)
+        return state.exact & self._is_beside(b, number) & (state.integer("part") >= state.integer("parts"))
 
     def _counts(self, b: Body, state: _Variables, number: int) -> Scalar:
         """Whether a crossing is an event that is looked for."""
@@ -490,6 +524,11 @@ class _Ends:
         moved = size * (abs(self.was) + abs(self.change))
         unlike = abs(self.value - self.before - 0.5 * size * (self.was + self.change))
         self.hiding = (moved > abs(self.before) + abs(self.value)) & (8.0 * unlike > moved)
+
+
+def _alike(one: Scalar, other: Scalar) -> Scalar:
+    """Whether both are above 0, or below it; their product might be too small to be told from 0."""
+    return ((one > 0.0) & (other > 0.0)) | ((one < 0.0) & (other < 0.0))
 
 
 def _power_of_half(b: Body, turns: Scalar) -> Scalar:
