@@ -153,13 +153,13 @@ class Driver(eqx.Module):
 
 
 def _read_values(values: Any) -> PyTree:
-    if isinstance(values, (list, tuple)) and values and all(_is_scalar(one) for one in values):
-        return _array("values", values)
-    return jax.tree.map(lambda leaf: _array("values", leaf), values)
+    return jax.tree.map(lambda leaf: _array("values", leaf), values, is_leaf=_is_list)
 
 
-def _is_scalar(value: Any) -> bool:
-    return is_number(value) and np.shape(value) == ()
+def _is_list(values: Any) -> bool:
+    """Whether it is a list of numbers, or of such lists."""
+    inner = values if isinstance(values, (list, tuple)) else ()
+    return bool(inner) and all(_is_list(one) or (is_number(one) and np.shape(one) == ()) for one in inner)
 
 
 def _array(name: str, given: Any) -> Any:
