@@ -102,8 +102,8 @@ class Driver(eqx.Module):
         if (wrong := np.flatnonzero(np.diff(known) <= 0)).size:
             place = int(wrong[0])
             raise ValueError(
-                f"Driver's ts is not increasing: {known[place]} at [{place}] is followed by {known[place + 1]}; sort the points "
-                "by their times, and leave one of each"
+                f"Driver's ts is not increasing: {known[place]} at [{place}] is followed by {known[place + 1]}; sort the "
+                "points by their times, and leave one of each"
             )
 
     def _check_values(self) -> None:
@@ -136,8 +136,8 @@ class Driver(eqx.Module):
         allowed = _ROUNDINGS * np.finfo(kind).eps * np.max(np.abs(known), initial=0)
         if not np.all(np.abs(known[-1].astype(kind) - known[0]) <= allowed):
             raise ValueError(
-                f"{name} begins with {known[0]} and ends with {known[-1]}, and outside='periodic' goes from its last point to the "
-                "first at once: add a last point that is like the first, a period later"
+                f"{name} begins with {known[0]} and ends with {known[-1]}, and outside='periodic' goes from its last point to "
+                "the first at once: add a last point that is like the first, a period later"
             )
 
     def _check_even(self) -> None:

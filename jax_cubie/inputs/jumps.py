@@ -48,9 +48,7 @@ class Schedule:
         return {name: array for name, array in given.items() if array is not None}
 
 
-def read_jumps(
-    given: Mapping[str, Any], t0: Any, t1: Any, dtype: str, others: Sequence[Any] = ()
-) -> Schedule | None:
+def read_jumps(given: Mapping[str, Any], t0: Any, t1: Any, dtype: str, others: Sequence[Any] = ()) -> Schedule | None:
     """The schedule of times at which steps end, by the names under which they were given; None where there are none. others:
     more of them, counted from t0, of which those before t0 don't matter.
 

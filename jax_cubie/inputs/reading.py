@@ -33,9 +33,9 @@ class Drivers:
         for driver in self.leaves:
             first = 1 if driver.outside == "hold" else 0  # its value before the first point is that at it
             if driver.jumps and driver.points > first:
-                times = as_array(difference(driver.ts, t0, dtype), dtype)
-                shape = (driver.points - first,)
-                found.append(times[first:] if not isinstance(times, jax.ShapeDtypeStruct) else jax.ShapeDtypeStruct(shape, dtype))
+                times, shape = as_array(difference(driver.ts, t0, dtype), dtype), (driver.points - first,)
+                is_shape = isinstance(times, jax.ShapeDtypeStruct)
+                found.append(jax.ShapeDtypeStruct(shape, times.dtype) if is_shape else times[first:])
         return found
 
 
@@ -64,11 +64,11 @@ def _written_out(driver: Driver, t0: Any, t1: Any) -> Driver:
     ts, values = _times(driver), driver.values
     if driver.outside != "periodic":
         return Driver(ts, values, driver.kind, driver.outside)
-    known = [concrete(one) for one in (ts, t0, t1)]
-    if any(one is None for one in known):
+    known = [one for one in map(concrete, (ts, t0, t1)) if one is not None]
+    if len(known) < 3:
         raise ValueError(
-            "Driver(kind='previous', outside='periodic') jumps at times that have to be known, and of its times, t0 and t1 one is "
-            "traced: repeat its points as often as they are needed, with outside='hold'"
+            "Driver(kind='previous', outside='periodic') jumps at times that have to be known, and of its times, t0 and t1 one "
+            "is traced: repeat its points as often as they are needed, with outside='hold'"
         )
     times, *ends = (one.astype(np.float64) for one in known)
     period = times[-1] - times[0]
@@ -87,10 +87,9 @@ def _times(driver: Driver) -> Any:
     if driver.ts is not None:
         return driver.ts
     numbers = np.arange(driver.points)
-    known = [concrete(one) for one in (driver.t0, driver.dt)]
-    if all(one is not None for one in known):
-        start, width = (one.astype(np.float64) for one in known)
-        return start + width * numbers
+    known = [one.astype(np.float64) for one in map(concrete, (driver.t0, driver.dt)) if one is not None]
+    if len(known) == 2:
+        return known[0] + known[1] * numbers
     if any(isinstance(one, jax.ShapeDtypeStruct) for one in (driver.t0, driver.dt)):
         return jax.ShapeDtypeStruct((driver.points,), jnp.result_type(float))
     return driver.t0 + driver.dt * numbers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -66,9 +66,10 @@ def make_tables(drivers: Drivers, t0: Any, dtype: str, name: Callable[[int], str
 
 @dataclasses.dataclass(frozen=True)
 class _Table:
-    """A driver. values, slopes: the names of its leaves, and of their derivatives at the points, by the time, or where the points
-    are even by their number; slopes is empty where there are none. rates: where they are not even, the name of one over each
-    interval's length, [points - 1]."""
+    """A driver. values, slopes: the names of its leaves, and of their derivatives at the points, by the time or, where points
+    are even, by their number; no slopes where none are needed. rates: the name of one over the lengths of intervals that are
+    not even, [points - 1].
+    """
 
     driver: Driver
     cursor: Cursor
@@ -88,6 +89,7 @@ class _Table:
 
     @property
     def windows(self) -> tuple[Window, ...]:
+        """What functions are handed of it."""
         rows = dict.fromkeys((*self.values, *self.slopes), 1 if self.driver.jumps else 2)
         if self.cursor.times is not None and self.rates is not None:
             rows |= {self.cursor.times: 2 if self.slopes else 1, self.rates: 1}
@@ -95,45 +97,49 @@ class _Table:
 
     def at(self, t: Any, values: Mapping[str, Any]) -> PyTree:
         """Its values at a time since t0."""
+        passed, outside = self._passed(t, values)
         if self.driver.jumps:
-            passed = t - values[self.cursor.origin]
-            outside = (passed < 0) | (passed > values[self.cursor.length])
-            return self._leaves([values[name][0] for name in self.values], outside)
-        part, width, outside = self._place(t, values)
-        leaves = []
-        for number, name in enumerate(self.values):
-            start, end = values[name]
-            rise = end - start
-            if self.slopes:
-                first, last = values[self.slopes[number]]
-                first, last = (first, last) if width is None else (width * first, width * last)
-                rise = first + part * (3 * rise - 2 * first - last + part * (first + last - 2 * rise))
-            leaves.append(start + part * rise)
-        return self._leaves(leaves, outside)
-
-    def _leaves(self, leaves: Sequence[Any], outside: Any) -> PyTree:
+            leaves = [values[name][0] for name in self.values]
+        else:
+            leaves = self._between(*self._part(passed, values), values)
         if self.driver.outside == "nan":
             leaves = [jnp.where(outside, jnp.nan, leaf) for leaf in leaves]
         return jax.tree.unflatten(jax.tree.structure(self.driver.values), leaves)
 
-    def _place(self, t: Any, values: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-        """Which part of the interval lies behind a time since t0, the length of the interval (None: 1), and whether the time is
-        outside of the table. As `loop.cursors.find` has it, so that what both compute is computed once."""
-        cursor, origin, rate = self.cursor, values[self.cursor.origin], values[self.cursor.rate]
+    def _passed(self, t: Any, values: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Where in the table a time since t0 stands, and whether that is outside. In the very words of `loop.cursors.find`, so
+        that a compiler finds what both compute."""
+        cursor, slack = self.cursor, 0.0
         if cursor.length is None:
-            passed, length, slack = t * rate + origin, cursor.points - 1.0, _ROUNDINGS * cursor.points * np.finfo(t.dtype).eps
+            passed, length = t * values[cursor.rate] + values[cursor.origin], cursor.points - 1.0
+            slack = _ROUNDINGS * cursor.points * float(np.finfo(t.dtype).eps)
         else:
-            passed, length, slack = t - origin, values[cursor.length], 0
+            passed, length = t - values[cursor.origin], values[cursor.length]
         outside = (passed < -slack) | (passed > length + slack)
         if cursor.periodic:
             passed = passed - values[cursor.turns] * length
         elif self.driver.outside == "hold":
             passed = jnp.where(passed >= 0, jnp.where(passed <= length, passed, length), 0)
-        if cursor.times is None or self.rates is None:
-            return passed - values[cursor.name].astype(t.dtype), None, outside
-        times = values[cursor.times]
-        width = times[1] - times[0] if self.slopes else None
-        return (passed - times[0]) * values[self.rates][0], width, outside
+        return passed, outside
+
+    def _part(self, passed: Any, values: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Which part of the interval lies behind, and how long the interval is, in units of what slopes are by."""
+        if self.cursor.times is None or self.rates is None:
+            return passed - values[self.cursor.name].astype(passed.dtype), 1
+        times = values[self.cursor.times]
+        return (passed - times[0]) * values[self.rates][0], times[-1] - times[0]
+
+    def _between(self, part: Any, width: Any, values: Mapping[str, Any]) -> list[Any]:
+        """The polynomial through the values at both ends, and with the slopes there."""
+        leaves = []
+        for number, name in enumerate(self.values):
+            start, end = values[name]
+            rise = end - start
+            if self.slopes:
+                first, last = (width * slope for slope in values[self.slopes[number]])
+                rise = first + part * (3 * rise - 2 * first - last + part * (first + last - 2 * rise))
+            leaves.append(start + part * rise)
+        return leaves
 
 
 def _arrays(driver: Driver, t0: Any, dtype: str) -> dict[str, Any]:
@@ -145,10 +151,12 @@ def _arrays(driver: Driver, t0: Any, dtype: str) -> dict[str, Any]:
         filled = dict(enumerate(leaves)) | dict(zip(places, traced, strict=True))
         given, start = jax.tree.unflatten(structure, list(filled.values()))
         known = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given))
+        if given.jumps:
+            return _jumping(given, start, dtype)
         # What is known is not computed again each time.
         with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
-            found = {} if given.jumps else _even(given, dtype) if given.ts is None else _uneven(given, dtype)
-        return _jumping(given, start, dtype) if given.jumps else {"origin": _origin(given, start, dtype), **found}
+            found = _even(given, dtype) if given.ts is None else _uneven(given, dtype)
+        return {"origin": _origin(given, start, dtype), **found}
 
     return jax.eval_shape(computed, *(leaves[place] for place in places)) if places else computed()
 
@@ -165,6 +173,7 @@ def _even(driver: Driver, dtype: str) -> dict[str, Any]:
 
 
 def _uneven(driver: Driver, dtype: str) -> dict[str, Any]:
+    assert driver.ts is not None
     times = as_array(difference(driver.ts, driver.ts[0], dtype), dtype)
     widths, length = jnp.diff(times), times[-1]
     rate = jax.lax.stop_gradient(driver.points / length)
@@ -184,8 +193,8 @@ def _jumping(driver: Driver, t0: Any, dtype: str) -> dict[str, Any]:
 
 def _buckets(times: Any, rate: Any, behind_last: int = 0) -> Any:
     """The first interval that each bucket has to do with, and behind them the last one of all: int32 [points + 1]. A time's
-    bucket is the product with `rate`, rounded down: of later times no earlier bucket, also as products are rounded. behind_last:
-    whether there is an interval behind the last point, 1 or 0."""
+    bucket is the product with `rate`, rounded down: of later times no earlier bucket, also as products are rounded.
+    behind_last: 1 where there is an interval behind the last point, or 0."""
     points = len(times)
     own = jnp.clip(jnp.floor(times * rate), 0, points - 1).astype(jnp.int32)
     behind = jnp.searchsorted(own, jnp.arange(points + 1, dtype=jnp.int32), side="left")

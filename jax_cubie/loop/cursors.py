@@ -1,8 +1,8 @@
 """Cursors: in which interval of a table a time lies. Functions of the user's are handed rows of the table from there on.
 
-Where the points are even, that is a product. Where they are not, the range of the table is divided into as many even buckets, and
-of each is known which intervals it has to do with: most often one or two, between which a comparison decides. So it takes the same
-however far a step goes, and depends on the time alone: no lane has to remember where it was, forwards or backwards.
+Where the points are even, that is a product. Where they are not, the range of the table is divided into as many even buckets,
+and of each is known which intervals it has to do with: most often one or two, between which a comparison decides. So it takes
+the same however far a step goes, and depends on the time alone: no lane has to remember where it was, forwards or backwards.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Cursor:
 
     points: of the table. The rest are operands. With even points a time t since t0 stands at rate * t + origin, in intervals.
     Otherwise it does at t - origin, in units of time: origin is the time of the first point; `times` [points] are all of them,
-    from the first on, length the last of these, rate the number of buckets in a unit of time, and buckets [points + 1] the first
-    intervals that they have to do with, int32; with the next one's the last.
+    counted from the first; length is the last of these, rate the number of buckets in a unit of time; and buckets [points + 1]
+    are the first intervals that they have to do with, int32, of which the next one's is the last.
 
-    from_t0: the times are counted from t0, as the jumps that steps end on, so that both are compared to the bit; and there is an
-    interval behind the last point, too.
+    from_t0: the times are counted from t0, as the jumps that steps end on, so that both are compared to the bit; and there is
+    an interval behind the last point, too.
     """
 
     name: str

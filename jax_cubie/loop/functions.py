@@ -151,7 +151,7 @@ class FunctionCode:
         emit_program(emitter, function.program, load, keep, load_several, store.together, store.several)
 
     def _in_table(self, emitter: Emitter, name: str, index: Any, inputs: dict[str, Any]) -> Any:
-        """Where element `index` of the rows that are handed over lies in the operand; the same where that is handed over whole."""
+        """Where element `index` of what is handed over of an operand lies in it."""
         window = window_of(self.function.windows, name)
         if window is None:
             return index

@@ -73,8 +73,8 @@ class Problem:
 
     @property
     def counts_from_t0(self) -> bool:
-        """Whether functions are given the time since t0 for "t": where they look times up, that has digits which t has not. What t
-        is they are told besides, as `TIME`, and t0 as an operand, for derivatives."""
+        """Whether functions are given the time since t0 for "t": where they look times up, that has digits which t has not.
+        They are told t besides, as `TIME`, and t0 as an operand, for derivatives."""
         return bool(self.cursors)
 
     @property

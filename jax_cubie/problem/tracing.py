@@ -128,8 +128,8 @@ class Arguments:
         check_signature(function, f"{name}({said}", len(before) + (3 if self.tables is None else 4))
 
     def at(self, t: Any, values: Sequence[Any]) -> tuple[Any, ...]:
-        """The time that functions of the user's are called with, and what behind the state. t: theirs in a kernel. values:
-        those of the operands and cursors."""
+        """The time that functions of the user's are called with, and what comes behind the state. t: theirs in a kernel.
+        values: of `names` and `numbers`."""
         named = dict(zip((*self.names, *self.numbers), values, strict=False))
         filled = jax.tree.unflatten(self._structure, [named[name] for name in self.own])
         args = eqx.combine(filled, self._static)
@@ -290,9 +290,7 @@ def _traced(
         return jex.jaxpr_as_fun(jex.ClosedJaxpr(closed.jaxpr, consts))(t, y, *values[: len(names)])
 
     closed_over = tuple(value if number is None else number for number, _, value in kept)
-    return Traced(
-        call, tuple(operands), known, said, closed.jaxpr, closed_over, windows=args.windows, numbers=args.numbers
-    )
+    return Traced(call, tuple(operands), known, said, closed.jaxpr, closed_over, windows=args.windows, numbers=args.numbers)
 
 
 def flat_field(f: Callable, state: State, args: Arguments) -> Callable[..., Array]:

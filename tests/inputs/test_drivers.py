@@ -134,7 +134,7 @@ def test_nan_ends_a_lane():
 
 
 def test_far_from_zero_in_float32():
-    """Hours on Julian days, where t itself has only quarters of a day; what fn is given for t are the times that were asked for."""
+    """Hours on Julian days, where t itself has only quarters of a day; fn is given the times that were asked for."""
     start, hours = 2460000.0, np.arange(49) / 24
     times = start + np.linspace(0, 2, 97)
     saveat = SaveAt(ts=times, fn=lambda t, y, args, u: (t, u))
@@ -365,8 +365,8 @@ def test_saved_rows_see_the_side_before():
 def test_jumps_outside():
     """Before the first point there is none; a period of an even one is gone through often; NaN comes at the last point."""
     levels = np.append(np.sin(np.arange(8)), np.sin(0))
-    found = solve(relax, 0.0, 20.0, 2.0, 0.8, drivers=Driver(t0=-3.0, dt=0.3, values=levels, kind="previous", outside="periodic"),
-                  rtol=1e-9, atol=1e-9)  # fmt: skip
+    driver = Driver(t0=-3.0, dt=0.3, values=levels, kind="previous", outside="periodic")
+    found = solve(relax, 0.0, 20.0, 2.0, 0.8, drivers=driver, rtol=1e-9, atol=1e-9)
     ts = -3 + 0.3 * np.arange(90)
     assert abs(found.ys[0] - piecewise(0.0, 20.0, 2.0, 0.8, ts, np.tile(levels[:-1], 12))) < 1e-7
     saveat = SaveAt(ts=[2.9, 3.1], fn=lambda t, y, args, u: u)
@@ -392,7 +392,8 @@ def test_derivatives_of_jumps(method):
 
         return to(0.9) + to(4.0) ** 2
 
-    given = {"a": jnp.array(0.8), "t0": jnp.array(-0.1), "ts": jnp.asarray(STEPS), "v": jnp.asarray(LEVELS), "y": jnp.array(2.0)}
+    given = {"a": 0.8, "t0": -0.1, "ts": STEPS, "v": LEVELS, "y": 2.0}
+    given = jax.tree.map(jnp.asarray, given)
     flat, back = ravel_pytree(given)
     units = 1e-6 * np.eye(len(flat))
     expected = [(exact(back(flat + unit)) - exact(back(flat - unit))) / 2e-6 for unit in units]
@@ -444,8 +445,8 @@ def test_inspect_and_print():
         return u["levels"] - u["rate"] * y
 
     for derivative in (None, "vjp"):
-        found = Solver().inspect(field, 0.0, 2.0, jnp.ones(2), drivers=driver, batched=("y0", "drivers", "t0"), target="cuda:90",
-                                 derivative=derivative)  # fmt: skip
+        given = {"batched": ("y0", "drivers", "t0"), "target": "cuda:90", "derivative": derivative}
+        found = Solver().inspect(field, 0.0, 2.0, jnp.ones(2), drivers=driver, **given)
         assert ".f64" not in found.ptx and found.spill_bytes == 0
     with pytest.raises(ValueError, match="batched names 'driver'.*drivers"):
         Solver().inspect(field, 0.0, 2.0, jnp.ones(2), drivers=driver, batched="driver")
