@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jaxtyping import Array, Float, PyTree, Real
+from jaxtyping import Array, PyTree, Real
 
 from .foreign_names import front_door, instead_of_solver
 from .inputs import AnyDoses
@@ -16,7 +16,7 @@ from .solver import Solver
 
 @front_door
 def solve(
-    f: Callable[[Float[Array, ""], PyTree, PyTree], PyTree],
+    f: Callable[..., PyTree],
     t0: Real[Array, ""] | float,
     t1: Real[Array, ""] | float,
     y0: PyTree,
@@ -24,7 +24,7 @@ def solve(
     *,
     saveat: SaveAt = SaveAt(t1=True),  # noqa: B008 - it is immutable
     dt0: Real[Array, ""] | float | None = None,
-    observables: Callable[[Float[Array, ""], PyTree, PyTree], PyTree] | None = None,
+    observables: Callable[..., PyTree] | None = None,
     summaries: Mapping[str, Summary] | None = None,
     events: PyTree[Event | SteadyState] = (),
     drivers: PyTree = None,
@@ -35,13 +35,14 @@ def solve(
     throw: bool = False,
     mass: PyTree = None,
     mass_pattern: Any = None,
-    jac: Callable[[Float[Array, ""], PyTree, PyTree], Any] | None = None,
+    jac: Callable[..., Any] | None = None,
     jac_sparsity: Any = None,
     **settings: Any,
 ) -> Solution:
     """Integrates dy/dt = f(t, y, args) from t0 to t1, one trajectory; `jax.vmap` of it is one launch for all.
 
-    - f: any function that JAX can trace; returns a pytree like y0. It may close over arrays.
+    - f: any function that JAX can trace; returns a pytree like y0. It may close over arrays. With drivers it is
+      f(t, y, args, u).
     - t0, t1: scalars, the ends of the interval; t1 < t0 integrates backwards.
     - y0: the state, a pytree of arrays. Its dtype, float32 or float64, is that of the solve; integers become the default
       float.

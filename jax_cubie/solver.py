@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import equinox as eqx
-from jaxtyping import Array, Float, PyTree, Real
+from jaxtyping import Array, PyTree, Real
 
 from .buffers import BufferRegistry
 from .choices import known_method, resolve
@@ -127,7 +127,7 @@ class Solver(eqx.Module):
     @front_door
     def solve(
         self,
-        f: Callable[[Float[Array, ""], PyTree, PyTree], PyTree],
+        f: Callable[..., PyTree],
         t0: Real[Array, ""] | float,
         t1: Real[Array, ""] | float,
         y0: PyTree,
@@ -135,7 +135,7 @@ class Solver(eqx.Module):
         *,
         saveat: SaveAt = SaveAt(t1=True),  # noqa: B008 - it is immutable
         dt0: Real[Array, ""] | float | None = None,
-        observables: Callable[[Float[Array, ""], PyTree, PyTree], PyTree] | None = None,
+        observables: Callable[..., PyTree] | None = None,
         summaries: Mapping[str, Summary] | None = None,
         events: PyTree[Event | SteadyState] = (),
         drivers: PyTree = None,
@@ -162,7 +162,7 @@ class Solver(eqx.Module):
     @front_door
     def inspect(
         self,
-        f: Callable[[Float[Array, ""], PyTree, PyTree], PyTree],
+        f: Callable[..., PyTree],
         t0: Any,
         t1: Any,
         y0: PyTree,
@@ -170,7 +170,7 @@ class Solver(eqx.Module):
         *,
         saveat: SaveAt = SaveAt(t1=True),  # noqa: B008 - it is immutable
         dt0: Any = None,
-        observables: Callable[[Float[Array, ""], PyTree, PyTree], PyTree] | None = None,
+        observables: Callable[..., PyTree] | None = None,
         summaries: Mapping[str, Summary] | None = None,
         events: PyTree[Event | SteadyState] = (),
         drivers: PyTree = None,

@@ -17,6 +17,7 @@ SMALL = {
     "02_theophylline": ["--starts", "8"],
     "08_robertson": ["--lanes", "1000"],
     "09_hodgkin_huxley": ["--neurons", "200"],
+    "10_drivers": ["--lanes", "200"],
     "11_doses": ["--patients", "200"],
 }
 

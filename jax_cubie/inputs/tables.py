@@ -40,6 +40,26 @@ class Tables:
     at: Callable[[Any, Mapping[str, Any]], PyTree]
     inputs: dict[str, str]
 
+    def at_t0(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """What functions are handed at t0 of these operands, as `loop.cursors.find` has it; and of cursors."""
+        found: dict[str, Any] = {}
+        for cursor in self.cursors:
+            origin, last = arrays[cursor.origin], cursor.points - 1
+            passed = origin if cursor.length is None else -origin
+            length = jnp.asarray(last, passed.dtype) if cursor.length is None else arrays[cursor.length]
+            if cursor.periodic:
+                found[cursor.turns] = jnp.floor(passed / length)
+                passed = passed - found[cursor.turns] * length
+            if cursor.times is None:
+                place = passed.astype(jnp.int32)
+            else:
+                place = jnp.searchsorted(arrays[cursor.times], 0.0 if cursor.from_t0 else passed, side="right") - 1
+            found[cursor.name] = jnp.clip(place, 0, last if cursor.from_t0 else last - 1).astype(jnp.int32)
+        for window in self.windows:
+            begin = found[window.cursor]
+            found[window.operand] = jax.lax.dynamic_slice_in_dim(arrays[window.operand], begin, window.rows)
+        return found
+
 
 def make_tables(drivers: Drivers, t0: Any, dtype: str, name: Callable[[int], str]) -> Tables:
     """The drivers of a solve from t0 on. name: what the operands are called, by their number."""

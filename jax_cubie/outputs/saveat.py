@@ -11,7 +11,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree, Real
+from jaxtyping import Array, Bool, PyTree, Real
 
 from ..foreign_names import front_door
 from ..printing import describe_call
@@ -29,7 +29,7 @@ class SaveAt(eqx.Module):
       booleans [points], True for the latter. At t1 no jump is taken.
     - steps: True or n > 0: the end of every accepted step, or of every n-th. There is room for `max_steps // n` rows, so that
       the solve wants to be told max_steps.
-    - fn: `fn(t, y, args)`, any pytree of arrays that is kept in place of y.
+    - fn: `fn(t, y, args)`, any pytree of arrays that is kept in place of y; with drivers `fn(t, y, args, u)`.
 
     The rows stand in the order of time. With `steps` the times are `Solution.ts`, and rows that were not needed stand at the
     end with infinite times and values, as in diffrax; t1 is not saved again where a saved step ends there, and has no row in
@@ -44,7 +44,7 @@ class SaveAt(eqx.Module):
     ts: Real[Array, " points"] | None = None
     side: Bool[Array, " points"] | None = None  # None: left of all
     steps: int = eqx.field(static=True, default=0)
-    fn: Callable[[Float[Array, ""], PyTree, PyTree], PyTree] | None = None
+    fn: Callable[..., PyTree] | None = None
 
     @front_door
     def __init__(

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import PyTree
 
 from ..buffers import BufferRegistry
 from ..controllers import Controller
@@ -71,7 +71,7 @@ class Choices(Protocol):
 
 def make_request(
     solver: Choices,
-    f: Callable[[Float[Array, ""], PyTree, PyTree], PyTree],
+    f: Callable[..., PyTree],
     t0: Any,
     t1: Any,
     y0: PyTree,
@@ -237,8 +237,9 @@ def _jacobian(
             raise TypeError(f"jac is {jac!r} of type {type(jac).__name__}: expected a function jac(t, y, args) -> [n, n]")
         leaves.check_signature(jac, "jac")
     flat = None if jac is None else flat_jacobian(jac, state, leaves.at)
-    if leaves.tables is None:  # rows of tables are a kernel's to find
-        check_jacobian(f, flat_field(f, state, leaves), jac, flat, sparsity, t0, y0, leaves.first_rows)
+    if all(concrete(one) is not None for one in (t0, *leaves.arrays)):
+        start, values = leaves.at_t0(t0)
+        check_jacobian(f, flat_field(f, state, leaves), jac, flat, sparsity, start, y0, values)
     return flat
 
 

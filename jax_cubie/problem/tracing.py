@@ -127,6 +127,18 @@ class Arguments:
         said = "".join(f"{one}, " for one in before) + self.said.removeprefix("(")
         check_signature(function, f"{name}({said}", len(before) + (3 if self.tables is None else 4))
 
+    def at_t0(self, t0: Any) -> tuple[Any, list[Any]]:
+        """The time and the values of `names` and `numbers` that functions in a kernel are given at t0; all has to be known."""
+        with jax.ensure_compile_time_eval():
+            named = dict(zip(self.names, self.arrays, strict=True))
+            if self._infused:
+                named |= {self._rates: named[self._rates][:1], LEG: np.int32(0)}
+            if self._t0 is not None:
+                named |= {TIME: as_array(t0, self._dtype)}
+                named |= self.tables.at_t0(named)
+                t0 = jnp.zeros((), self._dtype)
+            return t0, [named[name] for name in (*self.names, *self.numbers)]
+
     def at(self, t: Any, values: Sequence[Any]) -> tuple[Any, ...]:
         """The time that functions of the user's are called with, and what comes behind the state. t: theirs in a kernel.
         values: of `names` and `numbers`."""
