@@ -101,15 +101,6 @@ class Arguments:
         return (*found, Window(self._rates, LEG, 1)) if self._infused else found
 
     @property
-    def first_rows(self) -> list[Any]:
-        """The arrays as functions are handed them, of the windows their first rows."""
-        windows = [window_of(self.windows, name) for name in self.names]
-        return [
-            array if window is None else jax.lax.slice_in_dim(array, 0, window.rows)
-            for array, window in zip(self.arrays, windows, strict=True)
-        ]
-
-    @property
     def of_drivers(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The names of operands that are drivers', and of those that t0 has an effect on."""
         if self.tables is None:
