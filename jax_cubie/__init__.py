@@ -6,7 +6,7 @@ from .kernel.call import kernel_call
 from .kernel.custom_call import register as _register
 from .kernel.target import BuildError
 from .methods import ButcherTableau, ContinuousExtension, ImplicitTableau, RosenbrockTableau
-from .outputs import SaveAt, steady_state
+from .outputs import SaveAt, SubSaveAt, steady_state
 from .scipy_spelling import solve_ivp
 from .solution import RESULTS, Solution, check_successful
 from .solver import Solver
@@ -26,6 +26,7 @@ __all__ = [
     "SaveAt",
     "Solution",
     "Solver",
+    "SubSaveAt",
     "__version__",
     "check_successful",
     "kernel_call",

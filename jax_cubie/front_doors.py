@@ -30,6 +30,8 @@ def solve(
     mass_pattern: Any = None,
     jac: Callable[[Float[Array, ""], PyTree, PyTree], Any] | None = None,
     jac_sparsity: Any = None,
+    jump_ts: Real[Array, " jumps"] | None = None,
+    step_ts: Real[Array, " times"] | None = None,
     **settings: Any,
 ) -> Solution:
     """Integrates dy/dt = f(t, y, args) from t0 to t1, one trajectory; `jax.vmap` of it is one launch for all.
@@ -39,7 +41,8 @@ def solve(
     - y0: the state, a pytree of arrays. Its dtype, float32 or float64, is that of the solve; integers become the default
       float.
     - args: any pytree; integers stay integers, and what is no array is handed to f as it is.
-    - saveat: what to save; shape [points] in front of each leaf of `Solution.ys`.
+    - saveat: what to save; shape [points] in front of each leaf of `Solution.ys`. Several outputs of one solve:
+      `SaveAt(subs=...)`. The solution as a function of time, `Solution.evaluate(t)`: `SaveAt(dense=True)` with max_steps.
     - dt0: the first step (of the sign of t1 - t0), or every step of the controller "fixed"; None: chosen here.
     - events: `jax_cubie.steady_state()`, which ends a lane once it is in a steady state.
     - solver: a `Solver`; settings given besides are `solver.update(**settings)`.
@@ -53,12 +56,16 @@ def solve(
       satisfy the equations.
     - jac: jac(t, y, args) -> [n, n], the Jacobian of f, in place of the one that is derived; jac_sparsity: where it may have
       entries, booleans [n, n], in place of what is found. Both are checked against f's own, where values are known.
+    - jump_ts: times on which steps end and behind which the method starts again: where the vector field jumps. They lie between
+      t0 and t1, in the order in which they are come to; infinite ones behind them are never reached, so that lanes may have
+      different numbers of them. step_ts: times on which steps end, likewise.
     - settings: those of `Solver`, as `method="dopri5", rtol=1e-8, state_location="shared"`.
 
     Derivatives of `ys`, forwards and backwards, to any order: by y0, the float leaves of args, mass, arrays that f and
     `SaveAt.fn` close over, t0, t1, `SaveAt.ts`, and of steps that nobody judges by dt0 and `step_ends`. Sizes that the
     controller chose are held fixed; so by tolerances, coefficients, max_steps and dt0 as a first step the derivative is 0, as
     are those of `stats` and of the times of steps, and of y0's components that are solved for. A lane that failed has NaN.
+    What `Solution.evaluate` and `Solution.derivative` give has the same derivatives, but for `SaveAt.ts`, and one by its time.
     Raises FieldError, a TypeError, where f has no derivative.
 
     Returns a `Solution`. A lane that fails says so in `result` and disturbs no other.
@@ -76,4 +83,5 @@ def solve(
     elif settings:
         solver = solver.update(**settings)
     matrices = dict(mass=mass, mass_pattern=mass_pattern, jac=jac, jac_sparsity=jac_sparsity)
-    return solver.solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, events=events, throw=throw, **matrices)
+    met = dict(events=events, jump_ts=jump_ts, step_ts=step_ts)
+    return solver.solve(f, t0, t1, y0, args, saveat=saveat, dt0=dt0, throw=throw, **met, **matrices)

@@ -12,7 +12,7 @@ from jax.interpreters import partial_eval as pe
 
 from .bind import bind_solve, moved_operands, solve_p, tangent_p, which_are_known, zero_tangent
 from .calls import LinearCall, Roles, SolveCall
-from .chain import Tangent, tangent_of, with_tangent
+from .chain import Tangent, root, tangent_of, with_tangent
 from .levels import pick, under_vmap, used_levels
 from .lowering import launch_solve, lower_as
 from .staging import equation_as_a_whole, needed, saves
@@ -42,6 +42,9 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
     if not wrt:
         found = solve_p.bind(*primals, **params)
         return found, [zero_tangent(one) for one in found]
+    for part in root(call.problem).parts:
+        if part.refusal is not None:
+            raise NotImplementedError(part.refusal)
     arrays = [*primals, *(tangents[number] for number in wrt)]
     axes = [*call.axes, *(call.axes[number] for number in wrt)]
     solved = bind_solve(tangent_of(call.problem, wrt), arrays, axes, call.record)

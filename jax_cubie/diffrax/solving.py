@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import diffrax
@@ -14,7 +13,7 @@ from jaxtyping import PyTree
 
 from ..solution import CODES, RESULTS, Solution
 from ..solver import Solver
-from .saves import Launch, alike, check_saveat, is_sub, launches_of, take, without_unreached
+from .saves import check_saveat, is_sub, saveat_of, without_unreached
 from .twins import check_adjoint, control_of, method_of, newton_of, vector_field_of
 
 _UNLIMITED = 2**31 - 1  # steps are counted in int32
@@ -74,8 +73,7 @@ def diffeqsolve(
     - args: a pytree. Floats are traced, so that another value builds nothing; integers, booleans and all else that is no array
       are constants.
     - stepsize_controller: PIDController, with the norm left at its default; ConstantStepSize; StepTo.
-    - saveat: t0, t1, ts, steps, fn and subs. Subs share one launch, unless steps are among them or that would take more than
-      four times the memory; each further launch repeats the steps.
+    - saveat: t0, t1, ts, steps, fn, subs and dense.
     - adjoint: RecursiveCheckpointAdjoint, DirectAdjoint or ForwardMode. All stand for the same derivatives, those of the steps
       taken, in whichever mode is asked for; see `jax_cubie.solve`.
     - max_steps, throw: as in diffrax. throw=True works under jit, vmap and grad.
@@ -108,7 +106,7 @@ def diffeqsolve(
         )
     check_adjoint(adjoint)
     check_saveat(saveat, max_steps)
-    return _solve(terms, solver, t0, t1, dt0, y0, args, saveat, stepsize_controller, max_steps, throw, alike(saveat))
+    return _solve(terms, solver, t0, t1, dt0, y0, args, saveat, stepsize_controller, max_steps, throw)
 
 
 @eqx.filter_jit
@@ -124,7 +122,6 @@ def _solve(
     controller: Any,
     max_steps: int | None,
     throw: bool,
-    first_alike: tuple[int, ...],
 ) -> diffrax.Solution:
     field, method = vector_field_of(terms), method_of(solver)
     subs, structure = jax.tree.flatten(saveat.subs, is_leaf=is_sub)
@@ -144,26 +141,19 @@ def _solve(
         of_traced.__qualname__ = getattr(function, "__qualname__", type(function).__qualname__)
         return of_traced
 
-    def run(launch: Launch) -> Solution:
-        fn = launch.saveat.fn
-        saved = launch.saveat if fn is None else dataclasses.replace(launch.saveat, fn=whole(fn))
-        return cubie.solve(whole(field), t0, t1, y0, traced, saveat=saved, dt0=first_step)
-
     start, end = (jnp.asarray(time, time_dtype) for time in (t0, t1))
-    launches = launches_of(subs, first_alike, jnp.where(start <= end, 1, -1), time_dtype, y0, args)
-    solutions = [run(launch) for launch in launches]
-    solution = solutions[0]
+    saved = saveat_of(saveat, time_dtype, whole)
+    solution = cubie.solve(whole(field), t0, t1, y0, traced, saveat=saved, dt0=first_step)
     result = _result(solution, judged=cubie.control.static.adaptive)
     failed = result._value != diffrax.RESULTS.successful._value
-    found: dict[int, Any] = {}
-    for launch, one in zip(launches, solutions, strict=True):
-        for number, saved in launch.saved.items():
-            ts, ys = take(one, saved, time_dtype)
-            found[number] = (ts, ys) if throw else without_unreached(ts, ys, failed)
-    ts, ys = (jax.tree.unflatten(structure, [found[n][k] for n in range(len(subs))]) if subs else None for k in (0, 1))
+    found = []
+    for one, of_sub in zip(*map(structure.flatten_up_to, (solution.ts, solution.ys)), strict=True) if subs else ():
+        one = one.astype(time_dtype)
+        found.append((one, of_sub) if throw else without_unreached(one, of_sub, failed))
+    ts, ys = (jax.tree.unflatten(structure, [pair[k] for pair in found]) for k in (0, 1))
     steps = ("num_steps", "num_accepted_steps", "num_rejected_steps")
     answer = diffrax.Solution(
-        t0=start, t1=end, ts=ts, ys=ys, interpolation=None,
+        t0=start, t1=end, ts=ts, ys=ys, interpolation=solution.interpolation,
         stats={**{name: solution.stats[name].astype(int) for name in steps}, "max_steps": max_steps},
         result=result, solver_state=None, controller_state=None, made_jump=None, event_mask=None,
     )  # fmt: skip

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 # Operands whose cotangents gather in cells, one for each order.
 TIMES = ("t0", "span", "dt0", "t1")
-# Those whose cotangents are written as they are come to.
-TIME_ARRAYS = ("offsets", "ts", "step_ends")
+# Those whose cotangents are written as they are come to; and these with what else is.
+TIME_ARRAYS = ("offsets", "ts", "step_ends", "jump_times")
+WRITTEN = (*TIME_ARRAYS, "jump_increments")
 # Up to so many elements a lane keeps a cotangent by itself, until its end.
 _ALONE = 32
 

@@ -15,6 +15,7 @@ from ..kernel.partition import join
 from ..loop import AdjointHooks, Dimensions, Hooks, Part
 from ..operands import Result, numbered, primal_of
 from ..solution import CODES
+from .saveat import is_sub
 
 if TYPE_CHECKING:
     from ..loop.lane import Lane
@@ -134,7 +135,15 @@ class Saving(Part):
         return build_adjoint(lane, self)
 
     def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
-        ts, ys = self.saved(found, request)
+        """The times and the values; of several the first answers for all, in the structure of `SaveAt.subs`."""
+        if self.number is None:
+            ts, ys = self.saved(found, request)
+            return {"ts": ts, "ys": ys}
+        if self.number > 0:
+            return {}
+        pairs = [part.saved(found, request) for part in request.problem.parts if isinstance(part, Saving)]
+        structure = jax.tree.structure(request.subs, is_leaf=is_sub)
+        ts, ys = (jax.tree.unflatten(structure, column) for column in zip(*pairs, strict=True))
         return {"ts": ts, "ys": ys}
 
     def saved(self, found: Mapping[str, Any], request: Any) -> tuple[Any, Any]:

@@ -81,7 +81,17 @@ class Problem:
     @property
     def one_size(self) -> bool:
         """Whether all steps but the last have the size dt0."""
-        return not self.adaptive and not self.controller.names_ends
+        return not self.adaptive and not self.controller.names_ends and not self.divided
+
+    @property
+    def divided(self) -> bool:
+        """Whether the way of a lane consists of several legs."""
+        return any(part.divides for part in self.parts)
+
+    @property
+    def jumps(self) -> bool:
+        """Whether f may jump where a leg ends."""
+        return any(part.jumps for part in self.parts)
 
     @property
     def stops(self) -> bool:
@@ -137,6 +147,8 @@ class Problem:
     def forward_results(self) -> tuple[Result, ...]:
         """What a solve gives: what parts ask for, the counts and the code, and the tangents of the first."""
         own = [result for part in self.parts for result in part.results(self.primal_states, self.dtype)]
+        if self.stops:  # where the last accepted step ended, counted from t0
+            own.append(Result("reached", (), self.dtype, fixed=True))
         counts = ("accepted", "rejected", "result", *self.method.counters(self.dimensions()))
         tangents = [result.tangent(piece) for piece in self.pieces[1:] for result in own if result.differentiable]
         return (*own, *(Result(name, (), "int32") for name in counts), *tangents)

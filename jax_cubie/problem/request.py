@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from jaxtyping import Array, Float, PyTree
 
 from ..buffers import BufferRegistry
+from ..controllers import Controller
 from ..field_errors import check_signature
 from ..foreign_names import instead_of_saveat
+from ..inputs import Jumps, read_jumps
 from ..linear import LinearSettings
 from ..loop import Part
 from ..loop.checkpoints import windows_for
 from ..methods import Method
 from ..operands import Operand, Piece, numbered
-from ..outputs import SaveAt, Saving, Steady, SteadyState
+from ..outputs import Dense, SaveAt, Saving, Steady, SteadyState, SubSaveAt
 from ..settings import Component, concrete
-from ..times import Times, check_scalar, read_times, times_between
+from ..times import Times, check_scalar, read_times, rest_of, times_between
 from .checks import flat_state, step_size
 from .matrices import Matrices, check_jacobian, flat_jacobian, read_mass, read_sparsity, refuse_matrices
 from .problem import DEFAULT_MAX_STEPS, Problem
@@ -30,15 +32,18 @@ from .tracing import Arguments, Output, flat_field, trace_functions
 class Request:
     """A problem with the arrays to solve it for, and what is needed to present the results.
 
-    structures: of what each `SaveAt.fn` returns, by the function's name. ts: the times to save, by the names that they have as
-    operands. args: the names of the operands that are leaves of args.
+    structures: of what each `SaveAt.fn` returns, by the function's name. subs: those of `SaveAt`. t0_rest: what t0 loses in
+    `times`, where somebody asks. ts: the times to save, by the names that they have as operands. args: the names of the
+    operands that are leaves of args.
     """
 
     problem: Problem
     arrays: tuple[Any, ...]
     state: State
     structures: Mapping[str, Any]
+    subs: Any
     times: Times
+    t0_rest: Any
     ts: Mapping[str, Any]
     args: tuple[str, ...]
 
@@ -71,6 +76,9 @@ def make_request(
     dt0: Any,
     events: Any = (),
     matrices: Matrices = Matrices(),  # noqa: B008 - it is immutable
+    *,
+    jump_ts: Any = None,
+    step_ts: Any = None,
 ) -> Request:
     """Checks everything that is known now, traces f, and lists the kernel's operands."""
     if not callable(f):
@@ -90,7 +98,7 @@ def make_request(
         raise ValueError(f"dt0 is {dt0}, but controller {settings['controller']!r} says itself where steps end: leave dt0 out")
     for name, value in (("t0", t0), ("t1", t1), *([] if dt0 is None else [("dt0", dt0)])):
         check_scalar(name, value)
-    saves: dict[int | None, SaveAt] = {None: saveat}
+    saves = saveat.numbered
     times = read_times(t0, t1, None, state.dtype)
     values: dict[str, Any] = {"t0": times.t0, "span": times.span}
     if dt0 is not None:
@@ -100,11 +108,14 @@ def make_request(
     for number, save in saves.items():
         if save.ts is not None:
             name = numbered("ts", number)
-            ts[name], offsets = times_between(t0, t1, save.ts, state.dtype)
+            ts[name], offsets = times_between(t0, t1, save.ts, state.dtype, said=f"{_door(number)}(ts=...)")
             values |= {numbered("offsets", number): offsets} if save.points else {}
         if save.steps or save.fn is not None:  # the kernel hands these times on
             values["t1"] = times.t1
             values |= {name: ts[name]} if save.points else {}
+    schedule = read_jumps({"jump_ts": jump_ts, "step_ts": step_ts}, t0, t1, state.dtype)
+    if schedule is not None:
+        values |= schedule.operands
     for component in solver.components:
         values |= component.operands(state)
     if steady is not None:
@@ -117,30 +128,34 @@ def make_request(
     leaves = Arguments(args, state.dtype, None if mass is None else mass[1])
     jac = _jacobian(f, matrices, state, leaves, sparsity, times.t0, values["y0"])
     outputs = {
-        numbered("output", number): Output(save.fn, "SaveAt(fn=...)") for number, save in saves.items() if save.fn is not None
+        numbered("output", number): Output(save.fn, f"{_door(number)}(fn=...)")
+        for number, save in saves.items()
+        if save.fn is not None
     }
     functions = trace_functions(
         f, outputs, method, state, leaves, settings["unroll"], None if mass is None else mass[0], jac, sparsity
     )
     values |= dict(zip(leaves.names, leaves.arrays, strict=True)) | functions.closed_over
-    if saveat.steps and "max_steps" not in solver.given and concrete(settings["max_steps"]) == DEFAULT_MAX_STEPS:
-        raise ValueError(
-            f"SaveAt(steps=...) keeps room for max_steps rows in every lane, and max_steps was left at {DEFAULT_MAX_STEPS:,}: "
-            "give max_steps=, somewhat more steps than you expect"
-        )
     # Their outputs are alike on all platforms.
     programs = {function.name: function.program for function in functions.by_platform[0][1]}
-    most = concrete(settings["max_steps"])
     parts: list[Part] = []
     for number, save in saves.items():
         written = programs[numbered("output", number)].outputs if save.fn is not None else None
-        parts.append(_make_saving(save, settings["max_steps"], written, number))
-    parts += [] if steady is None else [Steady()]
+        room = _room(f"{_door(number)}(steps=...)", solver) if save.steps else 0
+        parts.append(_make_saving(save, room, written, number))
+    if saveat.dense:
+        parts.append(Dense(_room("SaveAt(dense=True)", solver), functions.method.between_degree))
+    most = concrete(settings["max_steps"])
     if mass is not None and any(part.inside for part in parts) and functions.method.between_needs_slopes:
         raise ValueError(
             f"method {method.name!r} has no values between steps of its own, and with a mass matrix f is no slope to make some "
             "of: save at t0, t1 or the ends of steps, or take a method that has, as 'rodas5p' or 'rodas4'"
         )
+    if steady is not None:
+        parts.append(Steady())
+    if schedule is not None:
+        parts.append(Jumps.of(schedule))
+    _refuse_named_ends(parts, controller, settings["controller"])
     problem = Problem(
         functions=functions.by_platform,
         method=functions.method,
@@ -162,7 +177,8 @@ def make_request(
         directions=settings["directions"],
         title=getattr(f, "__qualname__", type(f).__name__),
     )
-    return Request(problem, tuple(values.values()), state, functions.structures, times, ts, leaves.own)
+    t0_rest = rest_of(t0, state.dtype) if saveat.dense else None
+    return Request(problem, tuple(values.values()), state, functions.structures, saveat.subs, times, t0_rest, ts, leaves.own)
 
 
 def _jacobian(
@@ -195,17 +211,39 @@ def _steady_state(events: Any) -> SteadyState | None:
     return given[0] if given else None
 
 
-def _make_saving(saveat: SaveAt, max_steps: Any, outputs: Any, number: int | None) -> Saving:
-    most = 0
-    if saveat.steps:
-        known = concrete(max_steps)
-        if known is None:
-            raise TypeError(
-                "SaveAt(steps=...) needs max_steps as a Python int, since it bounds the rows of the solution, but here it is "
-                f"traced ({type(max_steps).__name__}): set it outside of jit, vmap and grad"
-            )
-        most = int(known)
+def _refuse_named_ends(parts: Sequence[Part], controller: Controller, name: str) -> None:
+    if controller.names_ends and any(part.divides for part in parts):
+        raise ValueError(
+            f"controller={name!r} says itself where steps end, and so do jump_ts, step_ts and events: take controller='fixed', "
+            "whose steps are of one size between these, or one that chooses step sizes, as 'pid'"
+        )
+
+
+def _door(number: int | None) -> str:
+    """What the user made that says which points to save."""
+    return "SaveAt" if number is None else "SubSaveAt"
+
+
+def _room(said: str, solver: Choices) -> int:
+    """For how many steps there is room in what keeps something of each: max_steps."""
+    known = concrete(solver.settings()["max_steps"])
+    if known is None:
+        raise TypeError(
+            f"{said} needs max_steps as a Python int, since it bounds what is kept of a lane, but here it is traced "
+            f"({type(solver.settings()['max_steps']).__name__}): set it outside of jit, vmap and grad"
+        )
+    if "max_steps" not in solver.given and known == DEFAULT_MAX_STEPS:
+        raise ValueError(
+            f"{said} keeps room for max_steps steps in every lane, and max_steps was left at {DEFAULT_MAX_STEPS:,}: "
+            "give max_steps=, somewhat more steps than you expect"
+        )
+    return int(known)
+
+
+def _make_saving(saveat: SubSaveAt, most: int, outputs: Any, number: int | None) -> Saving:
     saving = Saving(saveat.t0, saveat.points, saveat.steps, saveat.t1, most, outputs, number)
     if saving.rows == 0:
-        raise ValueError(f"SaveAt(steps={saveat.steps}) has no row with max_steps={most}: there are max_steps // steps of them")
+        raise ValueError(
+            f"{_door(number)}(steps={saveat.steps}) has no row with max_steps={most}: there are max_steps // steps of them"
+        )
     return saving
