@@ -10,6 +10,7 @@ from ..kernel.device import View
 from ..kernel.scalar import Scalar, where
 from ..loop import AdjointHooks, Step
 from ..loop.cotangents import gather, into_adjoints
+from ..loop.inside import prepare_between
 from ..loop.jets import fraction_of, pull_fraction, size_of
 from ..operands import cotangent_name, primal_of, tangent_name
 from .save_rows import between
@@ -175,7 +176,7 @@ class _Rows:
             return
         with b.when(b.get(self._behind) >= first):
             b.put(points_inside=True)
-            method.prepare_between(b, (b.scalar(b.direction) * step.start).value, signed.value)
+            prepare_between(b, step)
 
         def add() -> None:
             number = b.get(self._behind)
