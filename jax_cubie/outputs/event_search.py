@@ -37,8 +37,8 @@ _PARTS = 16
 _STANDING = 16.0
 # So often is the time of an event corrected at most.
 _MOST_CORRECTIONS = 3
-# So many legs of no length, one behind the other, end a lane.
-_MOST_RAPID = 32
+# So many legs, one behind the other, of so many units in the last place of the time at most, end a lane.
+_MOST_RAPID, _RAPID = 64, 256.0
 _SCAN, _REFINE, _CONFIRM, _OVER = 0, 1, 2, 3
 
 
@@ -224,7 +224,7 @@ class _Search:
     def corner(self, b: Body, time: Scalar) -> Scalar:
         """What events change, in their order."""
         length, fired = time - b.get("leg"), b.get("events_fired")
-        rapid = (length <= 64.0 * self._eps * time) & ~fired.equals(0)
+        rapid = (length <= _RAPID * self._eps * time) & ~fired.equals(0)
         # Behind an event its condition goes to the other side, unless what changed the state was too little to take it there,
         # or it comes back before values between steps can tell.
         at_once = (length <= 2.0 * self._eps * time) & ~(fired & b.get("events_before")).equals(0)
