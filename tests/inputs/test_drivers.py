@@ -128,6 +128,19 @@ def test_outside(even):
     check(Driver(values=values, kind="cubic", outside="periodic", **given), lambda t: periodic(t % 2))
 
 
+def test_ends_that_are_those_of_the_table():
+    """They are no more outside where their distance to t0 is rounded."""
+    starts, ts = np.linspace(0.05, 9, 300, dtype=np.float32), times_of(21).astype(np.float32)
+    for given in ({"ts": ts}, {"t0": 0.0, "dt": 0.5}):
+
+        def last(t0, t1, given=given):
+            driver = Driver(values=np.ones(21), outside="nan", **given)
+            return solve(still, t0, t1, jnp.zeros(1), drivers=driver, saveat=SaveAt(t1=True, fn=lambda t, y, args, u: u)).ys
+
+        assert np.isfinite(jax.vmap(last, (0, None))(starts, 10.0)).all()
+        assert np.isfinite(jax.vmap(last, (0, None))(starts, 0.0)).all()
+
+
 def test_nan_ends_a_lane():
     found = solve(lambda t, y, args, u: u - y, 0.0, 2.0, 1.0, drivers=Driver([0.0, 1.0], [1.0, 2.0], outside="nan"))
     assert all_are(found, "not_finite")
