@@ -125,8 +125,8 @@ def make_request(
         if save.steps or save.fn is not None or observables is not None:  # the kernel hands these times on
             values["t1"] = times.t1
             values |= {name: ts[name]} if save.points else {}
-    found = read_drivers(drivers, t0, t1)
-    schedule = read_jumps({"jump_ts": jump_ts, "step_ts": step_ts}, t0, t1, state.dtype, found.jumps(t0, state.dtype))
+    driven = read_drivers(drivers, t0, t1)
+    schedule = read_jumps({"jump_ts": jump_ts, "step_ts": step_ts}, t0, t1, state.dtype, driven.jumps(t0, state.dtype))
     if given := read_doses(doses):
         schedule = schedule_of(given, values["y0"], state, t0, t1, None if schedule is None else schedule.times)
         points = {numbered("offsets", number): save.side for number, save in saves.items() if save.points}
@@ -150,7 +150,7 @@ def make_request(
             "infusions and a mass matrix: what is infused would have to be multiplied by it; write the infusion into f, and "
             "its beginning and end into jump_ts"
         )
-    leaves = Arguments(args, state.dtype, None if mass is None else mass[1], found, t0, schedule)
+    leaves = Arguments(args, state.dtype, None if mass is None else mass[1], driven, t0, schedule)
     happening = EventReader(events, state, leaves)
     if happening.steady is not None:
         values |= happening.steady.operands(state, values)
