@@ -158,6 +158,7 @@ def _solve(
         t1 = jnp.where(over, start, jnp.asarray(t1, time_dtype))
         moved = [None if sub.ts is None else jnp.where(over, start, sub.ts.astype(time_dtype)) for sub in subs]
         subs = [sub if ts is None else eqx.tree_at(_ts, sub, ts) for sub, ts in zip(subs, moved, strict=True)]
+        saveat = eqx.tree_at(lambda one: one.subs, saveat, structure.unflatten(subs))
     cubie = Solver(method, max_steps=_UNLIMITED if max_steps is None else max_steps, **settings)
     traced, constants = eqx.partition(args, lambda leaf: eqx.is_array(leaf) or isinstance(leaf, float))
 
