@@ -40,8 +40,9 @@ class Driver(eqx.Module):
       is inside, however both are rounded.
 
     Arrays may be traced, batched lane by lane by `jax.vmap`, or shared by all lanes, which then read the same memory. By them
-    all, ts, t0 and dt included, a solve can be differentiated; in reverse, a lane keeps a number for each value meanwhile. But for "previous", steps don't end on points; where a driver
-    changes faster than the state, the error estimate has to find that out.
+    all, ts, t0 and dt included, a solve can be differentiated; in reverse, a lane keeps a number for each value meanwhile. But
+    for "previous", steps don't end on points; where a driver changes faster than the state, the error estimate has to find that
+    out.
 
     Raises ValueError or TypeError for times and values that are known and wrong.
     """
