@@ -129,21 +129,20 @@ def make_request(
     schedule = read_jumps({"jump_ts": jump_ts, "step_ts": step_ts}, t0, t1, state.dtype, driven.jumps(t0, state.dtype))
     if given := read_doses(doses):
         schedule = schedule_of(given, values["y0"], state, t0, t1, None if schedule is None else schedule.times)
+    if schedule is not None:
         points = {numbered("offsets", number): save.side for number, save in saves.items() if save.points}
         schedule, offsets = apart(schedule, {name: (values[name], side) for name, side in points.items()}, times.t0, times.span)
-        values |= offsets
-    if schedule is not None:
-        values |= schedule.operands
+        values |= {**offsets, **schedule.operands}
     for component in solver.components:
         values |= component.operands(state)
     linear = any(isinstance(component, LinearSettings) for component in solver.components)
     if matrices.given and not linear:
         refuse_matrices(matrices.given, method.name)
     mass, sparsity = read_mass(matrices, state), read_sparsity(matrices, state)
-    if given and mass is not None and mass[0].algebraic_rows:
+    if schedule is not None and mass is not None and mass[0].algebraic_rows:
         raise NotImplementedError(
-            f"doses and a mass matrix whose row {mass[0].algebraic_rows[0]} is 0: behind a dose the equation of that row would "
-            "have to be solved anew; solve up to each dose, and begin another solve there"
+            f"doses, jump_ts or step_ts and a mass matrix whose row {mass[0].algebraic_rows[0]} is 0: behind a jump the equation "
+            "of that row would have to be solved anew; solve up to each of these times, and begin another solve there"
         )
     if schedule is not None and schedule.infused and mass is not None:
         raise NotImplementedError(
