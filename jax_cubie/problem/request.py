@@ -141,8 +141,8 @@ def make_request(
     mass, sparsity = read_mass(matrices, state), read_sparsity(matrices, state)
     if schedule is not None and mass is not None and mass[0].algebraic_rows:
         raise NotImplementedError(
-            f"doses, jump_ts or step_ts and a mass matrix whose row {mass[0].algebraic_rows[0]} is 0: behind a jump the equation "
-            "of that row would have to be solved anew; solve up to each of these times, and begin another solve there"
+            f"doses, jump_ts or step_ts and a mass matrix whose row {mass[0].algebraic_rows[0]} is 0: behind a jump the "
+            "equation of that row would have to be solved anew; solve up to each of these times, and begin another solve there"
         )
     if schedule is not None and schedule.infused and mass is not None:
         raise NotImplementedError(
