@@ -226,7 +226,7 @@ class _Rows:
             for order, value in cotangents.items():
                 self._write_point(b, name, order, value)
 
-        time = b.number(name if self._saving.keeps_times else self._offsets, index)  # the latter where nobody asks
+        time = b.number(self._ts if self._saving.keeps_times else self._offsets, index)  # the latter where nobody asks
         since_t0 = b.number(self._offsets, index) if b.lane.problem.counts_from_t0 else None
         return _Moment(time, lambda order: b.tangent(name, order, index), give, since_t0)
 
