@@ -96,7 +96,10 @@ NAMES: dict[str, str] = {
     "steps": "use saveat=SaveAt(steps=True) and max_steps=",
     "fn": "use saveat=SaveAt(..., fn=...)",
     **dict.fromkeys(
-        ("f", "t0", "t1", "y0", "args", "dt0", "saveat", "events", "observables", "summaries", "throw", "mass", "mass_pattern", "jac", "jac_sparsity"),
+        (
+            "f", "t0", "t1", "y0", "args", "dt0", "saveat", "events", "observables", "summaries", "throw", "mass",
+            "mass_pattern", "jac", "jac_sparsity",
+        ),
         "it is no setting of a Solver, but an argument of solve",
     ),
 }

@@ -32,6 +32,8 @@ def solve(
     mass_pattern: Any = None,
     jac: Callable[[Float[Array, ""], PyTree, PyTree], Any] | None = None,
     jac_sparsity: Any = None,
+    jump_ts: Real[Array, " jumps"] | None = None,
+    step_ts: Real[Array, " times"] | None = None,
     **settings: Any,
 ) -> Solution:
     """Integrates dy/dt = f(t, y, args) from t0 to t1, one trajectory; `jax.vmap` of it is one launch for all.
@@ -46,8 +48,8 @@ def solve(
     - events: `jax_cubie.steady_state()`, which ends a lane once it is in a steady state.
     - observables: observables(t, y, args), any pytree of arrays that is kept beside `ys` of every saved point, as
       `Solution.observables`.
-    - summaries: a dict of `jax_cubie.Summary`, numbers of the whole trajectory that are made on the way; `Solution.summaries` has
-      them by the same names.
+    - summaries: a dict of `jax_cubie.Summary`, numbers of the whole trajectory that are made on the way, so that a lane leaves
+      a few words; `Solution.summaries` has them by the same names.
     - solver: a `Solver`; settings given besides are `solver.update(**settings)`.
     - throw: raise where any lane failed, also under jit, vmap and grad, when the solution is computed.
     - mass: M of M dy/dt = f(t, y, args), for Rosenbrock methods and implicit ones that are stiffly accurate: an array [n] for a
@@ -59,12 +61,16 @@ def solve(
       satisfy the equations.
     - jac: jac(t, y, args) -> [n, n], the Jacobian of f, in place of the one that is derived; jac_sparsity: where it may have
       entries, booleans [n, n], in place of what is found. Both are checked against f's own, where values are known.
+    - jump_ts: times on which steps end and behind which the method starts again: where the vector field jumps. They lie between
+      t0 and t1, in the order in which they are come to; infinite ones behind them are never reached, so that lanes may have
+      different numbers of them. step_ts: times on which steps end, likewise.
     - settings: those of `Solver`, as `method="dopri5", rtol=1e-8, state_location="shared"`.
 
-    Derivatives of `ys` and `observables`, forwards and backwards, to any order: by y0, the float leaves of args, mass, arrays that f,
-    `SaveAt.fn` and `observables` close over, t0, t1, `SaveAt.ts`, and of steps that nobody judges by dt0 and `step_ends`. Sizes that the
-    controller chose are held fixed; so by tolerances, coefficients, max_steps and dt0 as a first step the derivative is 0, as
-    are those of `stats` and of the times of steps, and of y0's components that are solved for. A lane that failed has NaN.
+    Derivatives of `ys`, `observables` and `summaries`, forwards and backwards, to any order: by y0, the float leaves of args,
+    mass, arrays that f, `SaveAt.fn` and the like close over, t0, t1, `SaveAt.ts`, and of steps that nobody judges by dt0 and
+    `step_ends`. Sizes that the controller chose are held fixed; so by tolerances, coefficients, max_steps and dt0 as a first
+    step the derivative is 0, as are those of `stats` and of the times of steps, and of y0's components that are solved for. A
+    lane that failed has NaN.
     Raises FieldError, a TypeError, where f has no derivative.
 
     Returns a `Solution`. A lane that fails says so in `result` and disturbs no other.
@@ -83,4 +89,5 @@ def solve(
         solver = solver.update(**settings)
     matrices = dict(mass=mass, mass_pattern=mass_pattern, jac=jac, jac_sparsity=jac_sparsity)
     kept = dict(saveat=saveat, observables=observables, summaries=summaries)
-    return solver.solve(f, t0, t1, y0, args, dt0=dt0, events=events, throw=throw, **kept, **matrices)
+    met = dict(events=events, jump_ts=jump_ts, step_ts=step_ts)
+    return solver.solve(f, t0, t1, y0, args, dt0=dt0, throw=throw, **kept, **met, **matrices)

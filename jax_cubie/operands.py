@@ -20,6 +20,9 @@ MASS = "mass"
 
 # The functions that are evaluated of the rows of a solution, and how the names of their results begin.
 ROWS = {"output": "ys", "observables": "observables"}
+# Those, and the function that is integrated over a trajectory.
+INTEGRAND = "integrand"
+OUTPUTS = {**ROWS, INTEGRAND: "integral"}
 
 # So many lanes add to one array before their sums are summed: a warp of CUDA's.
 CHUNK = 32
@@ -85,6 +88,8 @@ class Result:
     not touched.
 
     added: CHUNK lanes add to one array, behind one another or over a tree, so that a sum repeats to the bit whatever the block.
+
+    refusal: of what nobody has written the derivative, in the user's words; None where that is known, or 0.
     """
 
     name: str
@@ -92,6 +97,7 @@ class Result:
     dtype: str
     unwritten: Any = dataclasses.field(default=None, metadata={"content": lambda value: value is not None})
     added: bool = False
+    refusal: str | None = dataclasses.field(default=None, metadata={"content": None})
 
     @property
     def size(self) -> int:
@@ -104,12 +110,12 @@ class Result:
 
     @property
     def is_summary(self) -> bool:
-        """Whether it is of a summary, which has a derivative that is not here."""
+        """Whether it is of a summary, whose derivative, if it has one, is found by another solve."""
         return self.name.startswith("summary")
 
     def is_of(self, function: str) -> bool:
-        """Whether it has what that function of `ROWS` gives, or tangents of that."""
-        return self.name.startswith(ROWS[function])
+        """Whether it has what that function of `OUTPUTS` gives, or tangents of that."""
+        return self.name.startswith(OUTPUTS[function])
 
     def tangent(self, piece: Piece) -> Result:
         """Its tangents of the order of a piece of the state, with an axis of directions behind that of rows if it has some."""

@@ -142,12 +142,15 @@ class Solver(eqx.Module):
         mass_pattern: Any = None,
         jac: Callable | None = None,
         jac_sparsity: Any = None,
+        jump_ts: Real[Array, " jumps"] | None = None,
+        step_ts: Real[Array, " times"] | None = None,
         **settings: Any,
     ) -> Solution:
         """Integrates dy/dt = f(t, y, args) from t0 to t1; see `jax_cubie.solve`. `settings` are those of `update`."""
         matrices = Matrices(mass, mass_pattern, jac, jac_sparsity)
         solver = self.update(**settings) if settings else self
-        request = make_request(solver, f, t0, t1, y0, args, saveat, dt0, events, observables, summaries, matrices)
+        asked = dict(observables=observables, summaries=summaries, jump_ts=jump_ts, step_ts=step_ts)
+        request = make_request(solver, f, t0, t1, y0, args, saveat, dt0, events, matrices, **asked)
         check_choice("throw", throw, (True, False))
         solution = make_solution(request, run(request.problem, request.arrays))
         return raising(solution) if throw else solution
@@ -170,6 +173,8 @@ class Solver(eqx.Module):
         mass_pattern: Any = None,
         jac: Callable | None = None,
         jac_sparsity: Any = None,
+        jump_ts: Real[Array, " jumps"] | None = None,
+        step_ts: Real[Array, " times"] | None = None,
         batched: Iterable[str] | str = ("y0", "args"),
         target: str = "cpu",
         derivative: str | None = None,
@@ -184,5 +189,6 @@ class Solver(eqx.Module):
         keeps them. "jvp" tells about the solve together with a tangent by y0 and these leaves.
         """
         matrices = Matrices(mass, mass_pattern, jac, jac_sparsity)
-        request = make_request(self, f, t0, t1, y0, args, saveat, dt0, events, observables, summaries, matrices)
+        asked = dict(observables=observables, summaries=summaries, jump_ts=jump_ts, step_ts=step_ts)
+        request = make_request(self, f, t0, t1, y0, args, saveat, dt0, events, matrices, **asked)
         return inspect_request(request, batched, target, derivative)

@@ -37,7 +37,7 @@ def read_times(t0: Any, t1: Any, ts: Any, dtype: str) -> Times:
         known = concrete(time)
         if known is not None and not np.isfinite(rounded(known, dtype)):
             raise ValueError(f"{name}={time}: expected a finite number" + f" of {dtype}" * bool(np.isfinite(known)))
-    span = _difference(t1, t0, dtype)
+    span = difference(t1, t0, dtype)
     _check_span(t0, t1, span, dtype)
     offsets = None
     if ts is not None:
@@ -45,11 +45,6 @@ def read_times(t0: Any, t1: Any, ts: Any, dtype: str) -> Times:
         _check_offsets(t0, t1, ts, span, offsets)
     arrays = [None if value is None else as_array(value, dtype) for value in (t0, t1, span, ts, offsets)]
     return Times(*arrays)
-
-
-def offset_of(time: Any, t0: Any, dtype: str) -> Any:
-    """time - t0 as an array of `dtype`."""
-    return as_array(_difference(time, t0, dtype), dtype)
 
 
 def as_array(value: Any, dtype: str) -> Any:
@@ -69,7 +64,7 @@ def rounded(value: Any, dtype: Any) -> Any:
         return known.astype(dtype)
 
 
-def _difference(later: Any, earlier: Any, dtype: str) -> Any:
+def difference(later: Any, earlier: Any, dtype: str) -> Any:
     """later - earlier, rounded to `dtype` at the end; NumPy's where both are known."""
     values = (later, earlier)
     known = [concrete(value) for value in values]
@@ -114,7 +109,7 @@ def _add(total: Any, terms: list[Any], sign: int) -> Any:
 
 def _offsets(t0: Any, t1: Any, ts: Any, span: Any, dtype: str) -> Any:
     """ts - t0. A time that equals an end in the narrower of their two types is that end: 0.3 in float32 and 0.3, say."""
-    offsets = _difference(ts, t0, dtype)
+    offsets = difference(ts, t0, dtype)
     if isinstance(offsets, jax.ShapeDtypeStruct):
         return offsets
     for end, offset in ((t0, 0), (t1, span)):

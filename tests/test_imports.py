@@ -31,6 +31,7 @@ ROOMS = (
     "problem",
     "methods",
     "nonlinear",
+    "inputs",
     "outputs",
     "controllers",
     "linear",

@@ -17,7 +17,7 @@ from ..problem import Problem
 from .rule_content import rule_content
 
 # What a solve is differentiated by, besides the leaves of args and the arrays that functions close over ("f0", "f1", ...).
-_DIFFERENTIABLE = frozenset({"y0", "t0", "span", "offsets", "t1", "ts", "step_ends", MASS})
+_DIFFERENTIABLE = frozenset({"y0", "t0", "span", "offsets", "t1", "ts", "step_ends", "jump_times", "jump_increments", MASS})
 
 
 def operand_has_tangent(operand: Operand, adaptive: bool) -> bool:

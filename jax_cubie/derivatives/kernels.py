@@ -14,7 +14,8 @@ from ..linear import without_custom_vjp
 from ..loop.adjoint import Adjoint, is_of_functions
 from ..loop.checkpoints import Checkpoints
 from ..operands import (
-    ROWS,
+    INTEGRAND,
+    OUTPUTS,
     FieldFunction,
     Function,
     Operand,
@@ -30,7 +31,7 @@ from ..translate.platforms import PLATFORMS
 from .functions import Inputs, backward, field_of, forward, output_of
 
 # What the time that functions of the user's are given depends on.
-_TIMES = ("t0", "span", "dt0", "t1", "ts", "offsets", "step_ends")
+_TIMES = ("t0", "span", "dt0", "t1", "ts", "offsets", "step_ends", "jump_times")
 
 
 @functools.lru_cache(maxsize=256)
@@ -79,10 +80,10 @@ def backward_kernel(
     named = {function.name: number for number, function in enumerate(problem.functions[0][1])}
     made = []
     for name, traced in _differentiated(problem):
-        if name in ROWS and not any(one.is_of(name) for one in results):
+        if name in OUTPUTS and not any(one.is_of(name) for one in results):
             continue  # what has no cotangent may have no derivative
         inputs = Inputs(traced, problem.pieces, problem.moving, operands, problem.dtype)
-        if name not in ROWS:
+        if name not in OUTPUTS:
             function, numbers = field_of(inputs), list(range(len(problem.pieces)))
             outputs = [tangent_name(name, piece.order) for piece in problem.pieces]
             if name in named:
@@ -92,6 +93,8 @@ def backward_kernel(
             kinds = [one.dtype for one in jax.eval_shape(function, *inputs.avals)]
             numbers = [number for number, kind in enumerate(kinds) if jax.numpy.issubdtype(kind, jax.numpy.floating)]
             outputs = [one.name for one in problem.forward_results if one.is_of(name) and one.differentiable]
+            if name == INTEGRAND:
+                made.append({platform: problem.on(platform)[named[name]] for platform in PLATFORMS})
         made.append(backward(name, function, inputs, adjoint.wrt, adjoint.orders, outputs, numbers, problem.unroll))
     return dataclasses.replace(
         problem,
@@ -136,7 +139,7 @@ def _with_tangents(chain: Any, directions: int, directed: tuple[bool, ...]) -> P
     made = []
     for name, traced in _differentiated(problem):
         inputs = Inputs(traced, pieces, moving, operands, problem.dtype)
-        make = output_of if name in ROWS else field_of
+        make = output_of if name in OUTPUTS else field_of
         made.append(forward(name, make(inputs), inputs, limits))
     return dataclasses.replace(
         problem,

@@ -12,10 +12,10 @@ from jax.interpreters import partial_eval as pe
 
 from .bind import bind_solve, moved_operands, solve_p, tangent_p, which_are_known, zero_tangent
 from .calls import LinearCall, Roles, SolveCall
-from .chain import Tangent, tangent_of, with_tangent
+from .chain import Tangent, root, tangent_of, with_tangent
 from .levels import pick, under_vmap, used_levels
 from .lowering import launch_solve, lower_as
-from .refused import is_refused, moves_refused, refused_tangent
+from .refused import moves_refused, refused_tangent
 from .staging import equation_as_a_whole, needed, saves
 
 lower_as(solve_p, launch_solve)
@@ -43,6 +43,9 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
     if not wrt:
         found = solve_p.bind(*primals, **params)
         return found, _with_refused(call, found, tangents, {})
+    for part in root(call.problem).parts:
+        if part.refusal is not None:
+            raise NotImplementedError(part.refusal)
     arrays = [*primals, *(tangents[number] for number in wrt)]
     axes = [*call.axes, *(call.axes[number] for number in wrt)]
     solved = bind_solve(tangent_of(call.problem, wrt), arrays, axes, call.record)
@@ -55,9 +58,9 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
 def _with_refused(call: SolveCall, found: Sequence[Any], tangents: Sequence[Any], given: dict[int, Any]) -> list[Any]:
     """The tangents of a solve's results, of which `given` are known: those that are refused, and zeros."""
     moves = moves_refused(call.problem, tangents)
-    results = call.problem.results
-    refused = [number for number, result in enumerate(results) if is_refused(result)] if moves else []
-    given = given | {number: refused_tangent(found[number], moves) for number in refused}
+    for number, result in enumerate(call.problem.results if moves else ()):
+        if result.refusal is not None and result.dtype.startswith("float"):
+            given = given | {number: refused_tangent(found[number], moves, result.refusal)}
     return [given[number] if number in given else zero_tangent(one) for number, one in enumerate(found)]
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from ..operands import MASS, ROWS
+from ..operands import MASS, OUTPUTS
 
 if TYPE_CHECKING:
     from ..plan import Plan
 
 # Operands whose cotangents gather in cells, one for each order.
 TIMES = ("t0", "span", "dt0", "t1")
-# Those whose cotangents are written as they are come to.
-TIME_ARRAYS = ("offsets", "ts", "step_ends")
+# Those whose cotangents are written as they are come to; and these with what else is.
+TIME_ARRAYS = ("offsets", "ts", "step_ends", "jump_times")
+WRITTEN = (*TIME_ARRAYS, "jump_increments")
 # Up to so many elements a lane keeps a cotangent by itself, until its end.
 _ALONE = 32
 
@@ -45,7 +46,7 @@ class Adjoint:
         if plan.target.platform == "cpu":
             return frozenset()
         named = {operand.name: operand for operand in plan.words.operands}
-        transposed = {f"{name}_vjp" for name in ROWS}
+        transposed = {f"{name}_vjp" for name in OUTPUTS}
         read = {name for function in plan.functions if function.name in transposed for name in function.operands}
         return frozenset(name for name in self.summed if named[name].size > _ALONE and name not in read)
 

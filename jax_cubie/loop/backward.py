@@ -16,7 +16,7 @@ from ..kernel import warp
 from ..kernel.scalar import Scalar, least, most, shifted, where
 from ..operands import cotangent_name
 from ..solution import CODES
-from .adjoint import TIME_ARRAYS
+from .adjoint import WRITTEN
 from .checkpoints import WINDOW, WINDOW_BITS, checkpoint_name, from_word, power, record_of, slot_of, to_word, turn_of
 from .clock import end_of, floor_of, whole_steps
 from .cotangents import cell_of, clear, conclude, declare_cells, gather
@@ -32,7 +32,8 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
     """The device function `(words, lane, thread, base)` that gives one lane's cotangents."""
     problem = lane.problem
     steps, progress, backward = problem.method.steps(lane), build_progress(lane), _Backward(lane)
-    step, finish, carry = steps.step, steps.finish, steps.carry
+    start_method, step, finish, carry = steps.start, steps.step, steps.finish, steps.carry
+    fresh, leg_time, set_off, corner = progress.fresh, progress.leg_time, progress.set_off, progress.corner
     transposed = problem.method.adjoint(lane)
     retake, adjoint_step = transposed.retake, transposed.adjoint
     allocate, locate = lane.allocate(), lane.locate()
@@ -41,6 +42,7 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
     begin, worth, outer = (lane.emitted(kind)(raw(body)) for kind, body in backward.beginning())
     above, aim, replaying, stretch, again, deeper = (lane.emitted(kind)(raw(body)) for kind, body in backward.replay())
     left, restore, cotangents, moved, back = (lane.emitted(kind)(raw(body)) for kind, body in backward.stepping())
+    arrived = lane.emitted("bool")(raw(backward.arrived))
     end = lane.emitted()(raw(backward.end))
     fallible = problem.method.fallible
     status = np.int32(0)
@@ -67,6 +69,10 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
                     if searching:
                         aim(b)
                         while replaying(b):
+                            if set_off is not None:
+                                if fresh(b):
+                                    start_method(b, leg_time(b))
+                                    set_off(b)
                             stretch(b)
                             while turns_left(b):
                                 if fallible:
@@ -80,7 +86,11 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
                                     again(b)
                                     carry(b)
                                 next_turn(b)
-                            advance(b)
+                            if arrived(b):
+                                if corner is not None:
+                                    corner(b)
+                            else:
+                                advance(b)
                         deeper(b)
                 retake(b, time(b), size(b))
                 cotangents(b)
@@ -109,6 +119,8 @@ class _Backward:
         self._lane, problem = lane, lane.problem
         self._problem, self._adjoint, self._record = problem, lane.adjoint, record_of(problem)
         self._parts = [part.adjoint(lane) for part in problem.parts]
+        both = zip(self._parts, problem.parts, strict=True)
+        self._dividing = [(adjoint, part.hooks(lane)) for adjoint, part in both if part.divides]
         self._control, self._constraints = problem.controller.control(lane), problem.method.constraints
         declare_cells(lane)
         for name in ("at", "behind", "stride", "slot_turn", "depth", "shift", "edge", "taken", "sizes"):
@@ -177,10 +189,10 @@ class _Backward:
             b.put(stop=0, step_size=b.scalar(b.direction) * b.number("dt0") if b.lane.has_operand("dt0") else 0.0)
             if self._control.begin is not None:
                 self._control.begin(b, b.get("step_size"))
-            for order in self._adjoint.orders:
-                b.put(**{cell_of("pending", order): 0})
+        for order in self._adjoint.orders:
+            b.put(**{cell_of("pending", order): 0})
         for name in self._adjoint.wrt:
-            if name.partition(".")[0] in TIME_ARRAYS:
+            if name.partition(".")[0] in WRITTEN:
                 size, result = b.lane.operand(name).size, cotangent_name(name)
                 b.each(lambda index, result=result: b.res(result, index, b.real(0)), size)
         for order in b.moving:
@@ -201,7 +213,11 @@ class _Backward:
 
     def replay(self) -> list[tuple[str, Callable]]:
         return [
-            ("bool", self.above), ("void", self.aim), ("bool", self.replaying), ("void", self.stretch), ("void", self.again),
+            ("bool", self.above),
+            ("void", self.aim),
+            ("bool", self.replaying),
+            ("void", self.stretch),
+            ("void", self.again),
             ("void", self.deeper),
         ]
 
@@ -287,9 +303,12 @@ class _Backward:
 
     def _step(self, b: Body) -> Step:
         """The step at hand."""
-        reached = self._start(b) + b.get("step_size") if self._control.end is None else b.get("stop")
-        end = where(b.get("last"), b.get("end"), reached)
-        return Step(self._start(b), b.get("residue"), end, b.get("step_size"), b.get("last"))
+        named = not self._problem.adaptive and not self._problem.one_size
+        reached = b.get("stop") if named else self._start(b) + b.get("step_size")
+        end, last = where(b.get("last"), b.get("end"), reached), b.get("last")
+        if self._problem.divided:
+            last = last & b.get("home")
+        return Step(self._start(b), b.get("residue"), end, b.get("step_size"), last)
 
     def _start(self, b: Body) -> Scalar:
         if not self._problem.one_size:
@@ -307,6 +326,10 @@ class _Backward:
         offset = b.emitter.constant("int64", offset) if isinstance(offset, int) else offset
         return b.emitter.add("int64", begin, offset)
 
+    def arrived(self, b: Body) -> Scalar:
+        """Whether that step was the last of its leg."""
+        return b.get("accepted") & b.get("last") if self._problem.divided else b.scalar(False, "bool")
+
     def deeper(self, b: Body) -> None:
         self._enter(b, b.get("depth") + 1)
 
@@ -314,7 +337,11 @@ class _Backward:
 
     def stepping(self) -> list[tuple[str, Callable]]:
         return [
-            ("bool", self.left), ("void", self.restore), ("void", self.cotangents), ("void", self.moved), ("void", self.back),
+            ("bool", self.left),
+            ("void", self.restore),
+            ("void", self.cotangents),
+            ("void", self.moved),
+            ("void", self.back),
         ]
 
     def together(self, b: Body) -> Scalar:
@@ -353,6 +380,8 @@ class _Backward:
                 self._record.restore(b, read)
         if self._problem.one_size:
             self._resume(b, at)
+        if self._problem.divided:
+            self._resume_leg(b)
         for part in self._parts:
             part.restored(b)
 
@@ -363,11 +392,24 @@ class _Backward:
         b.put(start=where(last, begun, 0.0), step_size=where(last, b.get("end") - begun, size), last=last)
         b.put(turn=where(last, 0, at), repeat=where(last, 1, count), whole=where(last, count, 0))
 
+    def _resume_leg(self, b: Body) -> None:
+        """What is known of the leg at hand, of a step that may be the first or the last of it."""
+        end, floor = b.get("end"), floor_of(b)
+        home = ~(end < floor)
+        b.put(home=home, floor=where(home, floor, floor_of(b, end)), fresh=False, cut=False, exact=False)
+        for order in b.moving:
+            for part, hooks in self._dividing:
+                goal = where(home, b.tangent("span", order), hooks.clip_tangent(b, order))
+                b.put(**{f"leg_{order}": part.leg_tangent(b, order), f"goal_{order}": goal})
+
     def cotangents(self, b: Body) -> None:
         """Those of what was saved in the step at hand."""
         for order in self._adjoint.orders:
             b.put(**{cell_of("size", order): 0, cell_of("start", order): 0})
         step = self._step(b)
+        for part, _ in self._dividing:
+            with b.when(b.get("last") & ~b.get("home")):
+                part.corner(b, step)
         for part in self._parts:
             part.step(b, step)
 
@@ -376,6 +418,9 @@ class _Backward:
         last = b.get("last")
         for order in self._adjoint.orders:
             size, start = b.get(cell_of("size", order)), b.get(cell_of("start", order))
+            if self._problem.divided:
+                self._moved_in_leg(b, order, size, start)
+                continue
             if self._problem.adaptive:
                 gather(b, **{f"span_{order}": where(last, size, 0.0)})
                 continue
@@ -388,6 +433,19 @@ class _Backward:
             whole = (b.get("whole") + b.get("turn")).to(b.dtype)
             gather(b, **{f"span_{order}": where(last, size, 0.0)})
             gather(b, **{f"dt0_{order}": where(last, -1.0 * whole * size, size) + whole * start})
+
+    def _moved_in_leg(self, b: Body, order: int, size: Scalar, start: Scalar) -> None:
+        """pending: the cotangent of the beginning of the leg that the step is behind or in."""
+        last, home, pending = b.get("last"), b.get("home"), b.get(cell_of("pending", order))
+        goal = size + pending
+        gather(b, **{f"span_{order}": where(last & home, goal, 0.0)})
+        for part, _ in self._dividing:
+            with b.when(last & ~home):
+                part.clip_cotangent(b, order, goal)
+        begun = start - where(last, size, 0.0)
+        b.put(**{cell_of("pending", order): begun + where(last, 0.0, pending)})
+        if not self._problem.adaptive:
+            gather(b, **{f"dt0_{order}": b.get("paces").to(b.dtype) * begun + where(last, 0.0, size)})
 
     def back(self, b: Body) -> None:
         """To the step before; windows that end there are left."""
@@ -403,7 +461,7 @@ class _Backward:
 
     def end(self, b: Body) -> None:
         with b.when(self.worth(b)):
-            for part in self._parts:
+            for part in reversed(self._parts):  # what happened first at t0 is gone back over last
                 part.end(b)
         if self._constraints is not None:
             b.put(active=self.worth(b))

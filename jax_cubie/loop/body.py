@@ -15,6 +15,7 @@ from ..kernel.device import View, each
 from ..kernel.emitter import Emitter
 from ..kernel.scalar import Scalar
 from ..operands import Piece, in_order, tangent_name
+from .clock import inside_of_leg
 from .functions import Sink, into_view
 
 if TYPE_CHECKING:
@@ -161,6 +162,8 @@ class Body:
     def instant(self, since_t0: Any, into: Fraction | int = 0) -> dict[str, Any]:
         """The time and its tangents as functions of the user's take them."""
         given = {"t": self.emitter.add(self.dtype, self.op("t0"), since_t0)}
+        if self.lane.problem.jumps:
+            given["t"] = inside_of_leg(self, self.scalar(given["t"])).value
         for order in self.moving:
             moved = self.get(f"start_{order}") + self.tangent("t0", order)
             given[tangent_name("t", order)] = self.get(f"size_{order}").fused(float(into), moved).value

@@ -130,6 +130,11 @@ def record_of(problem: Problem) -> Record:
     elif not problem.one_size:
         cells += [("stop", dtype)]
     before = [(name, dtype if kind == "float" else kind) for name, kind in problem.remembered]
+    if problem.divided:
+        cells += [("end", dtype), ("resume", dtype) if problem.adaptive else ("leg", dtype)]
+        cells += [] if problem.adaptive else [("paces", "int32")]
+    if problem.jumps:
+        cells += [("first_time", dtype), ("last_time", dtype)]
     counters = [name for part in problem.parts for name in part.remembered_counters]
     cells += [(name, kind) for part in problem.parts for name, kind in part.remembered]
     depth = (len(problem.pieces) - 1).bit_length()

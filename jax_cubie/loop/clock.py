@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..kernel.memory import opaque
-from ..kernel.scalar import Scalar, where
+from ..kernel.scalar import Scalar, least, most, where
 
 if TYPE_CHECKING:
     from .body import Body
@@ -23,9 +25,9 @@ def end_of(b: Body) -> Scalar:
     return b.scalar(b.direction) * b.number("span")
 
 
-def floor_of(b: Body) -> Scalar:
-    """Some units in the last place before the end: a step that would end later ends at the end."""
-    adaptive, end = b.lane.problem.adaptive, end_of(b)
+def floor_of(b: Body, end: Scalar | None = None) -> Scalar:
+    """Some units in the last place before the end, t1 unless it is given: a step that would end later ends at the end."""
+    adaptive, end = b.lane.problem.adaptive, end_of(b) if end is None else end
     integer = "int32" if b.dtype == "float32" else "int64"
 
     def less(time: Scalar) -> Scalar:
@@ -44,6 +46,38 @@ def floor_of(b: Body) -> Scalar:
         floor = where(lower < floor, lower, floor)
     # Inside of the loop it would be computed again in every step.
     return b.scalar(opaque(b.emitter, b.dtype, floor.value))
+
+
+# By how many units in the last place the times that f is given in a leg differ at least from those at which it jumps. A sum
+# t0 + (t - t0) may be one of them off.
+_APART_ULPS = 2
+
+
+def edges_of(b: Body, begin: Scalar, end: Scalar) -> dict[str, Scalar]:
+    """The first and the last time that the functions of a leg are given, for their cells; from one jump to the next."""
+    integer = "int32" if b.dtype == "float32" else "int64"
+
+    def inside(time: Scalar, sign: int) -> Scalar:
+        """A time since t0 as functions are given it, but somewhat further towards the inside of the leg."""
+        time = b.number("t0") + b.scalar(b.direction) * time
+        outwards = (b.scalar(b.direction) * sign * time) > 0.0  # whether its magnitude is to grow
+        bits = b.scalar(b.emitter.bitcast(time.value, integer), integer)
+        moved = bits + where(outwards, b.scalar(_APART_ULPS, integer), -_APART_ULPS)
+        tiny = b.scalar(b.direction) * (sign * float(np.finfo(b.dtype).tiny))
+        return where(abs(time) <= float(np.finfo(b.dtype).tiny), tiny, b.scalar(b.emitter.bitcast(moved.value, b.dtype)))
+
+    unbounded = b.scalar(b.direction) * float("inf")
+    return {
+        "first_time": where(begin > 0.0, inside(begin, 1), -unbounded),
+        "last_time": where(end < float("inf"), inside(end, -1), unbounded),
+    }
+
+
+def inside_of_leg(b: Body, time: Scalar) -> Scalar:
+    """The time, no earlier than the first one and no later than the last one of the leg."""
+    first, last, forwards = b.get("first_time"), b.get("last_time"), b.scalar(b.direction) > 0.0
+    low, high = where(forwards, first, last), where(forwards, last, first)
+    return most(low, least(high, time))
 
 
 def whole_steps(b: Body, step_size: Scalar, floor: Scalar) -> Scalar:

@@ -10,7 +10,7 @@ from ..kernel import warp
 from ..kernel.device import View
 from ..kernel.scalar import Scalar, shifted, where
 from ..operands import cotangent_name
-from .adjoint import TIME_ARRAYS, TIMES, is_of_functions
+from .adjoint import TIMES, WRITTEN, is_of_functions
 from .functions import Sink, Store
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def conclude(b: Body, worth: Scalar, fine: Scalar, present: Scalar) -> None:
                 write(name, size, b.piece(b.buf.adjoint, initial[name]).load)
             elif name in offsets:
                 write(name, size, b.buf.operand_adjoint.part(offsets[name], size).load)
-            elif root in TIME_ARRAYS:  # written as they are come to
+            elif root in WRITTEN:  # written as they are come to
                 with b.when(~(worth & fine)):
                     write(name, size, lambda _: b.real(0))
             else:

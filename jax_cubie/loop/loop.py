@@ -53,6 +53,8 @@ def build_lanes(lane: Lane) -> Callable[..., None]:
     end_time, tell_parts, next_turn = progress.end_time, progress.tell_parts, progress.next_turn
     landed, land, advance, halted = progress.landed, progress.land, progress.advance, progress.halted
     done, conclude, steps_taken = progress.done, progress.conclude, progress.steps_taken
+    fresh, leg_time, set_off = progress.fresh, progress.leg_time, progress.set_off
+    inspect, corner, home = progress.inspect, progress.corner, progress.home
     allocate, locate = lane.allocate(), lane.locate()
     queue = Queue(lane.device, lanes=plan.words.lanes, counter=plan.words.counter, block=plan.block)
     queued, idle, empty = queue.queued, queue.idle, queue.empty
@@ -70,14 +72,19 @@ def build_lanes(lane: Lane) -> Callable[..., None]:
             if not queued or held > before:
                 b = locate(words, held, arrays)
                 begin(b)
-                if begun(b):
-                    start_method(b, zero)
-                    first_step(b)
+                if set_off is None:
+                    if begun(b):
+                        start_method(b, zero)
+                        first_step(b)
             if not queued or held >= 0:
                 # Found again at each look: kept over it, addresses would take registers of the loop's.
                 b = locate(words, held, arrays)
                 look(b)
                 while going(b):
+                    if set_off is not None:
+                        if fresh(b):
+                            start_method(b, leg_time(b))
+                            set_off(b)
                     # A loop of its own, in which the step size is a constant: compilers move all that depends on it out.
                     turn_up(b)
                     while turns_left(b):
@@ -89,13 +96,20 @@ def build_lanes(lane: Lane) -> Callable[..., None]:
                         if accepted(b):
                             if finish is not None:
                                 finish(b, end_time(b))
-                            tell_parts(b)
-                            carry(b)
+                            if inspect is not None:
+                                inspect(b)
+                            if inspect is None or accepted(b):
+                                tell_parts(b)
+                                carry(b)
                         next_turn(b)
                     if landed(b):
-                        land(b)
-                        break
-                    advance(b)
+                        if corner is not None:
+                            corner(b)
+                        if home(b):
+                            land(b)
+                            break
+                    else:
+                        advance(b)
                     if halted(b):
                         break
                 if not queued or done(b):

@@ -111,12 +111,21 @@ class Hooks:
 
     start(b) -> code: before the first step. accepted(b, step) -> code: behind an accepted step. rejected(b): behind a rejected
     one. end(b, result) -> code: behind the last step, with the code so far.
+
+    Of parts that divide the way into legs, times running forwards: clip(b) -> the next time on which a step has to end,
+    infinity if there is none; clip_tangent(b, order): its tangent. locate(b, step) -> the time inside of an accepted step at
+    which it should have ended; infinity if there is none: that step is taken once more, up to there. corner(b, time) ->
+    code: at the end of a leg, behind `accepted`: the state may be changed, before the method starts again.
     """
 
     start: Callable | None = None
     accepted: Callable | None = None
     rejected: Callable | None = None
     end: Callable | None = None
+    clip: Callable | None = None
+    clip_tangent: Callable | None = None
+    locate: Callable | None = None
+    corner: Callable | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +136,10 @@ class AdjointHooks:
     step): an accepted step is taken again, of which the part keeps count, but writes nothing. restored(b): the lane is as it
     was at the beginning of a step. step(b, step): of the state at the end of that step, and of what lies inside of it by the
     method's `between_adjoint`. end(b): of the state at t0.
+
+    Of parts that divide the way into legs: leg_tangent(b, order) -> the tangent of the beginning of the leg at hand;
+    corner(b, step): of the state that the next leg began with makes that of the end of `step`; clip_cotangent(b, order, value):
+    hands on that of the time `clip`.
     """
 
     begin: Callable
@@ -134,6 +147,9 @@ class AdjointHooks:
     restored: Callable
     step: Callable
     end: Callable
+    leg_tangent: Callable | None = None
+    corner: Callable | None = None
+    clip_cotangent: Callable | None = None
 
 
 class Part(abc.ABC):
@@ -148,6 +164,27 @@ class Part(abc.ABC):
     @abc.abstractmethod
     def stops(self) -> bool:
         """Whether it may end a lane that is as it should be before t1, by the code of `accepted`."""
+
+    @property
+    def divides(self) -> bool:
+        """Whether it divides the way of a lane into legs: there is a time inside on which a step ends, and the method starts
+        again."""
+        return False
+
+    @property
+    def jumps(self) -> bool:
+        """Whether f may jump at the times at which its `clip` ends legs."""
+        return False
+
+    @property
+    def cuts(self) -> bool:
+        """Whether it may have an accepted step taken once more, up to some time inside of it."""
+        return False
+
+    @property
+    def refusal(self) -> str | None:
+        """Why solves with it have no derivatives; None: they have."""
+        return None
 
     @property
     @abc.abstractmethod

@@ -10,11 +10,19 @@ A lane's progress is kept in cells, scalars that end up in registers:
 - result: a code; limit: the steps in all at which the loop pauses
 - reached, at_end: where parts may end a lane, the end of the last accepted step, and whether that is t1
 - begun, accepted, forced, failed, stuck, last, finished: whether it can be integrated, the step was accepted, the next step is
-  accepted whatever its error, the controller gave up, no smaller step helps, the step ends at t1, and it did
+  accepted whatever its error, the controller gave up, no smaller step helps, the step ends at `end`, and the lane is at t1
+
+Where parts divide the way, it is gone in legs; `end` and `floor` are those of the one at hand, and in cells are, too:
+
+- leg: where it began; paces: its accepted steps so far; resume: the size of the steps as the controller wants it, whatever is
+  left of the leg
+- fresh, home: whether the next leg is to begin, this one ends at t1
+- cut, cut_at: whether the step that was taken is to be taken once more, up to that time; exact: it is, whatever its error
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -23,7 +31,7 @@ from ..kernel.queue import pause
 from ..kernel.scalar import Scalar, least, where
 from ..solution import CODES
 from .checkpoints import Recording
-from .clock import end_of, floor_of, whole_steps
+from .clock import edges_of, end_of, floor_of, whole_steps
 from .part import Step
 
 if TYPE_CHECKING:
@@ -36,6 +44,11 @@ _FLAGS = ("begun", "accepted", "forced", "failed", "stuck", "last", "finished")
 # How much smaller than a unit in the last place of the time since t0 a step may become: their sum is compensated.
 _RESOLUTION = 4096.0
 _SUCCESSFUL = CODES["successful"]
+# Of a way in legs, with their dtypes; "float": the solve's.
+_LEGS = {
+    **dict.fromkeys(("leg", "resume", "cut_at"), "float"), "paces": "int32",
+    **dict.fromkeys(("fresh", "home", "cut", "exact"), "bool"),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +60,9 @@ class Progress:
     over steps of one size. time, size -> the method's next step. judge(b, status): whether it is accepted. accepted; end_time
     -> its end. tell_parts: of it. landed -> whether that was at t1; land: it was. advance: the time, and the next step's size.
     halted -> whether no step follows now. done -> whether the lane is; conclude: it. steps_taken -> int32.
+
+    Of a way in legs, else None: fresh -> whether one begins, which the method starts at leg_time; set_off: on it. inspect:
+    whether the accepted step is to be taken once more, and shorter. corner: at the end of a leg. home -> whether that was t1.
     """
 
     begin: Callable
@@ -70,6 +86,12 @@ class Progress:
     done: Callable
     conclude: Callable
     steps_taken: Callable
+    fresh: Callable | None
+    leg_time: Callable | None
+    set_off: Callable | None
+    inspect: Callable | None
+    corner: Callable | None
+    home: Callable
 
 
 def build_progress(lane: Lane) -> Progress:
@@ -77,9 +99,15 @@ def build_progress(lane: Lane) -> Progress:
     kinds = {**dict.fromkeys(_FLOATS, lane.problem.dtype), **dict.fromkeys(_INTEGERS, "int32"), **dict.fromkeys(_FLAGS, "bool")}
     for name, dtype in kinds.items():
         lane.cell(name, dtype)
+    if lane.problem.divided:
+        for name, dtype in _LEGS.items():
+            lane.cell(name, lane.problem.dtype if dtype == "float" else dtype)
+    if lane.problem.jumps:
+        for name in ("first_time", "last_time"):
+            lane.cell(name, lane.problem.dtype)
     for order in lane.problem.moving:
-        lane.cell(f"start_{order}", lane.problem.dtype)
-        lane.cell(f"size_{order}", lane.problem.dtype)
+        for name in ("start", "size", *(("leg", "goal") if lane.problem.divided else ())):
+            lane.cell(f"{name}_{order}", lane.problem.dtype)
     if _counts_whole(lane):
         lane.cell("whole", "int32")
     if lane.problem.checkpoints is not None or lane.problem.adjoint is not None:
@@ -89,10 +117,14 @@ def build_progress(lane: Lane) -> Progress:
         for name in ("recorded", "thinned", "due"):
             lane.cell(name, "int32")
     writer, dtype = _Writer(lane), lane.problem.dtype
-    results = dict.fromkeys(("begun", "going", "turns_left", "accepted", "landed", "halted", "done"), "bool")
-    results |= dict(time=dtype, size=dtype, end_time=dtype, steps_taken="int32")
-    names = [field.name for field in dataclasses.fields(Progress)]
-    return Progress(**{name: lane.emitted(results.get(name, "void"))(raw(getattr(writer, name))) for name in names})
+    results = dict.fromkeys(("begun", "going", "turns_left", "accepted", "landed", "halted", "done", "fresh", "home"), "bool")
+    results |= dict(time=dtype, size=dtype, end_time=dtype, leg_time=dtype, steps_taken="int32")
+    problem = lane.problem
+    left_out = () if problem.divided else ("fresh", "leg_time", "set_off", "corner")
+    left_out += () if any(part.cuts for part in problem.parts) else ("inspect",)
+    names = [field.name for field in dataclasses.fields(Progress) if field.name not in left_out]
+    made = {name: lane.emitted(results.get(name, "void"))(raw(getattr(writer, name))) for name in names}
+    return Progress(**made, **dict.fromkeys(left_out))
 
 
 def _counts_whole(lane: Lane) -> bool:
@@ -119,10 +151,13 @@ class _Writer:
         problem = lane.problem
         self._adaptive, self._dt0_given = problem.adaptive, problem.first_step_given
         self._control = problem.controller.control(lane)
-        self._one_size = not self._adaptive and self._control.end is None
-        if self._control.end is not None:
+        self._one_size, self._divided, self._jumps = problem.one_size, problem.divided, problem.jumps
+        self._names_ends = not self._adaptive and not self._one_size
+        if self._names_ends:
             lane.cell("stop", problem.dtype)
         self._parts = [part.hooks(lane) for part in problem.parts]
+        self._backward = problem.adjoint is not None
+        self._clips = [part for part in self._parts if part.clip is not None]
         self._stops = problem.stops
         if self._stops:
             lane.cell("reached", problem.dtype)
@@ -139,6 +174,8 @@ class _Writer:
 
     def begin(self, b: Body) -> None:
         self._initial(b)
+        if self._jumps:
+            b.put(**edges_of(b, b.scalar(0.0), b.scalar(float("inf"))))
         for name, offset in b.lane.plan.parameter_offsets.items():
             for index in range(b.lane.operand(name).size):
                 b.buf.parameters.store(offset + index, b.op(name, index))
@@ -147,6 +184,8 @@ class _Writer:
         b.put(start=0, residue=0, step_size=0, turn=0, repeat=1, forced=False, last=False)
         if self._stops:
             b.put(reached=0, at_end=True)
+        if self._divided:
+            b.put(leg=0, resume=0, cut_at=0, paces=0, fresh=True, home=False, cut=False, exact=False)
         end = end_of(b)
         valid = b.number("t0").is_finite & (end < float("inf")) & (b.number("max_steps") >= 1)
         if self._control.valid is not None:
@@ -168,6 +207,8 @@ class _Writer:
             b.begin_piece(piece)
         for order in b.moving:
             b.put(**{f"start_{order}": 0, f"size_{order}": 0})
+            if self._divided:
+                b.put(**{f"leg_{order}": 0, f"goal_{order}": 0})
         if self._counts_whole:
             b.put(whole=0)
         if self._recording is not None:
@@ -181,7 +222,7 @@ class _Writer:
         if self._control.first_step is not None and not self._dt0_given:
             size = self._control.first_step(b)
             b.put(step_size=size, result=where(size > 0.0, b.get("result"), CODES["not_finite"]))
-        if self._control.end is not None:
+        if self._names_ends:
             if self._control.begin is not None:
                 self._control.begin(b, b.get("step_size"))
             self._aim(b, b.scalar(0.0), end, floor)
@@ -195,15 +236,96 @@ class _Writer:
 
     def _aim(self, b: Body, start: Scalar, end: Scalar, floor: Scalar) -> None:
         """The step from `start` to where its controller says."""
-        stop = self._control.end(b, self.steps_taken(b) + 1)
+        if self._control.end is not None:
+            stop = self._control.end(b, self.steps_taken(b) + 1)
+        else:
+            size = b.scalar(b.direction) * b.number("dt0")
+            stop = (b.get("paces") + 1).to(b.dtype).fused(size, b.get("leg"))
         last = stop > floor
         stop = where(last, end, stop)
         b.put(stop=stop, step_size=stop - start, last=last)
 
+    # --- Legs
+
+    def fresh(self, b: Body) -> Scalar:
+        return b.get("fresh")
+
+    def leg_time(self, b: Body) -> Scalar:
+        return b.scalar(b.direction) * b.get("start")
+
+    def set_off(self, b: Body) -> None:
+        """The end of the leg, and its first step."""
+        start, end, home = b.get("start"), end_of(b), b.scalar(True, "bool")
+        last_floor = floor_of(b)
+        b.put(leg=start, paces=0, fresh=False, exact=False)
+        for part in self._clips:
+            stop = part.clip(b)
+            home = ~(stop < last_floor)
+            end = where(home, end, stop)
+        if self._jumps:
+            # Of a leg that an event has ended, this is of the whole one.
+            b.put(last_time=edges_of(b, start, where(home, float("inf"), end))["last_time"])
+        floor = where(home, last_floor, floor_of(b, end))
+        b.put(end=end, home=home, floor=floor)
+        for order in b.moving:
+            goal = b.tangent("span", order)
+            for part in self._clips:
+                goal = where(home, goal, part.clip_tangent(b, order))
+            b.put(**{f"goal_{order}": goal})
+        if not self._adaptive:
+            self._aim(b, start, end, floor)
+            return
+        with contextlib.nullcontext() if self._backward else b.when(b.get("resume").equals(0.0)):
+            size = b.get("resume" if self._backward else "step_size")
+            if not self._backward and self._control.first_step is not None and not self._dt0_given:
+                size = self._control.first_step(b)
+                b.put(result=where(size > 0.0, b.get("result"), CODES["not_finite"]))
+            b.put(resume=size)
+        size = self._control.begin(b, b.get("resume"))
+        last = start + size > floor
+        b.put(resume=size, step_size=where(last, end - start, size), last=last)
+
+    def inspect(self, b: Body) -> None:
+        for part in self._parts:
+            if part.locate is None:
+                continue
+            with b.when(~b.get("exact") & b.get("accepted")):
+                time = part.locate(b, self._step(b))
+                cut = time < float("inf")
+                b.put(cut=cut, cut_at=time, accepted=~cut)
+
+    def corner(self, b: Body) -> None:
+        time, tried, wanted = b.get("end"), b.get("step_size"), b.get("next_size")
+        b.put(start=time, residue=0, fresh=True)
+        if self._jumps:
+            # f is to be what it is behind the jump once the method starts.
+            edges = edges_of(b, time, b.scalar(float("inf")))
+            jumped = ~b.get("exact")
+            b.put(first_time=where(jumped, edges["first_time"], b.get("first_time")), last_time=edges["last_time"])
+        if self._adaptive:
+            b.put(resume=where(wanted < tried, wanted, b.get("resume")))
+        for order in b.moving:
+            moved = b.get(f"goal_{order}")
+            b.put(**{f"leg_{order}": moved, f"start_{order}": moved, f"size_{order}": 0})
+        with b.when(~b.get("home")):
+            self._ask(b, "corner", time)
+
+    def home(self, b: Body) -> Scalar:
+        return b.get("home") if self._divided else b.scalar(True, "bool")
+
+    def _cut(self, b: Body) -> None:
+        """To the step that was taken, up to where it is to end."""
+        start, time = b.get("start"), b.get("cut_at")
+        home = ~(time < floor_of(b))
+        b.put(step_size=time - start - b.get("residue"), end=time, floor=time, home=home, last=True, cut=False, exact=True)
+        if self._names_ends:
+            b.put(stop=time)
+
     # --- Steps
 
     def look(self, b: Body) -> None:
-        b.put(end=end_of(b), floor=floor_of(b), limit=self._pause(b), next_size=b.get("step_size"), total=0, status=0)
+        ends = {} if self._divided else {"end": end_of(b), "floor": floor_of(b)}
+        b.put(**ends, limit=self._pause(b), next_size=b.get("step_size"), total=0, status=0)
         if self._control.settle is not None:
             self._control.settle(b)
         # What is wrong with the step that the loop ended on is found out behind it: inside, it costs every step.
@@ -256,6 +378,9 @@ class _Writer:
         """The tangents of the step's start and size. Sizes that are chosen do not move, but the last step ends at t1."""
         for order in b.moving:
             span = b.tangent("span", order)
+            if self._divided:
+                self._move_in_leg(b, order)
+                continue
             if self._adaptive:
                 b.put(**{f"size_{order}": where(b.get("last"), span, 0.0)})
                 continue
@@ -269,6 +394,14 @@ class _Writer:
             start = (b.get("whole") + b.get("turn")).to(b.dtype) * size
             b.put(**{f"start_{order}": start, f"size_{order}": where(b.get("last"), span - start, size)})
 
+    def _move_in_leg(self, b: Body, order: int) -> None:
+        start, goal = b.get(f"leg_{order}"), b.get(f"goal_{order}")
+        size = b.scalar(0.0)
+        if not self._adaptive:
+            size = b.tangent("dt0", order)
+            start = start + b.get("paces").to(b.dtype) * size
+        b.put(**{f"start_{order}": start, f"size_{order}": where(b.get("last"), goal - start, size)})
+
     def judge(self, b: Body, status: Any) -> None:
         if self._fallible:
             b.put(status=b.scalar(status, "int32"), accepted=b.scalar(status, "int32").equals(0))
@@ -279,6 +412,8 @@ class _Writer:
             total = where(b.get("status").equals(0), total, float("inf"))
         b.put(total=total)
         self._control.decide(b, total)
+        if self._divided:
+            b.put(accepted=b.get("accepted") | b.get("exact"))
         if self._fallible:
             b.put(accepted=b.get("accepted") & b.get("status").equals(0))
 
@@ -286,7 +421,7 @@ class _Writer:
         return b.get("accepted")
 
     def _reached(self, b: Body) -> Scalar:
-        if self._control.end is not None:
+        if self._names_ends:
             return b.get("stop")
         return where(b.get("last"), b.get("end"), self._now(b) + b.get("step_size"))
 
@@ -296,10 +431,15 @@ class _Writer:
     def tell_parts(self, b: Body) -> None:
         if self._recording is not None and not self._one_size:
             self._recording.accepted(b)
-        step = Step(self._now(b), b.get("residue"), self._reached(b), b.get("step_size"), b.get("last"))
+        step = self._step(b)
         if self._stops:
             b.put(reached=step.end, at_end=step.last)
         self._ask(b, "accepted", step)
+
+    def _step(self, b: Body) -> Step:
+        """The step at hand."""
+        last = b.get("last") & b.get("home") if self._divided else b.get("last")
+        return Step(self._now(b), b.get("residue"), self._reached(b), b.get("step_size"), last)
 
     def _ask(self, b: Body, place: str, *arguments: Any) -> None:
         """The parts: the first code that is not 0 is the lane's, unless it has one."""
@@ -324,7 +464,19 @@ class _Writer:
         b.put(finished=True)
 
     def advance(self, b: Body) -> None:
-        if self._control.end is not None:
+        if not self._divided:
+            self._go_on(b)
+            return
+        with b.emitter.builder.if_else(b.get("cut").value) as (cut, otherwise):
+            with cut:
+                b.put(resume=b.get("next_size"))
+                self._cut(b)
+            with otherwise:
+                b.put(exact=False)
+                self._go_on(b)
+
+    def _go_on(self, b: Body) -> None:
+        if self._names_ends:
             self._advance_named(b)
         elif self._adaptive:
             self._advance_adaptive(b)
@@ -353,6 +505,8 @@ class _Writer:
                 later = following.fused(b.scalar(_RESOLUTION), b.get("start")) > b.get("start")
                 b.put(stuck=~(smaller & later))
         b.put(step_size=following, last=False)
+        if self._divided:
+            b.put(resume=following)
         with b.when(b.get("start") + following > b.get("floor")):
             rest = b.get("end") - b.get("start") - b.get("residue")
             with b.emitter.builder.if_else(accepted.value) as (then, otherwise):
@@ -366,6 +520,8 @@ class _Writer:
             b.put(stuck=~b.get("accepted"))
         start = b.get("stop")
         b.put(start=start)
+        if self._divided:
+            b.put(paces=b.get("paces") + 1)
         self._aim(b, start, b.get("end"), b.get("floor"))
 
     def _advance_fixed(self, b: Body) -> None:
@@ -405,6 +561,8 @@ class _Writer:
         b.res("accepted", 0, b.emitter.sub("int32", steps, rejected))
         b.res("rejected", 0, rejected)
         b.res("result", 0, b.get("result").value)
+        if self._stops:
+            b.res("reached", 0, (b.scalar(b.direction) * b.get("reached")).value)
         for name in self._outcome:
             b.res(name, 0, b.counter(name).get())
 

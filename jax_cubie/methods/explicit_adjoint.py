@@ -15,7 +15,7 @@ from ..kernel.scalar import Scalar
 from ..loop import AdjointSteps
 from ..loop.cotangents import some_of, unless_done
 from ..loop.jets import Jet
-from ..operands import ROWS
+from ..operands import OUTPUTS
 from ..outputs.interpolation import dense_shares
 from .between import between_adjoint
 from .combine import combine, stage_time
@@ -69,7 +69,7 @@ class ExplicitAdjoint:
         last = count - 1 if tableau.fsal else count  # stages but for the one at the end, which no weight is given
         # Right-hand sides that nobody reads are not evaluated again.
         wanted = count if inside or lane.adjoint.orders else last - 1
-        end_wanted = inside or any(f"{name}_vjp" in lane.functions for name in ROWS)
+        end_wanted = inside or any(f"{name}_vjp" in lane.functions for name in OUTPUTS)
         lane.cell("points_inside", "bool")
 
         @lane.emitted()

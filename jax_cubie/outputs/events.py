@@ -92,8 +92,7 @@ class Steady(Part):
         return {}
 
     def results(self, states: int, dtype: str) -> tuple[Result, ...]:
-        """Where the last accepted step ended, counted from t0."""
-        return (Result("reached", (), dtype),)
+        return ()
 
     def copies(self) -> dict[str, int]:
         return {}
@@ -102,11 +101,7 @@ class Steady(Part):
         def accepted(b: Body, step: Step) -> Scalar:
             return where(_is_steady(b), b.scalar(CODES["event_occurred"], "int32"), CODES["successful"])
 
-        def end(b: Body, result: Scalar) -> Scalar:
-            b.res("reached", 0, (b.scalar(b.direction) * b.get("reached")).value)
-            return result
-
-        return Hooks(accepted=accepted, end=end)
+        return Hooks(accepted=accepted)
 
     @property
     def remembered(self) -> tuple[tuple[str, str], ...]:

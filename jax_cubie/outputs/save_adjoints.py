@@ -28,7 +28,13 @@ def build_adjoint(lane: Lane, saving: Saving) -> AdjointHooks:
     rows = _Rows(lane, saving)
     lane.cell(_ROW, "int32")
     lane.cell(_BEHIND, "int32")
+    if not rows.wanted:  # others ask for values inside of steps, too
+        return AdjointHooks(_nothing, rows.repeated, rows.restored, rows.clear, _nothing)
     return AdjointHooks(begin=rows.begin, repeated=rows.repeated, restored=rows.restored, step=rows.step, end=rows.end)
+
+
+def _nothing(*_: Any) -> None:
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +70,7 @@ class _Rows:
             for function in ROWS
         }
         self._functions = [name for name in saving.functions if any(has for _, _, has in self._pieces[name])]
+        self.wanted = any(has for pieces in self._pieces.values() for _, _, has in pieces)
         self._written = {result.name for result in lane.plan.words.results}
 
     # --- The places in the loop
@@ -154,6 +161,11 @@ class _Rows:
 
         if self._saving.points:
             b.repeat_while(missing, lambda: b.put(**{_BEHIND: b.get(_BEHIND) - 1, _ROW: b.get(_ROW) - 1}))
+
+    def clear(self, b: Body, step: Step) -> None:
+        """Nothing of a step that is gone back over has a cotangent of rows."""
+        if self._saving.points:
+            self._lane.problem.method.clear_between(b)
 
     def _step_of_points(self, b: Body, step: Step) -> None:
         method, signed = self._lane.problem.method, b.scalar(b.direction) * step.size

@@ -62,9 +62,10 @@ class Crossing:
 class Group:
     """Numbers and what is made of them together, over one window.
 
-    function: of (t, y), whose `size` numbers they are; None: the state. moving: the function that gives the numbers and then
-    their slopes; None where there are none. order: of the method, which integrals are to be as exact as. spread: whether squares
-    are summed, too. peaks, troughs: for how many there is room.
+    function: of (t, y), whose `size` numbers they are; None: the state. slopes: whether these have slopes, made of f. moving:
+    the function that gives the numbers and then their slopes; None where nobody asks for these. order: of the method, which
+    integrals are to be as exact as. total: whether there are any; spread: whether squares are summed, too. peaks, troughs: for
+    how many there is room.
     """
 
     window: Window
@@ -72,6 +73,7 @@ class Group:
     moving: str | None
     size: int
     order: int
+    slopes: bool
     total: bool = False
     spread: bool = False
     maximum: bool = False
@@ -276,20 +278,35 @@ class Summaries(Part):
         return found
 
     def results(self, states: int, dtype: str) -> tuple[Result, ...]:
-        found: list[Result] = []
-        for number, asked in enumerate(self.asked):
-            if asked.kind == "fold":
-                outputs = enumerate(self.folds[asked.owner].outputs)
-                found += [Result(f"summary{number}_{place}", shape, kind) for place, (shape, kind) in outputs]
-                continue
+        return tuple(one for number in range(len(self.asked)) for one in self.results_of(number, dtype))
+
+    def results_of(self, number: int, dtype: str) -> tuple[Result, ...]:
+        """Those of one summary: of peaks and troughs their number, times and values; of a fold each array."""
+        asked, refusal = self.asked[number], self.refusal_of(number)
+        if asked.kind == "fold":
+            outputs = enumerate(self.folds[asked.owner].outputs)
+            named = [(f"_{place}", shape, kind) for place, (shape, kind) in outputs]
+        else:
             group = self.groups[asked.owner]
+            shape, rows = (group.size,), (getattr(group, asked.kind, 0), group.size)
+            named = [("", shape, "int32" if asked.kind == "crossings" else dtype)]
             if asked.kind in ("peaks", "troughs"):
-                rows = (getattr(group, asked.kind), group.size)
-                found += [Result(f"summary{number}_number", (group.size,), "int32")]
-                found += [Result(f"summary{number}_{name}", rows, dtype) for name in ("times", "values")]
-            else:
-                found += [Result(f"summary{number}", (group.size,), "int32" if asked.kind == "crossings" else dtype)]
-        return tuple(found)
+                named = [("_number", shape, "int32"), ("_times", rows, dtype), ("_values", rows, dtype)]
+        return tuple(Result(f"summary{number}{end}", shape, kind, refusal=refusal) for end, shape, kind in named)
+
+    def refusal_of(self, number: int) -> str | None:
+        """Why a summary has no derivative; None where it has one."""
+        asked = self.asked[number]
+        if asked.kind == "fold":
+            return "a Summary(init, update, result) has none"
+        group = self.groups[asked.owner]
+        if group.window.sampled:
+            return f"a Summary.{asked.kind} with every= has none yet"
+        if asked.kind in ("mean", "std", "rms", "integral"):
+            return f"a Summary.{asked.kind} with start= has none yet" if group.window.starts else None
+        if asked.kind != "crossings" and not group.slopes:
+            return f"a Summary.{asked.kind} with a mass matrix has none"
+        return None
 
     def hooks(self, lane: Lane) -> Hooks:
         from .summary_points import build_hooks

@@ -35,7 +35,7 @@ _ZERO = ("total", "spread", "slope", "peaks_number", "troughs_number", "count")
 def build_hooks(lane: Lane, part: Summaries) -> Hooks:
     """The places of summaries in the loop."""
     points = _Points(lane, part)
-    return Hooks(start=points.start, accepted=points.accepted, end=points.end)
+    return Hooks(start=points.start, accepted=points.accepted, corner=points.corner, end=points.end)
 
 
 class _Points:
@@ -120,6 +120,14 @@ class _Points:
             b.put(summary_reached=step.end)
         for window in self._sampled:
             self._step_of_samples(b, window, step)
+
+    def corner(self, b: Body, time: Scalar) -> None:
+        """The state may have jumped: what comes is compared with where it is now."""
+        for window in self._steps:
+            begun = b.scalar(b.counter(window.points).get(), "int32") > 0 if window.starts else None
+            with contextlib.nullcontext() if begun is None else b.when(begun):
+                for group in self._groups(window):
+                    self._begin(b, group, time, b.piece(b.buf.state, 0))
 
     def _fold_end(self, b: Body, window: Window, step: Step) -> None:
         """The end of the step, for the folds of a window."""
@@ -247,7 +255,7 @@ class _Points:
         return b.buf.summarised_values.part(0, begin)
 
     def _begin(self, b: Body, group: Group, time: Scalar, state: View) -> None:
-        """The first point of a window of all of a trajectory."""
+        """A point at which a window of all of a trajectory begins, or its state has jumped."""
         if not group.extrema and not group.keeps_last:
             return
         if group.has_ends:
@@ -406,9 +414,7 @@ class _Points:
         """The group's numbers and slopes at a fraction of the step."""
         return self._numbers(b, group, theta.fused(step.size, step.start), self._state_at(b, step, theta), into)
 
-    def _turns(
-        self, b: Body, group: Group, step: Step, begin: Scalar, values: tuple[At, At], slopes: tuple[At, At]
-    ) -> None:
+    def _turns(self, b: Body, group: Group, step: Step, begin: Scalar, values: tuple[At, At], slopes: tuple[At, At]) -> None:
         """Extrema inside of the step, where the sign of the slope changes."""
         size = step.size * (1.0 - begin)
 
@@ -445,7 +451,8 @@ class _Points:
             theta = find_root(b, slope_at, begin, b.scalar(1.0), at_begin, at_end)
             value, time = chosen.pick(self._at(b, into)), theta.fused(step.size, step.start)
             for best, local, room, there in (
-                ("max", "peaks", group.peaks, at_begin > 0.0), ("min", "troughs", group.troughs, at_begin < 0.0)
+                ("max", "peaks", group.peaks, at_begin > 0.0),
+                ("min", "troughs", group.troughs, at_begin < 0.0),
             ):
                 if best in group.places:
                     words, when = self._words(b, group, best), self._words(b, group, f"{best}_time")
@@ -559,7 +566,8 @@ class _Points:
             old, was = b.scalar(before.load(index)), b.scalar(slope.load(index))
             now = values(index) - old
             for local, room, there in (
-                ("peaks", group.peaks, (was > 0.0) & (now < 0.0)), ("troughs", group.troughs, (was < 0.0) & (now > 0.0))
+                ("peaks", group.peaks, (was > 0.0) & (now < 0.0)),
+                ("troughs", group.troughs, (was < 0.0) & (now > 0.0)),
             ):
                 if not room:
                     continue

@@ -19,7 +19,8 @@ DEFAULT_MAX_STEPS = 100_000
 class Problem:
     """A solve of one lane.
 
-    functions: for each platform the user's, "f" first. traced: the same as JAX has them, by name, for their derivatives.
+    functions: for each platform the user's, "f" first. traced: the same as JAX has them, by name, for their derivatives;
+    summarised: what summaries are of.
     pieces: what the state consists of. moving: the orders of the tangents that times have. parts: what looks at each step,
     saving first. registry: the buffers with their locations; their sizes are bound by the Plan. operands: what the kernel
     reads. directions: how many tangents a lane takes at once, at most. first_step_given: whether dt0 is one. slots: of
@@ -42,6 +43,7 @@ class Problem:
     schedule: str = dataclasses.field(metadata={"content": None})  # the plan knows what comes of it
     block: int | str = dataclasses.field(metadata={"content": None})  # likewise
     traced: tuple[tuple[str, Traced], ...] = dataclasses.field(default=(), compare=False, metadata={"content": None})
+    summarised: tuple[tuple[str, Traced], ...] = dataclasses.field(default=(), compare=False, metadata={"content": None})
     moving: tuple[int, ...] = ()
     slots: int = dataclasses.field(default=32, metadata={"content": None})  # `checkpoints` knows it
     windows: int = dataclasses.field(default=WINDOWS, metadata={"content": None})  # `adjoint` knows it
@@ -81,7 +83,17 @@ class Problem:
     @property
     def one_size(self) -> bool:
         """Whether all steps but the last have the size dt0."""
-        return not self.adaptive and not self.controller.names_ends
+        return not self.adaptive and not self.controller.names_ends and not self.divided
+
+    @property
+    def divided(self) -> bool:
+        """Whether the way of a lane consists of several legs."""
+        return any(part.divides for part in self.parts)
+
+    @property
+    def jumps(self) -> bool:
+        """Whether f may jump where a leg ends."""
+        return any(part.jumps for part in self.parts)
 
     @property
     def stops(self) -> bool:
@@ -128,6 +140,8 @@ class Problem:
     def forward_results(self) -> tuple[Result, ...]:
         """What a solve gives: what parts ask for, the counts and the code, and the tangents of the first."""
         own = [result for part in self.parts for result in part.results(self.primal_states, self.dtype)]
+        if self.stops:  # where the last accepted step ended, counted from t0
+            own.append(Result("reached", (), self.dtype))
         counts = ("accepted", "rejected", "result", *self.method.counters(self.dimensions()))
         tangents = [result.tangent(piece) for piece in self.pieces[1:] for result in own if result.differentiable]
         return (*own, *(Result(name, (), "int32") for name in counts), *tangents)

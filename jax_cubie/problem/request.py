@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from jaxtyping import Array, Float, PyTree
 
 from ..buffers import BufferRegistry
+from ..controllers import Controller
 from ..field_errors import check_signature
 from ..foreign_names import instead_of_saveat
+from ..inputs import Jumps, read_jumps
 from ..linear import LinearSettings
+from ..loop import Part
 from ..loop.checkpoints import windows_for
 from ..methods import Method
 from ..operands import Operand, Piece
@@ -30,8 +33,8 @@ from .tracing import Arguments, flat_field, trace_functions
 class Request:
     """A problem with the arrays to solve it for, and what is needed to present the results.
 
-    structures: those of what the functions of rows return, by their names in `ROWS`. summaries: of each by name what it is like, as
-    `SummaryReader` has it. args: the names of the operands that are leaves of args.
+    structures: those of what the functions of rows return, by their names in `ROWS`. summaries: of each by name what it is
+    like, as `SummaryReader` has it. args: the names of the operands that are leaves of args.
     """
 
     problem: Problem
@@ -70,9 +73,12 @@ def make_request(
     saveat: SaveAt,
     dt0: Any,
     events: Any = (),
+    matrices: Matrices = Matrices(),  # noqa: B008 - it is immutable
+    *,
     observables: Any = None,
     summaries: Any = None,
-    matrices: Matrices = Matrices(),  # noqa: B008 - it is immutable
+    jump_ts: Any = None,
+    step_ts: Any = None,
 ) -> Request:
     """Checks everything that is known now, traces f, and lists the kernel's operands."""
     if not callable(f):
@@ -108,6 +114,9 @@ def make_request(
         values["t1"] = times.t1
         if saveat.points:
             values["ts"] = times.ts
+    schedule = read_jumps({"jump_ts": jump_ts, "step_ts": step_ts}, t0, t1, state.dtype)
+    if schedule is not None:
+        values |= schedule.operands
     for component in solver.components:
         values |= component.operands(state)
     if steady is not None:
@@ -134,7 +143,14 @@ def make_request(
     programs = {function.name: function.program for function in functions.by_platform[0][1]}
     outputs = {name: programs[name].outputs for name in of_rows}
     saving, most = _make_saving(saveat, settings["max_steps"], outputs), concrete(settings["max_steps"])
-    parts = [saving, *([] if steady is None else [Steady()]), *([reader.part] if reader.presented else [])]
+    parts: list[Part] = [saving]
+    if steady is not None:
+        parts.append(Steady())
+    if schedule is not None:
+        parts.append(Jumps.of(schedule))
+    if reader.presented:
+        parts.append(reader.part)
+    _refuse_named_ends(parts, controller, settings["controller"])
     if mass is not None and any(part.inside for part in parts) and functions.method.between_needs_slopes:
         raise ValueError(
             f"method {method.name!r} has no values between steps of its own, and with a mass matrix f is no slope to make some "
@@ -157,6 +173,7 @@ def make_request(
         schedule=settings["schedule"],
         block=settings["block"],
         traced=functions.traced,
+        summarised=functions.more,
         slots=settings["checkpoints"],
         windows=windows_for(settings["checkpoints"], None if most is None else int(most.max())),
         directions=settings["directions"],
@@ -193,6 +210,14 @@ def _steady_state(events: Any) -> SteadyState | None:
     if len(given) > 1:
         raise ValueError("events has several steady_state(): give one of them, with the tolerances that are to hold")
     return given[0] if given else None
+
+
+def _refuse_named_ends(parts: Sequence[Part], controller: Controller, name: str) -> None:
+    if controller.names_ends and any(part.divides for part in parts):
+        raise ValueError(
+            f"controller={name!r} says itself where steps end, and so do jump_ts, step_ts and events: take controller='fixed', "
+            "whose steps are of one size between these, or one that chooses step sizes, as 'pid'"
+        )
 
 
 def _make_saving(saveat: SaveAt, max_steps: Any, outputs: dict[str, Any]) -> Saving:

@@ -90,7 +90,8 @@ class TracedFunctions:
     """The user's functions of a solve.
 
     method: for this f. by_platform: programs, "f" first. traced: f and the functions of rows as JAX has them. closed_over: what
-    they close over, by its names as operands. structures: those of the results of the functions of rows, by name.
+    they close over, by its names as operands. structures: those of the results of the functions of rows, by name. more: what
+    was asked for besides, of time and state, as JAX has it.
     """
 
     method: Method
@@ -98,6 +99,7 @@ class TracedFunctions:
     traced: tuple[tuple[str, Traced], ...]
     closed_over: dict[str, Any]
     structures: dict[str, Any]
+    more: tuple[tuple[str, Traced], ...] = ()
 
 
 def _time_and_state(state: State) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
@@ -110,8 +112,9 @@ def trace_functions(
     mass: Mass | None = None, jac: Callable | None = None, sparsity: Pattern | None = None, more: More | None = None,
 ) -> TracedFunctions:
     """For each platform f, what the method derives of it, and the functions of rows: functions of time, the flat state, the
-    operands of args and what they close over. of_rows: the user's, by their names in `ROWS`. more: of f and the method, for each
-    function besides the names of its inputs and its jaxpr over these and the operands of args; they have no derivatives."""
+    operands of args and what they close over. of_rows: the user's, by their names in `ROWS`. more: of f and the method, for
+    each function besides the names of its inputs and its jaxpr over these and the operands of args; they have no derivatives.
+    """
     check_signature(f, _SAID_F)
     time, vector = _time_and_state(state)
     field = trace(flat_field(f, state, args), time, vector, *args.avals)
@@ -126,9 +129,11 @@ def trace_functions(
             if name != "f":
                 given = (time if one == "t" else vector for one in derived.inputs)
                 closed[name] = trace(derived.call, *given, *args.avals)
+    besides = []
     if more is not None:
         for name, (own, jaxpr) in more(lambda *given: jex.jaxpr_as_fun(forwards)(*given)[0], method).items():
             inputs[name], closed[name] = own, jaxpr
+            besides += [name] if own == ("t", "y") else []
     structures = {}
     for name, function in of_rows.items():
         closed[name], structures[name] = _trace_output(function, SAID_OF_ROWS[name], state, args)
@@ -153,7 +158,8 @@ def trace_functions(
     known = tuple((value, name) for name, value in closed_over.items() if not isinstance(value, jax.core.Tracer))
     said = {"f": _SAID_F, **SAID_OF_ROWS}
     traced = tuple((name, _traced(closed[name], args.names, given, known, said[name])) for name in said if name in closed)
-    return TracedFunctions(method, by_platform, traced, closed_over, structures)
+    as_traced = tuple((name, _traced(closed[name], args.names, given, known, "summaries")) for name in besides)
+    return TracedFunctions(method, by_platform, traced, closed_over, structures, as_traced)
 
 
 def _traced(

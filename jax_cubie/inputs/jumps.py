@@ -1,0 +1,264 @@
+"""Times at which the vector field or the state jumps: steps end on them, and the method starts again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..buffers import Buffer
+from ..kernel.scalar import Scalar, where
+from ..loop import AdjointHooks, Dimensions, Hooks, Part, Step
+from ..operands import Result, cotangent_name, tangent_name
+from ..settings import concrete, is_number
+from ..solution import CODES
+from ..times import as_array, difference
+
+if TYPE_CHECKING:
+    from ..loop.body import Body
+    from ..loop.lane import Lane
+
+TIMES, INCREMENTS, KEPT = "jump_times", "jump_increments", "jump_kept"
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Jumps of one lane, in the order in which they are come to.
+
+    times: [jumps], counted from t0, in the solve's dtype; infinite ones are never reached. increments: [jumps, components],
+    what is added to the state; None: nothing is. kept: [jumps], by what the state is multiplied before, 1 or 0; None: 1.
+    """
+
+    times: Any
+    increments: Any = None
+    kept: Any = None
+
+    @property
+    def operands(self) -> dict[str, Any]:
+        """What the kernel is handed."""
+        given = {TIMES: self.times, INCREMENTS: self.increments, KEPT: self.kept}
+        return {name: array for name, array in given.items() if array is not None}
+
+
+def read_jumps(given: Mapping[str, Any], t0: Any, t1: Any, dtype: str) -> Schedule | None:
+    """The schedule of times at which steps end, by the names under which they were given; None where there are none.
+
+    Raises TypeError or ValueError for what is no such array, or known and wrong.
+    """
+    arrays = [_checked(name, times, t0, t1) for name, times in given.items() if times is not None]
+    arrays = [times for times in arrays if np.shape(times)[0]]
+    if not arrays:
+        return None
+    offsets = [difference(times, t0, dtype) for times in arrays]
+    if len(offsets) == 1:
+        return Schedule(as_array(offsets[0], dtype))
+    together = jnp.concatenate([as_array(one, dtype) for one in offsets])
+    backwards = as_array(difference(t1, t0, dtype), dtype) < 0
+    return Schedule(jnp.where(backwards, -jnp.sort(-together), jnp.sort(together)))
+
+
+def _checked(name: str, times: Any, t0: Any, t1: Any) -> Any:
+    if isinstance(times, (list, tuple)) and all(is_number(time) and np.shape(time) == () for time in times):
+        times = np.asarray(times, float) if all(concrete(time) is not None for time in times) else jnp.stack(times)
+    if not is_number(times) or len(np.shape(times)) != 1:
+        raise ValueError(f"{name} is {times!r}: expected a one-dimensional array of times, [jumps]")
+    known, begin, end = concrete(times), concrete(t0), concrete(t1)
+    if known is None or begin is None or end is None:
+        return times
+    sign = 1 if end >= begin else -1
+    if np.isnan(known).any():
+        raise ValueError(f"{name}={times} has times that are no numbers; infinite ones are never reached")
+    real = known[np.isfinite(known)]
+    word = "non-decreasing" if sign == 1 else "non-increasing, since t1 < t0"
+    if (np.diff(sign * real) < 0).any() or np.isfinite(known[len(real) :]).any():
+        raise ValueError(f"{name}={times} is not in order: expected it {word}, with infinite times behind all others")
+    if real.size and sign * (real[0] - begin) < 0:
+        raise ValueError(f"{name} begins with {real[0]}: expected times from t0={t0} on")
+    return times
+
+
+@dataclasses.dataclass(frozen=True)
+class Jumps(Part):
+    """Ends legs at the times of a schedule, and adds its increments to the state. count: the jumps of a lane, at most."""
+
+    count: int
+    adds: bool
+    keeps: bool
+
+    @classmethod
+    def of(cls, schedule: Schedule) -> Jumps:
+        """Those of a schedule."""
+        return cls(schedule.times.shape[0], schedule.increments is not None, schedule.kept is not None)
+
+    @property
+    def inside(self) -> bool:
+        return False
+
+    @property
+    def stops(self) -> bool:
+        return False
+
+    @property
+    def divides(self) -> bool:
+        return True
+
+    @property
+    def jumps(self) -> bool:
+        return True
+
+    @property
+    def counters(self) -> tuple[str, ...]:
+        """Jumps that lie behind."""
+        return ("jumps",)
+
+    @staticmethod
+    def buffers() -> tuple[Buffer, ...]:
+        return ()
+
+    def sizes(self, dimensions: Dimensions) -> dict[str, int]:
+        return {}
+
+    def results(self, states: int, dtype: str) -> tuple[Result, ...]:
+        return ()
+
+    def copies(self) -> dict[str, int]:
+        return {}
+
+    def hooks(self, lane: Lane) -> Hooks:
+        def start(b: Body) -> Scalar:
+            early = self._next(b) < 0.0
+            return where(early, CODES["invalid_input"], self._pass(b, b.scalar(0.0)))
+
+        return Hooks(start=start, clip=self._next, clip_tangent=self._next_tangent, corner=self._pass)
+
+    def _index(self, b: Body) -> tuple[Scalar, Scalar]:
+        """That of the next jump, int64, and whether there is one."""
+        number = b.scalar(b.counter("jumps").get(), "int32")
+        left = number < self.count
+        return where(left, number, 0).to("int64"), left
+
+    def _next(self, b: Body) -> Scalar:
+        """The time of the next jump."""
+        index, left = self._index(b)
+        return where(left, b.scalar(b.direction) * b.number(TIMES, index.value), float("inf"))
+
+    def _next_tangent(self, b: Body, order: int) -> Scalar:
+        return b.tangent(TIMES, order, self._index(b)[0].value)
+
+    def _pass(self, b: Body, time: Scalar) -> Scalar:
+        """All jumps up to that time."""
+        ordered = b.variable(b.emitter.constant("bool", 1), "bool")
+
+        def jump() -> None:
+            before, (index, _) = self._next(b), self._index(b)
+            self._change(b, index)
+            b.counter("jumps").add()
+            ordered.set(b.emitter.logical_and(ordered.get(), (self._next(b) >= before).value))
+
+        b.repeat_while(lambda: self._next(b) <= time, jump)
+        # What is not a number is neither reached nor passed.
+        following = self._next(b)
+        valid = b.scalar(ordered.get(), "bool") & (following > time)
+        return where(valid, b.scalar(CODES["successful"], "int32"), CODES["invalid_input"])
+
+    def _change(self, b: Body, index: Scalar) -> None:
+        """The state at a jump."""
+        for begin, piece in b.pieces:
+            state = b.buf.state.part(begin, piece.size)
+            if self.keeps:
+                kept = b.number(KEPT, index.value)
+                b.each(lambda i, kept=kept, s=state: s.store(i, (kept * b.scalar(s.load(i))).value), piece.size)
+            name = tangent_name(INCREMENTS, piece.order)
+            if not b.lane.has_operand(name):
+                continue
+            operand = b.lane.operand(name)
+            for number in range(max(piece.directions, 1)):
+                part = state.part(number * b.primal, b.primal)
+                first = index * b.primal + (number * self.count * b.primal if operand.directed else 0)
+
+                def add(i: Any, name: str = name, part: Any = part, first: Scalar = first) -> None:
+                    more = b.number(name, (first + _int64(b, i)).value)
+                    part.store(i, (b.scalar(part.load(i)) + more).value)
+
+                b.each(add, b.primal)
+
+    @property
+    def remembered(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
+    @property
+    def remembered_counters(self) -> tuple[str, ...]:
+        return ("jumps",)
+
+    def adjoint(self, lane: Lane) -> AdjointHooks:
+        def nothing(*_: Any) -> None:
+            return None
+
+        def end(b: Body) -> None:
+            self._go_back(b, b.scalar(0, "int32"), b.scalar(0.0))
+
+        def corner(b: Body, step: Step) -> None:
+            self._go_back(b, b.scalar(b.counter("jumps").get(), "int32"), step.end)
+
+        def leg_tangent(b: Body, order: int) -> Scalar:
+            behind = b.scalar(b.counter("jumps").get(), "int32")
+            index = where(behind > 0, behind - 1, 0).to("int64")
+            inside = (behind > 0) & (b.scalar(b.direction) * b.number(TIMES, index.value) > 0.0)
+            return where(inside, b.tangent(TIMES, order, index.value), 0.0)
+
+        def clip_cotangent(b: Body, order: int, value: Scalar) -> None:
+            name = cotangent_name(tangent_name(TIMES, order))
+            if name in {result.name for result in lane.plan.words.results}:
+                b.res(name, self._index(b)[0].value, value.value)
+
+        return AdjointHooks(
+            begin=nothing,
+            repeated=nothing,
+            restored=nothing,
+            step=nothing,
+            end=end,
+            leg_tangent=leg_tangent,
+            corner=corner,
+            clip_cotangent=clip_cotangent,
+        )
+
+    def _go_back(self, b: Body, first: Scalar, time: Scalar) -> None:
+        """The cotangent of the state in front of the jumps from number `first` on up to that time, from that behind them."""
+        number = b.variable(first.value, "int32")
+
+        def index() -> Scalar:
+            return b.scalar(number.get(), "int32")
+
+        def behind() -> Scalar:
+            inside = index() < self.count
+            return inside & (b.scalar(b.direction) * b.number(TIMES, where(inside, index(), 0).to("int64").value) <= time)
+
+        b.repeat_while(behind, lambda: number.set((index() + 1).value))
+        written = {result.name for result in b.lane.plan.words.results}
+
+        def undo() -> None:
+            number.set((index() - 1).value)
+            place = index().to("int64")
+            for begin, piece in b.pieces:
+                adjoint, name = b.buf.adjoint.part(begin, piece.size), cotangent_name(tangent_name(INCREMENTS, piece.order))
+                if name in written:
+
+                    def write(i: Any, name: str = name, adjoint: Any = adjoint) -> None:
+                        b.res(name, (place * b.primal + _int64(b, i)).value, adjoint.load(i))
+
+                    b.each(write, b.primal)
+                if self.keeps:
+                    kept = b.number(KEPT, place.value)
+                    b.each(lambda i, a=adjoint, kept=kept: a.store(i, (kept * b.scalar(a.load(i))).value), piece.size)
+
+        b.repeat_while(lambda: index() > first, undo)
+
+    def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
+        return {}
+
+
+def _int64(b: Body, index: Any) -> Scalar:
+    return b.scalar(b.emitter.constant("int64", index) if isinstance(index, int) else index, "int64")

@@ -1,0 +1,130 @@
+"""Times at which the vector field jumps: steps end on them, derivatives move with them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from jax.test_util import check_grads
+from solve_helpers import all_are, code
+
+from jax_cubie import SaveAt, Solver, solve
+from jax_cubie.solution import CODES
+
+# Of each family; steps of one size too.
+KINDS = {"tsit5": {}, "vern7": {}, "rodas5p": {}, "kvaerno5": {}, "radau_iia_5": {}, "auto": {}, "rk4": {"dt0": 0.03}}
+
+
+def switched(t, y, times):
+    """-y, and from the second of the times on 2 y - 1: f jumps at the first two, and is as before behind the first."""
+    return jnp.where((t >= times[0]) & (t < times[1]), 2.0 * y - 1.0, -y)
+
+
+def exact(y0, times, t1):
+    before = np.exp(-times[0]) * y0
+    inside = 0.5 + (before - 0.5) * np.exp(2 * (times[1] - times[0]))
+    return inside * np.exp(times[1] - t1)
+
+
+@pytest.mark.parametrize(("method", "dtype"), [("tsit5", "float32"), *((method, "float64") for method in KINDS)])
+def test_steps_end_on_jumps(method, dtype, platform):
+    with jax.enable_x64(dtype == "float64"):
+        times, y0 = jnp.asarray([0.3, 0.7], dtype), jnp.asarray([1.0, 2.0], dtype)
+        tolerances = {} if "dt0" in KINDS[method] else {"rtol": 1e-7, "atol": 1e-7}
+        solver = Solver(method, max_steps=400, **tolerances)
+        given = {"saveat": SaveAt(steps=True), **KINDS[method]}
+        found = solver.solve(switched, 0.0, 1.0, y0, times, jump_ts=times, **given)
+        assert all_are(found, "successful")
+        taken = np.asarray(found.ts)[np.isfinite(found.ts)]
+        assert set(np.asarray(times)) <= set(taken) and taken[-1] == 1
+        error = np.abs(np.asarray(found.ys)[len(taken) - 1] - exact(np.asarray(y0), np.asarray(times), 1.0)).max()
+        assert error < 2e-6
+        # No step looks over a jump: none has to be rejected there.
+        without = solver.solve(switched, 0.0, 1.0, y0, times, **given)
+        if "dt0" not in KINDS[method]:
+            assert int(found.stats["num_rejected_steps"]) < int(without.stats["num_rejected_steps"])
+
+
+@pytest.mark.usefixtures("x64")
+def test_far_from_zero_in_float32():
+    """A day in, half of the times that f is given are rounded the wrong way."""
+    t0, times = 86_400.0, 86_400.0 + np.array([0.3, 0.7])
+    y0 = jnp.ones(1, jnp.float32)
+
+    def f(t, y, _):
+        return jnp.where(t >= 86_400.5, 2.0 * y - 1.0, -y)
+
+    found = solve(f, t0, t0 + 1.0, y0, jump_ts=np.array([86_400.5]), rtol=1e-6, atol=1e-6)
+    expected = 0.5 + (np.exp(-0.5) - 0.5) * np.exp(1.0)
+    assert all_are(found, "successful") and float(found.ys[0, 0]) == pytest.approx(expected, rel=1e-5)
+    assert int(found.stats["num_rejected_steps"]) <= 2
+    # Times that are no jumps are met, too.
+    both = solve(f, t0, t0 + 1.0, y0, jump_ts=np.array([86_400.5]), step_ts=times, saveat=SaveAt(steps=True), max_steps=99)
+    assert {np.float32(86_400.3), np.float32(86_400.5), np.float32(86_400.7)} <= set(np.asarray(both.ts))
+
+
+@pytest.mark.usefixtures("x64")
+def test_backwards_in_time():
+    times = jnp.array([0.7, 0.3])
+    end = solve(switched, 0.0, 1.0, jnp.ones(2), times[::-1], jump_ts=times[::-1], rtol=1e-9, atol=1e-9).ys[0]
+    found = solve(lambda t, y, a: switched(t, y, a), 1.0, 0.0, end, times[::-1], jump_ts=times, rtol=1e-9, atol=1e-9)
+    assert all_are(found, "successful") and np.allclose(found.ys[0], 1.0, rtol=1e-6)
+    assert int(found.stats["num_rejected_steps"]) <= 2
+
+
+def test_lanes_have_their_own():
+    """In any number: what is infinite is never reached; a lane whose times are wrong disturbs no other."""
+    times = jnp.array([[0.3, 0.7], [0.2, jnp.inf], [jnp.inf, jnp.inf], [0.7, 0.3], [jnp.nan, 0.5], [-0.1, 0.5], [0.0, 0.0]])
+
+    def lane(times, saved):
+        return solve(lambda t, y, _: -y, 0.0, 1.0, jnp.ones(1), jump_ts=times, saveat=saved, max_steps=50)
+
+    found = jax.jit(jax.vmap(lane, (0, None)), static_argnums=1)(times, SaveAt(steps=True))
+    wrong = CODES["invalid_input"]
+    assert code(found).tolist() == [0, 0, 0, wrong, wrong, wrong, 0]
+    steps = [set(np.asarray(row)[np.isfinite(row)].tolist()) for row in found.ts]
+    assert {np.float32(0.3), np.float32(0.7)} <= steps[0] and np.float32(0.2) in steps[1]
+    assert steps[2] == steps[6] and not steps[2] & {np.float32(0.3), np.float32(0.7)}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("method", ["tsit5", "rodas4", "kvaerno3", "rk4"])
+def test_derivatives(method):
+    """By the times of jumps, with all that they meet: against differences, both modes, twice."""
+    settings = {"dt0": 0.031} if method == "rk4" else {"rtol": 1e-10, "atol": 1e-10}
+    point = {"t0": 0.0, "t1": 2.0, "y0": jnp.array([1.0, 2.0]), "rate": 1.3, "times": jnp.array([0.5, 0.9, 1.2])}
+    flat, unravel = ravel_pytree(point)
+
+    def f(t, y, args):
+        rate, times = args
+        return -rate * y * y + jnp.sin(3 * t) + jnp.where(t >= times[0], 1.0, 0.0) - jnp.where(t >= times[2], y, 0.0)
+
+    def loss(flat):
+        p = unravel(flat)
+        saved = SaveAt(ts=jnp.array([0.2, 0.7, 1.6]), t1=True)
+        args = (p["rate"], jax.lax.stop_gradient(p["times"]))
+        found = solve(f, p["t0"], p["t1"], p["y0"], args, jump_ts=p["times"], saveat=saved, method=method, **settings)
+        return jnp.sum(jnp.sin(found.ys) * jnp.arange(1.0, 9.0).reshape(4, 2))
+
+    # The step sizes between jumps are held fixed, and so the differences are as far off as the tolerances.
+    check_grads(loss, (flat,), 1, eps=1e-5, rtol=1e-5, atol=1e-5)
+    gradient = jax.jit(jax.grad(loss))
+    if method in ("tsit5", "rk4"):
+        check_grads(gradient, (flat,), 1, modes=("fwd", "rev"), eps=1e-5, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"jump_ts": 0.5}, r"jump_ts is 0.5: expected a one-dimensional array of times"),
+        ({"step_ts": ["a"]}, r"step_ts is .*expected a one-dimensional array of times"),
+        ({"jump_ts": [0.5, 0.2]}, r"jump_ts=.* is not in order: expected it non-decreasing, with infinite times behind all"),
+        ({"jump_ts": [np.inf, 0.2]}, r"is not in order"),
+        ({"jump_ts": [np.nan]}, r"has times that are no numbers"),
+        ({"jump_ts": [-0.5]}, r"jump_ts begins with -0.5: expected times from t0=0.0 on"),
+        ({"jump_ts": [0.5], "controller": "even", "dt0": 0.1}, r"controller='even' says itself where steps end"),
+    ],
+)
+def test_wrong_times(given, said):
+    with pytest.raises((ValueError, TypeError), match=said):
+        solve(lambda t, y, _: -y, 0.0, 1.0, jnp.ones(1), **given)
