@@ -70,11 +70,6 @@ def padded_offsets(t0: Any, t1: Any, ts: Any, dtype: str) -> Any:
     return (np if known else jnp).where(there, offsets, rounded(ts, dtype))
 
 
-def offset_of(time: Any, t0: Any, dtype: str) -> Any:
-    """time - t0 as an array of `dtype`."""
-    return as_array(difference(time, t0, dtype), dtype)
-
-
 def as_array(value: Any, dtype: str) -> Any:
     """The value as JAX's array of `dtype`; of a shape, a shape."""
     value = rounded(value, dtype)

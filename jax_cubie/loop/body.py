@@ -161,6 +161,10 @@ class Body:
         """The same of a function of the primal state alone, whose arrays are given, and written, as they are."""
         self._emit(name, into_view(out, [0]) if isinstance(out, View) else out, given)
 
+    def call_pieces(self, name: str, given: Mapping[str, Any], out: Sink) -> None:
+        """The same, of arrays that are given piece by piece already: others may be as long as the state."""
+        self._emit(name, out, given)
+
     def _emit(self, name: str, out: Sink, given: Mapping[str, Any]) -> None:
         function = self.lane.functions[name]
         function.emit(self, {**given, **self._numbers(function.function, given)}, out)

@@ -2,6 +2,7 @@
 
 from .event import Event, EventRecord
 from .events import Events, Kind
+from .integrals import Integrals
 from .saveat import SaveAt
 from .saving import ROWS, Saving
 from .steadiness import Steady, SteadyState, steady_state
@@ -9,9 +10,9 @@ from .summaries import Summaries
 from .summary import Extrema, Summary
 
 # Every part that a solve may have, for the sake of its buffers.
-PARTS = (Saving, Steady, Events, Summaries)
+PARTS = (Saving, Steady, Events, Summaries, Integrals)
 
 __all__ = [
-    "PARTS", "ROWS", "Event", "EventRecord", "Events", "Extrema", "Kind", "SaveAt", "Saving", "Steady", "SteadyState", "Summaries",
-    "Summary", "steady_state",
+    "PARTS", "ROWS", "Event", "EventRecord", "Events", "Extrema", "Integrals", "Kind", "SaveAt", "Saving", "Steady",
+    "SteadyState", "Summaries", "Summary", "steady_state",
 ]  # fmt: skip
