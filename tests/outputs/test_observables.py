@@ -89,6 +89,22 @@ def test_derivatives_are_those_of_one_function(fn):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("method", ["tsit5", "dopri5", "heun"])
+def test_derivatives_of_ends_alone(method):
+    """Where nothing inside of steps is asked for, the end of a step that is gone back over has to be found all the same."""
+
+    def ends(rate, saveat):
+        observables = None if saveat.fn is not None else lambda t, y, rate: jnp.sin(3 * y["a"] * rate)
+        found = solve(field, 0.0, 1.2, Y0, rate, saveat=saveat, observables=observables, method=method, max_steps=90)
+        rows = found.ys if observables is None else found.observables
+        return jnp.where(jnp.isfinite(rows), rows, 0.0)
+
+    for saveat in (SaveAt(t1=True), SaveAt(steps=2), SaveAt(t1=True, fn=lambda t, y, rate: jnp.sin(3 * y["a"] * rate))):
+        modes = [mode(lambda rate, saveat=saveat: ends(rate, saveat))(2.0) for mode in (jax.jacfwd, jax.jacrev)]
+        np.testing.assert_allclose(*modes, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
 def test_what_has_no_cotangent_is_not_transposed():
     """The square root has no derivative at 0, which nobody asks for."""
 
