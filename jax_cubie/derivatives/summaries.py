@@ -4,7 +4,8 @@ A solve with summaries knows nothing of their derivatives, and costs nothing for
 solve, which takes the same steps, integrates what they are of, and saves rows at the times that they have found:
 
 - of an integral: that of the tangents; mean, std and rms are made of integrals
-- of an extremum: that of the row at its time, which is held fixed (the envelope theorem)
+- of an extremum: that of the row at its time, which is held fixed (the envelope theorem); where the state jumps, on the side on
+  which it is
 - of the time of an extremum, or of a crossing: minus the tangent of what is 0 there over its slope (the implicit function
   theorem); times at t0 and t1, and those at which f jumps, move with these
 
@@ -28,6 +29,7 @@ from ..outputs.integrals import INTEGRAND, NAME
 from ..outputs.summaries import Asked
 from ..problem import Problem
 from ..solution import CODES
+from ..times import next_time
 from ..translate.platforms import PLATFORMS
 from .bind import bind_solve
 from .functions import Inputs, forward, output_of
@@ -84,7 +86,7 @@ def _keep(problem: Problem, chosen: tuple[int, ...]) -> Callable[[list[Any], lis
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-    """Rows at the times of a summary. times: shape [..., size]. source: the function of the numbers, None for the state. level:
+    """Rows at the times of a summary. times: shape [..., size]; of min and max, where the state may jump, [2, size]. source: the function of the numbers, None for the state. level:
     of a crossing its operand. start: the operand with the beginning of its window, where that is not t0."""
 
     number: int
@@ -132,6 +134,8 @@ class _Derived:
         if asked.kind in ("min", "max"):
             name = f"summary{self._part.asked.index(Asked(f'time_of_{asked.kind}', asked.owner))}"
         times = self._known[f"{name}_times" if asked.kind in ("peaks", "troughs") else name]
+        if asked.kind in ("min", "max") and self._part.beside_leaps:
+            times = jnp.stack([times, times])  # in front of a jump of the state, and behind it
         level = group.crossings[asked.which].level if "crossing" in asked.kind else None
         return _Row(number, asked.kind, times, group.function, level, group.window.start if group.window.starts else None)
 
@@ -304,7 +308,12 @@ class _Derived:
             named = jnp.min(apart, axis=-1) <= 4 * jnp.finfo(span.dtype).eps * (jnp.abs(t0) + jnp.abs(offset))
             offset = jnp.where(named, nearest, offset)
         at_end, at_begin = row.times == t0 + span, (row.times == t0 + begin) | jnp.isnan(row.times)
-        return jnp.where(at_begin, begin, jnp.where(at_end, span, offset)), named | at_begin | at_end
+        offset = jnp.where(at_begin, begin, jnp.where(at_end, span, offset))
+        if offset.ndim == 2 and row.kind in ("min", "max"):
+            known = jax.lax.stop_gradient(offset[1])
+            behind = jnp.where(named[1] & (known != span), next_time(known) - known, 0)
+            offset = jnp.stack([offset[0], offset[1] + behind])
+        return offset, named | at_begin | at_end
 
     def _is_named(self, row: _Row) -> Any:
         given = dict(zip((operand.name for operand in self._problem.operands), self._arrays, strict=True))
@@ -333,6 +342,9 @@ class _Derived:
 
             value = at("value0", of=tangents)
             if row.kind in ("min", "max"):
+                if row.times.ndim == 2:  # on that side of a jump where it is
+                    off = jnp.abs(at("value0") - self._known[name])
+                    value, there = jnp.where(off[1] < off[0], value[1], value[0]), there[0]
                 found[name] = jnp.where(there, value, 0)
                 continue
             if row.level is not None:

@@ -319,8 +319,6 @@ class Summaries(Part):
             return f"a Summary.{asked.kind} with start= has none yet" if group.window.starts else None
         if asked.kind != "crossings" and not group.slopes:
             return f"a Summary.{asked.kind} with a mass matrix has none"
-        if self.beside_leaps:
-            return f"a Summary.{asked.kind} of a state that doses change at once, or resets, has none yet"
         return None
 
     def hooks(self, lane: Lane) -> Hooks:
