@@ -86,8 +86,9 @@ def _keep(problem: Problem, chosen: tuple[int, ...]) -> Callable[[list[Any], lis
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-    """Rows at the times of a summary. times: shape [..., size]; of min and max, where the state may jump, [2, size]. source: the function of the numbers, None for the state. level:
-    of a crossing its operand. start: the operand with the beginning of its window, where that is not t0."""
+    """Rows at the times of a summary. times: shape [..., size]; of min and max, where the state may jump, [2, size]. source:
+    the function of the numbers, None for the state. level: of a crossing its operand. start: the operand with the beginning of
+    its window, where that is not t0."""
 
     number: int
     kind: str
@@ -347,10 +348,13 @@ class _Derived:
                     value, there = jnp.where(off[1] < off[0], value[1], value[0]), there[0]
                 found[name] = jnp.where(there, value, 0)
                 continue
+            # Where a slope is not used it may be 0, and 1 / 0 times no cotangent at all is no number.
             if row.level is not None:
-                time = (at("level", of=tangents) - value) / at("value1")
+                time = (at("level", of=tangents) - value) / jnp.where(there, at("value1"), 1)
             else:
-                time = jnp.where(self._is_named(row), at("time", of=tangents), -at("value1", of=tangents) / at("value2"))
+                named = self._is_named(row)
+                inside = -at("value1", of=tangents) / jnp.where(named, 1, at("value2"))
+                time = jnp.where(named, at("time", of=tangents), inside)
             time = jnp.where(there, time, 0)
             if row.kind in ("peaks", "troughs"):
                 found |= {f"{name}_times": time, f"{name}_values": jnp.where(there, value, 0)}

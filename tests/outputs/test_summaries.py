@@ -119,7 +119,7 @@ def test_kinds_over_windows(window, sign):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("method", ["bosh3", "vern7", "kvaerno5", "rodas5p", "radau_iia_5", "auto"])
+@pytest.mark.parametrize("method", ["bosh3", "kvaerno3", "rodas5p", "radau_iia_5"])
 def test_methods(method):
     tolerance = {"rtol": 1e-9, "atol": 1e-9, "dtmax": 1.0}
     found = solve(oscillator, 0.0, 10.0, Y0, method=method, summaries=asked(), **tolerance)
@@ -323,7 +323,7 @@ def numbers(kinds, rate, level=0.1, t1=6.0, y0=(0.3, 1.0), **settings):
         "extrema": {"max": Summary.max(), "time": Summary.time_of_min(power), "peaks": Summary.peaks(1)},
         "crossings": {"first": Summary.first_crossing(level), "last": Summary.last_crossing(level, power, start=1.0)},
     }
-    settings = {"rtol": 1e-9, "atol": 1e-9, "max_steps": 3000, **settings}
+    settings = {"method": "rk4", "dt0": 0.0197, **settings}  # the smallest kernels that there are
     found = solve(rotating, 0.0, t1, jnp.array(y0), rate, summaries=asks[kinds], **settings).summaries
     leaves = [leaf[0] if isinstance(leaf, tuple) else leaf for leaf in jax.tree.leaves(found)]
     return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves if leaf.dtype.kind == "f"])
@@ -350,10 +350,9 @@ def test_derivatives(kinds):
 @pytest.mark.usefixtures("x64")
 def test_second_derivatives():
     """Times move, in these."""
-    settings = {"rtol": 1e-7, "atol": 1e-7}
 
     def total(rate):
-        found = numbers("extrema", rate, **settings)
+        found = numbers("extrema", rate)
         return (found[:2] ** 2).sum() + found[-1]
 
     gradient, width = jax.grad(total), 1e-3
@@ -390,7 +389,7 @@ def test_derivatives_beside_summaries():
     def run(rate, start=0.5, names=("mean", "late", "fold")):
         asks = {"mean": Summary.mean(), "late": Summary.std(start=start), "fold": Summary(lambda *_: 0.0, lambda c, *_: c + 1)}
         asks = {name: asks[name] for name in names}
-        return solve(rotating, 0.0, 3.0, jnp.array([0.3, 1.0]), rate, summaries=asks, method="dopri5")
+        return solve(rotating, 0.0, 3.0, jnp.array([0.3, 1.0]), rate, summaries=asks, method="rk4", dt0=0.1)
 
     plain = jax.grad(lambda rate: run(rate, names=()).ys.sum())(1.1)
     assert float(jax.grad(lambda rate: run(rate).ys.sum())(1.1)) == float(plain)
