@@ -93,9 +93,11 @@ def test_derivatives_are_those_of_one_function(fn):
 def test_derivatives_of_ends_alone(method):
     """Where nothing inside of steps is asked for, the end of a step that is gone back over has to be found all the same."""
 
+    loose = {"rtol": 1e-3, "atol": 1e-3}
+
     def ends(rate, saveat):
         observables = None if saveat.fn is not None else lambda t, y, rate: jnp.sin(3 * y["a"] * rate)
-        found = solve(field, 0.0, 1.2, Y0, rate, saveat=saveat, observables=observables, method=method, max_steps=90)
+        found = solve(field, 0.0, 1.2, Y0, rate, saveat=saveat, observables=observables, method=method, max_steps=90, **loose)
         rows = found.ys if observables is None else found.observables
         return jnp.where(jnp.isfinite(rows), rows, 0.0)
 
