@@ -198,7 +198,7 @@ class Body:
             since_t0 = inside_of_leg(self, self.scalar(since_t0), SINCE_T0).value
         return {"t": since_t0, TIME: time}
 
-    def instant(self, since_t0: Any, into: Fraction | int = 0) -> dict[str, Any]:
+    def instant(self, since_t0: Any, into: Fraction | float = 0) -> dict[str, Any]:
         """The time and its tangents as functions of the user's take them: where they count it from t0, that, and itself."""
         given = self._times(since_t0)
         for order in self.moving:
