@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..buffers import BACKWARD, Buffer
-from ..kernel.device import View
 from ..kernel.scalar import Scalar, where
 from ..loop import AdjointHooks, Dimensions, Hooks, Part, Step
 from ..loop.jets import Jet, size_of
@@ -20,6 +19,7 @@ from ..solution import FINE
 from .quadrature import gauss
 
 if TYPE_CHECKING:
+    from ..kernel.device import View
     from ..loop.body import Body
     from ..loop.lane import Lane
 
