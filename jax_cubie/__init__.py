@@ -7,7 +7,7 @@ from .kernel.call import kernel_call
 from .kernel.custom_call import register as _register
 from .kernel.target import BuildError
 from .methods import ButcherTableau, ContinuousExtension, ImplicitTableau, RosenbrockTableau
-from .outputs import Event, EventRecord, SaveAt, Summary, steady_state
+from .outputs import Event, EventRecord, SaveAt, SubSaveAt, Summary, steady_state
 from .scipy_spelling import solve_ivp
 from .solution import RESULTS, Solution, check_successful
 from .solver import Solver
@@ -33,6 +33,7 @@ __all__ = [
     "SaveAt",
     "Solution",
     "Solver",
+    "SubSaveAt",
     "Summary",
     "__version__",
     "check_successful",

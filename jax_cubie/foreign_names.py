@@ -16,7 +16,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 _EVENTS = "use events= in solve, which takes jax_cubie.Event(cond, ...) and jax_cubie.steady_state()"
 _TIMES = "use saveat=SaveAt(ts=...) with the times at which the solution is wanted"
-_NO_DENSE = f"there is no solution as a function: {_TIMES}"
+_DENSE = "use saveat=SaveAt(dense=True) and max_steps=, for solution.evaluate(t)"
 _BANDS = "use jac_sparsity=, booleans [n, n] that are True inside of the band"
 _ROOTS = "use newton_rtol=, newton_atol= and newton_max_steps=, of methods that solve nonlinear equations, as 'kvaerno5'"
 _NO_RESUME = "leave it out: another solve begins with y0=solution.ys[-1], and with dt0= if its first step is known"
@@ -48,7 +48,7 @@ NAMES: dict[str, str] = {
     "fun": "it is called f here: f(t, y, args), the first argument",
     "t_span": "give t0 and t1, two arguments",
     "t_eval": _TIMES,
-    "dense_output": _NO_DENSE,
+    "dense_output": _DENSE,
     "vectorized": "use jax.vmap of the solve",
     "first_step": "use dt0= in solve",
     "max_step": "use dtmax=",
@@ -89,7 +89,8 @@ NAMES: dict[str, str] = {
     "save_everystep": "use saveat=SaveAt(steps=True) and max_steps=",
     "save_start": "use saveat=SaveAt(t0=True, ...)",
     "save_end": "use saveat=SaveAt(t1=True, ...)",
-    "dense": _NO_DENSE,
+    "dense": _DENSE,
+    "subs": "use saveat=SaveAt(subs=...)",
     "options": "leave it out, and give each setting as a keyword",
     # Ours, in another place.
     "ts": _TIMES,
@@ -131,8 +132,7 @@ _ELSEWHERE: dict[str, dict[str, str]] = {
         ),
     },
     "SaveAt": {
-        "dense": "there is no solution as a function: give the times, SaveAt(ts=...)",
-        "subs": "one SaveAt keeps all that its fn returns: fn=lambda t, y, args: {'one': ..., 'other': ...}",
+        "dense_output": "use dense=True",
         **dict.fromkeys(("solver_state", "controller_state", "made_jump"), _NO_RESUME),
         **dict.fromkeys(("t_eval", "times", "t", "saveat"), "use ts="),
         "save_everystep": "use steps=True",
@@ -150,6 +150,7 @@ _ELSEWHERE: dict[str, dict[str, str]] = {
         **dict.fromkeys(("alag", "lags", "tlag"), "use lag="),
         **dict.fromkeys(("ss", "SS"), "give the doses that lead to a steady state, with Doses(...).repeat(interval, number)"),
     },
+    "SubSaveAt": dict.fromkeys(("dense", "dense_output", "subs"), "it is SaveAt that has subs= and dense="),
     "Solver": {"solver": "use method="},
     "Solver.update": {"solver": "use method="},
     "Solver.solve": {"solver": "it is the Solver whose solve this is: solver.update(...) changes it"},
@@ -165,7 +166,7 @@ _ATTRIBUTES = {
     "nfev": "use stats['nfev']",
     "njev": "use stats['num_jacobians'], which methods for stiff systems have",
     "nlu": "use stats['num_factorisations'], which methods for stiff systems have",
-    **dict.fromkeys(("sol", "interpolation", "evaluate", "derivative"), "give the times to the solve, saveat=SaveAt(ts=...)"),
+    "sol": "give the solve saveat=SaveAt(dense=True) and max_steps=, and use solution.evaluate(t)",
     **dict.fromkeys(("t_events", "y_events"), "use solution.events, whose records have times and ys"),
     "event_mask": "use solution.events, whose records have ended",
     **dict.fromkeys(("solver_state", "controller_state", "made_jump"), "another solve begins with y0=solution.ys[-1]"),
@@ -252,7 +253,9 @@ def refused(door: str, name: str) -> ValueError:
 def _words(door: str) -> dict[str, str]:
     """What to write in place of each name at a front door."""
     own = _ELSEWHERE.get(door, {})
-    return own if door in ("SaveAt", "Doses") else {**NAMES, **own}
+    if door == "SubSaveAt":
+        own = {**_ELSEWHERE["SaveAt"], **own}
+    return own if door in ("SaveAt", "SubSaveAt", "Doses") else {**NAMES, **own}
 
 
 def missing_attribute(value: Any, name: str) -> AttributeError:
@@ -323,7 +326,7 @@ def instead_of_solver(value: Any) -> str | None:
 def instead_of_saveat(value: Any) -> str | None:
     """The same of what is given as `saveat`."""
     if _origin(value)[0] == "diffrax":
-        return f"that is {_whose(value)}: jax_cubie has a SaveAt of its own, with the same t0, t1, ts, steps and fn"
+        return f"that is {_whose(value)}: jax_cubie has a SaveAt of its own, with t0, t1, ts, steps, fn, subs and dense"
     if isinstance(value, (list, tuple)) or hasattr(value, "__array__"):
         return "write saveat=SaveAt(ts=...) for times"
     return None

@@ -47,7 +47,8 @@ def solve(
     - y0: the state, a pytree of arrays. Its dtype, float32 or float64, is that of the solve; integers become the default
       float.
     - args: any pytree; integers stay integers, and what is no array is handed to f as it is.
-    - saveat: what to save; shape [points] in front of each leaf of `Solution.ys`.
+    - saveat: what to save; shape [points] in front of each leaf of `Solution.ys`. Several outputs of one solve:
+      `SaveAt(subs=...)`. The solution as a function of time, `Solution.evaluate(t)`: `SaveAt(dense=True)` with max_steps.
     - dt0: the first step (of the sign of t1 - t0), or every step of the controller "fixed"; None: chosen here.
     - observables: observables(t, y, args), any pytree of arrays that is kept beside `ys` of every saved point, as
       `Solution.observables`.
@@ -81,7 +82,8 @@ def solve(
     t1, `SaveAt.ts`, and of steps that nobody judges by dt0 and `step_ends`. Sizes that the controller chose are held fixed; so
     by tolerances, coefficients, max_steps and dt0 as a first step the derivative is 0, as are those of `stats` and of the times
     of steps, and of y0's components that are solved for. Times and states of events have derivatives, too; with events those in
-    reverse are of the first order, and there are none of summaries. A lane that failed has NaN.
+    reverse are of the first order, and there are none of summaries. A lane that failed has NaN. What
+    `Solution.evaluate` and `Solution.derivative` give has the same derivatives, but for `SaveAt.ts`, and one by its time.
     Raises FieldError, a TypeError, where f has no derivative.
 
     Returns a `Solution`. A lane that fails says so in `result` and disturbs no other.

@@ -17,7 +17,7 @@ from .kernel.code_size import code_bytes
 from .kernel.library import unpack_blobs
 from .kernel.occupancy import Occupancy, occupancy
 from .kernel.target import Target
-from .operands import Function, cotangent_name
+from .operands import Function, cotangent_name, word_of
 from .plan import Plan
 from .printing import describe_inspection, inspection_html
 from .problem import Problem, Request
@@ -103,8 +103,9 @@ def inspect_request(request: Request, batched: Iterable[str] | str, target: str,
 def _with_lanes(request: Request, batched: Iterable[str] | str) -> set[str]:
     """The operands that have a lane axis, where the arguments in `batched` have it."""
     problem = request.problem
-    names = {operand.name for operand in problem.operands} - {"span", "offsets"} | {"t1"}
-    names |= {"ts"} if "offsets" in {operand.name for operand in problem.operands} else set()
+    words = {word_of(operand.name) for operand in problem.operands}  # ts, say, of all that are several
+    names = words - {"span", "offsets"} | {"t1"}
+    names |= {"ts"} if "offsets" in words else set()
     args_names, drivers_names = set(request.args), set(request.drivers)
     jumps = {operand.name for operand in problem.operands if operand.name in OPERANDS}
     names = names - jumps | (_JUMPS if jumps else set())
@@ -124,7 +125,7 @@ def _with_lanes(request: Request, batched: Iterable[str] | str) -> set[str]:
     for name, also in (("t0", {"span", "offsets", TIMES, *request.of_t0}), ("t1", ("span",)), ("ts", ("offsets",)), *of_jumps):
         if name in chosen:
             chosen |= set(also)
-    return chosen
+    return chosen | {operand.name for operand in problem.operands if word_of(operand.name) in chosen}
 
 
 def _inspect(kernel: Problem, problem: Problem, chosen: set[str], target: Target, what: str = "") -> Inspection:

@@ -102,10 +102,13 @@ def solution_rows(solution: Any) -> Rows:
         total, accepted, rejected = counts
         rows.append(("steps", f"{total} ({accepted} accepted, {rejected} rejected)"))
     rows.append(("t0, t1", f"{_times(solution.t0)} to {_times(solution.t1)}"))
-    rows.append(("ts", f"{_kind(solution.ts)}{_from_to(_values(solution.ts))}"))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(solution.ts):
+        rows.append((f"ts{jax.tree_util.keystr(path)}", f"{_kind(leaf)}{_from_to(_values(leaf))}"))
     for name in ("ys", "observables", "summaries"):
         for path, leaf in jax.tree_util.tree_leaves_with_path(getattr(solution, name)):
             rows.append((f"{name}{jax.tree_util.keystr(path)}", _kind(leaf)))
+    if getattr(solution, "interpolation", None) is not None:
+        rows.append(("evaluate(t)", f"polynomials of degree {len(solution.interpolation.nodes) - 1}, one a step"))
     return rows
 
 

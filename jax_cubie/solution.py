@@ -12,7 +12,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Float, Int, PyTree, Real, Shaped
 
 from .foreign_names import missing_attribute
 from .printing import solution_rows, solution_title, table, text
@@ -109,25 +109,52 @@ class Solution(eqx.Module):
     """The solution of one lane; under vmap every array has the batch axes in front.
 
     t0, t1: the ends of the interval. ts: shape [points], the times that were saved; where an event ended a lane, that of t1 is
-    when it did. ys: a pytree like y0, or like what
-    `SaveAt.fn` returns, whose leaves have a leading axis of points. Times that a lane did not reach have NaN there; rows that
-    `SaveAt(steps=...)` did not need are infinite, and then t1 has no row if it was not reached. Integers hold their lowest
-    value for NaN and their highest for infinity, booleans False and True. stats: int32 `num_steps`, `num_accepted_steps`,
-    `num_rejected_steps`, `max_steps`, `nfev`; of methods that are not explicit also `num_jacobians`, `num_factorisations`,
-    `num_linear_solves` and, where they solve nonlinear systems, `num_newton_iterations`. result: one of `RESULTS`. events: an
-    `EventRecord` in place of each `Event` in `solve(..., events=)`; None without. observables: what the function of that name
-    returned, as `ys`; None without one. summaries: a dict of what each `Summary` gives, by their names.
+    when it did. ys: a pytree like y0, or like what `SaveAt.fn` returns, whose leaves have a leading axis of points. With
+    `SaveAt(subs=...)` both are such a pytree, of times and of what each sub keeps; None where no points were asked for. Times
+    that a lane did not reach have NaN there; rows that `SaveAt(steps=...)` did not need are infinite, and then t1 has no row if
+    it was not reached. Integers hold their lowest value for NaN and their highest for infinity, booleans False and True.
+    observables: what the function of that name returned, as `ys`; None without one. summaries: a dict of what each `Summary`
+    gives, by their names. events: an `EventRecord` in place of each `Event` in `solve(..., events=)`; None without.
+
+    stats: int32 `num_steps`, `num_accepted_steps`, `num_rejected_steps`, `max_steps`, `nfev`; of methods that are not explicit
+    also `num_jacobians`, `num_factorisations`, `num_linear_solves` and, where they solve nonlinear systems,
+    `num_newton_iterations`. result: one of `RESULTS`. interpolation: with `SaveAt(dense=True)` the solution as a function, of
+    `evaluate` and `derivative`; else None.
     """
 
     t0: Float[Array, ""]
     t1: Float[Array, ""]
-    ts: Float[Array, " points"]
-    ys: PyTree[Shaped[Array, "points ..."]]
+    ts: PyTree[Float[Array, " _"]]
+    ys: PyTree[Shaped[Array, "_ ..."]]
     stats: dict[str, Int[Array, ""]]
     result: Any
-    observables: PyTree[Shaped[Array, "points ..."]] = None
+    observables: PyTree[Shaped[Array, "_ ..."]] = None
     summaries: dict[str, Any] = dataclasses.field(default_factory=dict)
     events: PyTree[Any] = None
+    interpolation: Any = None
+
+    def evaluate(self, t0: Real[Array, "*times"] | float, t1: Any = None, left: bool = True) -> PyTree[Array]:
+        """y at the time t0, a pytree like y0; with t1, how much it changes from t0 to t1. Of a solve with `SaveAt(dense=True)`.
+
+        t0: a scalar, or an array of times, whose axes then stand in front. left: at a time at which one step ends and the next
+        one begins, which of them is asked: they differ where the trajectory jumps. NaN outside of t0 and t1, and beyond where a
+        lane failed or an event ended it. Of a solution with lanes: `jax.vmap(lambda solution, t: solution.evaluate(t))`.
+
+        It has derivatives by t0, and by all that `ys` has derivatives by. Raises TypeError for what is no real number, and
+        ValueError where this holds several lanes, or was not saved so.
+        """
+        return self._function("evaluate").evaluate(t0, t1, left)
+
+    def derivative(self, t: Real[Array, "*times"] | float, left: bool = True) -> PyTree[Array]:
+        """dy/dt at the time t, the derivative of what `evaluate` gives; t, left, and what is raised: as there."""
+        return self._function("derivative").derivative(t, left)
+
+    def _function(self, asked: str) -> Any:
+        if self.interpolation is None:
+            raise ValueError(
+                f"{asked}: this solution was not kept as a function; give the solve saveat=SaveAt(dense=True) and max_steps="
+            )
+        return self.interpolation
 
     def __repr__(self) -> str:
         """How many lanes, how they ended, their steps, and the shapes of what was saved; as text, without the values."""
@@ -150,7 +177,7 @@ def make_solution(request: Any, results: Any) -> Solution:
     # f at t0, and where the first step is chosen here one more.
     begins = (times.span != 0) & ((code != CODES["invalid_input"]) | (steps > 0))
     begun = begins.astype(jnp.int32) * (2 if problem.chooses_first_step else 1)
-    presented: dict[str, Any] = {}
+    presented: dict[str, Any] = {"ts": request.subs, "ys": request.subs}  # None, or empty, where no part has any
     for part in problem.parts:
         presented |= part.present(found, request)
     return Solution(
@@ -211,7 +238,7 @@ def raising(solution: Solution) -> Solution:
     fine = jax.lax.cond(failed, ask, lambda codes: jnp.ones_like(codes, bool), jax.lax.stop_gradient(code))
 
     def kept(one: Solution) -> tuple[Any, ...]:
-        return one.ys, one.observables, one.summaries
+        return one.ys, one.observables, one.summaries, one.interpolation
 
     waiting = jax.tree.map(lambda leaf: jnp.where(fine, leaf, jnp.zeros_like(leaf)), kept(solution))
     return eqx.tree_at(kept, solution, waiting, is_leaf=lambda leaf: leaf is None)

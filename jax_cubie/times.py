@@ -46,12 +46,15 @@ def read_times(t0: Any, t1: Any, ts: Any, dtype: str, right: Any = None) -> Time
     return Times(*(as_array(value, dtype) for value in (t0, t1, span)), *saved)
 
 
-def times_between(t0: Any, t1: Any, ts: Any, dtype: str, span: Any = None, right: Any = None) -> tuple[Any, Any]:
+def times_between(
+    t0: Any, t1: Any, ts: Any, dtype: str, span: Any = None, right: Any = None, said: str = "SaveAt(ts=...)"
+) -> tuple[Any, Any]:
     """Times to save, and how far they are from t0, in `dtype`. span: the distance of t1, where it is known already. right: as
-    `read_times` has it. Raises ValueError for times that are known and not in order between the ends."""
+    `read_times` has it. Raises ValueError, which speaks of what the user `said`, for times that are known and not in order
+    between the ends."""
     span = difference(t1, t0, dtype) if span is None else span
     offsets = _offsets(t0, t1, ts, span, dtype)
-    _check_offsets(t0, t1, ts, span, offsets)
+    _check_offsets(t0, t1, ts, span, offsets, said)
     found = as_array(offsets, dtype)
     return as_array(ts, dtype), found if right is None else _behind(found, right, as_array(span, dtype))
 
@@ -68,6 +71,19 @@ def padded_offsets(t0: Any, t1: Any, ts: Any, dtype: str) -> Any:
     offsets = _offsets(t0, t1, (np if known else jnp).where(there, ts, 0), difference(t1, t0, dtype), dtype)
     known = known and concrete(offsets) is not None
     return (np if known else jnp).where(there, offsets, rounded(ts, dtype))
+
+
+def since(t: Any, t0: Any, rest: Any, dtype: str) -> Any:
+    """t - t0, where `rest` is what t0 has lost to rounding: times of any shape, in `dtype`."""
+    found = difference(t, t0, dtype)
+    if concrete(found) is None:
+        found = jax.lax.optimization_barrier(found)  # else XLA would sum t0 and its rest, where these are constants
+    return difference(found, rest, dtype)
+
+
+def rest_of(t0: Any, dtype: str) -> Any:
+    """What t0 loses where it is rounded to `dtype`."""
+    return as_array(difference(t0, rounded(t0, dtype), dtype), dtype)
 
 
 def as_array(value: Any, dtype: str) -> Any:
@@ -176,7 +192,7 @@ def _check_span(t0: Any, t1: Any, span: Any, dtype: str) -> None:
         raise ValueError(f"t0={t0} and t1={t1} are 0 apart in {dtype}, y0's dtype: take a smaller unit of time, or float64")
 
 
-def _check_offsets(t0: Any, t1: Any, ts: Any, span: Any, offsets: Any) -> None:
+def _check_offsets(t0: Any, t1: Any, ts: Any, span: Any, offsets: Any, said: str) -> None:
     known, end = concrete(offsets), concrete(span)
     times = concrete(ts)
     if known is None or end is None or times is None or not known.size:
@@ -184,12 +200,12 @@ def _check_offsets(t0: Any, t1: Any, ts: Any, span: Any, offsets: Any) -> None:
     direction = 1 if end >= 0 else -1
     forwards = direction * known
     if not np.all(np.isfinite(times)):
-        raise ValueError("SaveAt(ts=...) has times that are not finite")
+        raise ValueError(f"{said} has times that are not finite")
     if np.any(np.diff(forwards) < 0):
         word = "non-decreasing" if direction == 1 else "non-increasing, since t1 < t0"
-        raise ValueError(f"SaveAt(ts=...) is not in order: expected it {word}")
+        raise ValueError(f"{said} is not in order: expected it {word}")
     if forwards[0] < 0 or forwards[-1] > direction * end:
-        raise ValueError(f"SaveAt(ts=...) runs from {times[0]} to {times[-1]}: expected times between t0={t0} and t1={t1}")
+        raise ValueError(f"{said} runs from {times[0]} to {times[-1]}: expected times between t0={t0} and t1={t1}")
 
 
 def check_scalar(name: str, value: Any) -> None:

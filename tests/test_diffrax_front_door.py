@@ -39,7 +39,7 @@ def product(t, y, args):
 
 
 def subs(sign):
-    """In one launch what is saved at given times, in one of their own the steps."""
+    """Ends, given times and steps, each with what is kept of it."""
     end, early = diffrax.SubSaveAt(t1=True), diffrax.SubSaveAt(ts=sign * TS[1:4], fn=product)
     late = diffrax.SubSaveAt(t0=True, ts=sign * TS[2:], fn=lambda t, y, args: y[1])
     return diffrax.SaveAt(subs={"end": end, "some": [early, (late,)], "steps": diffrax.SubSaveAt(steps=3, t1=True)})
@@ -514,7 +514,7 @@ REFUSED = [
     ({"adjoint": diffrax.ImplicitAdjoint()}, ValueError, "adjoint is ImplicitAdjoint"),
     ({"adjoint": diffrax.RecursiveCheckpointAdjoint(checkpoints=3)}, ValueError, r"checkpoints=3\): leave checkpoints out"),
     ({"adjoint": "reverse"}, TypeError, "'reverse' of type str: expected one of RecursiveCheckpointAdjoint, DirectAdjoint"),
-    ({"saveat": diffrax.SaveAt(dense=True)}, ValueError, r"SaveAt\(dense=True\): .*SaveAt\(ts=...\)"),
+    ({"saveat": diffrax.SaveAt(dense=True), "max_steps": None}, ValueError, r"SaveAt\(dense=True\) .*give max_steps="),
     ({"saveat": diffrax.SaveAt(t1=True, solver_state=True)}, ValueError, r"SaveAt\(solver_state=True\): .*y0=ys\[-1\]"),
     ({"saveat": diffrax.SaveAt(steps=True), "max_steps": None}, ValueError, "max_steps is None: give max_steps="),
     ({"saveat": diffrax.SaveAt(subs=[1.0])}, TypeError, "expected SubSaveAts"),
@@ -646,27 +646,48 @@ def test_neural_field():
     np.testing.assert_allclose(*(run(library, Field(network), beginnings) for library in (cubie, diffrax)), rtol=1e-4)
 
 
-@pytest.mark.parametrize(("states", "launches"), [(3, 1), (300, 2)])
-def test_statistics_on_the_way(states, launches):
-    """The end in full and a statistic on the way: in one launch, or in two where the rows would be long."""
+@pytest.mark.parametrize("states", [3, 300])
+def test_statistics_on_the_way(states):
+    """The end in full, a statistic on the way, and steps: in one launch, and no row has more than what is asked of it."""
     ts = jnp.linspace(0, 1, 40)
-    saveat = cubie.SaveAt(subs=[cubie.SubSaveAt(t1=True), cubie.SubSaveAt(ts=ts, fn=lambda t, y, args: (y.mean(), t))])
+    way = cubie.SubSaveAt(ts=ts, fn=lambda t, y, args: (y.mean(), t))
+    steps = cubie.SubSaveAt(steps=2, fn=lambda t, y, args: y[0])
+    saveat = cubie.SaveAt(subs=[cubie.SubSaveAt(t1=True), way, steps])
 
     def solve(y0):
-        return cubie.diffeqsolve(cubie.ODETerm(lambda t, y, args: -y), cubie.Tsit5(), 0.0, 1.0, 0.05, y0, saveat=saveat)
+        field = cubie.ODETerm(lambda t, y, args: -y)
+        return cubie.diffeqsolve(field, cubie.Tsit5(), 0.0, 1.0, 0.05, y0, saveat=saveat, max_steps=30)
 
     y0 = jnp.linspace(0.5, 1.5, states)
-    assert str(jax.make_jaxpr(solve)(y0)).count("jax_cubie_solve[") == launches
-    if launches == 1:
-        (end, (means, times)), (_, saved) = solve(y0).ys, solve(y0).ts
+    assert str(jax.make_jaxpr(solve)(y0)).count("jax_cubie_solve[") == 1
+    if states < 20:
+        (end, (means, times), some), (_, saved, at) = solve(y0).ys, solve(y0).ts
         np.testing.assert_allclose(end[0], y0 * np.exp(-1), rtol=1e-5)
         np.testing.assert_allclose(means, np.exp(-ts), rtol=1e-5)
         assert np.array_equal(times, ts) and np.array_equal(saved, ts)
+        np.testing.assert_allclose(some[:10], 0.5 * np.exp(-at[:10]), rtol=1e-5)
 
 
-def test_subs_at_the_same_times():
-    """Known before jit: they are one launch, steps among them."""
-    ts = np.linspace(0, 1, 5)
-    several = [cubie.SubSaveAt(ts=ts, steps=1, fn=lambda t, y, args, k=k: k * y) for k in (1, 2)]
-    solve = lambda y0: cubie.diffeqsolve(FIELD, cubie.Tsit5(), 0, 1, 0.2, y0, saveat=cubie.SaveAt(subs=several), max_steps=9)  # noqa: E731
-    assert str(jax.make_jaxpr(solve)(1.0)).count("jax_cubie_solve[") == 1
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("direction", "also"), [(1, {}), (-1, {"t1": True}), (1, {"subs": []})])
+def test_the_solution_as_a_function(direction, also):
+    """Values, changes and slopes, under jit and vmap, beside what else is saved and alone."""
+
+    def run(library, saveat, y0):
+        pid = diffrax.PIDController(rtol=1e-6, atol=1e-6)
+        return library.diffeqsolve(
+            TERM, diffrax.Tsit5(), 0.0, 2.0 * direction, 0.1 * direction, y0, 2.0, saveat=saveat, stepsize_controller=pid,
+            max_steps=99,
+        )  # fmt: skip
+
+    ts = direction * jnp.array([0.0, 0.013, 0.7, 1.9999, 2.0])
+
+    def asked(library, saveat, y0):
+        found = run(library, saveat, y0)
+        each = jax.vmap(lambda t: (found.evaluate(t), found.derivative(t), found.evaluate(0.3 * t, t, left=False)))(ts)
+        return each, (found.ts, found.ys)
+
+    many, saveat = jnp.stack([Y0, 2 * Y0]), diffrax.SaveAt(**also, dense=True)
+    ours, theirs = (jax.jit(jax.vmap(lambda y0, k=k: asked(k, saveat, y0)))(many) for k in (cubie, diffrax))
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-8), ours, theirs)

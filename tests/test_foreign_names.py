@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 
-from jax_cubie import RESULTS, SaveAt, Solver, methods, solve, solve_ivp
+from jax_cubie import RESULTS, SaveAt, Solver, SubSaveAt, methods, solve, solve_ivp
 from jax_cubie.foreign_names import METHODS, NAMES
 from jax_cubie.methods import DIRK, EXPLICIT, FIRK, ROSENBROCK
 
@@ -102,12 +102,14 @@ def test_arguments_of_solve_are_no_settings_of_a_solver():
 
 def test_save_at():
     theirs = set(inspect.signature(diffrax.SaveAt).parameters) - set(inspect.signature(SaveAt).parameters)
-    assert theirs == {"subs", "dense", "solver_state", "controller_state", "made_jump"}
+    assert theirs == {"solver_state", "controller_state", "made_jump"}
     for name in sorted(theirs):
         with pytest.raises(ValueError, match=f"^SaveAt has no {name}: "):
             SaveAt(t1=True, **{name: True})
-    with pytest.raises(ValueError, match="SaveAt has no subs: one SaveAt keeps all that its fn returns"):
-        SaveAt(subs=[])
+    with pytest.raises(ValueError, match="SubSaveAt has no dense: it is SaveAt that has subs= and dense="):
+        SubSaveAt(t1=True, dense=True)
+    with pytest.raises(ValueError, match="SubSaveAt has no t_eval: use ts="):
+        SubSaveAt(t_eval=[0.5])
     with pytest.raises(TypeError, match="that is diffrax's SaveAt: jax_cubie has a SaveAt of its own"):
         solve(decay, 0.0, 1.0, Y0, saveat=diffrax.SaveAt(t1=True))
 
@@ -117,7 +119,7 @@ def test_attributes_of_their_solutions():
     found = solve(decay, 0.0, 1.0, Y0)
     theirs = {*inspect.signature(diffrax.Solution).parameters, "evaluate", "derivative"}
     theirs |= set(scipy.integrate.solve_ivp(lambda t, y: -y, (0.0, 1.0), Y0))
-    ours = {"t0", "t1", "ts", "ys", "stats", "result"}
+    ours = {"t0", "t1", "ts", "ys", "stats", "result", "interpolation", "evaluate", "derivative"}
     for name in ("t_events", "event_mask"):
         with pytest.raises(AttributeError, match="use solution.events, whose records have"):
             getattr(found, name)

@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 
 from ..inputs.jumps import TIMES
-from ..operands import Operand, Traced
-from ..outputs import Integrals, Saving, Summaries
+from ..operands import Operand, Traced, word_of
+from ..outputs import Dense, Integrals, Saving, Summaries
 from ..outputs.integrals import INTEGRAND, NAME
 from ..outputs.summaries import Asked
 from ..problem import Problem
@@ -34,6 +34,8 @@ from ..translate.platforms import PLATFORMS
 from .bind import bind_solve
 from .functions import Inputs, forward, output_of
 
+# The parts that the other solve has not, or others of: those that change nothing.
+_KEEPING = (Saving, Dense, Summaries)
 _MOMENTS = ("mean", "std", "rms", "integral")
 Flat = Callable[..., Any]
 
@@ -191,9 +193,9 @@ class _Derived:
     def _solve(self, given: Mapping[str, Any], times: Any, offsets: Any) -> dict[str, Any]:
         """Its results by name. given: the operands; times, offsets: of the rows, in order, None where there are none."""
         problem = self._problem
-        given = {name: array for name, array in given.items() if name not in ("ts", "offsets")}
+        given = {name: array for name, array in given.items() if word_of(name) not in ("ts", "offsets")}
         given["t1"] = given["t0"] + given["span"]
-        functions, parts = {}, [part for part in problem.parts if not isinstance(part, (Saving, Summaries))]
+        functions, parts = {}, [part for part in problem.parts if not isinstance(part, _KEEPING)]
         if times is not None:
             given |= {"ts": times, "offsets": offsets}
             functions["output"] = self._row_values
@@ -212,7 +214,7 @@ class _Derived:
 
     def _problem_of(self, functions: Mapping[str, Flat], parts: tuple[Any, ...], operands: tuple[Operand, ...]) -> Problem:
         problem, named = self._problem, {operand.name: operand for operand in operands}
-        left_out = {name for part in problem.parts if isinstance(part, (Saving, Summaries)) for name in part.copies()}
+        left_out = {name for part in problem.parts if isinstance(part, _KEEPING) for name in part.copies()}
         traced = {"f": self._functions["f"]} | {name: self._traced(call) for name, call in functions.items()}
         limits = {platform: problem.on(platform)[0].unroll for platform in PLATFORMS}
         made = {}

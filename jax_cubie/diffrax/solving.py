@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import diffrax
@@ -17,7 +16,7 @@ from ..settings import concrete
 from ..solution import CODES, RESULTS, Solution
 from ..solver import Solver
 from .conditions import Conditions, check_event
-from .saves import Launch, alike, check_saveat, is_sub, launches_of, packed, take, without_unreached
+from .saves import check_saveat, is_state, is_sub, packed, saveat_of, without_unreached
 from .twins import check_adjoint, control_of, method_of, newton_of, unclipped, vector_field_of
 
 _UNLIMITED = 2**31 - 1  # steps are counted in int32
@@ -78,8 +77,7 @@ def diffeqsolve(
       are constants.
     - stepsize_controller: PIDController, with the norm left at its default; ConstantStepSize; StepTo. Times on which steps end,
       PIDController(step_ts=..., jump_ts=...), a ClipStepSizeController.
-    - saveat: t0, t1, ts, steps, fn and subs. Subs share one launch, unless steps are among them or that would take more than
-      four times the memory; each further launch repeats the steps.
+    - saveat: t0, t1, ts, steps, fn, subs and dense.
     - adjoint: RecursiveCheckpointAdjoint, DirectAdjoint or ForwardMode. All stand for the same derivatives, those of the steps
       taken, in whichever mode is asked for; see `jax_cubie.solve`.
     - event: an Event, of conditions that are floats or bools, with directions. t1 may be infinite then.
@@ -121,8 +119,7 @@ def diffeqsolve(
     check_adjoint(adjoint)
     check_saveat(saveat, max_steps)
     check_event(event, stepsize_controller)
-    same = alike(saveat)
-    return _solve(terms, solver, t0, t1, dt0, y0, args, saveat, stepsize_controller, event, max_steps, throw, same)
+    return _solve(terms, solver, t0, t1, dt0, y0, args, saveat, stepsize_controller, event, max_steps, throw)
 
 
 @eqx.filter_jit
@@ -139,14 +136,12 @@ def _solve(
     event: diffrax.Event | None,
     max_steps: int | None,
     throw: bool,
-    first_alike: tuple[int, ...],
 ) -> diffrax.Solution:
     field, method = vector_field_of(terms), method_of(solver)
     subs, structure = jax.tree.flatten(saveat.subs, is_leaf=is_sub)
     time_dtype = _time_dtype([t0, t1, dt0, *(sub.ts for sub in subs)])
     y0, dtype = _promoted(y0, time_dtype)
     start, end = (jnp.asarray(time, time_dtype) for time in (t0, t1))
-    direction = jnp.where(start <= end, 1, -1)
     conditions = None
     if event is not None:
         keywords = dict(
@@ -163,6 +158,7 @@ def _solve(
         t1 = jnp.where(over, start, jnp.asarray(t1, time_dtype))
         moved = [None if sub.ts is None else jnp.where(over, start, sub.ts.astype(time_dtype)) for sub in subs]
         subs = [sub if ts is None else eqx.tree_at(_ts, sub, ts) for sub, ts in zip(subs, moved, strict=True)]
+        saveat = eqx.tree_at(lambda one: one.subs, saveat, structure.unflatten(subs))
     cubie = Solver(method, max_steps=_UNLIMITED if max_steps is None else max_steps, **settings)
     traced, constants = eqx.partition(args, lambda leaf: eqx.is_array(leaf) or isinstance(leaf, float))
 
@@ -175,32 +171,25 @@ def _solve(
         of_traced.__qualname__ = getattr(function, "__qualname__", type(function).__qualname__)
         return of_traced
 
-    def run(launch: Launch) -> Solution:
-        fn = None if launch.saveat.fn is None else whole(launch.saveat.fn)
-        if fn is not None and conditions is not None:
-            # The values may be anything; the time tells which rows were reached.
-            fn = _with_time(fn)
-        saved = dataclasses.replace(launch.saveat, fn=fn)
-        return cubie.solve(whole(field), t0, t1, y0, traced, saveat=saved, dt0=first_step, events=events, **ends)
+    def kept(function: Any) -> Any:
+        # The values may be anything; the time tells which rows an event left.
+        return whole(function) if conditions is None else _with_time(whole(function))
 
     events = () if conditions is None else tuple(Event(whole(one.cond), one.direction) for one in conditions.events)
-    launches = launches_of(subs, first_alike, direction, time_dtype, y0, args)
-    solutions = [run(launch) for launch in launches]
-    solution = solutions[0]
+    saved = saveat_of(saveat, time_dtype, kept)
+    solution = cubie.solve(whole(field), t0, t1, y0, traced, saveat=saved, dt0=first_step, events=events, **ends)
     result = _result(solution, judged=cubie.control.static.adaptive, over=over)
     by_event = result._value == diffrax.RESULTS.event_occurred._value
     failed = (result._value != diffrax.RESULTS.successful._value) & ~by_event
-    found: dict[int, Any] = {}
-    for launch, one in zip(launches, solutions, strict=True):
-        values, marks = one.ys, one.ys
-        if conditions is not None and launch.saveat.fn is not None:
-            values, marks = one.ys
-        for number, saved in launch.saved.items():
-            ts, ys, mark = take(one.ts.astype(time_dtype), values, marks, saved)
-            if conditions is not None:
-                ts, ys = packed(ts, ys, ~by_event | _reached(mark, subs[number], over))
-            found[number] = (ts, ys) if throw else without_unreached(ts, ys, failed)
-    ts, ys = (jax.tree.unflatten(structure, [found[n][k] for n in range(len(subs))]) if subs else None for k in (0, 1))
+    found = []
+    columns = map(structure.flatten_up_to, (solution.ts, solution.ys)) if subs else ((), ())
+    for sub, one, of_sub in zip(subs, *columns, strict=True):
+        times, values, marks = one.astype(time_dtype), of_sub, of_sub
+        if conditions is not None:
+            values, marks = of_sub if not is_state(sub) else (of_sub, of_sub)
+            times, values = packed(times, values, ~by_event | _reached(marks, sub, over))
+        found.append((times, values) if throw else without_unreached(times, values, failed))
+    ts, ys = (jax.tree.unflatten(structure, [pair[k] for pair in found]) if subs else None for k in (0, 1))
     steps = ("num_steps", "num_accepted_steps", "num_rejected_steps")
     stats = {name: solution.stats[name].astype(int) for name in steps}
     mask = None
@@ -210,7 +199,7 @@ def _solve(
         cut = jnp.any(jnp.stack([record.ended for record in solution.events])).astype(int)
         stats = {name: stats[name] - (0 if name == "num_accepted_steps" else cut) for name in steps}
     answer = diffrax.Solution(
-        t0=start, t1=end, ts=ts, ys=ys, interpolation=None, stats={**stats, "max_steps": max_steps},
+        t0=start, t1=end, ts=ts, ys=ys, interpolation=solution.interpolation, stats={**stats, "max_steps": max_steps},
         result=result, solver_state=None, controller_state=None, made_jump=None, event_mask=mask,
     )  # fmt: skip
     code = solution.result._value

@@ -36,11 +36,13 @@ class Driver(eqx.Module):
       continuous derivative (SciPy's `PchipInterpolator`). "previous": the value of the last point, up to
       the next one; steps end on the points, and the method starts again behind them.
     - outside: before the first and behind the last point. "hold": the values there; "nan": NaN, which ends a lane; "periodic":
-      the same again and again, where the last point stands for the first, and has to have its values.
+      the same again and again, where the last point stands for the first, and has to have its values. An end that is t0 or t1
+      is inside, however both are rounded.
 
     Arrays may be traced, batched lane by lane by `jax.vmap`, or shared by all lanes, which then read the same memory. By them
-    all, ts, t0 and dt included, a solve can be differentiated. But for "previous", steps don't end on points; where a driver
-    changes faster than the state, the error estimate has to find that out.
+    all, ts, t0 and dt included, a solve can be differentiated; in reverse, a lane keeps a number for each value meanwhile. But
+    for "previous", steps don't end on points; where a driver changes faster than the state, the error estimate has to find that
+    out.
 
     Raises ValueError or TypeError for times and values that are known and wrong.
     """

@@ -20,7 +20,7 @@ from .drivers import Driver
 from .reading import Drivers
 from .slopes import cubic_slopes, pchip_slopes
 
-# What a time may lie outside of an even table by, in units of rounding of its length.
+# What a time may lie outside of a table by, in units of rounding: its end may be t1, and both are sums.
 _ROUNDINGS = 8
 
 
@@ -129,12 +129,13 @@ class _Table:
     def _passed(self, t: Any, values: Mapping[str, Any]) -> tuple[Any, Any]:
         """Where in the table a time since t0 stands, and whether that is outside. In the very words of `loop.cursors.find`, so
         that a compiler finds what both compute."""
-        cursor, slack = self.cursor, 0.0
+        cursor, origin = self.cursor, values[self.cursor.origin]
         if cursor.length is None:
-            passed, length = t * values[cursor.rate] + values[cursor.origin], cursor.points - 1.0
-            slack = _ROUNDINGS * cursor.points * float(np.finfo(t.dtype).eps)
+            passed, length = t * values[cursor.rate] + origin, cursor.points - 1.0
         else:
-            passed, length = t - values[cursor.origin], values[cursor.length]
+            passed, length = t - origin, values[cursor.length]
+        # Where a table jumps, no time that it is asked for is one of its ends.
+        slack = 0.0 if cursor.from_t0 else _ROUNDINGS * float(np.finfo(t.dtype).eps) * (length + jnp.abs(origin))
         outside = (passed < -slack) | (passed > length + slack)
         if cursor.periodic:
             passed = passed - values[cursor.turns] * length

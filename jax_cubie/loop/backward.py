@@ -16,6 +16,7 @@ from ..kernel import warp
 from ..kernel.scalar import Scalar, least, most, shifted, where
 from ..operands import cotangent_name, word_of
 from ..solution import CODES
+from . import inside
 from .adjoint import WRITTEN
 from .checkpoints import WINDOW, WINDOW_BITS, checkpoint_name, from_word, power, record_of, slot_of, to_word, turn_of
 from .clock import end_of, floor_of, whole_steps
@@ -419,6 +420,7 @@ class _Backward:
         for order in self._adjoint.orders:
             b.put(**{cell_of("size", order): 0, cell_of("start", order): 0})
         step = self._step(b)
+        inside.next_step(b)
         if self._problem.dimensions().inside:
             self._problem.method.clear_between(b)
         if not self._problem.moves:

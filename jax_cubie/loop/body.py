@@ -173,7 +173,7 @@ class Body:
         """The time, if it is not given, where cursors stand, and the leg; 0 for what a function does not depend on."""
         problem, found = self.lane.problem, {}
         if problem.counts_from_t0 and TIME not in given:
-            timed = "t" in given  # what a fold makes of its carry at last has no time
+            timed = "t" in given  # what has no time does not depend on it
             found[TIME] = self.emitter.add(self.dtype, self.op("t0"), given["t"]) if timed else self.real(0)
         for cursor in problem.cursors:
             inputs = cursor.inputs(self.dtype)

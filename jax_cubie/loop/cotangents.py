@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..kernel import warp
 from ..kernel.device import View
 from ..kernel.scalar import Scalar, shifted, where
-from ..operands import cotangent_name
+from ..operands import cotangent_name, word_of
 from .adjoint import TIMES, WRITTEN, is_of_functions
 from .functions import Sink, Store
 
@@ -183,7 +183,7 @@ def conclude(b: Body, worth: Scalar, fine: Scalar, present: Scalar) -> None:
                 write(name, size, b.piece(b.buf.adjoint, initial[name]).load)
             elif name in offsets:
                 write(name, size, b.buf.operand_adjoint.part(offsets[name], size).load)
-            elif root in WRITTEN:  # written as they are come to
+            elif word_of(name) in WRITTEN:  # written as they are come to
                 with b.when(~(worth & fine)):
                     write(name, size, lambda _: b.real(0))
             else:

@@ -31,6 +31,7 @@ from ..kernel.queue import pause
 from ..kernel.scalar import Scalar, least, where
 from ..operands import tangent_name
 from ..solution import CODES
+from . import inside
 from .checkpoints import Recording
 from .clock import edges, edges_of, end_of, floor_of, whole_steps
 from .part import Step
@@ -117,6 +118,7 @@ def build_progress(lane: Lane) -> Progress:
     if lane.problem.checkpoints is not None:
         for name in ("recorded", "thinned", "due"):
             lane.cell(name, "int32")
+    inside.declare_cells(lane)
     writer, dtype = _Writer(lane), lane.problem.dtype
     results = dict.fromkeys(("begun", "going", "turns_left", "accepted", "landed", "halted", "done", "fresh", "home"), "bool")
     results |= dict(time=dtype, size=dtype, end_time=dtype, leg_time=dtype, steps_taken="int32")
@@ -441,6 +443,7 @@ class _Writer:
         step = self._step(b)
         if self._stops:
             b.put(reached=step.end, at_end=step.last)
+        inside.next_step(b)
         self._ask(b, "accepted", step)
 
     def _step(self, b: Body) -> Step:

@@ -1,4 +1,4 @@
-"""Weights of products: how they lie in memory, and which of them a CUDA block keeps in its shared memory."""
+"""Weights of products: how they lie in memory. And which of them, and of tables, a CUDA block keeps in its shared memory."""
 
 from __future__ import annotations
 
@@ -61,17 +61,20 @@ def _copy(name: str) -> str:
 
 
 def stage(functions: Sequence[Function], operands: Sequence[Operand], dtype: str, used: int) -> dict[str, int]:
-    """At which byte of a block's shared memory each of the functions' weights begins that fits there, `used` bytes of it being
-    taken.
+    """At which byte of a block's shared memory each of the functions' weights and tables begins that fits there, `used` bytes
+    of it being taken.
 
-    Those are the weights that all lanes read; every thread of a warp takes the same at the same time.
+    Those are the weights that all lanes read; every thread of a warp takes the same at the same time. And tables of which a
+    function is handed some rows: the lanes of a warp read different ones at a time.
     """
     named, places = {operand.name: operand for operand in operands}, {}
     for function in functions:
         numbers = weights_of(function.program)
-        for number, name in _inputs(function):
+        wanted = [name for number, name in _inputs(function) if number in numbers]
+        wanted += [name for name in function.operands if window_of(function.windows, name) is not None]
+        for name in wanted:
             operand = named[name]
-            if number not in numbers or operand.batched or operand.dtype != dtype or name in places:
+            if operand.batched or operand.dtype != dtype or name in places:
                 continue
             begin = -(-used // 16) * 16
             end = begin + operand.size * (4 if dtype == "float32" else 8)

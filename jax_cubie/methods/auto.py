@@ -346,6 +346,10 @@ class AutoSwitch(Method):
 
     # --- Between steps
 
+    @property
+    def between_degree(self) -> int:
+        return max(method.between_degree for method in self._methods)
+
     def prepare_between(self, b: Body, time: Any, step_size: Any) -> None:
         self._either(b, lambda method, b: method.prepare_between(b, time, step_size))
 

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from ..kernel.device import View
     from ..loop.body import Body
 
+# Of Hermite's polynomial through the ends of a step and their slopes.
+HERMITE_DEGREE = 3
+
 Weights = Callable[["Body", Jet, Jet], list[tuple["View", Jet]]]
 
 

@@ -34,7 +34,7 @@ from ..nonlinear import Newton
 from ..operands import primal_name
 from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
 from ..solution import CODES
-from .between import add_between_moved, between_adjoint, hermite_weights
+from .between import HERMITE_DEGREE, add_between_moved, between_adjoint, hermite_weights
 from .combine import combine, stage_time
 from .field_functions import FieldFunction, time_derivative
 from .implicit_tableau import ImplicitTableau
@@ -484,6 +484,10 @@ class Dirk(Method):
 
     def carried(self, b: Body) -> Sequence[View]:
         return (self.start_rhs(b),)
+
+    @property
+    def between_degree(self) -> int:
+        return HERMITE_DEGREE if self.tableau.dense is None else self.tableau.dense.degree
 
     def prepare_between(self, b: Body, time: Any, step_size: Any) -> None:
         return None

@@ -16,7 +16,7 @@ from ..buffers import BACKWARD, Buffer
 from ..loop import AdjointSteps, Dimensions, Steps
 from ..loop.jets import Jet
 from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
-from .between import add_between_moved, hermite_weights
+from .between import HERMITE_DEGREE, add_between_moved, hermite_weights
 from .combine import combine, stage_time
 from .field_functions import FieldFunction
 from .method import Method
@@ -72,6 +72,10 @@ class ExplicitRungeKutta(Method):
         tableau = self.tableau
         extra = 0 if tableau.dense is None else len(tableau.dense.a)
         return tuple(stage for stage in range(tableau.stages, tableau.stages + extra) if stage != tableau.end_stage)
+
+    @property
+    def between_degree(self) -> int:
+        return HERMITE_DEGREE if self.tableau.dense is None else self.tableau.dense.degree
 
     def evaluations(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> Any:
         total = (self.tableau.stages - 1) * steps

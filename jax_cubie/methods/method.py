@@ -103,6 +103,11 @@ class Method(abc.ABC):
         """What else it did in those steps, by names in the statistics of the solution."""
 
     @property
+    @abc.abstractmethod
+    def between_degree(self) -> int:
+        """The degree of the polynomials that values between steps are, in the fraction of a step."""
+
+    @property
     def between_needs_slopes(self) -> bool:
         """Whether values between steps take f for the slope at their ends, which with a mass matrix it is not."""
         return False

@@ -29,7 +29,7 @@ from ..loop.jets import Jet, size_of
 from ..operands import primal_name
 from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
 from ..solution import CODES
-from .between import add_between_moved, between_adjoint, hermite_weights
+from .between import HERMITE_DEGREE, add_between_moved, between_adjoint, hermite_weights
 from .combine import stage_time
 from .field_functions import FieldFunction, along_state, time_derivative
 from .method import Method
@@ -81,6 +81,10 @@ class Rosenbrock(Method):
     @property
     def error_rows(self) -> int:
         return int(self.tableau.e is not None)
+
+    @property
+    def between_degree(self) -> int:
+        return HERMITE_DEGREE if self.tableau.dense is None else self.tableau.dense.degree
 
     @property
     def between_needs_slopes(self) -> bool:

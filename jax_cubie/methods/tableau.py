@@ -56,6 +56,11 @@ class ContinuousExtension:
             c=tuple(map(sum, rows)) if c is None else exact_row("c of the continuous extension", c),
         )
 
+    @property
+    def degree(self) -> int:
+        """Of the polynomial."""
+        return len(self.weights[0])
+
     def at(self, x: Fraction) -> Row:
         """The weight of each stage at the fraction `x` of the step."""
         powers = [x**power for power in range(1, len(self.weights[0]) + 1)]

@@ -37,8 +37,8 @@ _PARTS = 16
 _STANDING = 16.0
 # So often is the time of an event corrected at most.
 _MOST_CORRECTIONS = 3
-# So many legs of no length, one behind the other, end a lane.
-_MOST_RAPID = 32
+# So many legs, one behind the other, of so many units in the last place of the time at most, end a lane.
+_MOST_RAPID, _RAPID = 64, 256.0
 _SCAN, _REFINE, _CONFIRM, _OVER = 0, 1, 2, 3
 
 
@@ -117,11 +117,27 @@ class _Search:
     def locate(self, b: Body, step: Step) -> Scalar:
         """Looks at the step; the time at which it should have ended, or infinity."""
         self._evaluate(b, step.end, b.buf.proposed_state, self._method.end_rhs(b))
+        found, suspicious = b.variable(b.real(float("inf"))), self._suspicious(b, step)
+        eventful = suspicious | b.get("exact")
+        for number in self._bools:
+            eventful = eventful | self._holds(b, number)
+        with b.when(eventful):
+            found.set(self._look(b, step, suspicious).value)
+        again = b.scalar(found.get()) < float("inf")
+        for number in self._real:
+            before, value = b.get(side(number)), self._value(b, number)
+            before = where(~again & _alike(before, value), value, before)
+            b.put(**{side(number): before, changing(number): where(again, b.get(changing(number)), self._change(b, number))})
+        for number in self._bools:
+            b.put(**{side(number): where(again, b.get(side(number)), self._value(b, number))})
+        return b.scalar(found.get())
+
+    def _look(self, b: Body, step: Step, suspicious: Scalar) -> Scalar:
+        """Of a step in which something may happen the time at which it should have ended, or infinity; then that is done."""
         found, exact = b.variable(b.real(float("inf"))), b.get("exact")
         counts = {counted(number): b.get(counted(number)) for number in range(self._count)}
         sides = {side(number): b.get(side(number)) for number in self._real}
         if self._real:
-            suspicious = self._suspicious(b, step)
             with b.when(suspicious & ~exact if self._cutting == self._real else suspicious):
                 found.set(self._search(b, step, exact).value)
         sooner = b.scalar(found.get()) < float("inf")
@@ -163,12 +179,6 @@ class _Search:
                 continue
             with b.when(happens & ~again):
                 self._happen(b, step.end, number, b.buf.proposed_state)
-        for number in self._real:
-            before, value = b.get(side(number)), self._value(b, number)
-            before = where(~again & _alike(before, value), value, before)
-            b.put(**{side(number): before, changing(number): where(again, b.get(changing(number)), self._change(b, number))})
-        for number in self._bools:
-            b.put(**{side(number): where(again, b.get(side(number)), self._value(b, number))})
         return b.scalar(found.get())
 
     def _holds(self, b: Body, number: int) -> Scalar:
@@ -224,7 +234,7 @@ class _Search:
     def corner(self, b: Body, time: Scalar) -> Scalar:
         """What events change, in their order."""
         length, fired = time - b.get("leg"), b.get("events_fired")
-        rapid = (length <= 64.0 * self._eps * time) & ~fired.equals(0)
+        rapid = (length <= _RAPID * self._eps * time) & ~fired.equals(0)
         # Behind an event its condition goes to the other side, unless what changed the state was too little to take it there,
         # or it comes back before values between steps can tell.
         at_once = (length <= 2.0 * self._eps * time) & ~(fired & b.get("events_before")).equals(0)

@@ -8,6 +8,7 @@ from ..kernel.device import View
 from ..kernel.scalar import Scalar
 from ..loop import AdjointHooks, Step
 from ..loop.cotangents import gather, into_adjoints
+from ..loop.inside import prepare_between
 from ..loop.jets import Jet, size_of
 from ..operands import cotangent_name, tangent_name
 from .integrals import INTEGRAND, NAME, Integrals, cotangents_of, state_by_pieces
@@ -34,7 +35,7 @@ def build_adjoint(lane: Lane, part: Integrals) -> AdjointHooks:
 def _step(b: Body, part: Integrals, step: Step) -> None:
     method, signed, orders = b.lane.problem.method, b.scalar(b.direction) * step.size, b.lane.adjoint.orders
     b.put(points_inside=True)
-    method.prepare_between(b, (b.scalar(b.direction) * step.start).value, signed.value)
+    prepare_between(b, step)
     rule, size = gauss(part.order), size_of(b, signed)
     for theta, weight in zip(rule.points, rule.weights, strict=True):
         if orders:  # the size of the step has a cotangent

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..buffers import BACKWARD, Buffer
 from ..kernel.scalar import Scalar, where
 from ..loop import AdjointHooks, Dimensions, Hooks, Part, Step
+from ..loop.inside import prepare_between
 from ..loop.jets import Jet, size_of
 from ..operands import Piece, Result, cotangent_name, tangent_name
 from ..solution import FINE
@@ -105,8 +106,7 @@ class Integrals(Part):
 
     def _accepted(self, b: Body, step: Step) -> None:
         rule, signed, parts = gauss(self.order), b.scalar(b.direction) * step.size, self.parts(b)
-        time = b.scalar(b.direction) * step.start
-        b.lane.problem.method.prepare_between(b, time.value, signed.value)
+        prepare_between(b, step)
         size = size_of(b, signed)
         for theta, weight in zip(rule.points, rule.weights, strict=True):
             values = self.evaluate(b, step, theta)

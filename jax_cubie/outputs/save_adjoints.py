@@ -10,6 +10,7 @@ from ..kernel.device import View
 from ..kernel.scalar import Scalar, where
 from ..loop import AdjointHooks, Step
 from ..loop.cotangents import gather, into_adjoints
+from ..loop.inside import prepare_between
 from ..loop.jets import fraction_of, pull_fraction, size_of
 from ..operands import cotangent_name, primal_of, tangent_name
 from .save_rows import between
@@ -175,7 +176,7 @@ class _Rows:
             return
         with b.when(b.get(self._behind) >= first):
             b.put(points_inside=True)
-            method.prepare_between(b, (b.scalar(b.direction) * step.start).value, signed.value)
+            prepare_between(b, step)
 
         def add() -> None:
             number = b.get(self._behind)
@@ -225,7 +226,7 @@ class _Rows:
             for order, value in cotangents.items():
                 self._write_point(b, name, order, value)
 
-        time = b.number(name if self._saving.keeps_times else self._offsets, index)  # the latter where nobody asks
+        time = b.number(self._ts if self._saving.keeps_times else self._offsets, index)  # the latter where nobody asks
         since_t0 = b.number(self._offsets, index) if b.lane.problem.counts_from_t0 else None
         return _Moment(time, lambda order: b.tangent(name, order, index), give, since_t0)
 

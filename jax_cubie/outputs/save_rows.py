@@ -11,6 +11,7 @@ import numpy as np
 from ..kernel.scalar import Scalar, shifted, where
 from ..loop import Hooks, Step
 from ..loop.functions import into_row
+from ..loop.inside import prepare_between
 from ..loop.jets import Jet, fraction_of, size_of
 from ..operands import primal_of, tangent_name
 from ..solution import CODES
@@ -77,9 +78,9 @@ class _Rows:
         """What is saved inside of a step, and at its end."""
         ordered = b.variable(b.emitter.constant("bool", 1), "bool")
         if self._saving.points:
-            method, signed = self._lane.problem.method, b.scalar(b.direction) * step.size
+            signed = b.scalar(b.direction) * step.size
             with b.when(b.get(self._point_cell) <= step.end):
-                method.prepare_between(b, (b.scalar(b.direction) * step.start).value, signed.value)
+                prepare_between(b, step)
 
             def save() -> None:
                 point = b.get(self._point_cell)

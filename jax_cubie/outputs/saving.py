@@ -15,6 +15,7 @@ from ..kernel.partition import join
 from ..loop import AdjointHooks, Dimensions, Hooks, Part
 from ..operands import Result, numbered
 from ..solution import CODES
+from .saveat import is_sub
 
 if TYPE_CHECKING:
     from ..loop.lane import Lane
@@ -156,7 +157,14 @@ class Saving(Part):
         return build_adjoint(lane, self)
 
     def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
-        return self.saved(found, request)
+        """The rows; of several the first answers for all, in the structure of `SaveAt.subs`."""
+        if self.number is None:
+            return self.saved(found, request)
+        if self.number > 0:
+            return {}
+        rows = [part.saved(found, request) for part in request.problem.parts if isinstance(part, Saving)]
+        structure = jax.tree.structure(request.subs, is_leaf=is_sub)
+        return {name: jax.tree.unflatten(structure, [one[name] for one in rows]) for name in rows[0]}
 
     def saved(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
         """The times and the values of the rows: "ts", "ys", and "observables" where there are some."""

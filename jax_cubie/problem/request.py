@@ -17,9 +17,9 @@ from ..loop import Part
 from ..loop.checkpoints import windows_for
 from ..methods import Method
 from ..operands import Operand, Piece, numbered
-from ..outputs import ROWS, SaveAt, Saving, Steady
+from ..outputs import ROWS, Dense, SaveAt, Saving, Steady, SubSaveAt
 from ..settings import Component, concrete
-from ..times import Times, check_scalar, read_times, times_between
+from ..times import Times, check_scalar, read_times, rest_of, times_between
 from .checks import flat_state, step_size
 from .events import EventReader
 from .matrices import Matrices, check_jacobian, flat_jacobian, read_mass, read_sparsity, refuse_matrices
@@ -33,17 +33,19 @@ from .tracing import Arguments, Output, flat_field, trace_functions
 class Request:
     """A problem with the arrays to solve it for, and what is needed to present the results.
 
-    structures: of what functions of rows return, by their names. ts: the times to save, by the names that they have as
-    operands. summaries: of each by name what it is like, as `SummaryReader` has it. events: the structure of those that were
-    given. args: the names of the operands that are leaves of args; drivers: of those of drivers; of_t0: of those that t0 has an
-    effect on.
+    structures: of what functions of rows return, by their names. subs: those of `SaveAt`. t0_rest: what t0 loses in `times`,
+    where somebody asks. ts: the times to save, by the names that they have as operands. summaries: of each by name what it is
+    like, as `SummaryReader` has it. events: the structure of those that were given. args: the names of the operands that are
+    leaves of args; drivers: of those of drivers; of_t0: of those that t0 has an effect on.
     """
 
     problem: Problem
     arrays: tuple[Any, ...]
     state: State
     structures: Mapping[str, Any]
+    subs: Any
     times: Times
+    t0_rest: Any
     ts: Mapping[str, Any]
     summaries: Mapping[str, Any]
     events: Any
@@ -108,7 +110,7 @@ def make_request(
         raise ValueError(f"dt0 is {dt0}, but controller {settings['controller']!r} says itself where steps end: leave dt0 out")
     for name, value in (("t0", t0), ("t1", t1), *([] if dt0 is None else [("dt0", dt0)])):
         check_scalar(name, value)
-    saves: dict[int | None, SaveAt] = {None: saveat}
+    saves = saveat.numbered
     times = read_times(t0, t1, None, state.dtype)
     values: dict[str, Any] = {"t0": times.t0, "span": times.span}
     if dt0 is not None:
@@ -118,37 +120,36 @@ def make_request(
     for number, save in saves.items():
         if save.ts is not None:
             name = numbered("ts", number)
-            ts[name], offsets = times_between(t0, t1, save.ts, state.dtype, right=save.side)
+            ts[name], offsets = times_between(t0, t1, save.ts, state.dtype, right=save.side, said=f"{_door(number)}(ts=...)")
             values |= {numbered("offsets", number): offsets} if save.points else {}
         if save.steps or save.fn is not None or observables is not None:  # the kernel hands these times on
             values["t1"] = times.t1
             values |= {name: ts[name]} if save.points else {}
-    found = read_drivers(drivers, t0, t1)
-    schedule = read_jumps({"jump_ts": jump_ts, "step_ts": step_ts}, t0, t1, state.dtype, found.jumps(t0, state.dtype))
+    driven = read_drivers(drivers, t0, t1)
+    schedule = read_jumps({"jump_ts": jump_ts, "step_ts": step_ts}, t0, t1, state.dtype, driven.jumps(t0, state.dtype))
     if given := read_doses(doses):
         schedule = schedule_of(given, values["y0"], state, t0, t1, None if schedule is None else schedule.times)
+    if schedule is not None:
         points = {numbered("offsets", number): save.side for number, save in saves.items() if save.points}
         schedule, offsets = apart(schedule, {name: (values[name], side) for name, side in points.items()}, times.t0, times.span)
-        values |= offsets
-    if schedule is not None:
-        values |= schedule.operands
+        values |= {**offsets, **schedule.operands}
     for component in solver.components:
         values |= component.operands(state)
     linear = any(isinstance(component, LinearSettings) for component in solver.components)
     if matrices.given and not linear:
         refuse_matrices(matrices.given, method.name)
     mass, sparsity = read_mass(matrices, state), read_sparsity(matrices, state)
-    if given and mass is not None and mass[0].algebraic_rows:
+    if schedule is not None and mass is not None and mass[0].algebraic_rows:
         raise NotImplementedError(
-            f"doses and a mass matrix whose row {mass[0].algebraic_rows[0]} is 0: behind a dose the equation of that row would "
-            "have to be solved anew; solve up to each dose, and begin another solve there"
+            f"doses, jump_ts or step_ts and a mass matrix whose row {mass[0].algebraic_rows[0]} is 0: behind a jump the "
+            "equation of that row would have to be solved anew; solve up to each of these times, and begin another solve there"
         )
     if schedule is not None and schedule.infused and mass is not None:
         raise NotImplementedError(
             "infusions and a mass matrix: what is infused would have to be multiplied by it; write the infusion into f, and "
             "its beginning and end into jump_ts"
         )
-    leaves = Arguments(args, state.dtype, None if mass is None else mass[1], found, t0, schedule)
+    leaves = Arguments(args, state.dtype, None if mass is None else mass[1], driven, t0, schedule)
     happening = EventReader(events, state, leaves)
     if happening.steady is not None:
         values |= happening.steady.operands(state, values)
@@ -161,18 +162,16 @@ def make_request(
     )  # fmt: skip
     values |= reader.operands
     values |= dict(zip(leaves.names, leaves.arrays, strict=True)) | functions.closed_over
-    if saveat.steps and "max_steps" not in solver.given and concrete(settings["max_steps"]) == DEFAULT_MAX_STEPS:
-        raise ValueError(
-            f"SaveAt(steps=...) keeps room for max_steps rows in every lane, and max_steps was left at {DEFAULT_MAX_STEPS:,}: "
-            "give max_steps=, somewhat more steps than you expect"
-        )
     # Their outputs are alike on all platforms.
     programs = {function.name: function.program for function in functions.by_platform[0][1]}
-    most = concrete(settings["max_steps"])
     parts: list[Part] = []
     for number, save in saves.items():
         written = {word: programs[name].outputs for word in ROWS if (name := numbered(word, number)) in outputs}
-        parts.append(_make_saving(save, settings["max_steps"], written, number))
+        room = _room(f"{_door(number)}(steps=...)", solver) if save.steps else 0
+        parts.append(_make_saving(save, room, written, number))
+    if saveat.dense:
+        parts.append(Dense(_room("SaveAt(dense=True)", solver), functions.method.between_degree))
+    most = concrete(settings["max_steps"])
     parts += [] if happening.steady is None else [Steady()]
     parts += [] if happening.part is None else [happening.part]
     parts += [] if schedule is None else [Jumps.of(schedule)]
@@ -213,16 +212,17 @@ def make_request(
         directions=settings["directions"],
         title=getattr(f, "__qualname__", type(f).__name__),
     )
-    arrays, presented = tuple(values.values()), (functions.structures, times, ts, reader.presented, happening.structure)
-    return Request(problem, arrays, state, *presented, leaves.own, *leaves.of_drivers)
+    rest = rest_of(t0, state.dtype) if saveat.dense else None
+    arrays, presented = tuple(values.values()), (functions.structures, saveat.subs, times, rest, ts, reader.presented)
+    return Request(problem, arrays, state, *presented, happening.structure, leaves.own, *leaves.of_drivers)
 
 
-def _outputs(saves: Mapping[int | None, SaveAt], observables: Callable | None) -> dict[str, Output]:
+def _outputs(saves: Mapping[int | None, SubSaveAt], observables: Callable | None) -> dict[str, Output]:
     """The functions of rows, by their names: of all that is saved observables, too."""
     found = {}
     for number, save in saves.items():
         if save.fn is not None:
-            found[numbered("output", number)] = Output(save.fn, "fn", "SaveAt(fn=...)")
+            found[numbered("output", number)] = Output(save.fn, "fn", f"{_door(number)}(fn=...)")
         if observables is not None:
             found[numbered("observables", number)] = Output(observables, "observables", "observables")
     return found
@@ -255,19 +255,32 @@ def _refuse_named_ends(parts: Sequence[Part], controller: Controller, name: str)
         )
 
 
-def _make_saving(saveat: SaveAt, max_steps: Any, outputs: Mapping[str, Any], number: int | None) -> Saving:
-    most = 0
-    if saveat.steps:
-        known = concrete(max_steps)
-        if known is None:
-            raise TypeError(
-                "SaveAt(steps=...) needs max_steps as a Python int, since it bounds the rows of the solution, but here it is "
-                f"traced ({type(max_steps).__name__}): set it outside of jit, vmap and grad"
-            )
-        most = int(known)
-    saving = Saving(
-        saveat.t0, saveat.points, saveat.steps, saveat.t1, most, outputs.get("output"), outputs.get("observables"), number
-    )
+def _door(number: int | None) -> str:
+    """What the user made that says which points to save."""
+    return "SaveAt" if number is None else "SubSaveAt"
+
+
+def _room(said: str, solver: Choices) -> int:
+    """For how many steps there is room in what keeps something of each: max_steps."""
+    known = concrete(solver.settings()["max_steps"])
+    if known is None:
+        raise TypeError(
+            f"{said} needs max_steps as a Python int, since it bounds what is kept of a lane, but here it is traced "
+            f"({type(solver.settings()['max_steps']).__name__}): set it outside of jit, vmap and grad"
+        )
+    if "max_steps" not in solver.given and known == DEFAULT_MAX_STEPS:
+        raise ValueError(
+            f"{said} keeps room for max_steps steps in every lane, and max_steps was left at {DEFAULT_MAX_STEPS:,}: "
+            "give max_steps=, somewhat more steps than you expect"
+        )
+    return int(known)
+
+
+def _make_saving(saveat: SubSaveAt, most: int, outputs: Mapping[str, Any], number: int | None) -> Saving:
+    functions = (outputs.get("output"), outputs.get("observables"))
+    saving = Saving(saveat.t0, saveat.points, saveat.steps, saveat.t1, most, *functions, number)
     if saving.rows == 0:
-        raise ValueError(f"SaveAt(steps={saveat.steps}) has no row with max_steps={most}: there are max_steps // steps of them")
+        raise ValueError(
+            f"{_door(number)}(steps={saveat.steps}) has no row with max_steps={most}: there are max_steps // steps of them"
+        )
     return saving

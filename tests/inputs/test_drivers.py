@@ -128,6 +128,19 @@ def test_outside(even):
     check(Driver(values=values, kind="cubic", outside="periodic", **given), lambda t: periodic(t % 2))
 
 
+def test_ends_that_are_those_of_the_table():
+    """They are no more outside where their distance to t0 is rounded."""
+    before, ts = np.linspace(-90, -20, 300, dtype=np.float32), times_of(21).astype(np.float32) + np.float32(0.1)
+    for given in ({"ts": ts}, {"t0": ts[0], "dt": (ts[-1] - ts[0]) / 20}):
+
+        def last(t0, t1, given=given):
+            driver = Driver(values=np.ones(21), outside="nan", **given)
+            return solve(still, t0, t1, jnp.zeros(1), drivers=driver, saveat=SaveAt(t1=True, fn=lambda t, y, args, u: u)).ys
+
+        assert np.isfinite(jax.vmap(last, (0, None))(before, ts[-1])).all()
+        assert np.isfinite(jax.vmap(last, (0, None))(100 - before, ts[0])).all()
+
+
 def test_nan_ends_a_lane():
     found = solve(lambda t, y, args, u: u - y, 0.0, 2.0, 1.0, drivers=Driver([0.0, 1.0], [1.0, 2.0], outside="nan"))
     assert all_are(found, "not_finite")

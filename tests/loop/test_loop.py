@@ -101,6 +101,10 @@ class Euler(Method):
     def spare_rhs(self, b: Any) -> Any:
         return b.buf.slope
 
+    @property
+    def between_degree(self) -> int:
+        return 1
+
     def prepare_between(self, b: Any, time: Any, step_size: Any) -> None:
         return None
 
