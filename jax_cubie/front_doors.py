@@ -52,8 +52,8 @@ def solve(
     - dt0: the first step (of the sign of t1 - t0), or every step of the controller "fixed"; None: chosen here.
     - observables: observables(t, y, args), any pytree of arrays that is kept beside `ys` of every saved point, as
       `Solution.observables`.
-    - summaries: a dict of `jax_cubie.Summary`, numbers of the whole trajectory that are made on the way; `Solution.summaries`
-      has them by the same names.
+    - summaries: a dict of `jax_cubie.Summary`, numbers of the whole trajectory that are made on the way, so that a lane leaves
+      a few words; `Solution.summaries` has them by the same names.
     - events: a `jax_cubie.Event`, or `jax_cubie.steady_state()`, which ends a lane once it is in a steady state; or a tuple, a
       list or a dict of these. `Solution.events` tells of each what happened.
     - drivers: a pytree of `jax_cubie.Driver`, inputs that were measured or designed. Every function of time and state is then
@@ -77,13 +77,13 @@ def solve(
       entries, booleans [n, n], in place of what is found. Both are checked against f's own, where values are known.
     - settings: those of `Solver`, as `method="dopri5", rtol=1e-8, state_location="shared"`.
 
-    Derivatives of `ys` and `observables`, forwards and backwards, to any order: by y0, the float leaves of args, mass, arrays
-    that f, `SaveAt.fn` and `observables` close over, values of drivers, all numbers of doses, `jump_ts`, `step_ts`, t0, t1,
-    `SaveAt.ts`, and of steps that nobody judges by dt0 and `step_ends`. Sizes that the controller chose are held fixed; so by
-    tolerances, coefficients, max_steps and dt0 as a first step the derivative is 0, as are those of `stats` and of the times of
-    steps, and of y0's components that are solved for. Times and states of events have derivatives, too; with events those in
-    reverse are of the first order. Those of summaries are refused. A lane that failed has NaN. What `Solution.evaluate` and
-    `Solution.derivative` give has the same derivatives, but for `SaveAt.ts`, and one by its time.
+    Derivatives of `ys`, `observables` and `summaries`, forwards and backwards, to any order: by y0, the float leaves of args,
+    mass, arrays that f, `SaveAt.fn` and the like close over, values of drivers, all numbers of doses, `jump_ts`, `step_ts`, t0,
+    t1, `SaveAt.ts`, and of steps that nobody judges by dt0 and `step_ends`. Sizes that the controller chose are held fixed; so
+    by tolerances, coefficients, max_steps and dt0 as a first step the derivative is 0, as are those of `stats` and of the times
+    of steps, and of y0's components that are solved for. Times and states of events have derivatives, too; with events those in
+    reverse are of the first order, and there are none of summaries. A lane that failed has NaN. What
+    `Solution.evaluate` and `Solution.derivative` give has the same derivatives, but for `SaveAt.ts`, and one by its time.
     Raises FieldError, a TypeError, where f has no derivative.
 
     Returns a `Solution`. A lane that fails says so in `result` and disturbs no other.

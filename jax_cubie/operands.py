@@ -90,7 +90,8 @@ class Result:
 
     added: CHUNK lanes add to one array, behind one another or over a tree, so that a sum repeats to the bit whatever the block.
 
-    fixed: it is what the controller chose, as the times of steps, and has no derivative. refused: it has one that is not there.
+    fixed: it is what the controller chose, as the times of steps, and has no derivative. refusal: why a derivative that it has
+    is not there, in the user's words. apart: its derivative is found by another solve.
     """
 
     name: str
@@ -99,7 +100,8 @@ class Result:
     unwritten: Any = dataclasses.field(default=None, metadata={"content": lambda value: value is not None})
     added: bool = False
     fixed: bool = dataclasses.field(default=False, metadata={"content": None})  # the tangents that there are tell
-    refused: bool = dataclasses.field(default=False, metadata={"content": None})  # likewise
+    refusal: str | None = dataclasses.field(default=None, metadata={"content": None})  # likewise
+    apart: bool = dataclasses.field(default=False, metadata={"content": None})  # likewise
 
     @property
     def size(self) -> int:
@@ -107,8 +109,13 @@ class Result:
 
     @property
     def differentiable(self) -> bool:
-        """Whether it has a derivative here: a float that is not fixed."""
-        return self.dtype.startswith("float") and not self.fixed and not self.refused
+        """Whether the kernels of derivatives have its tangents: a float that is not fixed."""
+        return self.is_float and not self.fixed and not self.apart and self.refusal is None
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it is of a kind that can have a derivative."""
+        return self.dtype.startswith("float")
 
     def tangent(self, piece: Piece) -> Result:
         """Its tangents of the order of a piece of the state, with an axis of directions behind that of rows if it has some."""

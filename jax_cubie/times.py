@@ -73,11 +73,6 @@ def padded_offsets(t0: Any, t1: Any, ts: Any, dtype: str) -> Any:
     return (np if known else jnp).where(there, offsets, rounded(ts, dtype))
 
 
-def offset_of(time: Any, t0: Any, dtype: str) -> Any:
-    """time - t0 as an array of `dtype`."""
-    return as_array(difference(time, t0, dtype), dtype)
-
-
 def since(t: Any, t0: Any, rest: Any, dtype: str) -> Any:
     """t - t0, where `rest` is what t0 has lost to rounding: times of any shape, in `dtype`."""
     found = difference(t, t0, dtype)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_cubie import Doses, Driver, SaveAt, Summary, solve
+from jax_cubie import Doses, Driver, Event, SaveAt, Summary, solve
 
 TS = np.linspace(0.0, 10.0, 11)
 DOSES = np.array([2.0, 4.5])
@@ -85,6 +85,80 @@ def test_derivatives_together(platform, x64):
     gradient = jax.grad(objective)(given)
     back = sum(jnp.vdot(g, v) for g, v in zip(gradient, along, strict=True))
     np.testing.assert_allclose(back, value, 1e-9)
+
+
+def summarised(given, names, t0=0.0, **more):
+    """Numbers of a trajectory under a driver, between a dose and what is taken away again."""
+    k, amount, begin, values = given
+
+    def driven(t, y, k, u):
+        return jnp.stack([u - k * y[0], y[0]])
+
+    def sensed(t, y, k, u):
+        return y[0] + 0.1 * u
+
+    asks = {
+        "mean": Summary.mean(),
+        "top": Summary.max(of=sensed),
+        "own": Summary.max(),
+        "when": Summary.time_of_max(of=sensed),
+        "least": Summary.min(start=0.5 + t0),
+        "peaks": Summary.peaks(1),
+        "last": Summary.last_crossing(0.6, of=lambda t, y, k, u: y[0] * u),
+    }
+    doses = Doses(ts=t0 + jnp.stack([begin, begin + 2]), amounts=jnp.stack([amount, -0.5 * amount]), into=lambda y: y[0])
+    inputs = {"drivers": Driver(t0 + np.linspace(0, 6, 7), values), "doses": doses, "dt0": 0.1, "method": "rk4", **more}
+    summaries = {name: asks[name] for name in names}
+    found = solve(driven, t0, t0 + 6.0, jnp.asarray([0.1, 0.0]), k, summaries=summaries, **inputs).summaries
+    leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(found) if leaf.dtype.kind == "f"]
+    return jnp.nan_to_num(jnp.concatenate(leaves))
+
+
+# No stage is where the driver bends.
+INPUTS = (jnp.asarray(0.7), jnp.asarray(2.0), jnp.asarray(1.137), jnp.linspace(0.5, 1.0, 7) ** 2)
+ALONG = (jnp.asarray(1.0), jnp.asarray(0.3), jnp.asarray(0.5), jnp.linspace(1.0, -0.5, 7))
+
+
+def test_derivatives_of_summaries_together(x64):
+    """By an argument, by amounts and times of doses, and by values of a driver; of an extremum that is behind a dose, or in
+    front of one, too."""
+    given, along = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (INPUTS, ALONG))
+    names = ("mean", "top", "own", "when", "least", "peaks", "last")
+
+    def moved(h):
+        return summarised(jax.tree.map(lambda x, v: x + h * v, given, along), names)
+
+    forwards = jax.jvp(lambda given: summarised(given, names), (given,), (along,))[1]
+    np.testing.assert_allclose(forwards, (moved(1e-5) - moved(-1e-5)) / 2e-5, 2e-6, 2e-6)
+    weights = jnp.arange(1.0, 1.0 + forwards.size)
+    gradient = jax.grad(lambda given: weights @ summarised(given, names))(given)
+    back = sum(jnp.vdot(g, v) for g, v in zip(gradient, along, strict=True))
+    np.testing.assert_allclose(back, weights @ forwards, 1e-9)
+
+
+def test_an_extremum_at_a_jump_of_f(x64):
+    """It moves with the jump: y rises up to it, and falls behind it."""
+
+    def top(jump, rate):
+        field = lambda t, y, args: jnp.where(t < args[0], args[1], -2.0) + 0 * y  # noqa: E731
+        summaries = {"top": Summary.max(), "when": Summary.time_of_max(), "mean": Summary.mean()}
+        given = {"jump_ts": jnp.stack([jump]), "dt0": 0.3, "method": "rk4"}
+        found = solve(field, 0.0, 5.0, jnp.zeros(1), (jax.lax.stop_gradient(jump), rate), summaries=summaries, **given)
+        return jnp.stack([found.summaries[name][0] for name in summaries])
+
+    # The integral is rate jump^2 / 2 + rate jump (5 - jump) - (5 - jump)^2.
+    for mode in (jax.jacfwd, jax.jacrev):
+        by_jump, by_rate = mode(top, argnums=(0, 1))(jnp.asarray(2.2), jnp.asarray(3.0))
+        np.testing.assert_allclose(by_jump, [3.0, 1.0, ((3.0 + 2.0) * 2.8) / 5], 1e-12)
+        np.testing.assert_allclose(by_rate, [2.2, 0.0, (2.2**2 / 2 + 2.2 * 2.8) / 5], 1e-12, 1e-12)
+
+
+def test_derivatives_of_summaries_beside_events_are_refused(x64):
+    events = Event(lambda t, y, k, u: y[1] - 2.0, terminal=True)
+    given = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), INPUTS)
+    for mode in (jax.grad, jax.jacfwd):
+        with pytest.raises(NotImplementedError, match=r"Summary.mean beside events has none yet"):
+            mode(lambda k: summarised((k, *given[1:]), ("mean",), events=events).sum())(0.7)
 
 
 @pytest.mark.parametrize("driven", [False, True])

@@ -3,7 +3,8 @@
 `chain.py`: a problem together with tangents is a problem again. `levels.py`: where vmaps lie in arrays. `calls.py`: what each
 primitive takes and gives, and what depends on what. `bind.py`: the four primitives. `solve_rules.py`, `linear_rules.py` and
 `second_rules.py`: their rules. `lowering.py`: from them to launches. `kernels.py`: the kernels. `rule_content.py`: what tells
-derivatives of equal programs apart.
+derivatives of equal programs apart. `summaries.py`: derivatives of summaries, by solves of their own. `refused.py`: of results
+that have none.
 
 | primitive | gives | runs |
 |---|---|---|
@@ -16,5 +17,6 @@ derivatives of equal programs apart.
 from . import linear_rules, second_rules, solve_rules  # noqa: F401 - they register the rules
 from .bind import bind_solve
 from .chain import Chain, Tangent, root
+from .summaries import solve_with_summaries
 
-__all__ = ["Chain", "Tangent", "bind_solve", "root"]
+__all__ = ["Chain", "Tangent", "bind_solve", "root", "solve_with_summaries"]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 
@@ -118,7 +119,7 @@ def zero_cotangent(undefined: Any) -> ad.Zero:
 
 def shapes_of(arrays: Sequence[Any]) -> list[Any]:
     """Of arrays and undefined primals."""
-    return [array.aval.shape if ad.is_undefined_primal(array) else array.shape for array in arrays]
+    return [array.aval.shape if ad.is_undefined_primal(array) else jnp.shape(array) for array in arrays]
 
 
 def which_are_known(tracers: Sequence[Any]) -> list[bool]:

@@ -84,6 +84,7 @@ def backward_kernel(
     kept = [Operand(one.name, one.shape, one.dtype) for one in checkpoint_results(chain, problem.depth)]
     given = [Operand(cotangent_name(one.name), one.shape, one.dtype) for one in results]
     named = {function.name: number for number, function in enumerate(problem.functions[0][1])}
+    evaluated = {name for part in problem.parts for name in part.evaluated_backwards}
     made = []
     for name, traced in _differentiated(problem):
         own = problem.outputs_of(name)
@@ -100,6 +101,8 @@ def backward_kernel(
             kinds = [one.dtype for one in jax.eval_shape(function, *inputs.avals)]
             numbers = [number for number, kind in enumerate(kinds) if jax.numpy.issubdtype(kind, jax.numpy.floating)]
             outputs = [one.name for one in problem.forward_results if primal_of(one.name) in own and one.differentiable]
+            if name in evaluated:
+                made.append({platform: problem.on(platform)[named[name]] for platform in PLATFORMS})
         made.append(backward(name, function, inputs, adjoint.wrt, adjoint.orders, outputs, numbers, problem.unroll))
     return dataclasses.replace(
         problem,

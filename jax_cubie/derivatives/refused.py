@@ -12,16 +12,8 @@ from typing import Any
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from ..operands import Result
 from .bind import is_zero
 from .chain import Chain, differentiable, root
-
-_SAID = (
-    "derivatives of summaries are not there yet, and one is asked for: wrap what is not to be differentiated in "
-    "jax.lax.stop_gradient, or differentiate a mean or an integral as a component of the state of its own, and an extremum as "
-    "ys at its time, SaveAt(ts=...). Where only ys or observables are differentiated, but forwards and outside of jax.jit, "
-    "leave summaries= out or use jax.jit, which drops what nobody reads"
-)
 
 refused_p = Primitive("jax_cubie_refused_tangent")
 
@@ -37,35 +29,38 @@ def moves_refused(problem: Chain, tangents: Sequence[Any]) -> list[Any]:
     ]
 
 
-def is_refused(result: Result) -> bool:
-    """Whether the derivative of a result is refused."""
-    return result.refused and result.dtype.startswith("float")
+def refused_tangent(array: Any, moves: Sequence[Any], refusal: str) -> Any:
+    """The tangent of an array, on which it depends. refusal: why it is not there."""
+    return refused_p.bind(array, *moves, refusal=refusal)
 
 
-def refused_tangent(array: Any, moves: Sequence[Any]) -> Any:
-    """The tangent of an array, on which it depends."""
-    return refused_p.bind(array, *moves)
+def _refuse(*_: Any, refusal: str, **__: Any) -> Any:
+    raise NotImplementedError(
+        f"a derivative is asked for that is not there: {refusal}. Wrap what is not to be differentiated in "
+        "jax.lax.stop_gradient. Where only ys, observables or other summaries are differentiated, but forwards and outside of "
+        "jax.jit, leave this one out, or use jax.jit, which drops what nobody reads"
+    )
 
 
-def _refuse(*_: Any, **__: Any) -> Any:
-    raise NotImplementedError(_SAID)
-
-
-refused_p.def_abstract_eval(lambda array, *_: array)
+refused_p.def_abstract_eval(lambda array, *_, refusal: array)
 refused_p.def_impl(_refuse)
 mlir.register_lowering(refused_p, _refuse)
 
 
-def _jvp(primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
-    array = refused_p.bind(*primals)
+def _jvp(primals: Sequence[Any], tangents: Sequence[Any], refusal: str) -> Any:
+    array = refused_p.bind(*primals, refusal=refusal)
     moves = [one for one in tangents if not is_zero(one)]
-    return array, refused_p.bind(array, *moves)
+    return array, refused_p.bind(array, *moves, refusal=refusal)
 
 
-def _transpose(cotangent: Any, *inputs: Any) -> list[None]:
-    return [None] * len(inputs) if type(cotangent) is ad.Zero else _refuse()
+def _transpose(cotangent: Any, *inputs: Any, refusal: str) -> list[None]:
+    return [None] * len(inputs) if type(cotangent) is ad.Zero else _refuse(refusal=refusal)
+
+
+def _batch(arrays: Sequence[Any], dims: Sequence[Any], refusal: str) -> Any:
+    return refused_p.bind(*arrays, refusal=refusal), dims[0]
 
 
 ad.primitive_jvps[refused_p] = _jvp
 ad.primitive_transposes[refused_p] = _transpose
-batching.primitive_batchers[refused_p] = lambda arrays, dims: (refused_p.bind(*arrays), dims[0])
+batching.primitive_batchers[refused_p] = _batch

@@ -15,7 +15,7 @@ from .calls import LinearCall, Roles, SolveCall
 from .chain import Tangent, root, tangent_of, with_tangent
 from .levels import pick, under_vmap, used_levels
 from .lowering import launch_solve, lower_as
-from .refused import is_refused, moves_refused, refused_tangent
+from .refused import moves_refused, refused_tangent
 from .staging import equation_as_a_whole, needed, saves
 
 lower_as(solve_p, launch_solve)
@@ -58,9 +58,9 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
 def _with_refused(call: SolveCall, found: Sequence[Any], tangents: Sequence[Any], given: dict[int, Any]) -> list[Any]:
     """The tangents of a solve's results, of which `given` are known: those that are refused, and zeros."""
     moves = moves_refused(call.problem, tangents)
-    results = call.problem.results
-    refused = [number for number, result in enumerate(results) if is_refused(result)] if moves else []
-    given = given | {number: refused_tangent(found[number], moves) for number in refused}
+    for number, result in enumerate(call.problem.results if moves else ()):
+        if result.refusal is not None and result.is_float:
+            given = given | {number: refused_tangent(found[number], moves, result.refusal)}
     return [given[number] if number in given else zero_tangent(one) for number, one in enumerate(found)]
 
 

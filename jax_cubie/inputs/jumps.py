@@ -42,6 +42,11 @@ class Schedule:
     infused: tuple[int, ...] = ()
 
     @property
+    def changes_state(self) -> bool:
+        """Whether the state may jump, rather than f alone."""
+        return self.increments is not None or self.kept is not None
+
+    @property
     def operands(self) -> dict[str, Any]:
         """What the kernel is handed."""
         given = {TIMES: self.times, INCREMENTS: self.increments, KEPT: self.kept}

@@ -161,6 +161,10 @@ class Body:
         """The same of a function of the primal state alone, whose arrays are given, and written, as they are."""
         self._emit(name, into_view(out, [0]) if isinstance(out, View) else out, given)
 
+    def call_pieces(self, name: str, given: Mapping[str, Any], out: Sink) -> None:
+        """The same, of arrays that are given piece by piece already: others may be as long as the state."""
+        self._emit(name, out, given)
+
     def _emit(self, name: str, out: Sink, given: Mapping[str, Any]) -> None:
         function = self.lane.functions[name]
         function.emit(self, {**given, **self._numbers(function.function, given)}, out)
@@ -194,7 +198,7 @@ class Body:
             since_t0 = inside_of_leg(self, self.scalar(since_t0), SINCE_T0).value
         return {"t": since_t0, TIME: time}
 
-    def instant(self, since_t0: Any, into: Fraction | int = 0) -> dict[str, Any]:
+    def instant(self, since_t0: Any, into: Fraction | float = 0) -> dict[str, Any]:
         """The time and its tangents as functions of the user's take them: where they count it from t0, that, and itself."""
         given = self._times(since_t0)
         for order in self.moving:

@@ -204,13 +204,18 @@ class Part(abc.ABC):
         return ()
 
     @property
+    def evaluated_backwards(self) -> tuple[str, ...]:
+        """Those of its functions with `outputs_of` that it evaluates on the way back as they are, too."""
+        return ()
+
+    @property
     def refusal(self) -> str | None:
         """Why solves with it have no derivatives; None: they have."""
         return None
 
     @property
     def refused_operands(self) -> tuple[str, ...]:
-        """Operands of its own by which its `refused` results have a derivative that is not there."""
+        """Operands of its own by which results of which it has a `refusal` have a derivative that is not there."""
         return ()
 
     @property

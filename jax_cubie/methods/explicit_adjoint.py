@@ -67,9 +67,9 @@ class ExplicitAdjoint:
         count = tableau.stages
         last = count - 1 if tableau.fsal else count  # stages but for the one at the end, which no weight is given
         # Right-hand sides that nobody reads are not evaluated again.
-        wanted = count if inside or lane.adjoint.orders else last - 1
         transposed = any(f"{name}_vjp" in lane.functions for name in lane.problem.output_functions)
         end_wanted = inside or transposed or any(part.cuts for part in lane.problem.parts)
+        wanted = count if end_wanted or lane.adjoint.orders else last - 1  # the end of the step is made of all
         lane.cell("points_inside", "bool")
 
         @lane.emitted()

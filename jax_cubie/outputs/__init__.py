@@ -3,6 +3,7 @@
 from .dense import Dense
 from .event import Event, EventRecord
 from .events import Events, Kind
+from .integrals import Integrals
 from .saveat import SaveAt, SubSaveAt
 from .saving import ROWS, Saving
 from .steadiness import Steady, SteadyState, steady_state
@@ -10,9 +11,9 @@ from .summaries import Summaries
 from .summary import Extrema, Summary
 
 # Every part that a solve may have, for the sake of its buffers.
-PARTS = (Saving, Dense, Steady, Events, Summaries)
+PARTS = (Saving, Dense, Steady, Events, Summaries, Integrals)
 
 __all__ = [
-    "PARTS", "ROWS", "Dense", "Event", "EventRecord", "Events", "Extrema", "Kind", "SaveAt", "Saving", "Steady", "SteadyState",
-    "SubSaveAt", "Summaries", "Summary", "steady_state",
+    "PARTS", "ROWS", "Dense", "Event", "EventRecord", "Events", "Extrema", "Integrals", "Kind", "SaveAt", "Saving", "Steady",
+    "SteadyState", "SubSaveAt", "Summaries", "Summary", "steady_state",
 ]  # fmt: skip

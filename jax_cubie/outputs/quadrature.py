@@ -1,4 +1,4 @@
-"""Sums over points inside of a step that stand for an integral over it: points as fractions of the step, weights that sum to 1."""
+"""Sums over points inside of a step that stand for an integral over it, as fractions of the step and weights that sum to 1."""
 
 from __future__ import annotations
 

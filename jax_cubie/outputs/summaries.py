@@ -12,13 +12,12 @@ import jax
 import numpy as np
 
 from ..buffers import Buffer
-from ..loop import AdjointHooks, Dimensions, Hooks, Part, Step
+from ..loop import AdjointHooks, Dimensions, Hooks, Part
 from ..operands import Result
 from .quadrature import Quadrature, gauss, with_slopes
 from .summary import Extrema
 
 if TYPE_CHECKING:
-    from ..loop.body import Body
     from ..loop.lane import Lane
 
 
@@ -62,9 +61,10 @@ class Crossing:
 class Group:
     """Numbers and what is made of them together, over one window.
 
-    function: of (t, y), whose `size` numbers they are; None: the state. moving: the function that gives the numbers and then
-    their slopes; None where there are none. order: of the method, which integrals are to be as exact as. spread: whether squares
-    are summed, too. peaks, troughs: for how many there is room.
+    function: of (t, y), whose `size` numbers they are; None: the state. slopes: whether these have slopes, made of f. moving:
+    the function that gives the numbers and then their slopes; None where nobody asks for these. order: of the method, which
+    integrals are to be as exact as. total: whether there are any; spread: whether squares are summed, too. peaks, troughs: for
+    how many there is room.
     """
 
     window: Window
@@ -72,6 +72,7 @@ class Group:
     moving: str | None
     size: int
     order: int
+    slopes: bool
     total: bool = False
     spread: bool = False
     maximum: bool = False
@@ -199,12 +200,17 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True)
 class Summaries(Part):
-    """Summaries of a trajectory. asked: each of them, in their order; its results are `summary{number}` and the like."""
+    """Summaries of a trajectory. asked: each of them, in their order; its results are `summary{number}` and the like.
+
+    What there is beside them that their derivatives depend on: beside_events: of the user's; beside_leaps: jumps of the state.
+    """
 
     windows: tuple[Window, ...]
     groups: tuple[Group, ...]
     folds: tuple[Fold, ...]
     asked: tuple[Asked, ...]
+    beside_events: bool = dataclasses.field(default=False, metadata={"content": None})
+    beside_leaps: bool = dataclasses.field(default=False, metadata={"content": None})
 
     @property
     def inside(self) -> bool:
@@ -283,20 +289,37 @@ class Summaries(Part):
         return (*(name for name, given in times if given), *levels)
 
     def results(self, states: int, dtype: str) -> tuple[Result, ...]:
-        found: list[Result] = []
-        for number, asked in enumerate(self.asked):
-            if asked.kind == "fold":
-                outputs = enumerate(self.folds[asked.owner].outputs)
-                found += [Result(f"summary{number}_{place}", shape, kind) for place, (shape, kind) in outputs]
-                continue
+        return tuple(one for number in range(len(self.asked)) for one in self.results_of(number, dtype))
+
+    def results_of(self, number: int, dtype: str) -> tuple[Result, ...]:
+        """Those of one summary: of peaks and troughs their number, times and values; of a fold each array."""
+        asked, refusal = self.asked[number], self.refusal_of(number)
+        if asked.kind == "fold":
+            outputs = enumerate(self.folds[asked.owner].outputs)
+            named = [(f"_{place}", shape, kind) for place, (shape, kind) in outputs]
+        else:
             group = self.groups[asked.owner]
+            shape, rows = (group.size,), (getattr(group, asked.kind, 0), group.size)
+            named = [("", shape, "int32" if asked.kind == "crossings" else dtype)]
             if asked.kind in ("peaks", "troughs"):
-                rows = (getattr(group, asked.kind), group.size)
-                found += [Result(f"summary{number}_number", (group.size,), "int32")]
-                found += [Result(f"summary{number}_{name}", rows, dtype) for name in ("times", "values")]
-            else:
-                found += [Result(f"summary{number}", (group.size,), "int32" if asked.kind == "crossings" else dtype)]
-        return tuple(dataclasses.replace(one, refused=True) for one in found)
+                named = [("_number", shape, "int32"), ("_times", rows, dtype), ("_values", rows, dtype)]
+        return tuple(Result(f"summary{number}{end}", shape, kind, refusal=refusal, apart=True) for end, shape, kind in named)
+
+    def refusal_of(self, number: int) -> str | None:
+        """Why a summary has no derivative; None where it has one."""
+        asked = self.asked[number]
+        if asked.kind == "fold":
+            return "a Summary(init, update, result) has none"
+        group = self.groups[asked.owner]
+        if self.beside_events:
+            return f"a Summary.{asked.kind} beside events has none yet"
+        if group.window.sampled:
+            return f"a Summary.{asked.kind} with every= has none yet"
+        if asked.kind in ("mean", "std", "rms", "integral"):
+            return f"a Summary.{asked.kind} with start= has none yet" if group.window.starts else None
+        if asked.kind != "crossings" and not group.slopes:
+            return f"a Summary.{asked.kind} with a mass matrix has none"
+        return None
 
     def hooks(self, lane: Lane) -> Hooks:
         from .summary_points import build_hooks
@@ -312,16 +335,10 @@ class Summaries(Part):
         return ()
 
     def adjoint(self, lane: Lane) -> AdjointHooks:
-        others = any(part.inside for part in lane.problem.parts if part is not self)
-
         def nothing(*_: Any) -> None:
             return None
 
-        def step(b: Body, step: Step) -> None:
-            if self.inside and not others:  # else those who look inside of steps do it
-                b.lane.problem.method.clear_between(b)
-
-        return AdjointHooks(begin=nothing, repeated=nothing, restored=nothing, step=step, end=nothing)
+        return AdjointHooks(begin=nothing, repeated=nothing, restored=nothing, step=nothing, end=nothing)
 
     def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
         presented = {}

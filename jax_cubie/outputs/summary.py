@@ -26,7 +26,7 @@ class Extrema(NamedTuple):
     for these in front, [most, ...]; NaN where there were not so many.
     """
 
-    number: PyTree[Int[Array, "..."]]
+    number: PyTree[Int[Array, ...]]
     times: PyTree[Float[Array, "most ..."]]
     values: PyTree[Float[Array, "most ..."]]
 
@@ -36,13 +36,13 @@ class Summary(eqx.Module):
 
     The kinds, each of the state or of a function of it, component by component, in a pytree like that:
 
-    - `Summary.mean`, `std`, `rms`: of what is asked about as a function of time, integrals over time divided by its length, since
-      steps are not even; std is that of the population, the root of the mean square of what differs from the mean.
+    - `Summary.mean`, `std`, `rms`: integrals over time divided by its length, since steps are not even; std is that of the
+      population, the root of the mean square of what differs from the mean.
     - `Summary.integral`: over time, of the order of the method; negative times shares where t1 < t0.
     - `Summary.min`, `max`, and when that was, `time_of_min`, `time_of_max`.
     - `Summary.peaks(most)`, `troughs(most)`: the first so many local maxima (minima), as `Extrema`.
-    - `Summary.crossings(level)`: how often it went through a level, int32; `first_crossing`, `last_crossing`: when, NaN if never.
-      direction: 1, upwards alone, -1, downwards, 0, both.
+    - `Summary.crossings(level)`: how often it went through a level, int32; `first_crossing`, `last_crossing`: when, NaN if
+      never. direction: 1, upwards alone, -1, downwards, 0, both.
 
     What all of them take:
 
@@ -56,9 +56,9 @@ class Summary(eqx.Module):
 
     Without `every` all is found on the method's values between steps. Means and integrals are sums over points inside of each
     step, as exact as the method is. An extremum inside of a step is one where the slopes at the two ends of the step have
-    different signs, and a crossing is one where the values have: of several inside of one step only one is found, or none. At
-    t0 itself, or at start, there is no crossing, and no peak or trough. With a mass matrix, min and max are those of the ends
-    of steps.
+    different signs, and a crossing is one where the values have: of several inside of one step only one is found, or none;
+    dtmax= makes steps short enough. At t0 itself, or at start, there is no crossing, and no peak or trough; nor where the state
+    or its slope jumps. With a mass matrix, min and max are those of the ends of steps.
 
     And `Summary(init, update, result)`, three functions of JAX's:
 
@@ -66,11 +66,18 @@ class Summary(eqx.Module):
       carry, at each one after; result(carry): what is kept, a pytree of arrays; None: the carry itself. Points are t0 and the
       ends of all accepted steps, from `start` on, or with `every` those in even distances.
 
-    A lane that failed has NaN, in integers the lowest of their range. Where there is nothing to look at, since `start` lies
-    behind t1, or t0 == t1, counts and integrals are 0, and all others NaN.
+    Derivatives, in both modes and of any order: those of integrals are integrals of tangents, an extremum has that of the
+    trajectory at its time, and times move so that they stay those of an extremum, or of a crossing, or of the jump that an
+    extremum is at. They are found by another solve, with the same steps. There are none yet beside a `jax_cubie.Event`, of what
+    has `every`, of mean, std, rms and integral with `start`, with a mass matrix but of these, and of the three functions:
+    NotImplementedError says so where one is asked for.
 
-    Raises TypeError or ValueError for what is known and wrong; traced numbers that are wrong, as `every <= 0`, end the lane with
-    `invalid_input`.
+    A lane that failed has NaN, in integers the lowest of their range. Where there is nothing to look at, since `start` lies
+    behind t1, counts of built-in kinds and integrals are 0, and all else is NaN, or the lowest integer; over no time at all,
+    t0 == t1, there is one point, which has an extreme and no mean. An event ends what is looked at with its lane.
+
+    Raises TypeError or ValueError for what is known and wrong; traced numbers that are wrong, as `every <= 0`, end the lane
+    with `invalid_input`.
     """
 
     kind: str = eqx.field(static=True)
@@ -78,19 +85,25 @@ class Summary(eqx.Module):
     derivative: int = eqx.field(static=True)
     every: Time | None
     start: Time | None
-    level: PyTree[Real[Array, "..."]]
+    level: PyTree[Real[Array, ...]]
     direction: int = eqx.field(static=True)
     most: int | None = eqx.field(static=True)
     functions: tuple[Callable, Callable, Callable | None] | None
 
     @front_door
     def __init__(
-        self, init: Callable, update: Callable, result: Callable | None = None, *, every: Time | None = None,
+        self,
+        init: Callable,
+        update: Callable,
+        result: Callable | None = None,
+        *,
+        every: Time | None = None,
         start: Time | None = None,
     ):
         for name, function in (("init", init), ("update", update), ("result", result)):
             if not callable(function) and (name != "result" or function is not None):
-                raise TypeError(f"Summary({name}=...) is {function!r:.60} of type {type(function).__name__}: expected a function")
+                kind = type(function).__name__
+                raise TypeError(f"Summary({name}=...) is {function!r:.60} of type {kind}: expected a function")
         self.kind, self.functions = "fold", (init, update, result)
         self.every, self.start = _check_times(self.kind, every, start)
         self.of, self.derivative, self.level, self.direction, self.most = None, 0, 0.0, 0, None
@@ -104,9 +117,7 @@ class Summary(eqx.Module):
 
     @staticmethod
     @front_door
-    def mean(
-        of: Of | None = None, *, derivative: int = 0, every: Time | None = None, start: Time | None = None
-    ) -> Summary:
+    def mean(of: Of | None = None, *, derivative: int = 0, every: Time | None = None, start: Time | None = None) -> Summary:
         """The mean over time, or that of the sample."""
         return _of_numbers("mean", of, derivative, every=every, start=start)
 
@@ -175,7 +186,12 @@ class Summary(eqx.Module):
     @staticmethod
     @front_door
     def crossings(
-        level: PyTree = 0.0, of: Of | None = None, *, direction: int = 0, derivative: int = 0, every: Time | None = None,
+        level: PyTree = 0.0,
+        of: Of | None = None,
+        *,
+        direction: int = 0,
+        derivative: int = 0,
+        every: Time | None = None,
         start: Time | None = None,
     ) -> Summary:
         """How often it goes through `level`, a number or a pytree of them; int32."""
@@ -184,7 +200,12 @@ class Summary(eqx.Module):
     @staticmethod
     @front_door
     def first_crossing(
-        level: PyTree = 0.0, of: Of | None = None, *, direction: int = 0, derivative: int = 0, every: Time | None = None,
+        level: PyTree = 0.0,
+        of: Of | None = None,
+        *,
+        direction: int = 0,
+        derivative: int = 0,
+        every: Time | None = None,
         start: Time | None = None,
     ) -> Summary:
         """When it first goes through `level`."""
@@ -193,7 +214,12 @@ class Summary(eqx.Module):
     @staticmethod
     @front_door
     def last_crossing(
-        level: PyTree = 0.0, of: Of | None = None, *, direction: int = 0, derivative: int = 0, every: Time | None = None,
+        level: PyTree = 0.0,
+        of: Of | None = None,
+        *,
+        direction: int = 0,
+        derivative: int = 0,
+        every: Time | None = None,
         start: Time | None = None,
     ) -> Summary:
         """When it last goes through `level`."""
@@ -201,12 +227,19 @@ class Summary(eqx.Module):
 
 
 def _of_numbers(
-    kind: str, of: Any, derivative: Any, *, every: Any = None, start: Any = None, level: Any = 0.0, direction: Any = 0,
+    kind: str,
+    of: Any,
+    derivative: Any,
+    *,
+    every: Any = None,
+    start: Any = None,
+    level: Any = 0.0,
+    direction: Any = 0,
     most: Any = None,
 ) -> Summary:
     said = f"Summary.{kind}"
     if of is not None and not callable(of):
-        hint = "; the level comes first" if "crossing" in kind else "; the number of them comes first" if most is not None else ""
+        hint = "; the level comes first" if "crossing" in kind else "; their number comes first" if most is not None else ""
         raise TypeError(f"{said}(of=...) is {of!r:.60} of type {type(of).__name__}: expected a function of(t, y, args){hint}")
     every, start = _check_times(kind, every, start)
     given = dict(

@@ -256,7 +256,7 @@ class _Points:
         return b.buf.summarised_values.part(0, begin)
 
     def _begin(self, b: Body, group: Group, time: Scalar, state: View) -> None:
-        """The first point of a window of all of a trajectory."""
+        """A point at which a window of all of a trajectory begins, or its state has jumped."""
         if not group.extrema and not group.keeps_last:
             return
         if group.has_ends:
@@ -415,9 +415,7 @@ class _Points:
         """The group's numbers and slopes at a fraction of the step."""
         return self._numbers(b, group, theta.fused(step.size, step.start), self._state_at(b, step, theta), into)
 
-    def _turns(
-        self, b: Body, group: Group, step: Step, begin: Scalar, values: tuple[At, At], slopes: tuple[At, At]
-    ) -> None:
+    def _turns(self, b: Body, group: Group, step: Step, begin: Scalar, values: tuple[At, At], slopes: tuple[At, At]) -> None:
         """Extrema inside of the step, where the sign of the slope changes."""
         size = step.size * (1.0 - begin)
 
@@ -454,7 +452,8 @@ class _Points:
             theta = find_root(b, slope_at, begin, b.scalar(1.0), at_begin, at_end)
             value, time = chosen.pick(self._at(b, into)), theta.fused(step.size, step.start)
             for best, local, room, there in (
-                ("max", "peaks", group.peaks, at_begin > 0.0), ("min", "troughs", group.troughs, at_begin < 0.0)
+                ("max", "peaks", group.peaks, at_begin > 0.0),
+                ("min", "troughs", group.troughs, at_begin < 0.0),
             ):
                 if best in group.places:
                     words, when = self._words(b, group, best), self._words(b, group, f"{best}_time")
@@ -568,7 +567,8 @@ class _Points:
             old, was = b.scalar(before.load(index)), b.scalar(slope.load(index))
             now = values(index) - old
             for local, room, there in (
-                ("peaks", group.peaks, (was > 0.0) & (now < 0.0)), ("troughs", group.troughs, (was < 0.0) & (now > 0.0))
+                ("peaks", group.peaks, (was > 0.0) & (now < 0.0)),
+                ("troughs", group.troughs, (was < 0.0) & (now > 0.0)),
             ):
                 if not room:
                     continue

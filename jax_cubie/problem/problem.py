@@ -20,7 +20,8 @@ DEFAULT_MAX_STEPS = 100_000
 class Problem:
     """A solve of one lane.
 
-    functions: for each platform the user's, "f" first. traced: the same as JAX has them, by name, for their derivatives.
+    functions: for each platform the user's, "f" first. traced: the same as JAX has them, by name, for their derivatives;
+    summarised: what summaries are of.
     pieces: what the state consists of. moving: the orders of the tangents that times have. parts: what looks at each step,
     saving first. registry: the buffers with their locations; their sizes are bound by the Plan. operands: what the kernel
     reads. directions: how many tangents a lane takes at once, at most. first_step_given: whether dt0 is one. slots: of
@@ -44,6 +45,7 @@ class Problem:
     schedule: str = dataclasses.field(metadata={"content": None})  # the plan knows what comes of it
     block: int | str = dataclasses.field(metadata={"content": None})  # likewise
     traced: tuple[tuple[str, Traced], ...] = dataclasses.field(default=(), compare=False, metadata={"content": None})
+    summarised: tuple[tuple[str, Traced], ...] = dataclasses.field(default=(), compare=False, metadata={"content": None})
     moving: tuple[int, ...] = ()
     slots: int = dataclasses.field(default=32, metadata={"content": None})  # `checkpoints` knows it
     windows: int = dataclasses.field(default=WINDOWS, metadata={"content": None})  # `adjoint` knows it

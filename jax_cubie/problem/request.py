@@ -175,7 +175,9 @@ def make_request(
     parts += [] if happening.steady is None else [Steady()]
     parts += [] if happening.part is None else [happening.part]
     parts += [] if schedule is None else [Jumps.of(schedule)]
-    parts += [reader.part] if reader.presented else []
+    if reader.presented:
+        leaps = schedule is not None and schedule.changes_state
+        parts.append(reader.part_beside(events=happening.part is not None, leaps=leaps))
     if mass is not None and happening.part is not None:
         raise NotImplementedError(
             "events= with mass=: f is no slope of the state there, by which events are looked for. Save times, and look there"
@@ -203,6 +205,7 @@ def make_request(
         schedule=settings["schedule"],
         block=settings["block"],
         traced=functions.traced,
+        summarised=functions.apart,
         slots=settings["checkpoints"],
         cursors=() if leaves.tables is None else leaves.tables.cursors,
         windows=windows_for(settings["checkpoints"], None if most is None else int(most.max())),

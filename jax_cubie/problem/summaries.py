@@ -20,7 +20,7 @@ from ..methods import Method
 from ..outputs.summaries import Asked, Crossing, Fold, Group, Summaries, Window
 from ..outputs.summary import Summary
 from ..settings import concrete
-from ..times import Times, as_array, check_scalar, offset_of
+from ..times import Times, as_array, check_scalar, difference
 from ..translate import trace
 from .state import State
 from .tracing import Arguments, Extra
@@ -44,7 +44,7 @@ class _Numbers:
 
 
 class SummaryReader:
-    """Reads them. After `trace` its `part` and `operands` are known.
+    """Reads them. After `trace` its part and its `operands` are known.
 
     presented: of each summary, by name, what `Summaries.present` has to know: the `State` that its numbers are like, or the
     structure of what a fold gives.
@@ -63,11 +63,10 @@ class SummaryReader:
         self._asked: list[Asked] = []
         self._named: dict[str, _Numbers] = {}
 
-    @property
-    def part(self) -> Summaries:
-        """The part of the loop."""
-        windows = tuple(self._windows.values())
-        return Summaries(windows, tuple(self._groups.values()), tuple(self._folds), tuple(self._asked))
+    def part_beside(self, *, events: bool, leaps: bool) -> Summaries:
+        """The part of the loop of a solve in which there are events of the user's, or jumps of the state."""
+        windows, groups = tuple(self._windows.values()), tuple(self._groups.values())
+        return Summaries(windows, groups, tuple(self._folds), tuple(self._asked), events, leaps)
 
     def trace(self, field: Field, method: Method) -> dict[str, Extra]:
         """The functions in the kernel, by name. field: f of the time, the flat state and the operands of args."""
@@ -86,15 +85,17 @@ class SummaryReader:
     # --- Windows
 
     def _window(self, summary: Summary, said: str) -> Window:
+        for name in ("start", "every"):
+            if getattr(summary, name) is not None:
+                check_scalar(f"{name} of {said}", getattr(summary, name))
         fold = summary.functions is not None
         key = (fold, *(_identity(value) for value in (summary.start, summary.every)))
         if key not in self._windows:
             window = Window(len(self._windows), summary.start is not None, summary.every is not None)
-            for name, value in (("start", summary.start), ("every", summary.every)):
-                if value is not None:
-                    check_scalar(f"{name} of {said}", value)
             if window.starts:
-                self.operands[window.start] = offset_of(summary.start, self._t0, self._state.dtype)
+                self.operands[window.start] = as_array(
+                    difference(summary.start, self._t0, self._state.dtype), self._state.dtype
+                )
             if window.sampled:
                 every = as_array(summary.every, self._state.dtype)
                 known = concrete(every)
@@ -107,15 +108,14 @@ class SummaryReader:
 
     # --- Numbers
 
-    def _read_numbers(
-        self, name: str, summary: Summary, window: Window, said: str, field: Field, method: Method
-    ) -> None:
+    def _read_numbers(self, name: str, summary: Summary, window: Window, said: str, field: Field, method: Method) -> None:
         numbers, kind = self._numbers_of(summary, said, field), summary.kind
         place = (window.number, numbers.name)
         group = self._groups.get(place)
         if group is None:
-            group = Group(window, numbers.name, None, numbers.state.size, method.order)
-        which, changed = 0, {}
+            group = Group(window, numbers.name, None, numbers.state.size, method.order, not self._mass)
+        which = 0
+        changed: dict[str, Any] = {}
         if kind in ("mean", "integral", "std", "rms"):
             changed = {"total": True, "spread": group.spread or kind in ("std", "rms")}
         elif kind in ("peaks", "troughs"):
@@ -170,7 +170,7 @@ class SummaryReader:
         name = f"summarised{len(self._numbers)}"
         with in_derivative_words(f"of of {said}" if of is not None else "f(t, y, args)", reverse=False):
             closed = trace(flat, *self._time_and_state(), *self._args.avals)
-        self._jaxprs[name] = Extra(("t", "y"), closed)
+        self._jaxprs[name] = Extra(("t", "y"), closed, f"of of {said}", apart=True)
         self._numbers[key] = _Numbers(like, flat, name, f"of of {said}")
         return self._numbers[key]
 
@@ -259,7 +259,7 @@ class SummaryReader:
         self._jaxprs[names[1]] = Extra((*inputs, "t", "y"), trace(go_on, *avals, *time_and_state, *args.avals))
         self._jaxprs[names[2]] = Extra(inputs, ended)
         outputs = tuple((tuple(aval.shape), str(aval.dtype)) for aval in ended.out_avals)
-        self._folds.append(Fold(window, *names, carry.floats, carry.integers, outputs))
+        self._folds.append(Fold(window, names[0], names[1], names[2], carry.floats, carry.integers, outputs))
         self._asked.append(Asked("fold", number))
         self.presented[name] = structures[-1]
 
@@ -271,9 +271,9 @@ class _Carry:
         leaves, self._structure = jax.tree.flatten(shaped)
         self._said, self._dtype, self._integer = said, dtype, "int32" if dtype == "float32" else "int64"
         self._leaves = [(leaf.shape, leaf.dtype, jnp.issubdtype(leaf.dtype, jnp.floating)) for leaf in leaves]
+        integers = ("bool", "int8", "int16", "int32", "uint8", "uint16", *(("int64", "uint32") if dtype == "float64" else ()))
         for _, kind, is_float in self._leaves:
-            narrow = kind.itemsize <= jnp.dtype(dtype).itemsize and kind not in (jnp.uint32, jnp.uint64)
-            if str(kind) != dtype if is_float else not (narrow and (jnp.issubdtype(kind, jnp.integer) or kind == bool)):
+            if str(kind) not in ((dtype,) if is_float else integers):
                 raise TypeError(
                     f"init of {said} returns a carry with a leaf of dtype {kind}: expected {dtype}, y0's dtype, integers that "
                     f"{self._integer} holds, or booleans"
@@ -304,8 +304,8 @@ class _Carry:
         leaves, structure = jax.tree.flatten(carry)
         if structure != self._structure:
             raise ValueError(
-                f"{said} of {self._said} returns a carry of structure {structure}, where init gave {self._structure}: they have "
-                "to be equal"
+                f"{said} of {self._said} returns a carry of structure {structure}, where init gave {self._structure}: they "
+                "have to be equal"
             )
         packed: dict[bool, list[Any]] = {True: [], False: []}
         for leaf, (shape, kind, is_float) in zip(leaves, self._leaves, strict=True):
@@ -353,7 +353,8 @@ def _real(leaf: Any, said: str, expected: str = "real numbers") -> Any:
 def _checked(given: Any) -> Mapping[str, Summary]:
     if not isinstance(given, Mapping):
         raise TypeError(
-            f"summaries is {given!r:.80} of type {type(given).__name__}: expected a dict, as {{'peak': jax_cubie.Summary.max()}}"
+            f"summaries is {given!r:.80} of type {type(given).__name__}: expected a dict of jax_cubie.Summary, as "
+            "{'peak': Summary.max()}"
         )
     for name, summary in given.items():
         if not isinstance(name, str):
@@ -371,8 +372,8 @@ def _level(level: Any, numbers: _Numbers, said: str) -> Any:
     structure = jax.tree.structure(level)
     if structure != jax.tree.structure(0) and structure != numbers.state.structure:
         raise ValueError(
-            f"level of {said} has the structure {structure}, and what crosses it {numbers.state.structure}: expected one number, "
-            "or a pytree like that"
+            f"level of {said} has the structure {structure}, and what crosses it {numbers.state.structure}: expected one "
+            "number, or a pytree like that"
         )
     for leaf in jax.tree.leaves(level):
         known = concrete(leaf)
@@ -396,5 +397,5 @@ def _identity(value: Any) -> Any:
 def _same(one: Any, other: Any) -> bool:
     if one is other:
         return True
-    known = concrete(one), concrete(other)
-    return known[0] is not None and known[1] is not None and np.array_equal(*known)
+    known, same = concrete(one), concrete(other)
+    return known is not None and same is not None and np.array_equal(known, same)

@@ -191,11 +191,12 @@ class Output:
 @dataclasses.dataclass(frozen=True)
 class Extra:
     """A function that a part evaluates. jaxpr: of `inputs`, and of the operands of args. said: what the user calls it; None: it
-    has no derivatives."""
+    has no derivatives. apart: these are found by another solve, whose functions are made of it."""
 
     inputs: tuple[str, ...]
     jaxpr: jex.ClosedJaxpr
     said: str | None = None
+    apart: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +204,8 @@ class TracedFunctions:
     """The user's functions of a solve.
 
     method: for this f. by_platform: programs, "f" first. traced: f and each function of rows as JAX has them. closed_over: what
-    they close over, by its names as operands. structures: of the results of each function of rows, by its name.
+    they close over, by its names as operands. structures: of the results of each function of rows, by its name. apart: those
+    whose derivatives another solve finds, as JAX has them.
     """
 
     method: Method
@@ -211,6 +213,7 @@ class TracedFunctions:
     traced: tuple[tuple[str, Traced], ...]
     closed_over: dict[str, Any]
     structures: dict[str, Any]
+    apart: tuple[tuple[str, Traced], ...] = ()
 
 
 def _time_and_state(state: State) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
@@ -268,8 +271,9 @@ def trace_functions(
     known = tuple((value, name) for name, value in closed_over.items() if not isinstance(value, jax.core.Tracer))
     said = {"f": said_f, **{name: output.said for name, output in outputs.items()}}
     said |= {name: extra.said for name, extra in extras.items() if extra.said is not None}
-    traced = tuple((name, _traced(closed[name], args, given, known, words)) for name, words in said.items())
-    return TracedFunctions(method, by_platform, traced, closed_over, structures)
+    traced = {name: _traced(closed[name], args, given, known, words) for name, words in said.items()}
+    apart = tuple((name, traced.pop(name)) for name, extra in extras.items() if extra.apart)
+    return TracedFunctions(method, by_platform, tuple(traced.items()), closed_over, structures, apart)
 
 
 def _traced(

@@ -1,0 +1,383 @@
+"""Derivatives of summaries, of any order and in both modes, by a solve of their own.
+
+A solve with summaries knows nothing of their derivatives, and costs nothing for them. Where one is differentiated, another
+solve, which takes the same steps, integrates what they are of, and saves rows at the times that they have found:
+
+- of an integral: that of the tangents; mean, std and rms are made of integrals
+- of an extremum: that of the row at its time, which is held fixed (the envelope theorem); where the state jumps, on the side on
+  which it is
+- of the time of an extremum, or of a crossing: minus the tangent of what is 0 there over its slope (the implicit function
+  theorem); times at t0 and t1, and those at which f jumps, move with these
+
+Those are linear in tangents and differentiable themselves; in them times are those that have this derivative, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..inputs.jumps import TIMES
+from ..operands import Operand, Traced, word_of
+from ..outputs import Dense, Integrals, Saving, Summaries
+from ..outputs.integrals import INTEGRAND, NAME
+from ..outputs.summaries import Asked
+from ..problem import Problem
+from ..solution import CODES
+from ..times import next_time
+from ..translate.platforms import PLATFORMS
+from .bind import bind_solve
+from .functions import Inputs, forward, output_of
+
+# The parts that the other solve has not, or others of: those that change nothing.
+_KEEPING = (Saving, Dense, Summaries)
+_MOMENTS = ("mean", "std", "rms", "integral")
+Flat = Callable[..., Any]
+
+
+def solve_with_summaries(problem: Problem, arrays: Sequence[Any]) -> list[Any]:
+    """The results of one lane, in the order of `problem.results`; summaries among them have derivatives."""
+    results = bind_solve(problem, arrays, [()] * len(arrays)).results
+    part = _summaries_of(problem)
+    chosen = [] if part is None else [number for number, one in enumerate(problem.results) if _is_derived(one)]
+    if not chosen:
+        return results
+    kept = _keep(problem, tuple(chosen))([results[number] for number in chosen], list(arrays))
+    for number, array in zip(chosen, kept, strict=True):
+        results[number] = array
+    return results
+
+
+def _summaries_of(problem: Problem) -> Summaries | None:
+    return next((part for part in problem.parts if isinstance(part, Summaries)), None)
+
+
+def _is_derived(result: Any) -> bool:
+    return result.apart and result.is_float and result.refusal is None
+
+
+@functools.lru_cache(maxsize=256)
+def _keep(problem: Problem, chosen: tuple[int, ...]) -> Callable[[list[Any], list[Any]], list[Any]]:
+    """`keep(found, arrays)`: the summaries among the results, those of numbers `chosen`, with derivatives by the operands."""
+
+    @jax.custom_jvp
+    def keep(found: list[Any], arrays: list[Any]) -> list[Any]:
+        return found
+
+    def rule(primals: Any, tangents: Any) -> Any:
+        (found, arrays), (_, moves) = primals, tangents
+        zero = jax.custom_derivatives.SymbolicZero
+        moved = [
+            number
+            for number, one in enumerate(moves)
+            if type(one) is not zero and jnp.issubdtype(arrays[number].dtype, jnp.floating)
+        ]
+        kept = keep(found, arrays)  # which have derivatives again
+        derived = _Derived(problem, kept, chosen, arrays)
+        out = derived.tangents(moved, [moves[number] for number in moved])
+        return kept, [out[name] for name in derived.names]
+
+    keep.defjvp(rule, symbolic_zeros=True)
+    return keep
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """Rows at the times of a summary. times: shape [..., size]; of min and max, where the state may jump, [2, size]. source:
+    the function of the numbers, None for the state. level: of a crossing its operand. start: the operand with the beginning of
+    its window, where that is not t0."""
+
+    number: int
+    kind: str
+    times: Any
+    source: str | None
+    level: str | None
+    start: str | None
+
+
+class _Derived:
+    """The tangents of summaries, from results that have such derivatives themselves: `kept`."""
+
+    def __init__(self, problem: Problem, kept: Sequence[Any], chosen: Sequence[int], arrays: Sequence[Any]):
+        part = _summaries_of(problem)
+        assert part is not None
+        self._problem, self._part, self._arrays = problem, part, arrays
+        self.names = [problem.results[number].name for number in chosen]
+        self._known = dict(zip(self.names, kept, strict=True))
+        self._functions = {**dict(problem.traced), **dict(problem.summarised)}
+        self._add_times()
+        derived = [number for number, one in enumerate(part.asked) if part.refusal_of(number) is None]
+        self._moments = [number for number in derived if part.asked[number].kind in _MOMENTS]
+        self._owners = list(dict.fromkeys(part.asked[number].owner for number in self._moments))
+        self._rows = [self._row(number) for number in derived if part.asked[number].kind not in (*_MOMENTS, "crossings")]
+        self._sources = list(dict.fromkeys(row.source for row in self._rows))
+
+    def _add_times(self) -> None:
+        """The times of all extrema; of those that nobody asked for by one more solve."""
+        part, more = self._part, []
+        for number, asked in enumerate(part.asked):
+            timed = Asked(f"time_of_{asked.kind}", asked.owner)
+            if asked.kind in ("min", "max") and part.refusal_of(number) is None and timed not in (*part.asked, *more):
+                more.append(timed)
+        if more:
+            self._part = dataclasses.replace(part, asked=(*part.asked, *more))
+            parts = tuple(self._part if one is part else one for one in self._problem.parts)
+            problem = dataclasses.replace(self._problem, parts=parts)
+            results = solve_with_summaries(problem, self._arrays)
+            self._known = dict(zip((result.name for result in problem.results), results, strict=True))
+
+    def _row(self, number: int) -> _Row:
+        asked = self._part.asked[number]
+        group, name = self._part.groups[asked.owner], f"summary{number}"
+        if asked.kind in ("min", "max"):
+            name = f"summary{self._part.asked.index(Asked(f'time_of_{asked.kind}', asked.owner))}"
+        times = self._known[f"{name}_times" if asked.kind in ("peaks", "troughs") else name]
+        if asked.kind in ("min", "max") and self._part.beside_leaps:
+            times = jnp.stack([times, times])  # in front of a jump of the state, and behind it
+        level = group.crossings[asked.which].level if "crossing" in asked.kind else None
+        return _Row(number, asked.kind, times, group.function, level, group.window.start if group.window.starts else None)
+
+    # --- Functions, of the time, the state and all operands of functions, by name
+
+    def _flat(self, source: str | None) -> Flat:
+        """The numbers of a source."""
+        if source is None:
+            return lambda t, y, values: y
+        traced = self._functions[source]
+        return lambda t, y, values: traced.call(t, y, *(values[name] for name in traced.operands))[0]
+
+    def _along(self, flat: Flat) -> Flat:
+        """Their derivative by time."""
+        field = self._flat("f")
+
+        def slope(t: Any, y: Any, values: Mapping[str, Any]) -> Any:
+            along = (jnp.ones_like(t), field(t, y, values))
+            return jax.jvp(lambda t, y: flat(t, y, values), (t, y), along)[1]
+
+        return slope
+
+    def _orders(self, source: str | None) -> int:
+        """How many derivatives by time are saved of its numbers."""
+        kinds = {row.kind for row in self._rows if row.source == source}
+        if kinds & {"time_of_min", "time_of_max", "peaks", "troughs"}:
+            return 2
+        return 1 if kinds & {"first_crossing", "last_crossing"} else 0
+
+    def _size(self, source: str | None) -> int:
+        return next(group.size for group in self._part.groups if group.function == source)
+
+    def _row_values(self, t: Any, y: Any, values: Mapping[str, Any]) -> Any:
+        parts = []
+        for source in self._sources:
+            flat = self._flat(source)
+            for _ in range(self._orders(source) + 1):
+                parts.append(flat(t, y, values))
+                flat = self._along(flat)
+        return jnp.concatenate(parts)
+
+    def _integrand(self, t: Any, y: Any, values: Mapping[str, Any]) -> Any:
+        parts = []
+        for owner in self._owners:
+            group = self._part.groups[owner]
+            numbers = self._flat(group.function)(t, y, values)
+            parts += [numbers, numbers**2] if group.spread else [numbers]
+        return jnp.concatenate(parts)
+
+    # --- The other solve
+
+    def _solve(self, given: Mapping[str, Any], times: Any, offsets: Any) -> dict[str, Any]:
+        """Its results by name. given: the operands; times, offsets: of the rows, in order, None where there are none."""
+        problem = self._problem
+        given = {name: array for name, array in given.items() if word_of(name) not in ("ts", "offsets")}
+        given["t1"] = given["t0"] + given["span"]
+        functions, parts = {}, [part for part in problem.parts if not isinstance(part, _KEEPING)]
+        if times is not None:
+            given |= {"ts": times, "offsets": offsets}
+            functions["output"] = self._row_values
+            size = sum(self._size(source) * (self._orders(source) + 1) for source in self._sources)
+            parts.insert(0, Saving(False, times.size, 0, False, 0, (((size,), problem.dtype),)))
+        else:
+            parts.insert(0, Saving(False, 0, 0, True, 0, None))
+        if self._owners:
+            functions[INTEGRAND] = self._integrand
+            groups = [self._part.groups[owner] for owner in self._owners]
+            parts.append(Integrals(sum(group.size * (1 + group.spread) for group in groups), groups[0].order))
+        operands = tuple(Operand(name, tuple(array.shape), str(array.dtype)) for name, array in given.items())
+        whole = self._problem_of(functions, tuple(parts), operands)
+        results = bind_solve(whole, list(given.values()), [()] * len(given)).results
+        return dict(zip((result.name for result in whole.results), results, strict=True))
+
+    def _problem_of(self, functions: Mapping[str, Flat], parts: tuple[Any, ...], operands: tuple[Operand, ...]) -> Problem:
+        problem, named = self._problem, {operand.name: operand for operand in operands}
+        left_out = {name for part in problem.parts if isinstance(part, _KEEPING) for name in part.copies()}
+        traced = {"f": self._functions["f"]} | {name: self._traced(call) for name, call in functions.items()}
+        limits = {platform: problem.on(platform)[0].unroll for platform in PLATFORMS}
+        made = {}
+        for name in functions:
+            inputs = Inputs(traced[name], problem.pieces, (), named, problem.dtype)
+            made[name] = forward(name, output_of(inputs), inputs, limits)
+        by_platform = tuple(
+            (
+                platform,
+                (
+                    *(function for function in problem.on(platform) if function.name not in left_out),
+                    *(one[platform] for one in made.values()),
+                ),
+            )
+            for platform in PLATFORMS
+        )
+        return dataclasses.replace(
+            problem, functions=by_platform, parts=parts, operands=operands, traced=tuple(traced.items()), summarised=(),
+            title=f"{problem.title}, what is summarised",
+        )  # fmt: skip
+
+    def _traced(self, call: Flat) -> Traced:
+        names = tuple(dict.fromkeys(name for one in self._functions.values() for name in one.operands))
+        known = {id(value): (value, name) for one in self._functions.values() for value, name in one.constants}
+
+        def flat(t: Any, y: Any, *values: Any) -> list[Any]:
+            return [call(t, y, dict(zip(names, values, strict=True)))]
+
+        said, field = "what is summarised", self._functions["f"]
+        return dataclasses.replace(field, call=flat, operands=names, constants=tuple(known.values()), said=said)
+
+    # --- What tangents are made of
+
+    def _evaluate(self, arrays: Sequence[Any]) -> dict[str, Any]:
+        """Of operands: integrals, length of the interval; of each row's summary the numbers at its times and their derivatives
+        by time, its level, and its times, but that those inside do not move."""
+        given = dict(zip((operand.name for operand in self._problem.operands), arrays, strict=True))
+        found: dict[str, Any] = {"length": given["span"]}
+        times = offsets = inverse = None
+        moved = [self._moved(row, given)[0] for row in self._rows]
+        if self._rows:
+            offset = jnp.concatenate([one.reshape(-1) for one in moved])
+            direction = jnp.where(given["span"] >= 0, 1, -1)
+            order = jnp.argsort(jax.lax.stop_gradient(direction * offset))
+            offsets, inverse = offset[order], jnp.argsort(order)
+            times = given["t0"] + offsets
+        solved = self._solve(given, times, offsets)
+        if "reached" in solved:
+            early = solved["result"] == CODES["event_occurred"]
+            found["length"] = jnp.where(early, jax.lax.stop_gradient(solved["reached"]), given["span"])
+        begin = 0
+        for owner in self._owners:
+            group = self._part.groups[owner]
+            for name in ("sum", "squares")[: 1 + group.spread]:
+                found[f"{name}{owner}"] = solved[NAME][0, begin : begin + group.size]
+                begin += group.size
+        if self._rows:
+            rows, first = solved["ys0"][inverse], 0
+            columns = self._columns()
+            for row, offset in zip(self._rows, moved, strict=True):
+                own = rows[first : first + offset.size].reshape(*offset.shape, -1)
+                first += offset.size
+                for order, column in enumerate(columns[row.source]):
+                    part = own[..., column : column + offset.shape[-1]]
+                    found[f"value{order}_{row.number}"] = jnp.diagonal(part, axis1=-2, axis2=-1)
+                found[f"time_{row.number}"] = given["t0"] + offset
+                if row.level is not None:
+                    found[f"level_{row.number}"] = jnp.broadcast_to(given[row.level], offset.shape)
+        return found
+
+    def _columns(self) -> dict[str | None, list[int]]:
+        """Where in a row the numbers of each source begin, and their derivatives."""
+        columns, begin = {}, 0
+        for source in self._sources:
+            columns[source] = []
+            for _ in range(self._orders(source) + 1):
+                columns[source].append(begin)
+                begin += self._size(source)
+        return columns
+
+    def _moved(self, row: _Row, given: Mapping[str, Any]) -> tuple[Any, Any]:
+        """The row's times, counted from t0, and whether each is one that has a name: an end of what was looked at, or a time at
+        which f jumps, with which it moves. Those that there are not are at the beginning."""
+        t0, span = given["t0"], given["span"]
+        begin = jnp.zeros_like(span)
+        if row.start is not None:
+            begin = jnp.where(given[row.start] * span > 0, given[row.start], begin)
+        low, high = jnp.minimum(begin, span), jnp.maximum(begin, span)
+        offset, named = jnp.clip(row.times - t0, low, high), jnp.zeros(row.times.shape, bool)
+        if TIMES in given:
+            jumps = given[TIMES]
+            apart = jax.lax.stop_gradient(jnp.abs(offset[..., None] - jumps))
+            nearest = jumps[jnp.argmin(apart, axis=-1)]
+            named = jnp.min(apart, axis=-1) <= 4 * jnp.finfo(span.dtype).eps * (jnp.abs(t0) + jnp.abs(offset))
+            offset = jnp.where(named, nearest, offset)
+        at_end, at_begin = row.times == t0 + span, (row.times == t0 + begin) | jnp.isnan(row.times)
+        offset = jnp.where(at_begin, begin, jnp.where(at_end, span, offset))
+        if offset.ndim == 2 and row.kind in ("min", "max"):
+            known = jax.lax.stop_gradient(offset[1])
+            behind = jnp.where(named[1] & (known != span), next_time(known) - known, 0)
+            offset = jnp.stack([offset[0], offset[1] + behind])
+        return offset, named | at_begin | at_end
+
+    def _is_named(self, row: _Row) -> Any:
+        given = dict(zip((operand.name for operand in self._problem.operands), self._arrays, strict=True))
+        return self._moved(row, given)[1]
+
+    def tangents(self, moved: Sequence[int], moves: Sequence[Any]) -> dict[str, Any]:
+        """Those of the summaries by the names of their results, where the operands of numbers `moved` have tangents `moves`."""
+        if not moved:
+            return {name: jnp.zeros_like(self._known[name]) for name in self.names}
+
+        def evaluate(*changed: Any) -> dict[str, Any]:
+            arrays = list(self._arrays)
+            for number, array in zip(moved, changed, strict=True):
+                arrays[number] = array
+            return self._evaluate(arrays)
+
+        values, tangents = jax.jvp(evaluate, [self._arrays[number] for number in moved], list(moves))
+        found = {}
+        for number in self._moments:
+            found[f"summary{number}"] = self._moment(number, values, tangents)
+        for row in self._rows:
+            name, there = f"summary{row.number}", ~jnp.isnan(row.times)
+
+            def at(prefix: str, number: int = row.number, of: Any = None) -> Any:
+                return (values if of is None else of)[f"{prefix}_{number}"]
+
+            value = at("value0", of=tangents)
+            if row.kind in ("min", "max"):
+                if row.times.ndim == 2:  # on that side of a jump where it is
+                    off = jnp.abs(at("value0") - self._known[name])
+                    value, there = jnp.where(off[1] < off[0], value[1], value[0]), there[0]
+                found[name] = jnp.where(there, value, 0)
+                continue
+            # Where a slope is not used it may be 0, and 1 / 0 times no cotangent at all is no number.
+            if row.level is not None:
+                time = (at("level", of=tangents) - value) / jnp.where(there, at("value1"), 1)
+            else:
+                named = self._is_named(row)
+                inside = -at("value1", of=tangents) / jnp.where(named, 1, at("value2"))
+                time = jnp.where(named, at("time", of=tangents), inside)
+            time = jnp.where(there, time, 0)
+            if row.kind in ("peaks", "troughs"):
+                found |= {f"{name}_times": time, f"{name}_values": jnp.where(there, value, 0)}
+            else:
+                found[name] = time
+        return {name: found[name] for name in self.names}
+
+    def _moment(self, number: int, values: Mapping[str, Any], tangents: Mapping[str, Any]) -> Any:
+        asked = self._part.asked[number]
+        names = [name for name in (f"sum{asked.owner}", f"squares{asked.owner}", "length") if name in values]
+
+        def moment(given: Mapping[str, Any]) -> Any:
+            total, length = given[f"sum{asked.owner}"], given["length"]
+            if asked.kind == "integral":
+                return total
+            if asked.kind == "mean":
+                return total / length
+            square = given[f"squares{asked.owner}"] / length
+            return square if asked.kind == "rms" else square - (total / length) ** 2
+
+        _, moved = jax.jvp(moment, [{name: values[name] for name in names}], [{name: tangents[name] for name in names}])
+        if asked.kind in ("integral", "mean"):
+            return moved
+        return moved / (2 * self._known[f"summary{number}"])  # of the root

@@ -1,0 +1,480 @@
+"""Numbers of a whole trajectory: against closed forms and NumPy's of a fine grid, over windows, of functions, of lanes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from solve_helpers import assert_same_bits, code, lorenz, stacked
+
+from jax_cubie import RESULTS, SaveAt, Solver, Summary, check_successful, solve, steady_state
+from jax_cubie.outputs.quadrature import gauss, with_slopes
+from jax_cubie.solution import CODES
+
+Y0 = {"x": np.array(0.3), "v": np.array(1.0)}
+DAMPING = 0.1
+
+
+def oscillator(t, y, args):
+    """A damped oscillator of angular frequency 1."""
+    return {"x": y["v"], "v": -(1 + DAMPING**2) * y["x"] - 2 * DAMPING * y["v"]}
+
+
+def place(t):
+    return np.exp(-DAMPING * t) * (0.3 * np.cos(t) + 1.03 * np.sin(t))
+
+
+def speed(t):
+    return -DAMPING * place(t) + np.exp(-DAMPING * t) * (-0.3 * np.sin(t) + 1.03 * np.cos(t))
+
+
+def force(t):
+    return -(1 + DAMPING**2) * place(t) - 2 * DAMPING * speed(t)
+
+
+def energy(t, y, args):
+    return y["x"] * y["v"] + 0.1 * t
+
+
+KINDS = ("mean", "std", "rms", "min", "max", "time_of_min", "time_of_max")
+
+
+def asked(**window):
+    """All kinds at once, so that they share a kernel."""
+    sums = {} if "every" in window else {"integral": Summary.integral(**window)}
+    return {
+        **{kind: getattr(Summary, kind)(**window) for kind in KINDS},
+        **sums,
+        "peaks": Summary.peaks(3, **window),
+        "troughs": Summary.troughs(1, **window),
+        "crossings": Summary.crossings(**window),
+        "up": Summary.crossings(0.3, direction=1, **window),
+        "first": Summary.first_crossing(0.3, **window),
+        "last": Summary.last_crossing(0.3, direction=-1, **window),
+    }
+
+
+def crossings(t, x, level, direction):
+    before, after = x[:-1] - level, x[1:] - level
+    up, down = (before < 0) & (after >= 0), (before > 0) & (after <= 0)
+    there = np.flatnonzero({0: up | down, 1: up, -1: down}[direction])
+    return t[there] + (t[there + 1] - t[there]) * (before / (before - after))[there]
+
+
+def expected(function, t1, every=None, start=None):
+    """The same of a closed form."""
+    begin, sign = 0.0 if start is None else start, np.sign(t1)
+    if every is None:
+        t = np.linspace(begin, t1, 400_001)
+    else:
+        t = begin + sign * every * np.arange(int(abs(t1 - begin) / every + 1e-6) + 1)
+    x = function(t)
+
+    def mean(values):
+        return values.mean() if every else np.trapezoid(values, t) / (t1 - begin)
+
+    peaks = 1 + np.flatnonzero((x[1:-1] > x[:-2]) & (x[1:-1] > x[2:]))
+    troughs = 1 + np.flatnonzero((x[1:-1] < x[:-2]) & (x[1:-1] < x[2:]))
+    first, last = crossings(t, x, 0.3, 0), crossings(t, x, 0.3, -1)
+    return {
+        "mean": mean(x), "std": np.sqrt(mean((x - mean(x)) ** 2)), "rms": np.sqrt(mean(x**2)), "min": x.min(), "max": x.max(),
+        "time_of_min": t[x.argmin()], "time_of_max": t[x.argmax()], "integral": np.trapezoid(x, t),
+        "peaks": (len(peaks), t[peaks], x[peaks]), "troughs": (len(troughs), t[troughs], x[troughs]),
+        "crossings": len(crossings(t, x, 0.0, 0)), "up": len(crossings(t, x, 0.3, 1)),
+        "first": first[0] if len(first) else np.nan, "last": last[-1] if len(last) else np.nan,
+    }  # fmt: skip
+
+
+def check(found, wanted, leaf=None, tolerance=1e-7):
+    """Times are as exact as the grid's, which is a little wider."""
+    for name, value in found.items():
+        value, want = value if leaf is None or isinstance(value, tuple) else value[leaf], wanted[name]
+        if isinstance(want, tuple):
+            number, times, values = (part if leaf is None else part[leaf] for part in value)
+            there = min(int(number), times.size)
+            assert int(number) == want[0] and np.isnan(times[there:]).all() and np.isnan(values[there:]).all(), name
+            np.testing.assert_allclose(times[:there], want[1][:there], atol=40 * tolerance + 3e-5, err_msg=name)
+            np.testing.assert_allclose(values[:there], want[2][:there], atol=tolerance, err_msg=name)
+        elif name in ("time_of_min", "time_of_max"):
+            np.testing.assert_allclose(value, want, atol=40 * tolerance + 3e-5, err_msg=name)
+        else:
+            np.testing.assert_allclose(value, want, atol=tolerance, rtol=tolerance, err_msg=name)
+
+
+WINDOWS = {"all": {}, "start": {"start": 2.0}, "every": {"every": 0.125}, "both": {"every": 0.125, "start": 2.0}}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("sign", [1, -1], ids=("forwards", "backwards"))
+@pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
+def test_kinds_over_windows(window, sign):
+    """Of the state, and of a function of it, in one kernel."""
+    window = {name: value * sign if name == "start" else value for name, value in window.items()}
+    of = {f"{name} of": one for name, one in asked(of=energy, **window).items()}
+    found = solve(oscillator, 0.0, sign * 10.0, Y0, rtol=1e-10, atol=1e-10, summaries={**asked(**window), **of}).summaries
+    own = {name: value for name, value in found.items() if not name.endswith(" of")}
+    check(own, expected(place, sign * 10.0, **window), "x")
+    check(own, expected(speed, sign * 10.0, **window), "v")
+    others = {name.removesuffix(" of"): value for name, value in found.items() if name.endswith(" of")}
+    check(others, expected(lambda t: place(t) * speed(t) + 0.1 * t, sign * 10.0, **window))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("method", ["bosh3", "kvaerno3", "rodas5p", "radau_iia_5"])
+def test_methods(method):
+    tolerance = {"rtol": 1e-9, "atol": 1e-9, "dtmax": 1.0}
+    found = solve(oscillator, 0.0, 10.0, Y0, method=method, summaries=asked(), **tolerance)
+    assert code(found) == CODES["successful"]
+    check(found.summaries, expected(place, 10.0), "x", 1e-6)
+    check(found.summaries, expected(speed, 10.0), "v", 1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_derivatives_by_time():
+    """The first is f, the second its derivative along the solution; those of a function likewise."""
+    summaries = {
+        "first": Summary.max(derivative=1, start=1.0), "second": Summary.mean(derivative=2),
+        "of": Summary.std(lambda t, y, args: t * y["x"], derivative=1), "crossings": Summary.crossings(derivative=1),
+    }  # fmt: skip
+    found = solve(oscillator, 0.0, 10.0, Y0, rtol=1e-10, atol=1e-10, summaries=summaries).summaries
+    np.testing.assert_allclose(found["first"]["x"], expected(speed, 10.0, start=1.0)["max"], rtol=1e-8)
+    np.testing.assert_allclose(found["first"]["v"], expected(force, 10.0, start=1.0)["max"], rtol=1e-8)
+    np.testing.assert_allclose(found["second"]["x"], expected(force, 10.0)["mean"], rtol=1e-8)
+    np.testing.assert_allclose(found["of"], expected(lambda t: place(t) + t * speed(t), 10.0)["std"], rtol=1e-8)
+    assert int(found["crossings"]["x"]) == expected(speed, 10.0)["crossings"]
+
+
+@pytest.mark.usefixtures("x64")
+def test_times_are_as_exact_as_the_solution():
+    """Of the harmonic oscillator: crossings and extrema at multiples of half of pi."""
+    field = lambda t, y, args: jnp.stack([y[1], -y[0]])  # noqa: E731
+    summaries = {
+        "first": Summary.first_crossing(direction=-1), "last": Summary.last_crossing(), "peaks": Summary.peaks(2),
+        "half": Summary.first_crossing(jnp.array([0.5, -0.5])),
+    }  # fmt: skip
+    found = solve(field, 0.0, 7.0, np.array([0.0, 1.0]), method="vern8", rtol=1e-13, atol=1e-13, summaries=summaries).summaries
+    np.testing.assert_allclose(found["first"], [np.pi, np.pi / 2], atol=1e-11)
+    np.testing.assert_allclose(found["last"], [2 * np.pi, 1.5 * np.pi], atol=1e-11)
+    np.testing.assert_allclose(found["half"], [np.pi / 6, 2 * np.pi / 3], atol=1e-11)
+    np.testing.assert_allclose(found["peaks"].times[0], [np.pi / 2, 2 * np.pi], atol=1e-11)
+    np.testing.assert_allclose(found["peaks"].values[0], [1.0, 1.0], atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_integrals_converge_with_the_method():
+    """The integral of the state is as another component of it would be."""
+    for method, order in (("heun", 2), ("bosh3", 3), ("tsit5", 5), ("vern7", 7)):
+        errors = []
+        for steps in (16, 32):
+            found = solve(
+                lambda t, y, args: y * jnp.cos(t), 0.0, 2.0, np.array([1.0]), method=method, controller="fixed",
+                dt0=2.0 / steps, summaries={"own": Summary.integral(), "of": Summary.integral(lambda t, y, args: y**2)},
+            ).summaries  # fmt: skip
+            t = np.linspace(0, 2, 2_000_001)
+            exact = [np.trapezoid(np.exp(power * np.sin(t)), t) for power in (1, 2)]
+            errors.append([abs(found["own"][0] - exact[0]), abs(found["of"][0] - exact[1])])
+        slopes = np.log2(np.array(errors[0]) / np.array(errors[1]))
+        assert (slopes > order - 0.35).all(), (method, slopes)
+
+
+def test_sums_over_points():
+    """Exact for polynomials of the degree that the method's order asks for."""
+    for order in range(1, 13):
+        for rule in (gauss(order), with_slopes(order)):
+            for degree in range(order):
+                ends = rule.ends[0] * (degree == 0) + rule.ends[1] + rule.slopes[0] * (degree == 1) + rule.slopes[1] * degree
+                inside = sum(weight * point**degree for weight, point in zip(rule.weights, rule.points, strict=True))
+                assert inside + ends == pytest.approx(1 / (degree + 1), rel=1e-11)
+        assert len(with_slopes(order).points) < max(len(gauss(order).points), 1)
+
+
+def counting(t, y, args):
+    return {"points": 0, "above": y[0] > 15, "largest": y, "end": t}
+
+
+def count(carry, t, y, args):
+    return {
+        "points": carry["points"] + 1,
+        "above": carry["above"] | (y[0] > 15),
+        "largest": jnp.maximum(carry["largest"], y),
+        "end": t,
+    }
+
+
+@pytest.mark.parametrize("window", [{}, {"start": 2.0}, {"every": 0.25}, {"every": 0.25, "start": 2.0}, {"start": 9.0}])
+def test_functions_of_points(window, platform):
+    """Of all ends of steps, or of even times; nothing where there is no point."""
+    y0 = np.array([1.0, 0.0, 0.0], np.float32)
+    summaries = {
+        "own": Summary(counting, count, **window),
+        "twice": Summary(counting, count, lambda carry: (2 * carry["points"], carry["largest"][:2]), **window),
+    }
+    saveat = SaveAt(t0=True, steps=True) if "every" not in window else SaveAt(ts=np.arange(0, 5.1, 0.25, np.float32))
+    solution = solve(lorenz, 0.0, 5.0, y0, 28.0, summaries=summaries, saveat=saveat, max_steps=400)
+    there = np.isfinite(solution.ts) & (solution.ts >= window.get("start", 0.0))
+    states, found = np.asarray(solution.ys)[there], solution.summaries
+    if not there.any():
+        assert int(found["own"]["points"]) == -(2**31) and np.isnan(found["own"]["largest"]).all()
+        return
+    assert found["own"]["above"].dtype == bool and bool(found["own"]["above"]) == bool((states[:, 0] > 15).any())
+    assert int(found["own"]["points"]) == len(states) - 1 and float(found["own"]["end"]) == 5.0
+    assert np.array_equal(found["own"]["largest"], states.max(axis=0)) and int(found["twice"][0]) == 2 * (len(states) - 1)
+    assert np.array_equal(found["twice"][1], states.max(axis=0)[:2])
+
+
+ALL = {"mean": Summary.mean(), "std": Summary.std(), "max": Summary.max(), "when": Summary.time_of_max()}
+MORE = {
+    "peaks": Summary.peaks(4, lambda t, y, args: y[0] + y[1]),
+    "level": Summary.crossings(1.0),
+    "fold": Summary(counting, count),
+}
+
+
+def test_lanes_are_as_alone(platform):
+    """Under vmap with windows and levels of their own; and those that fail disturb nobody."""
+    y0 = np.array([1.0, 0.0, 0.0], np.float32)
+
+    def one(rho, start, every, level, limit):
+        own = {"start": Summary.min(start=start), "every": Summary.rms(every=every), "last": Summary.last_crossing(level)}
+        return solve(lorenz, 0.0, 3.0, y0, rho, summaries={**ALL, **MORE, **own}, max_steps=limit)
+
+    columns = ([28.0, 15.0, 21.0, 28.0, 3.0], [0.0, 1.0, 2.5, 7.0, 1.0], [0.1, 0.2, 0.3, 0.1, -1.0], [1.0, 2, 3, 4, 5])
+    columns = (*(np.array(column, np.float32) for column in columns), np.array([900, 900, 9, 900, 900]))
+    many = jax.vmap(one)(*columns)
+    fine = tuple(column[:4] for column in columns)  # alone, the last one has an error
+    assert_same_bits(jax.tree.map(lambda leaf: leaf[:4], many.summaries), stacked(one, *fine).summaries)
+    ends = ["successful", "successful", "max_steps_reached", "successful", "invalid_input"]
+    assert code(many).tolist() == [CODES[end] for end in ends]
+    for leaf in jax.tree.leaves(many.summaries):
+        for lane in (2, 4):
+            assert leaf.dtype == bool or (np.isnan(leaf[lane]) if leaf.dtype.kind == "f" else leaf[lane] == -(2**31)).all()
+    assert np.isnan(many.summaries["start"][3]).all() and np.isfinite(many.summaries["start"][:2]).all()
+    assert "summaries['peaks'].times" in repr(many)
+
+
+def test_places_change_nothing():
+    y0 = np.array([1.0, 0.0, 0.0], np.float32)
+    names = ("state_summary", "observable_summary", "summarised_state", "summarised_values")
+    found = [
+        solve(lorenz, 0.0, 3.0, y0, 28.0, summaries={**ALL, **MORE}, **settings).summaries
+        for settings in ({}, {f"{name}_location": "shared" for name in names}, {"unroll": 1})
+    ]
+    assert_same_bits(found[0], found[1])
+    for one, other in zip(jax.tree.leaves(found[0]), jax.tree.leaves(found[2]), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4)
+
+
+def test_many_steps_in_float32():
+    """A mean of so many steps that a plain sum has lost half of its digits."""
+    y0, steps = np.array([1.0, 0.0], np.float32), 200_000
+    field = lambda t, y, args: jnp.stack([y[1], -y[0]])  # noqa: E731
+    of = {"own": lambda t, y, args: 1.0 + 0 * t, "offset": lambda t, y, args: 100.0 + y[0]}
+    summaries = {name: Summary.mean(one) for name, one in of.items()} | {"std": Summary.std(of["offset"])}
+    settings = {"method": "rk4", "dt0": 0.01, "max_steps": 2 * steps}
+    found = solve(field, 0.0, 0.01 * steps, y0, summaries=summaries, **settings).summaries
+    mean = 100 + np.sin(0.01 * steps) / (0.01 * steps)
+    assert float(found["own"]) == pytest.approx(1.0, rel=2e-7) and float(found["offset"]) == pytest.approx(mean, rel=3e-7)
+    assert float(found["std"]) == pytest.approx(np.sqrt(0.5), rel=5e-4)
+
+
+def test_ends_before_t1(platform):
+    """Up to where an event ended the lane; over no time at all; from later than t1 on."""
+    y0 = np.array([2.0, 1.0], np.float32)
+    summaries = {
+        "integral": Summary.integral(),
+        "mean": Summary.mean(),
+        "least": Summary.min(),
+        "sample": Summary.max(every=1.0),
+    }
+    ended = solve(lambda t, y, args: -y, 0.0, 60.0, y0, events=steady_state(1e-3, 1e-3), summaries=summaries)
+    assert bool(ended.result == RESULTS.event_occurred)
+    assert np.array_equal(ended.summaries["least"], ended.ys[0]) and np.array_equal(ended.summaries["sample"], y0)
+    np.testing.assert_allclose(ended.summaries["integral"], y0 - ended.ys[0], rtol=1e-5)
+    np.testing.assert_allclose(ended.summaries["mean"], (y0 - ended.ys[0]) / ended.ts[0], rtol=1e-5)
+    none = solve(lambda t, y, args: -y, 1.0, 1.0, y0, summaries=summaries)
+    check_successful(none)
+    assert np.isnan(none.summaries["mean"]).all() and np.array_equal(none.summaries["integral"], [0, 0])
+    assert np.array_equal(none.summaries["least"], y0) and np.array_equal(none.summaries["sample"], y0)
+    late = {**asked(start=5.0), "fold": Summary(lambda t, y, args: 0, lambda n, t, y, args: n + 1, start=5.0)}
+    found = solve(oscillator, 0.0, 4.0, jax.tree.map(np.float32, Y0), summaries=late)
+    check_successful(found)
+    for name, value in found.summaries.items():
+        for leaf in jax.tree.leaves(value):
+            if name == "integral":
+                assert leaf == 0
+            elif name == "fold":
+                assert leaf == -(2**31)
+            else:
+                assert leaf == 0 if leaf.dtype.kind == "i" else np.isnan(leaf).all(), name
+
+
+def rotating(t, y, rate):
+    """A damped oscillator of its own frequency."""
+    return jnp.stack([y[1], -(rate**2) * y[0] - 0.2 * y[1]])
+
+
+def power(t, y, rate):
+    return y[0] * y[1] + 0.1 * rate * t
+
+
+def numbers(kinds, rate, level=0.1, t1=6.0, y0=(0.3, 1.0), **settings):
+    """All that has a derivative, one behind the other."""
+    asks = {
+        "sums": {"mean": Summary.mean(), "std": Summary.std(power), "rms": Summary.rms(), "integral": Summary.integral(power)},
+        "extrema": {"max": Summary.max(), "time": Summary.time_of_min(power), "peaks": Summary.peaks(1)},
+        "crossings": {"first": Summary.first_crossing(level), "last": Summary.last_crossing(level, power, start=1.0)},
+    }
+    settings = {"method": "rk4", "dt0": 0.0197, **settings}  # the smallest kernels that there are
+    found = solve(rotating, 0.0, t1, jnp.array(y0), rate, summaries=asks[kinds], **settings).summaries
+    leaves = [leaf[0] if isinstance(leaf, tuple) else leaf for leaf in jax.tree.leaves(found)]
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves if leaf.dtype.kind == "f"])
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("kinds", ["sums", "extrema", "crossings"])
+def test_derivatives(kinds):
+    """In both modes: by an argument, the level, and t1, with which a maximum at the end would move."""
+    inputs, width = (1.1, 0.1, 6.0), 1e-5
+    differences = []
+    for number in range(3):
+        high, low = (list(inputs), list(inputs))
+        high[number] += width
+        low[number] -= width
+        differences.append((numbers(kinds, *high) - numbers(kinds, *low)) / (2 * width))
+    differences = np.nan_to_num(differences)  # of what there is not
+    for mode in (jax.jacfwd, jax.jacrev):
+        found = mode(lambda *given: numbers(kinds, *given), argnums=(0, 1, 2))(*inputs)
+        for one, other in zip(found, differences, strict=True):
+            np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_second_derivatives():
+    """Times move, in these."""
+
+    def total(rate):
+        found = numbers("extrema", rate)
+        return (found[:2] ** 2).sum() + found[-1]
+
+    gradient, width = jax.grad(total), 1e-3
+    difference = (gradient(1.1 + width) - gradient(1.1 - width)) / (2 * width)
+    assert float(jax.jacfwd(gradient)(1.1)) == pytest.approx(float(difference), rel=1e-4)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("method", ["rodas5p", "kvaerno3", "rk4"])
+def test_derivatives_of_methods_and_ends(method):
+    """Of lanes that an event ended, whose length is held fixed, by what they share."""
+    settings = {"dt0": 0.05} if method == "rk4" else {"rtol": 1e-8, "atol": 1e-8}
+    summaries = {"mean": Summary.mean(), "half": Summary.first_crossing(0.5, lambda t, y, args: y[0])}
+
+    def total(rate):
+        def one(y0):
+            event, field = steady_state(1e-3, 1e-3), lambda t, y, args: -rate * y
+            return solve(field, 0.0, 50.0, y0, events=event, method=method, summaries=summaries, **settings).summaries
+
+        found = jax.vmap(one)(jnp.array([[2.0], [1.0]]))
+        return found["half"].sum(), found["mean"].sum()
+
+    half, mean = jax.jacrev(total)(1.0)
+    np.testing.assert_allclose(half, -(np.log(4) + np.log(2)), rtol=1e-5)
+    if method == "rk4":  # where steps are chosen, a difference has other ends
+        width = 1e-7
+        np.testing.assert_allclose(mean, (total(1.0 + width)[1] - total(1.0 - width)[1]) / (2 * width), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+def test_derivatives_beside_summaries():
+    """Those of rows are as without; those that are not there are refused, by name, where somebody asks for them."""
+
+    def run(rate, start=0.5, names=("mean", "late", "fold")):
+        asks = {"mean": Summary.mean(), "late": Summary.std(start=start), "fold": Summary(lambda *_: 0.0, lambda c, *_: c + 1)}
+        asks = {name: asks[name] for name in names}
+        return solve(rotating, 0.0, 3.0, jnp.array([0.3, 1.0]), rate, summaries=asks, method="rk4", dt0=0.1)
+
+    plain = jax.grad(lambda rate: run(rate, names=()).ys.sum())(1.1)
+    assert float(jax.grad(lambda rate: run(rate).ys.sum())(1.1)) == float(plain)
+    assert float(jax.jit(jax.jacfwd(lambda rate: run(rate).ys.sum()))(1.1)) == pytest.approx(float(plain), rel=1e-10)
+    assert float(jax.grad(lambda rate: run(rate).summaries["mean"][0])(1.1)) != 0
+    refusals = {"late": r"Summary.std with start= has none yet", "fold": r"Summary\(init, update, result\) has none"}
+    for name, refusal in refusals.items():
+        for mode in (jax.grad, jax.jacfwd, lambda one: jax.jit(jax.grad(one))):
+            with pytest.raises(NotImplementedError, match=refusal):
+                mode(lambda rate, name=name: jnp.sum(run(rate, names=(name,)).summaries[name]))(1.1)
+    with pytest.raises(NotImplementedError, match="has none yet"):
+        jax.grad(lambda start: run(1.1, start).summaries["late"][0])(0.5)
+
+
+def test_mass_matrices():
+    """Integrals, extremes at the ends of steps, crossings; what needs a slope is refused."""
+    y0, mass = np.array([1.0, 0.5], np.float32), np.array([1.0, 0.0], np.float32)
+    field = lambda t, y, args: jnp.stack([-y[0], y[0] - 2 * y[1]])  # noqa: E731
+    summaries = {"integral": Summary.integral(), "most": Summary.max(), "when": Summary.first_crossing(0.25)}
+    found = solve(field, 0.0, 2.0, y0, mass=mass, method="rodas5p", summaries=summaries).summaries
+    np.testing.assert_allclose(found["integral"], (1 - np.exp(-2)) * y0, rtol=1e-5)
+    np.testing.assert_allclose(found["most"], y0, rtol=1e-6)
+    np.testing.assert_allclose(found["when"], [np.log(4), np.log(2)], rtol=1e-4)
+    for wrong in (Summary.peaks(2), Summary.mean(derivative=1)):
+        with pytest.raises(NotImplementedError, match=r"summaries\['wrong'\].*not f with a mass matrix"):
+            solve(field, 0.0, 2.0, y0, mass=mass, method="rodas5p", summaries={"wrong": wrong})
+
+
+def test_wrong_summaries():
+    def run(summaries, y0=np.ones(2, np.float32)):  # noqa: B008
+        return solve(lambda t, y, args: -y, 0.0, 1.0, y0, summaries=summaries)
+
+    with pytest.raises(TypeError, match=r"summaries\['peak'\] is 3 of type int: expected a jax_cubie.Summary, as Summary.max"):
+        run({"peak": 3})
+    with pytest.raises(TypeError, match=r"summaries is .* of type list: expected a dict"):
+        run([Summary.max()])
+    with pytest.raises(TypeError, match=r"summaries has the name 1 of type int"):
+        run({1: Summary.max()})
+    with pytest.raises(TypeError, match=r"Summary.max\(of=...\) is 2.0 of type float: expected a function of\(t, y, args\)"):
+        Summary.max(2.0)
+    with pytest.raises(ValueError, match=r"of of summaries\['a'\] returns no numbers"):
+        run({"a": Summary.max(lambda t, y, args: ())})
+    with pytest.raises(TypeError, match=r"of of summaries\['a'\] returns has a complex leaf"):
+        run({"a": Summary.max(lambda t, y, args: y * 1j)})
+    with pytest.raises(TypeError, match=r"is called as of\(t, y, args\)"):
+        run({"a": Summary.max(lambda y: y)})
+    for wrong in (0, -1, 2.5, True):
+        with pytest.raises(ValueError, match=r"Summary.peaks\(most=...\)=.*expected an integer of at least 1"):
+            Summary.peaks(wrong)
+    for wrong in (0.0, -1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match=r"Summary.mean\(every=...\)=.*expected a finite number above 0"):
+            Summary.mean(every=wrong)
+    with pytest.raises(ValueError, match=r"Summary.mean\(start=...\)=nan: expected a finite number"):
+        Summary.mean(start=np.nan)
+    with pytest.raises(TypeError, match=r"Summary.mean\(every=...\) is 'a' of type str"):
+        Summary.mean(every="a")
+    with pytest.raises(ValueError, match=r"every of summaries\['a'\] has shape \(2,\): expected a scalar"):
+        run({"a": Summary.mean(every=np.ones(2))})
+    with pytest.raises(TypeError, match=r"Summary.integral.* unexpected keyword argument 'every'"):
+        Summary.integral(every=0.1)
+    with pytest.raises(ValueError, match=r"Summary.crossings\(direction=...\)=2: expected one of 0, 1, -1"):
+        Summary.crossings(direction=2)
+    with pytest.raises(ValueError, match=r"level of summaries\['a'\] has the structure"):
+        run({"a": Summary.crossings({"x": 1.0})})
+    with pytest.raises(ValueError, match=r"level of summaries\['a'\] has a leaf of shape \(3,\) where \(2,\) crosses it"):
+        run({"a": Summary.crossings(np.ones(3))})
+    with pytest.raises(ValueError, match=r"derivative=...\)=3: expected one of 0, 1, 2"):
+        Summary.max(derivative=3)
+    with pytest.raises(TypeError, match=r"Summary\(update=...\) is 1 of type int: expected a function"):
+        Summary(counting, 1)
+    with pytest.raises(ValueError, match=r"update of summaries\['a'\] returns a carry of structure"):
+        run({"a": Summary(lambda t, y, args: y, lambda carry, t, y, args: (y, y))})
+    with pytest.raises(ValueError, match=r"update of summaries\['a'\] returns a carry with a leaf float32\[1\], where init"):
+        run({"a": Summary(lambda t, y, args: y, lambda carry, t, y, args: y[:1])})
+    with pytest.raises(TypeError, match=r"init of summaries\['a'\] returns a carry with a leaf of dtype uint32"):
+        run({"a": Summary(lambda t, y, args: jnp.uint32(1), lambda carry, t, y, args: carry)})
+    with pytest.raises(ValueError, match=r"result of summaries\['a'\] returns no arrays"):
+        run({"a": Summary(lambda t, y, args: y, lambda carry, t, y, args: carry, lambda carry: ())})
+    assert repr(Summary.peaks(3, start=2.0)) == "Summary.peaks(start=2.0, most=3)"
+    assert run({}).summaries == {} and run(None).summaries == {}
+
+
+def test_on_gpus_there_is_no_stack():
+    """Built for one: everything is in registers."""
+    y0 = np.array([1.0, 0.0, 0.0], np.float32)
+    for summaries in (ALL, {"peaks": Summary.peaks(2), "last": Summary.last_crossing(1.0)}):
+        built = Solver().inspect(lorenz, 0.0, 5.0, y0, 28.0, summaries=summaries, target="cuda:90")
+        assert built.spill_bytes == built.stack_bytes == 0 and built.buffers["state_summary"][1] > 0
