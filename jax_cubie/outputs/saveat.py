@@ -103,8 +103,8 @@ class SaveAt(SubSaveAt):
 
     @front_door
     def __init__(
-        self, *, t0: bool = False, t1: bool = False, ts: Any = None, side: Any = "left", steps: bool | int = False, fn: Any = None,
-        subs: PyTree[SubSaveAt] = None, dense: bool = False,
+        self, *, t0: bool = False, t1: bool = False, ts: Any = None, side: Any = "left", steps: bool | int = False,
+        fn: Any = None, subs: PyTree[SubSaveAt] = None, dense: bool = False,
     ):
         self._keep("SaveAt", t0, t1, ts, side, steps, fn)
         self.dense = check_choice("SaveAt(dense=...)", dense, (True, False))
