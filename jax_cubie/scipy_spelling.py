@@ -58,7 +58,7 @@ class IVPSolution(Solution):
         code = concrete(self.result._value)
         if code is None or np.ndim(code) or code != CODES["event_occurred"]:
             return None
-        return ~np.isnan(np.asarray(self.ys)).any(axis=-1)
+        return np.asarray(~np.isnan(np.asarray(self.ys)).any(axis=-1))
 
     @property
     def success(self) -> Bool[Array, ""]:

@@ -43,7 +43,7 @@ def read_times(t0: Any, t1: Any, ts: Any, dtype: str, right: Any = None) -> Time
     span = difference(t1, t0, dtype)
     _check_span(t0, t1, span, dtype)
     saved = (None, None) if ts is None else times_between(t0, t1, ts, dtype, span, right)
-    return Times(*(as_array(value, dtype) for value in (t0, t1, span)), *saved)
+    return Times(as_array(t0, dtype), as_array(t1, dtype), as_array(span, dtype), *saved)
 
 
 def times_between(

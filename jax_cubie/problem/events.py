@@ -73,7 +73,7 @@ class EventReader:
         }
         for number, event in enumerate(self._events):
             if event.affect is not None:
-                jaxpr = trace(self._affect(event, number), time, vector, *given)
+                jaxpr = trace(self._affect(event.affect, number), time, vector, *given)
                 found[f"affect{number}"] = Extra(("t", "y"), jaxpr, f"affect{self._args.said}")
         return found
 
@@ -100,14 +100,14 @@ class EventReader:
 
         return cond
 
-    def _affect(self, event: Event, number: int) -> Callable[..., Any]:
+    def _affect(self, function: Callable, number: int) -> Callable[..., Any]:
         said = self._said(number, "affect")
-        self._args.check_signature(event.affect, "affect")
+        self._args.check_signature(function, "affect")
 
         def affect(t: Any, y: Any, *values: Any) -> Any:
             with in_our_words(said):
                 time, *others = self._args.at(t, values)
-                changed = event.affect(time, self._state.unflatten(y), *others)
+                changed = function(time, self._state.unflatten(y), *others)
             return self._state.flatten(changed, f"what {said} returns")
 
         return affect

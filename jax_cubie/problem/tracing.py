@@ -124,7 +124,7 @@ class Arguments:
             named = dict(zip(self.names, self.arrays, strict=True))
             if self._infused:
                 named |= {self._rates: named[self._rates][:1], LEG: np.int32(0)}
-            if self._t0 is not None:
+            if self._t0 is not None and self.tables is not None:
                 named |= {TIME: as_array(t0, self._dtype)}
                 named |= self.tables.at_t0(named)
                 t0 = jnp.zeros((), self._dtype)
