@@ -16,7 +16,7 @@ K = {"absorbed": 1.5, "gone": 0.1}
 TIMES = np.linspace(0.0, 30.0, 7)
 EMPTY = {"blood": 0.0, "gut": 0.0}
 # Of each family; steps of one size too.
-KINDS = {"tsit5": {}, "rodas5p": {}, "kvaerno5": {}, "radau_iia_5": {}, "auto": {}, "rk4": {"dt0": 0.02}}
+KINDS = {"tsit5": {}, "rodas5p": {}, "kvaerno3": {}, "radau_iia_5": {}, "rk4": {"dt0": 0.02}}
 
 
 def absorption(t, y, k):
@@ -137,7 +137,7 @@ def test_second_derivatives():
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), found, expected)
 
 
-@pytest.mark.parametrize("method", ["tsit5", "rodas5p", "radau_iia_5"])
+@pytest.mark.parametrize("method", ["tsit5", "rodas5p"])
 @pytest.mark.parametrize("duration", [None, 2.9])
 def test_derivatives_by_the_time_of_a_dose_at_the_start(method, duration):
     """As it is given later; the solve itself, without a derivative by that, gives it in front of all steps."""

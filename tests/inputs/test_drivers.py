@@ -198,8 +198,8 @@ def test_lanes_and_images(platform, builds):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"method": "kvaerno5"}, {"method": "radau_iia_5"}, {"method": "auto"},
-        {"method": "rodas5p", "linear_solver": "sparse"}, {"method": "kvaerno5", "linear_solver": "gmres"},
+        {"method": "radau_iia_5"}, {"method": "rodas5p", "linear_solver": "sparse"},
+        {"method": "kvaerno3", "linear_solver": "gmres"},
         {"method": "tsit5", "inline_f": False, "unroll": 2},
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
@@ -346,7 +346,7 @@ def piecewise(t0, t1, y, rate, ts=STEPS, levels=LEVELS):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("method", ["tsit5", "rodas5p", "kvaerno5", "radau_iia_5"])
+@pytest.mark.parametrize("method", ["tsit5", "rodas5p", "kvaerno3"])
 def test_steps_end_on_jumps(method):
     """From before the points, from on them, between them, and backwards; no step looks over a jump."""
 
