@@ -189,7 +189,7 @@ def _solve(
             values, marks = of_sub if not is_state(sub) else (of_sub, of_sub)
             times, values = packed(times, values, ~by_event | _reached(marks, sub, over))
         found.append((times, values) if throw else without_unreached(times, values, failed))
-    ts, ys = (jax.tree.unflatten(structure, [pair[k] for pair in found]) if subs else None for k in (0, 1))
+    ts, ys = (jax.tree.unflatten(structure, [pair[k] for pair in found]) for k in (0, 1))
     steps = ("num_steps", "num_accepted_steps", "num_rejected_steps")
     stats = {name: solution.stats[name].astype(int) for name in steps}
     mask = None

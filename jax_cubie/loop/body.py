@@ -15,9 +15,10 @@ from ..kernel.device import View, each
 from ..kernel.emitter import Emitter
 from ..kernel.scalar import Scalar
 from ..operands import LEG, TIME, Piece, in_order, tangent_name
-from .clock import SINCE_T0, inside_of_leg
+from .clock import inside_of_leg
 from .cursors import find
 from .functions import Sink, into_view
+from .legs import SINCE_T0
 
 if TYPE_CHECKING:
     from ..operands import Function

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernel.scalar import Scalar, shifted, where
 from ..operands import Result
-from .clock import edges
+from .legs import edges
 
 if TYPE_CHECKING:
     from ..problem import Problem

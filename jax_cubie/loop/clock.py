@@ -11,9 +11,9 @@ import numpy as np
 
 from ..kernel.memory import opaque
 from ..kernel.scalar import Scalar, least, most, where
+from .legs import SINCE_T0, TIMES, edges
 
 if TYPE_CHECKING:
-    from ..problem import Problem
     from .body import Body
 
 # A step ends at t1 if it would come this close, in units in the last place of t1 - t0: an adaptive one as diffrax 0.7.2 has
@@ -52,17 +52,6 @@ def floor_of(b: Body, end: Scalar | None = None) -> Scalar:
 # By how many units in the last place the times that f is given in a leg differ at least from those at which it jumps: units of
 # the time or of that since t0, whatever is larger, of which t0 + (t - t0) may be one off.
 _APART_ULPS = 2
-
-
-# The cells with the first and the last time of a leg, and of these since t0, for functions that count from there.
-TIMES, SINCE_T0 = ("first_time", "last_time"), ("first_since_t0", "last_since_t0")
-
-
-def edges(problem: Problem) -> tuple[tuple[str, str], ...]:
-    """Those pairs of cells that a problem has."""
-    if not problem.jumps:
-        return ()
-    return (TIMES, SINCE_T0) if problem.counts_from_t0 else (TIMES,)
 
 
 def edges_of(b: Body, begin: Scalar, end: Scalar, home: Scalar | None = None) -> dict[str, Scalar]:

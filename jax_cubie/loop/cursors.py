@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from ..kernel.emitter import LLVM_TYPES
 from ..kernel.scalar import Scalar, least, where
 
 if TYPE_CHECKING:
@@ -79,6 +78,8 @@ def find(b: Body, cursor: Cursor, since_t0: Any) -> dict[str, Any]:
 
 def _whole(b: Body, x: Scalar) -> Scalar:
     """A number that is not negative, and no larger than int32 has, as an integer."""
+    from ..kernel.emitter import LLVM_TYPES  # it imports llvmlite, and cursors are known before anything is built
+
     return b.scalar(b.emitter.builder.fptosi(x.value, LLVM_TYPES["int32"]), "int32")
 
 

@@ -33,7 +33,8 @@ from ..operands import tangent_name
 from ..solution import CODES
 from . import inside
 from .checkpoints import Recording
-from .clock import edges, edges_of, end_of, floor_of, whole_steps
+from .clock import edges_of, end_of, floor_of, whole_steps
+from .legs import edges
 from .part import Step
 
 if TYPE_CHECKING:
