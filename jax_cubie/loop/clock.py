@@ -66,9 +66,10 @@ def edges_of(b: Body, begin: Scalar, end: Scalar, home: Scalar | None = None) ->
         """A time since t0 as functions are given it, but somewhat further towards the inside of the leg."""
         since_t0 = b.scalar(b.direction) * time
         given = b.number("t0") + since_t0 if pair == TIMES else since_t0
-        size = most(most(abs(given), abs(since_t0)), b.scalar(float(np.finfo(b.dtype).tiny)))
+        size = most(abs(given), abs(since_t0))
         bits = b.scalar(b.emitter.bitcast(size.value, integer), integer) + _APART_ULPS
-        apart = b.scalar(b.emitter.bitcast(bits.value, b.dtype)) - size
+        # No less than what a host that makes denormal numbers 0 can tell from it.
+        apart = most(b.scalar(b.emitter.bitcast(bits.value, b.dtype)) - size, b.scalar(float(np.finfo(b.dtype).tiny)))
         return (b.scalar(b.direction) * sign).fused(apart, given)
 
     unbounded, found = b.scalar(b.direction) * float("inf"), {}
