@@ -209,11 +209,6 @@ class Part(abc.ABC):
         return ()
 
     @property
-    def refusal(self) -> str | None:
-        """Why solves with it have no derivatives; None: they have."""
-        return None
-
-    @property
     def refused_operands(self) -> tuple[str, ...]:
         """Operands of its own by which results of which it has a `refusal` have a derivative that is not there."""
         return ()

@@ -22,8 +22,9 @@ class Event(eqx.Module):
 
     At t0 no event happens: a cond that is 0 there, or behind an event of its own, is on the side to which it goes on. Where it
     is 0 over a stretch of time, that is no event. Of events at one time all happen, in the order in which they are given. A
-    step in which one happens that ends the lane or changes the state is taken once more, so that it ends there. More than one
-    zero of a cond in a step is found where they are more than a sixteenth of it apart.
+    step in which one happens that ends the lane, changes the state or is kept is taken once more, so that it ends there. More
+    than one zero of a cond in a step is found where they are more than a sixteenth of it apart, and values and slopes of cond
+    at the ends of the step give a hint of them; others are missed, which shorter steps, by dtmax=, help against.
 
     Raises TypeError or ValueError for what can't be.
     """
