@@ -325,6 +325,10 @@ class _Writer:
         """To the step that was taken, up to where it is to end."""
         start, time = b.get("start"), b.get("cut_at")
         home = ~(time < floor_of(b))
+        # One that is taken again, to end a little elsewhere or for the sake of tangents, counts for nothing.
+        again = b.get("exact").to("int32").value
+        for name in ("steps", "rejected"):
+            b.counter(name).set(b.emitter.sub("int32", b.counter(name).get(), again))
         b.put(step_size=time - start - b.get("residue"), end=time, floor=time, home=home, last=True, cut=False, exact=True)
         if self._names_ends:
             b.put(stop=time)
@@ -461,15 +465,11 @@ class _Writer:
                 b.put(result=where(b.get("result").equals(_SUCCESSFUL), code, b.get("result")))
 
     def landed(self, b: Body) -> Scalar:
-        # One that is taken again, to end a little elsewhere or for the sake of tangents, counts for nothing.
-        again = b.get("cut") & b.get("exact") if self._cuts else None
-        taken = b.get("turn") - b.get("first")
-        b.counter("steps").add((taken if again is None else where(again, 0, taken)).value)
+        b.counter("steps").add((b.get("turn") - b.get("first")).value)
         if self._recording is not None and self._one_size:
             self._recording.passed(b, b.get("turn") - b.get("first"))
         if self._adaptive or self._fallible or self._cuts:
-            rejected = ~b.get("accepted") if again is None else ~b.get("accepted") & ~again
-            b.counter("rejected").add(rejected.to("int32").value)
+            b.counter("rejected").add((~b.get("accepted")).to("int32").value)
         finished = b.get("accepted") & b.get("last")
         if self._one_size:
             finished = finished & b.get("turn").equals(b.get("repeat"))

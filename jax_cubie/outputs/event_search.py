@@ -98,6 +98,7 @@ class _Search:
         # What they were at the end of the step tells how far from its zero an event was that happened there.
         reached = [self._value(b, number) for number in range(self._count)]
         self._evaluate(b, time, b.buf.state, slope)
+        self._tell_wrong(b)
         for number in self._real:
             value, change = self._value(b, number), self._change(b, number)
             fired = self._is_beside(b, number) if number in self.beside else self._fires(b, number)
@@ -118,19 +119,43 @@ class _Search:
         """Looks at the step; the time at which it should have ended, or infinity."""
         self._evaluate(b, step.end, b.buf.proposed_state, self._method.end_rhs(b))
         found, suspicious = b.variable(b.real(float("inf"))), self._suspicious(b, step)
+        if not any(kind.cuts for kind in self._kinds):
+            suspicious = suspicious & ~self._count_simple(b, step)
         eventful = suspicious | b.get("exact")
         for number in self._bools:
             eventful = eventful | self._holds(b, number)
-        with b.when(eventful):
-            found.set(self._look(b, step, suspicious).value)
-        again = b.scalar(found.get()) < float("inf")
+        with b.emitter.builder.if_else(eventful.value) as (seldom, otherwise):
+            with seldom:
+                self._tell_wrong(b)
+                found.set(self._look(b, step, suspicious).value)
+                with b.when(~(b.scalar(found.get()) < float("inf"))):
+                    for number in self._real:
+                        before, value = b.get(side(number)), self._value(b, number)
+                        self._pass_end(b, number, where(_alike(before, value), value, before))
+                    self._pass_bools(b)
+            with otherwise:
+                for number in self._real:
+                    self._pass_end(b, number, self._value(b, number))
+                self._pass_bools(b)
+        return b.scalar(found.get())
+
+    def _pass_end(self, b: Body, number: int, value: Scalar) -> None:
+        """The end of the step is the beginning of the next."""
+        b.put(**{side(number): value, changing(number): self._change(b, number)})
+
+    def _pass_bools(self, b: Body) -> None:
+        for number in self._bools:
+            b.put(**{side(number): self._value(b, number)})
+
+    def _count_simple(self, b: Body, step: Step) -> Scalar:
+        """Whether all of the step is understood from its ends; then what is only counted is so without a search."""
+        simple = self._simple(b, step)
         for number in self._real:
             before, value = b.get(side(number)), self._value(b, number)
-            before = where(~again & _alike(before, value), value, before)
-            b.put(**{side(number): before, changing(number): where(again, b.get(changing(number)), self._change(b, number))})
-        for number in self._bools:
-            b.put(**{side(number): where(again, b.get(side(number)), self._value(b, number))})
-        return b.scalar(found.get())
+            crossed, event = self._is_beyond(b, number, value)
+            b.put(**{counted(number): b.get(counted(number)) + (event & simple).to("int32")})
+            b.put(**{side(number): where(crossed & simple, self._beyond(b, before, value), before)})
+        return simple
 
     def _look(self, b: Body, step: Step, suspicious: Scalar) -> Scalar:
         """Of a step in which something may happen the time at which it should have ended, or infinity; then that is done."""
@@ -267,7 +292,10 @@ class _Search:
         b.call(self._plain, y=state, out=self._part(b.buf.event_values, 0), **instant)
         if self._real:
             b.call("event_slopes", y=state, dy=slope, out=self._part(b.buf.event_values, 1), **instant)
-        for number in range(self._count):
+
+    def _tell_wrong(self, b: Body) -> None:
+        """Whether a condition is no number; it is suspicious then."""
+        for number in self._real:
             value = self._value(b, number)
             b.put(events_wrong=b.get("events_wrong") | ~value.equals(value))
 
@@ -286,7 +314,7 @@ class _Search:
         found = b.scalar(False, "bool")
         for number in self._real:
             ends = _Ends(b, self, number, step)
-            found = found | ~(ends.sign * ends.value > 0.0) | ends.touching | ends.hiding | ends.before.equals(0.0)
+            found = found | ~(ends.value > 0.0) | ends.touching | ends.hiding | ends.on_zero
         return found
 
     def _simple(self, b: Body, step: Step) -> Scalar:
@@ -295,8 +323,8 @@ class _Search:
         simple = b.scalar(True, "bool")
         for number in self._real:
             ends = _Ends(b, self, number, step)
-            across = (ends.sign * ends.was < 0.0) & (ends.sign * ends.change < 0.0) & (ends.sign * ends.value < 0.0)
-            simple = simple & (across | ~ends.touching) & ~ends.hiding & ~ends.before.equals(0.0)
+            across = (ends.first < 0.0) & (ends.last < 0.0) & (ends.value < 0.0)
+            simple = simple & (across | ~ends.touching) & ~ends.hiding & ~ends.on_zero
         return simple
 
     # --- One event
@@ -520,20 +548,20 @@ class _Search:
 
 
 class _Ends:
-    """What is known of a condition from the ends of a step. before, was: its value, and how fast it changed, in front of it;
-    value, change: at its end. sign: its side in front. touching: whether its tangent at either end is on the other side at the
-    other end. hiding: whether it changes much, and otherwise than by the mean of these two slopes."""
+    """What is known of a condition from the ends of a step, times its side in front of it. value: at its end; on_zero: whether it
+    began there. first, last: its slopes at both ends, times the size. touching: whether its tangent at either end is on the
+    other side at the other end. hiding: whether it changes much, and otherwise than by the mean of these two."""
 
     def __init__(self, b: Body, search: _Search, number: int, step: Step):
-        size = step.size
-        self.before, self.was = b.get(side(number)), b.get(changing(number))
-        self.value, self.change = search._value(b, number), search._change(b, number)
-        self.sign = where(self.before > 0.0, b.scalar(1.0), -1.0)
-        forwards, backwards = self.before + size * self.was, self.value - size * self.change
-        self.touching = (self.sign * forwards < 0.0) | (self.sign * backwards < 0.0)
-        moved = size * (abs(self.was) + abs(self.change))
-        unlike = abs(self.value - self.before - 0.5 * size * (self.was + self.change))
-        self.hiding = (moved > abs(self.before) + abs(self.value)) & (8.0 * unlike > moved)
+        given, was = b.get(side(number)), b.get(changing(number))
+        sign = where(given > 0.0, b.scalar(1.0), -1.0)
+        size, before = sign * step.size, abs(given)
+        self.on_zero, self.value = given.equals(0.0), sign * search._value(b, number)
+        self.first, self.last = size * was, size * search._change(b, number)
+        self.touching = (before + self.first < 0.0) | (self.value - self.last < 0.0)
+        moved = abs(self.first) + abs(self.last)
+        unlike = abs(self.value - before - 0.5 * (self.first + self.last))
+        self.hiding = (moved > before + abs(self.value)) & (8.0 * unlike > moved)
 
 
 def _alike(one: Scalar, other: Scalar) -> Scalar:
