@@ -336,9 +336,9 @@ class _Points:
                 time, state = place.fused(step.size, step.start), self._state_at(b, step, place)
                 self._call(b, group.function, into, time, y=state)
                 values.append(self._at(b, into))
-        terms = list(zip(rule.weights, values, strict=True))
+        # The state at the beginning is the one that others are told from, where it is known: so its slope adds to no square.
         ends = [self._at(b, b.piece(view, 0)) for view in (b.buf.state, b.buf.proposed_state)] if any(rule.ends) else []
-        terms += list(zip(rule.ends, ends, strict=False))
+        terms = [*zip(rule.ends, ends, strict=False), *zip(rule.weights, values, strict=True)]
         rhs = [self._at(b, b.piece(slope(b), 0)) for slope in (method.start_rhs, method.end_rhs)] if any(rule.slopes) else []
         slopes = list(zip(rule.slopes, ends, rhs, strict=False))
         # Mean square deviations are told by those from the mean so far, as Chan, Golub and LeVeque's updating formulas have it.
@@ -364,7 +364,7 @@ class _Points:
                 square = -(mean * mean)
                 for part, value in others:
                     square = (value - reference).fused(part * (value - reference), square)
-                for moved, value in moves:
+                for moved, value in moves[1:]:
                     square = (2.0 * moved).fused(value - reference, square)
                 apart = (reference - old * share) + mean
                 self._add_square(b, group, index, size.fused(square, weight * (apart * apart)))
