@@ -25,9 +25,11 @@ _ROUNDINGS = 16
 
 class Driver(eqx.Module):
     """A function of time, given by its values at some times: `Driver(ts, values)`, or `Driver(t0=, dt=, values=)` where these
-    are `t0 + dt * i`. A solve hands its values at t to f, as what `drivers=` is a pytree of: `f(t, y, args, u)`.
+    are `t0 + dt * i`. A solve hands its values at t to f, as what `drivers=` is a pytree of: `f(t, y, args, u)`. Where points
+    are even, the interval is computed rather than looked for.
 
-    - ts: shape [points], increasing. t0, dt: numbers, dt above 0; the interval is then computed rather than looked for.
+    - ts: shape [points], increasing; if they are known (not traced) and as even as they are rounded, the same as t0 and dt.
+      t0, dt: numbers, dt above 0.
     - values: a pytree of real arrays [points, ...], which become of the solve's dtype; a list of numbers is an array. u has the
       same structure, with arrays [...].
     - kind: what lies in between. "linear": straight lines. "cubic": the spline of four points or more, whose second derivative

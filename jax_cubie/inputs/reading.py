@@ -40,6 +40,8 @@ class Drivers:
 
 
 NO_DRIVERS = Drivers((), None)
+# By how many units of rounding of the largest one times may differ from even ones, and are still taken as such.
+_ROUNDINGS = 2
 
 
 def read_drivers(drivers: PyTree, t0: Any, t1: Any) -> Drivers:
@@ -56,7 +58,20 @@ def read_drivers(drivers: PyTree, t0: Any, t1: Any) -> Drivers:
                 f"drivers has {driver!r:.80} of type {type(driver).__name__}: expected a pytree of jax_cubie.Driver(ts, values)"
             )
         driver.check()
-    return Drivers(tuple(_written_out(driver, t0, t1) if driver.jumps else driver for driver in found), structure)
+    return Drivers(tuple(_written_out(one, t0, t1) if one.jumps else _by_distance(one) for one in found), structure)
+
+
+def _by_distance(driver: Driver) -> Driver:
+    """A driver whose times are known, and even as far as they tell, by the first one and their distance."""
+    ts = None if driver.ts is None else concrete(driver.ts)
+    if ts is None or len(ts) < 3:
+        return driver
+    rounding = np.finfo(ts.dtype if ts.dtype.kind == "f" else np.float64).eps * np.abs(ts).max()
+    times = ts.astype(np.float64)
+    dt = (times[-1] - times[0]) / (len(times) - 1)
+    if np.abs(times - (times[0] + dt * np.arange(len(times)))).max() > _ROUNDINGS * rounding:
+        return driver
+    return Driver(None, driver.values, driver.kind, driver.outside, t0=times[0], dt=dt)
 
 
 def _written_out(driver: Driver, t0: Any, t1: Any) -> Driver:
