@@ -7,7 +7,8 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import product
+from itertools import combinations, count, islice, product
+from math import comb
 from typing import Any
 
 import jax
@@ -80,11 +81,14 @@ def stacked(solve_one: Callable[..., Any], *columns: Iterable[Any]) -> Any:
 
 
 def pairwise(factors: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Rows in which every two factors take every two of their values; greedy and always the same.
+    """Rows in which every two factors take every two of their values; always the same, and as few as there can be where all
+    factors have two.
 
-    It grows factor by factor, as "in parameter order" of Lei and Tai (1998): the rows so far each take the value that meets
-    most of what is missing, then rows are added, whose other values are open until something wants them.
+    Otherwise it grows factor by factor, as "in parameter order" of Lei and Tai (1998): the rows so far each take the value that
+    meets most of what is missing, then rows are added, whose other values are open until something wants them.
     """
+    if all(len(values) == 2 for values in factors.values()):
+        return _pairwise_of_two(factors)
     names = sorted(factors, key=lambda name: -len(factors[name]))
     rows = [dict(zip(names, values, strict=False)) for values in product(*(factors[name] for name in names[:2]))]
     for number, name in enumerate(names[2:], 2):
@@ -103,6 +107,15 @@ def pairwise(factors: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
                         rows.append(row := {})
                     row |= {a: x, name: y}
     return [{name: row.get(name, factors[name][0]) for name in factors} for row in rows]
+
+
+def _pairwise_of_two(factors: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """By Kleitman and Spencer (Families of k-independent sets, Discrete Math. 6, 1973): all first values, and behind that row
+    each factor has its second value in a set of rows of its own, of a size at which any two of them meet."""
+    rest = next(n for n in count() if comb(n, n // 2 + 1) >= len(factors))
+    sets = islice(combinations(range(rest), rest // 2 + 1), len(factors))
+    second = dict(zip(factors, sets, strict=True))
+    return [{name: values[row in second[name]] for name, values in factors.items()} for row in (-1, *range(rest))]
 
 
 def python(script: str, *arguments: str, **environment: str) -> str:

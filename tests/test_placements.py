@@ -12,7 +12,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import mlir
 from solve_helpers import ADAPTIVE, KINDS, all_are, assert_same_bits, pairwise
 
-from jax_cubie import SaveAt, Solver, choices, methods
+from jax_cubie import Doses, Driver, Event, SaveAt, Solver, Summary, choices, methods
 from jax_cubie.buffers import Buffer, BufferRegistry
 from jax_cubie.buffers.memory import LaneMemory
 from jax_cubie.kernel.custom_call import lower
@@ -21,14 +21,14 @@ from jax_cubie.kernel.lanes import compile_lanes
 from jax_cubie.kernel.target import Target, default_targets
 from jax_cubie.loop.addressing import Addressing
 from jax_cubie.operands import Operand, Result, Words
-from jax_cubie.outputs import PARTS, Saving
+from jax_cubie.outputs import Integrals
 
 LANES = 133  # a block and a bit
 
 
-def field(t, y, args):
+def field(t, y, args, u=0.0):
     """Batched small args (kept in `parameters`), a batched matrix, divisions and sines: what rounding could show in."""
-    push = jnp.sin(args["phase"] * t) / (1 + y[0] * y[0])
+    push = jnp.sin(args["phase"] * t) / (1 + y[0] * y[0]) + u
     return args["rate"] @ y * (1 - 0.1 * y) - 3 * y * y * y + jnp.stack([push, args["phase"] * y[0], -push])
 
 
@@ -38,17 +38,37 @@ def problem(dtype="float32"):
     return rng.normal(size=(LANES, 3)).astype(dtype), args
 
 
-def solve_batch(method, field, y0, args, *, saveat=None, dt0=None, **settings):
+# A function of the state is saved, so that no buffer is idle but those that a method does not need.
+MET = {
+    "saveat": SaveAt(
+        t0=True, ts=np.linspace(0.1, 0.9, 4), t1=True, fn=lambda t, y, args, u: (y, t / (1 + y @ y)), dense=True
+    ),
+    "drivers": Driver(np.linspace(0, 1, 5) ** 2, [0.0, 1.0, -1.0, 2.0, 0.5]),
+    "doses": Doses([0.3, 0.7], [0.2, -0.1], into=lambda y: y[1], duration=[0.0, 0.2]),
+    "observables": lambda t, y, args, u: y[0] * y[2] + u,
+    "events": {
+        "kept": Event(lambda t, y, args, u: y[0] - 0.1, record=2, affect=lambda t, y, args, u: y * jnp.array([1, -0.9, 1.1])),
+        "counted": Event(lambda t, y, args, u: y @ y > 0.5, direction=-1, terminal=False),
+    },
+    "summaries": {
+        "mean": Summary.mean(), "peaks": Summary.peaks(2), "product": Summary.max(lambda t, y, args, u: y[0] * y[1]),
+        "sampled": Summary.std(every=0.07), "crossing": Summary.first_crossing(0.2),
+        "fold": Summary(lambda t, y, args, u: y[2], lambda kept, t, y, args, u: kept + t * y[2], lambda kept: kept),
+    },
+}  # fmt: skip
+
+
+def solve_batch(method, field, y0, args, *, dt0=None, placed=None, **met):
     dt0 = dt0 or (None if method in ADAPTIVE else 0.03)
-    one = functools.partial(Solver(method, **settings).solve, field, 0.0, 1.0, saveat=saveat or SaveAt(t1=True), dt0=dt0)
+    solver = Solver(method, max_steps=1000, **(placed or {}))
+    one = functools.partial(solver.solve, field, 0.0, 1.0, dt0=dt0, **met)
     return jax.tree.map(np.asarray, jax.jit(jax.vmap(lambda y0, args: one(y0, args)))(y0, args))
 
 
 def solution_at(method, dtype="float32", **locations):
-    # A function of the state, so that no buffer is idle but those that a method does not need.
-    saveat = SaveAt(t0=True, ts=np.linspace(0.1, 0.9, 4), t1=True, fn=lambda t, y, args: (y, t / (1 + y @ y)))
+    """All that a trajectory may meet, so that each part has its buffers."""
     with jax.enable_x64(dtype == "float64"):
-        return solve_batch(method, field, *problem(dtype), saveat=saveat, **locations)
+        return solve_batch(method, field, *problem(dtype), placed=locations, **MET)
 
 
 @functools.cache
@@ -76,15 +96,16 @@ def test_the_problem_is_one_where_it_shows(platform):
     assert all_are(solution, "successful")
     assert len({lane.tobytes() for lane in solution.ys[0]}) == LANES
     assert solution.stats["num_rejected_steps"].sum() > LANES // 2
-    args = jax.tree.map(lambda leaf: leaf[0], problem()[1])
-    saveat = SaveAt(ts=np.ones(1), fn=lambda t, y, args: y)
-    inspected = Solver("tsit5", **all_shared("tsit5")).inspect(field, 0.0, 1.0, np.ones(3, np.float32), args, saveat=saveat)
+    assert all(event.count.any() for event in solution.events.values()) and solution.summaries["peaks"].number.any()
+    y0, args = jax.tree.map(lambda leaf: leaf[0], problem())
+    inspected = Solver("tsit5", max_steps=1000, **all_shared("tsit5")).inspect(field, 0.0, 1.0, y0, args, **MET)
     regions = {name: region for name, (region, size) in inspected.buffers.items() if size}
-    # tsit5's dense output has no stages of its own, and nothing is differentiated.
     backward = {buffer.keyword for buffer in Solver("tsit5").buffers if "backward" in buffer.live}
-    others = {buffer.keyword for part in PARTS if part is not Saving for buffer in part.buffers()}  # placed in their own tests
-    assert {f"{name}_location" for name in regions} == set(locations_of("tsit5")) - {"dense_rhs_location"} - backward - others
-    # The accumulator or the output lies inside of error, the other one behind.
+    derivatives = {"event_tangents_location", *(buffer.keyword for buffer in Integrals.buffers())}
+    # tsit5's dense output has no stages of its own.
+    idle = backward | derivatives | {"dense_rhs_location"}
+    assert {f"{name}_location" for name in regions} == set(locations_of("tsit5")) - idle
+    # What lies inside of another lies inside of error, the rest behind.
     assert set(regions.values()) == {"shared", "shared_fallback"}
 
 
@@ -156,7 +177,7 @@ def test_every_placement_in_a_small_kernel(platform, part):
     reference = solve_batch(SMALL, small_field, y0, None, dt0=0.3)
     assert all_are(reference, "successful") and reference.stats["num_rejected_steps"].any()
     for row in small_placements()[part::4]:
-        assert_same_bits(solve_batch(SMALL, small_field, y0, None, dt0=0.3, **row), reference, str(row))
+        assert_same_bits(solve_batch(SMALL, small_field, y0, None, dt0=0.3, placed=row), reference, str(row))
 
 
 # --- The table of aliasing

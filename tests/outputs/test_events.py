@@ -1,12 +1,11 @@
 """Events: when they are, what they change, what is kept of them; against closed forms."""
 
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from solve_helpers import all_are, assert_same_bits, clock, code, pairwise
+from solve_helpers import all_are, assert_same_bits, clock, code
 
 from jax_cubie import Event, SaveAt, Solver, check_successful, solve
 from jax_cubie.solution import CODES
@@ -295,33 +294,7 @@ def test_controllers_that_say_where_steps_end():
         solve(turning, 0.0, 1.0, CIRCLE, events=Event(height), controller="even", dt0=0.1)
 
 
-# --- Where they lie
-
-BUFFERS = ("event_values", "event_trial", "event_state", "state", "proposed_state")
-PLACES = pairwise({f"{name}_location": ("local", "shared") for name in BUFFERS})
-
-
-def placed(method, **locations):
-    impacts, late = Event(height, direction=-1, affect=bounce, record=3), seen(lambda t, y, g: t > 2.0)
-    events = (impacts, seen(lambda t, y, g: y[1] - 0.5, record=0), late)
-    run = lambda y0: solve(ball, 0.0, 4.0, y0, 2.0, events=events, method=method, saveat=SaveAt(ts=[1.0, 3.9]), **locations)  # noqa: E731
-    return jax.tree.map(np.asarray, jax.jit(jax.vmap(run))(jnp.linspace(0.5, 1.5, 35)[:, None] * jnp.array([1.0, 0.3])))
-
-
-@functools.cache
-def all_local(method, platform):
-    return placed(method)
-
-
-@pytest.mark.parametrize(("method", "places"), [
-    *(("tsit5", row) for row in PLACES),
-    *((method, dict.fromkeys(PLACES[0], "shared")) for method in ("rodas4", "kvaerno3", "radau_iia_5")),
-])  # fmt: skip
-def test_places_change_no_bit(method, places, platform):
-    reference = all_local(method, platform)
-    assert reference.events[0].count.min() >= 2 and all_are(reference, "successful")
-    assert_same_bits(placed(method, **places), reference, str(places))
-
+# --- Images
 
 @pytest.mark.parametrize("target", ["cuda:90", "cpu"])
 def test_images(target):
