@@ -58,17 +58,16 @@ MET = {
 }  # fmt: skip
 
 
-def solve_batch(method, field, y0, args, *, dt0=None, placed=None, **met):
+def solve_batch(method, field, y0, args, *, settings, dt0=None, **met):
     dt0 = dt0 or (None if method in ADAPTIVE else 0.03)
-    solver = Solver(method, max_steps=1000, **(placed or {}))
-    one = functools.partial(solver.solve, field, 0.0, 1.0, dt0=dt0, **met)
+    one = functools.partial(Solver(method, **settings).solve, field, 0.0, 1.0, dt0=dt0, **met)
     return jax.tree.map(np.asarray, jax.jit(jax.vmap(lambda y0, args: one(y0, args)))(y0, args))
 
 
 def solution_at(method, dtype="float32", **locations):
     """All that a trajectory may meet, so that each part has its buffers."""
     with jax.enable_x64(dtype == "float64"):
-        return solve_batch(method, field, *problem(dtype), placed=locations, **MET)
+        return solve_batch(method, field, *problem(dtype), settings={"max_steps": 1000, **locations}, **MET)
 
 
 @functools.cache
@@ -174,10 +173,10 @@ def small_placements():
 @pytest.mark.parametrize("part", range(4))  # for those who run tests in parallel
 def test_every_placement_in_a_small_kernel(platform, part):
     y0 = problem()[0][:, :2]
-    reference = solve_batch(SMALL, small_field, y0, None, dt0=0.3)
+    reference = solve_batch(SMALL, small_field, y0, None, dt0=0.3, settings={})
     assert all_are(reference, "successful") and reference.stats["num_rejected_steps"].any()
     for row in small_placements()[part::4]:
-        assert_same_bits(solve_batch(SMALL, small_field, y0, None, dt0=0.3, placed=row), reference, str(row))
+        assert_same_bits(solve_batch(SMALL, small_field, y0, None, dt0=0.3, settings=row), reference, str(row))
 
 
 # --- The table of aliasing

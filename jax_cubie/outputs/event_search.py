@@ -548,8 +548,8 @@ class _Search:
 
 
 class _Ends:
-    """What is known of a condition from the ends of a step, times its side in front of it. value: at its end; on_zero: whether it
-    began there. first, last: its slopes at both ends, times the size. touching: whether its tangent at either end is on the
+    """What is known of a condition from the ends of a step, times its side in front of it. value: at its end; on_zero: whether
+    it began there. first, last: its slopes at both ends, times the size. touching: whether its tangent at either end is on the
     other side at the other end. hiding: whether it changes much, and otherwise than by the mean of these two."""
 
     def __init__(self, b: Body, search: _Search, number: int, step: Step):
