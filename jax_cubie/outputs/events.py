@@ -86,7 +86,7 @@ class Events(Part):
             "event_trial": 2 * count if self.inside else 0,
             "event_state": dimensions.states,
             "event_adjoint": dimensions.states if dimensions.backward else 0,
-            "event_cotangent": count if dimensions.backward else 0,
+            "event_cotangent": count * dimensions.orders if dimensions.backward else 0,
         }
 
     def results(self, states: int, dtype: str) -> tuple[Result, ...]:
