@@ -19,7 +19,7 @@ from ..kernel.scalar import Scalar, where
 from ..loop import AdjointHooks, Step
 from ..loop.cotangents import gather, into_adjoints
 from ..operands import cotangent_name, in_order, tangent_name
-from .events import counted, named
+from .events import MOST_CORRECTIONS, counted, named
 
 if TYPE_CHECKING:
     from ..loop.body import Body
@@ -54,8 +54,9 @@ class _Adjoint:
     def restored(self, b: Body) -> None:
         # Where a step that ended at an event ended, and the tangents of that, are known.
         exact, depth = ~b.get("events_fired").equals(0), b.lane.problem.depth
-        b.put(exact=exact, events_level=where(exact, depth, b.scalar(0, "int32")))
-        b.put(events_rapid=0, events_end=False, events_wrong=False)
+        none = b.scalar(0, "int32")
+        b.put(exact=exact, events_level=where(exact, depth, none), events_corrected=where(exact, MOST_CORRECTIONS, none))
+        b.put(events_end=False, events_wrong=False)
 
     def corner(self, b: Body, step: Step) -> None:
         """Through what events changed, the last of them first: each of the state that the ones before it had made."""

@@ -16,6 +16,9 @@ from .event import EventRecord
 if TYPE_CHECKING:
     from ..loop.lane import Lane
 
+# So often is the time of an event corrected at most.
+MOST_CORRECTIONS = 3
+
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
