@@ -411,7 +411,7 @@ class _Backward:
         end, floor = b.get("end"), floor_of(b)
         home = ~(end < floor)
         b.put(home=home, floor=where(home, floor, floor_of(b, end)), fresh=False, cut=False, exact=False)
-        for order in () if self._problem.moves else b.moving:
+        for order in () if self._problem.cuts else b.moving:
             for part, hooks in self._dividing:
                 if hooks.clip_tangent is None:
                     continue
@@ -476,14 +476,18 @@ class _Backward:
     def _moved_in_leg(self, b: Body, order: int, size: Scalar, start: Scalar) -> None:
         """pending: the cotangent of the beginning of the leg that the step is behind or in."""
         last, home, pending = b.get("last"), b.get("home"), b.get(cell_of("pending", order))
-        goal, named = size + pending, last
+        goal, named, chosen = size + pending, last, where(last, 0.0, size)
         begun = start - where(last, size, 0.0)
         kept = where(last, 0.0, pending)
+        if self._problem.cuts:
+            # One that ends the leg just as it would have ended if it had not: where it ends moves with its beginning.
+            free = self._ends_as_chosen(b)
+            named, chosen, begun = last & ~free, where(free, goal, chosen), begun + where(free, goal, 0.0)
         if self._problem.moves:
             # The step that ended at an event is gone back over several times: as one whose end is what it is, and then for its
             # end, whose tangents depend on those of lower levels.
             again, value = b.get("implied") > 0, b.get(f"implied_value_{order}")
-            named = last & b.get("events_fired").equals(0)
+            named = named & ~self._implies(b)
             kept = where(again, pending, kept)
             lower = where(self._level(b) > order.bit_count(), value + size, value)
             b.put(**{f"implied_value_{order}": where(again, lower, goal)})
@@ -494,7 +498,15 @@ class _Backward:
                     part.clip_cotangent(b, order, goal)
         b.put(**{cell_of("pending", order): begun + kept})
         if not self._problem.adaptive:
-            gather(b, **{f"dt0_{order}": b.get("paces").to(b.dtype) * begun + where(last, 0.0, size)})
+            gather(b, **{f"dt0_{order}": b.get("paces").to(b.dtype) * begun + chosen})
+
+    def _ends_as_chosen(self, b: Body) -> Scalar:
+        """Whether the step at hand ends a leg at a time that nobody has named, and that does not depend on the state."""
+        found = b.get("last") & ~b.get("home") & ~self._implies(b)
+        for _, hooks in self._dividing:
+            if hooks.clip is not None:
+                found = found & (b.get("end") < hooks.clip(b))
+        return found
 
     def _implies(self, b: Body) -> Scalar:
         found = b.scalar(False, "bool")

@@ -48,7 +48,7 @@ class Record:
     """What a checkpoint of a problem consists of.
 
     cells, with their dtypes, and counters: one word each; the sign of `step_size`, which is a positive number, says whether the
-    step is the last. moved: of each depth the cells with tangents of times that depend on the state. rows: the arrays as long as
+    step is the last. moved: of each depth the cells with tangents of times that no operand names. rows: the arrays as long as
     the state that outlive a step, the state itself among them; primal_rows: those as long as its primal piece.
     """
 
@@ -146,7 +146,7 @@ def record_of(problem: Problem) -> Record:
     cells += [(name, kind) for part in problem.parts if not part.cuts for name, kind in part.remembered]
     depth = (len(problem.pieces) - 1).bit_length()
     sizes = [sum(piece.size for piece in problem.pieces if piece.order.bit_length() == one) for one in range(depth + 1)]
-    moving = problem.moving if problem.moves else ()  # others follow from operands
+    moving = problem.moving if problem.cuts else ()
     moved = [
         tuple(f"{name}_{order}" for order in moving if order.bit_length() == one for name in ("leg", "goal"))
         for one in range(depth + 1)

@@ -51,6 +51,11 @@ class _Adjoint:
     def _fires(self, b: Body, number: int) -> Scalar:
         return ~(b.get("events_fired") & (1 << number)).equals(0)
 
+    @staticmethod
+    def _is_last(b: Body) -> Scalar:
+        """Whether the lane has no step behind the one at hand."""
+        return b.get("behind").equals(b.get("taken") - 1)
+
     def restored(self, b: Body) -> None:
         # Where a step that ended at an event ended, and the tangents of that, are known.
         exact, depth = ~b.get("events_fired").equals(0), b.lane.problem.depth
@@ -59,12 +64,14 @@ class _Adjoint:
         b.put(events_end=False, events_wrong=False)
 
     def corner(self, b: Body, step: Step) -> None:
-        """Through what events changed, the last of them first: each of the state that the ones before it had made."""
+        """Through what events changed, the last of them first: each of the state that the ones before it had made. An event that
+        ends the lane changes nothing."""
+        ended = self._is_last(b)
         affecting = [number for number, kind in enumerate(self._kinds) if kind.affects]
         instant = b.instant((b.scalar(b.direction) * step.end).value, into=1)
         state, before, kept = b.buf.adjoint, b.buf.event_adjoint, b.buf.event_state
         for place in reversed(range(len(affecting))):
-            with b.when(self._fires(b, affecting[place])):
+            with b.when(self._fires(b, affecting[place]) & ~ended):
                 self._copy(b, kept, b.buf.proposed_state)
                 for earlier in affecting[:place]:
                     with b.when(self._fires(b, earlier)):
@@ -86,7 +93,7 @@ class _Adjoint:
             with b.when(self._fires(b, number) & (index < kind.record)):
                 for _, piece in b.pieces:
                     self._add_kept(b, number, piece.order, index.to("int64"))
-        last = b.get("behind").equals(b.get("taken") - 1) & ~step.last
+        last = self._is_last(b) & ~step.last
         for order in b.lane.adjoint.orders:
             reached = tangent_name("reached", order)
             if reached in self._given:
