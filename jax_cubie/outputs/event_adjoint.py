@@ -5,8 +5,9 @@ at which g(T, y(T)) = 0 the cotangent c gives that of y(T), at T held fixed, -c 
 implicit function theorem); with it the step is gone back over once more, and its share added.
 
 Where the state has tangents, so has T: that of an order makes the tangent of g of that order 0, which is linear in it, with the
-factor dg/dt again, and depends on tangents of T of lower levels besides, of as many differentiations as their order has bits. So
-the cotangents of T are come to from the highest level down, each with a pass over the step that adds to those of lower ones.
+factor dg/dt again. It depends on tangents of T of lower levels besides; the level is the number of differentiations, bits of
+the order. So cotangents of T are come to from the highest level down, each with a pass over the step that adds to those of
+lower ones.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ class _Adjoint:
         b.put(events_end=False, events_wrong=False)
 
     def corner(self, b: Body, step: Step) -> None:
-        """Through what events changed, the last of them first: each of the state that the ones before it had made. An event that
-        ends the lane changes nothing."""
+        """Through what events changed, the last of them first: each of the state that the ones before it had made. Where the
+        lane ended they changed nothing."""
         ended = self._is_last(b)
         affecting = [number for number, kind in enumerate(self._kinds) if kind.affects]
         instant = b.instant((b.scalar(b.direction) * step.end).value, into=1)

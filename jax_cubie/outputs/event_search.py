@@ -145,8 +145,10 @@ class _Search:
                 with b.when(more & ~self._fires(b, number)):
                     found.set(step.end.value)
                     with b.when(self._of_time(b).equals(0)):
-                        # A step that ends where it would have ended anyway, or at an event whose tangents are still to be found.
-                        b.put(**{f"goal_{order}": self._end_tangent(b, order) if kind.boolean else 0 for order in self._orders})
+                        # That of where it has ended anyway; or the tangents are still to be found.
+                        for order in self._orders:
+                            moved = b.get(f"start_{order}") + b.get(f"size_{order}") if kind.boolean else 0
+                            b.put(**{f"goal_{order}": moved})
                     b.put(events_fired=b.get("events_fired") | (1 << number))
         if self._cutting:
             corrected = self._corrected(b, step)
@@ -181,11 +183,6 @@ class _Search:
             with b.when(happens & ~again):
                 self._happen(b, step.end, number, b.buf.proposed_state)
         return b.scalar(found.get())
-
-    @staticmethod
-    def _end_tangent(b: Body, order: int) -> Scalar:
-        """That of where the step at hand ended."""
-        return b.get(f"start_{order}") + b.get(f"size_{order}")
 
     def _holds(self, b: Body, number: int) -> Scalar:
         """Whether a bool is at the end of the step as its event wants it."""
