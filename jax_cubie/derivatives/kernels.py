@@ -65,11 +65,6 @@ def backward_kernel(
     summed: of these operands only sums over chunks of lanes are asked for, if they are of the user's functions.
     """
     problem = _with_tangents(chain, 0, (False,) * len(chain.operands))
-    if problem.moves and problem.depth:
-        raise NotImplementedError(
-            "second derivatives of a solve with events= can't be taken in reverse: take them forwards over forwards, by "
-            "jax.jacfwd of jax.jacfwd"
-        )
     results = [problem.forward_results[number] for number in cotangents]
     names = {number: chain.operands[number].name for number in wrt}
     adjoint = Adjoint(
@@ -78,7 +73,7 @@ def backward_kernel(
         problem.slots,
         problem.windows,
         frozenset(names[number] for number in summed if is_of_functions(names[number])),
-        problem.moves,
+        (0, *problem.moving) if problem.moves else (),
     )
     operands = {operand.name: operand for operand in problem.operands}
     kept = [Operand(one.name, one.shape, one.dtype) for one in checkpoint_results(chain, problem.depth)]

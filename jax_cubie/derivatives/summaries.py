@@ -7,7 +7,7 @@ solve, which takes the same steps, integrates what they are of, and saves rows a
 - of an extremum: that of the row at its time, which is held fixed (the envelope theorem); where the state jumps, on the side on
   which it is
 - of the time of an extremum, or of a crossing: minus the tangent of what is 0 there over its slope (the implicit function
-  theorem); times at t0 and t1, and those at which f jumps, move with these
+  theorem); times at t0 and t1, and those at which f jumps, move with these, and those of events with them
 
 Those are linear in tangents and differentiable themselves; in them times are those that have this derivative, too.
 """
@@ -34,6 +34,9 @@ from ..translate.platforms import PLATFORMS
 from .bind import bind_solve
 from .functions import Inputs, forward, output_of
 
+# In units in the last place of the time, how far beside an event rows lie that are of the state in front of it, or behind it:
+# so near that they move with it.
+_BESIDE = 3.0
 # The parts that the other solve has not, or others of: those that change nothing.
 _KEEPING = (Saving, Dense, Summaries)
 _MOMENTS = ("mean", "std", "rms", "integral")
@@ -172,7 +175,7 @@ class _Derived:
         return next(group.size for group in self._part.groups if group.function == source)
 
     def _row_values(self, t: Any, y: Any, values: Mapping[str, Any]) -> Any:
-        parts = []
+        parts = [t[None]] if self._part.beside_events else []
         for source in self._sources:
             flat = self._flat(source)
             for _ in range(self._orders(source) + 1):
@@ -199,8 +202,9 @@ class _Derived:
         if times is not None:
             given |= {"ts": times, "offsets": offsets}
             functions["output"] = self._row_values
-            size = sum(self._size(source) * (self._orders(source) + 1) for source in self._sources)
-            parts.insert(0, Saving(False, times.size, 0, False, 0, (((size,), problem.dtype),)))
+            size = self._first_column + sum(self._size(source) * (self._orders(source) + 1) for source in self._sources)
+            outputs = (((size,), problem.dtype),)
+            parts.insert(0, Saving(False, times.size, 0, False, 0, outputs, clings=self._part.beside_events))
         else:
             parts.insert(0, Saving(False, 0, 0, True, 0, None))
         if self._owners:
@@ -215,7 +219,8 @@ class _Derived:
     def _problem_of(self, functions: Mapping[str, Flat], parts: tuple[Any, ...], operands: tuple[Operand, ...]) -> Problem:
         problem, named = self._problem, {operand.name: operand for operand in operands}
         left_out = {name for part in problem.parts if isinstance(part, _KEEPING) for name in part.copies()}
-        traced = {"f": self._functions["f"]} | {name: self._traced(call) for name, call in functions.items()}
+        kept = {name: traced for name, traced in problem.traced if name not in left_out}
+        traced = kept | {name: self._traced(call) for name, call in functions.items()}
         limits = {platform: problem.on(platform)[0].unroll for platform in PLATFORMS}
         made = {}
         for name in functions:
@@ -250,13 +255,13 @@ class _Derived:
 
     def _evaluate(self, arrays: Sequence[Any]) -> dict[str, Any]:
         """Of operands: integrals, length of the interval; of each row's summary the numbers at its times and their derivatives
-        by time, its level, and its times, but that those inside do not move."""
+        by time, its level, and its times, but that those inside do not move; which are those that are not."""
         given = dict(zip((operand.name for operand in self._problem.operands), arrays, strict=True))
         found: dict[str, Any] = {"length": given["span"]}
         times = offsets = inverse = None
-        moved = [self._moved(row, given)[0] for row in self._rows]
+        moved = [self._moved(row, given) for row in self._rows]
         if self._rows:
-            offset = jnp.concatenate([one.reshape(-1) for one in moved])
+            offset = jnp.concatenate([one.reshape(-1) for one, _ in moved])
             direction = jnp.where(given["span"] >= 0, 1, -1)
             order = jnp.argsort(jax.lax.stop_gradient(direction * offset))
             offsets, inverse = offset[order], jnp.argsort(order)
@@ -264,7 +269,7 @@ class _Derived:
         solved = self._solve(given, times, offsets)
         if "reached" in solved:
             early = solved["result"] == CODES["event_occurred"]
-            found["length"] = jnp.where(early, jax.lax.stop_gradient(solved["reached"]), given["span"])
+            found["length"] = jnp.where(early, solved["reached"], given["span"])
         begin = 0
         for owner in self._owners:
             group = self._part.groups[owner]
@@ -272,22 +277,32 @@ class _Derived:
                 found[f"{name}{owner}"] = solved[NAME][0, begin : begin + group.size]
                 begin += group.size
         if self._rows:
-            rows, first = solved["ys0"][inverse], 0
-            columns = self._columns()
-            for row, offset in zip(self._rows, moved, strict=True):
-                own = rows[first : first + offset.size].reshape(*offset.shape, -1)
+            columns, first = self._columns(), 0
+            for row, (offset, named) in zip(self._rows, moved, strict=True):
+                places = inverse[first : first + offset.size]
+                own = solved["ys0"][places].reshape(*offset.shape, -1)
                 first += offset.size
                 for order, column in enumerate(columns[row.source]):
                     part = own[..., column : column + offset.shape[-1]]
                     found[f"value{order}_{row.number}"] = jnp.diagonal(part, axis1=-2, axis2=-1)
-                found[f"time_{row.number}"] = given["t0"] + offset
+                if self._part.beside_events:
+                    found[f"time_{row.number}"] = own[..., 0]
+                    named = named | solved["clung"][places].reshape(offset.shape)
+                else:
+                    found[f"time_{row.number}"] = given["t0"] + offset
+                found[f"named_{row.number}"] = named
                 if row.level is not None:
                     found[f"level_{row.number}"] = jnp.broadcast_to(given[row.level], offset.shape)
         return found
 
+    @property
+    def _first_column(self) -> int:
+        """Of what stands behind the time in a row, that only the kernel knows how it moves beside events."""
+        return int(self._part.beside_events)
+
     def _columns(self) -> dict[str | None, list[int]]:
         """Where in a row the numbers of each source begin, and their derivatives."""
-        columns, begin = {}, 0
+        columns, begin = {}, self._first_column
         for source in self._sources:
             columns[source] = []
             for _ in range(self._orders(source) + 1):
@@ -304,7 +319,11 @@ class _Derived:
             begin = jnp.where(given[row.start] * span > 0, given[row.start], begin)
         low, high = jnp.minimum(begin, span), jnp.maximum(begin, span)
         offset, named = jnp.clip(row.times - t0, low, high), jnp.zeros(row.times.shape, bool)
-        if TIMES in given:
+        if self._part.beside_events:
+            beside = jnp.sign(span) * _BESIDE * jnp.finfo(span.dtype).eps * (jnp.abs(t0) + jnp.abs(offset))
+            sides = jnp.array([-1.0, 1.0], span.dtype)[:, None] if row.kind in ("min", "max") and offset.ndim == 2 else -1
+            offset = jnp.clip(offset + sides * beside, low, high)
+        elif TIMES in given:
             jumps = given[TIMES]
             apart = jax.lax.stop_gradient(jnp.abs(offset[..., None] - jumps))
             nearest = jumps[jnp.argmin(apart, axis=-1)]
@@ -312,15 +331,11 @@ class _Derived:
             offset = jnp.where(named, nearest, offset)
         at_end, at_begin = row.times == t0 + span, (row.times == t0 + begin) | jnp.isnan(row.times)
         offset = jnp.where(at_begin, begin, jnp.where(at_end, span, offset))
-        if offset.ndim == 2 and row.kind in ("min", "max"):
+        if offset.ndim == 2 and row.kind in ("min", "max") and not self._part.beside_events:
             known = jax.lax.stop_gradient(offset[1])
             behind = jnp.where(named[1] & (known != span), next_time(known) - known, 0)
             offset = jnp.stack([offset[0], offset[1] + behind])
         return offset, named | at_begin | at_end
-
-    def _is_named(self, row: _Row) -> Any:
-        given = dict(zip((operand.name for operand in self._problem.operands), self._arrays, strict=True))
-        return self._moved(row, given)[1]
 
     def tangents(self, moved: Sequence[int], moves: Sequence[Any]) -> dict[str, Any]:
         """Those of the summaries by the names of their results, where the operands of numbers `moved` have tangents `moves`."""
@@ -352,9 +367,9 @@ class _Derived:
                 continue
             # Where a slope is not used it may be 0, and 1 / 0 times no cotangent at all is no number.
             if row.level is not None:
-                time = (at("level", of=tangents) - value) / jnp.where(there, at("value1"), 1)
+                time = at("time", of=tangents) + (at("level", of=tangents) - value) / jnp.where(there, at("value1"), 1)
             else:
-                named = self._is_named(row)
+                named = at("named")
                 inside = -at("value1", of=tangents) / jnp.where(named, 1, at("value2"))
                 time = jnp.where(named, at("time", of=tangents), inside)
             time = jnp.where(there, time, 0)

@@ -25,7 +25,7 @@ class Adjoint:
 
     wrt: the operands whose cotangents it gives. cotangents: the results whose cotangents it is handed. slots: of its
     checkpoints; windows: between these. summed: those of `wrt` of which only sums over lanes are asked for; they belong to the
-    user's functions. moves: whether legs end at times that depend on the state.
+    user's functions. moving: the orders of times that depend on the state.
     """
 
     wrt: tuple[str, ...]
@@ -33,13 +33,13 @@ class Adjoint:
     slots: int
     windows: int
     summed: frozenset[str] = frozenset()
-    moves: bool = False
+    moving: tuple[int, ...] = ()
 
     @property
     def orders(self) -> tuple[int, ...]:
         """Of which orders times have cotangents."""
         orders = {int(name.partition(".")[2] or 0) for name in self.wrt if word_of(name) in (*TIMES, *TIME_ARRAYS)}
-        return tuple(sorted(orders | ({0} if self.moves else set())))
+        return tuple(sorted(orders.union(self.moving)))
 
     def together(self, plan: Plan) -> frozenset[str]:
         """The operands whose cotangents the threads of a warp sum wherever they come to one, and keep none of their own: large

@@ -115,7 +115,9 @@ class _Backward:
     Cells: at, the accepted step at hand; behind, the next step to go back over; stride, the shift of the slots, and slot_turn,
     the turn of their numbers; depth, the window that has what lies around it, 0 for the slots; shift, its entries are of every
     2^shift-th step; edge, steps that it has, less 1; taken, the accepted steps; sizes, those that have the size dt0; worth,
-    fine, present: whether there are cotangents, the lane succeeded, and is one; active: whether it has steps left. Of the
+    fine, present: whether there are cotangents, the lane succeeded, and is one; active: whether it has steps left. implied: how
+    many times the step at hand is gone back over once more, since its end depends on the state; implied_value_0 and so on, the
+    cotangents of that time and of its tangents; twice: whether that has begun. Of the
     window that is filled: finer, finer_shift, finer_edge, likewise; due, the next step to keep; goal, the last one. Of steps
     of one size: next_place, where the next one is kept, and next_stride, how far behind it the one after that.
     """
@@ -135,8 +137,9 @@ class _Backward:
         for name in ("worth", "fine", "present", "active"):
             lane.cell(name, "bool")
         if problem.moves:
-            lane.cell("implied_value", problem.dtype)
-            lane.cell("implied", "bool")
+            for order in self._adjoint.orders:
+                lane.cell(f"implied_value_{order}", problem.dtype)
+            lane.cell("implied", "int32")
             lane.cell("twice", "bool")
         if problem.one_size:
             lane.cell("next_place", "int32")
@@ -190,7 +193,7 @@ class _Backward:
             self._control.settle(b)
         b.put(behind=b.get("taken") - 1, depth=0, stride=0, at=0)
         if self._problem.moves:
-            b.put(implied=False, implied_value=0, twice=False)
+            b.put(implied=0, twice=False, **{f"implied_value_{order}": 0 for order in self._adjoint.orders})
         for piece in self._problem.pieces:  # that of t0, if there is no step
             b.begin_piece(piece)
         if self._problem.one_size:
@@ -408,7 +411,7 @@ class _Backward:
         end, floor = b.get("end"), floor_of(b)
         home = ~(end < floor)
         b.put(home=home, floor=where(home, floor, floor_of(b, end)), fresh=False, cut=False, exact=False)
-        for order in b.moving:
+        for order in () if self._problem.cuts else b.moving:
             for part, hooks in self._dividing:
                 if hooks.clip_tangent is None:
                     continue
@@ -426,11 +429,12 @@ class _Backward:
         if not self._problem.moves:
             self._cotangents_of_step(b, step)
             return
-        with b.emitter.builder.if_else(b.get("implied").value) as (again, first):
+        with b.emitter.builder.if_else((b.get("implied") > 0).value) as (again, first):
             with again:
+                values = {order: b.get(f"implied_value_{order}") for order in self._adjoint.orders}
                 for part in self._parts:
                     if part.imply is not None:
-                        part.imply(b, step, b.get("implied_value"))
+                        part.imply(b, step, self._level(b), values)
             with first:
                 self._cotangents_of_step(b, step)
 
@@ -440,6 +444,10 @@ class _Backward:
                 part.corner(b, step)
         for part in self._parts:
             part.step(b, step)
+
+    def _level(self, b: Body) -> Scalar:
+        """The level of tangents of its end for which the step at hand is gone back over once more."""
+        return b.get("implied") - 1
 
     def moved(self, b: Body) -> None:
         """The cotangents of the step's start and size, as those of t0, t1 and dt0."""
@@ -461,19 +469,28 @@ class _Backward:
             whole = (b.get("whole") + b.get("turn")).to(b.dtype)
             gather(b, **{f"span_{order}": where(last, size, 0.0)})
             gather(b, **{f"dt0_{order}": where(last, -1.0 * whole * size, size) + whole * start})
+        if self._problem.moves:
+            more = where(last & self._implies(b), self._problem.depth + 1, b.scalar(0, "int32"))
+            b.put(implied=where(b.get("implied") > 0, b.get("implied") - 1, more))
 
     def _moved_in_leg(self, b: Body, order: int, size: Scalar, start: Scalar) -> None:
         """pending: the cotangent of the beginning of the leg that the step is behind or in."""
         last, home, pending = b.get("last"), b.get("home"), b.get(cell_of("pending", order))
-        goal, named = size + pending, last
+        goal, named, chosen = size + pending, last, where(last, 0.0, size)
         begun = start - where(last, size, 0.0)
         kept = where(last, 0.0, pending)
+        if self._problem.cuts:
+            # One that ends the leg just as it would have ended if it had not: where it ends moves with its beginning.
+            free = self._ends_as_chosen(b)
+            named, chosen, begun = last & ~free, where(free, goal, chosen), begun + where(free, goal, 0.0)
         if self._problem.moves:
-            # The step that ended at an event is gone back over twice: as one whose end is what it is, and then for its end.
-            implied, again = self._implies(b), b.get("implied")
-            named = last & b.get("events_fired").equals(0)
+            # The step that ended at an event is gone back over several times: as one whose end is what it is, and then for its
+            # end, whose tangents depend on those of lower levels.
+            again, value = b.get("implied") > 0, b.get(f"implied_value_{order}")
+            named = named & ~self._implies(b)
             kept = where(again, pending, kept)
-            b.put(implied=last & implied & ~again, implied_value=goal)
+            lower = where(self._level(b) > order.bit_count(), value + size, value)
+            b.put(**{f"implied_value_{order}": where(again, lower, goal)})
         gather(b, **{f"span_{order}": where(named & home, goal, 0.0)})
         for part, _ in self._dividing:
             if part.clip_cotangent is not None:
@@ -481,7 +498,15 @@ class _Backward:
                     part.clip_cotangent(b, order, goal)
         b.put(**{cell_of("pending", order): begun + kept})
         if not self._problem.adaptive:
-            gather(b, **{f"dt0_{order}": b.get("paces").to(b.dtype) * begun + where(last, 0.0, size)})
+            gather(b, **{f"dt0_{order}": b.get("paces").to(b.dtype) * begun + chosen})
+
+    def _ends_as_chosen(self, b: Body) -> Scalar:
+        """Whether the step at hand ends a leg at a time that nobody has named, and that does not depend on the state."""
+        found = b.get("last") & ~b.get("home") & ~self._implies(b)
+        for _, hooks in self._dividing:
+            if hooks.clip is not None:
+                found = found & (b.get("end") < hooks.clip(b))
+        return found
 
     def _implies(self, b: Body) -> Scalar:
         found = b.scalar(False, "bool")
@@ -496,9 +521,14 @@ class _Backward:
             self._back(b)
             return
         adjoint, kept = b.buf.adjoint, b.buf.event_adjoint
-        with b.emitter.builder.if_else(b.get("implied").value) as (again, otherwise):
+        with b.emitter.builder.if_else((b.get("implied") > 0).value) as (again, otherwise):
             with again:
-                b.each(lambda index: kept.store(index, adjoint.load(index)))
+
+                def keep(index: Any) -> None:
+                    before = where(b.get("twice"), b.scalar(kept.load(index)), 0.0)
+                    kept.store(index, (b.scalar(adjoint.load(index)) + before).value)
+
+                b.each(keep)
                 b.put(twice=True)
             with otherwise:
                 with b.when(b.get("twice")):

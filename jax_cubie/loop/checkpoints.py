@@ -48,13 +48,14 @@ class Record:
     """What a checkpoint of a problem consists of.
 
     cells, with their dtypes, and counters: one word each; the sign of `step_size`, which is a positive number, says whether the
-    step is the last. rows: the arrays as long as the state that outlive a step, the state itself among them; primal_rows: those
-    as long as its primal piece.
+    step is the last. moved: of each depth the cells with tangents of times that no operand names. rows: the arrays as long as
+    the state that outlive a step, the state itself among them; primal_rows: those as long as its primal piece.
     """
 
     cells: tuple[tuple[str, str], ...]
     before: frozenset[str]
     counters: tuple[str, ...]
+    moved: tuple[tuple[str, ...], ...]
     sizes: tuple[int, ...]
     rows: int
     primal_rows: int
@@ -62,7 +63,7 @@ class Record:
     @property
     def words(self) -> tuple[int, ...]:
         """Words of each depth."""
-        first, *rest = [self.rows * size for size in self.sizes]
+        first, *rest = [self.rows * size + len(moved) for size, moved in zip(self.sizes, self.moved, strict=True)]
         return (len(self.cells) + len(self.counters) + first + self.primal_rows * self.sizes[0], *rest)
 
     def save(self, b: Body, write: Callable[[int, Any, Any], None]) -> None:
@@ -78,6 +79,9 @@ class Record:
         for name in self.counters:
             write(0, index, to_word(b, b.counter(name).get(), "int32"))
             index += 1
+        for depth, names in enumerate(self.moved):
+            for place, name in enumerate(names):
+                write(depth, place, to_word(b, b.get(name).value, b.dtype))
 
         def save(depth: int, index: Any, view: Any, element: Any) -> None:
             write(depth, index, to_word(b, view.load(element), b.dtype))
@@ -97,6 +101,9 @@ class Record:
         for name in self.counters:
             b.counter(name).set(from_word(b, read(0, index), "int32"))
             index += 1
+        for depth, names in enumerate(self.moved):
+            for place, name in enumerate(names):
+                b.put(**{name: b.scalar(from_word(b, read(depth, place), b.dtype))})
 
         def restore(depth: int, index: Any, view: Any, element: Any) -> None:
             view.store(element, from_word(b, read(depth, index), b.dtype))
@@ -107,7 +114,7 @@ class Record:
         """`visit(depth, index, view, element)` for each element of the rows."""
         begin = 0
         for depth, size in enumerate(self.sizes):
-            offset = 0 if depth else first
+            offset = len(self.moved[depth]) if depth else first
             for row in (b.buf.state, *b.lane.problem.method.carried(b)):
                 if row.size <= begin:
                     continue
@@ -133,16 +140,22 @@ def record_of(problem: Problem) -> Record:
     before = [(name, dtype if kind == "float" else kind) for name, kind in problem.remembered]
     if problem.divided:
         cells += [("end", dtype), ("resume", dtype) if problem.adaptive else ("leg", dtype)]
+        cells += [("leg", dtype)] if problem.adaptive and problem.cuts else []
         cells += [] if problem.adaptive else [("paces", "int32")]
     cells += [(name, dtype) for pair in edges(problem) for name in pair]
     counters = [name for part in problem.parts for name in part.remembered_counters]
     cells += [(name, kind) for part in problem.parts if not part.cuts for name, kind in part.remembered]
     depth = (len(problem.pieces) - 1).bit_length()
     sizes = [sum(piece.size for piece in problem.pieces if piece.order.bit_length() == one) for one in range(depth + 1)]
+    moving = problem.moving if problem.cuts else ()
+    moved = [
+        tuple(f"{name}_{order}" for order in moving if order.bit_length() == one for name in ("leg", "goal"))
+        for one in range(depth + 1)
+    ]
     rows, primal = 1 + problem.method.carried_rows, problem.method.carried_primal_rows
     # Steps of one size are kept in front of them, too; what they remember changes behind them.
     changed = frozenset() if problem.one_size else frozenset(name for name, _ in before)
-    return Record(tuple(cells + before), changed, tuple(counters), tuple(sizes), rows, primal)
+    return Record(tuple(cells + before), changed, tuple(counters), tuple(moved), tuple(sizes), rows, primal)
 
 
 def checkpoint_results(problem: Problem, checkpoints: Checkpoints) -> tuple[Result, ...]:

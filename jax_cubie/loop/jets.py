@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ..kernel.scalar import Scalar
@@ -75,11 +75,11 @@ def size_of(b: Body, step_size: Scalar) -> Jet:
     return Jet({0: step_size, **{order: b.get(f"size_{order}") for order in b.moving}})
 
 
-def fraction_of(b: Body, theta: Scalar, size: Jet, number: Scalar, offsets: str) -> Jet:
-    """The fraction of the step at hand at which save time `number` (int32) of the operand `offsets` lies."""
+def fraction_of(b: Body, theta: Scalar, size: Jet, tangent: Callable[[int], Scalar]) -> Jet:
+    """The fraction `theta` of the step at hand, where a time lies whose tangents, counted from t0, are those."""
     terms = {0: theta}
     for order in unions(b.moving):
-        moved = b.tangent(offsets, order, number.to("int64").value)
+        moved = tangent(order)
         if order in b.moving:
             moved = moved - b.get(f"start_{order}")
         for inner in subsets(order):

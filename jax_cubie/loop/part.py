@@ -143,8 +143,9 @@ class AdjointHooks:
     Of parts that divide the way into legs: leg_tangent(b, order) -> the tangent of the beginning of the leg at hand;
     corner(b, step): of the state that the next leg began with makes that of the end of `step`; clip_cotangent(b, order, value):
     hands on that of the time `clip`. Where a step ended at a time that depends on the state, in a part that `moves`: implies(b)
-    -> whether it did; the step is gone back over once more, and imply(b, step, value) puts the cotangent of its end that
-    follows from that of this time.
+    -> whether it did; the step is gone back over once more for each level of tangents of that time, from the highest down to 0,
+    itself, and imply(b, step, level, values) puts the cotangent of the step's end that follows from those of that level, of all
+    `values` by order.
     """
 
     begin: Callable

@@ -125,7 +125,7 @@ def build_progress(lane: Lane) -> Progress:
     results |= dict(time=dtype, size=dtype, end_time=dtype, leg_time=dtype, steps_taken="int32")
     problem = lane.problem
     left_out = () if problem.divided else ("fresh", "leg_time", "set_off", "corner")
-    left_out += () if any(part.cuts for part in problem.parts) else ("inspect",)
+    left_out += () if problem.cuts else ("inspect",)
     names = [field.name for field in dataclasses.fields(Progress) if field.name not in left_out]
     made: dict[str, Any] = dict.fromkeys(left_out)
     made |= {name: lane.emitted(results.get(name, "void"))(raw(getattr(writer, name))) for name in names}
@@ -161,7 +161,7 @@ class _Writer:
         if self._names_ends:
             lane.cell("stop", problem.dtype)
         self._parts = [part.hooks(lane) for part in problem.parts]
-        self._backward, self._cuts = problem.adjoint is not None, any(part.cuts for part in problem.parts)
+        self._backward, self._cuts = problem.adjoint is not None, problem.cuts
         self._clips = [part for part in self._parts if part.clip is not None]
         self._stops = problem.stops
         if self._stops:

@@ -68,7 +68,7 @@ class ExplicitAdjoint:
         last = count - 1 if tableau.fsal else count  # stages but for the one at the end, which no weight is given
         # Right-hand sides that nobody reads are not evaluated again.
         transposed = any(f"{name}_vjp" in lane.functions for name in lane.problem.output_functions)
-        end_wanted = inside or transposed or any(part.cuts for part in lane.problem.parts)
+        end_wanted = inside or transposed or lane.problem.cuts
         wanted = count if end_wanted or lane.adjoint.orders else last - 1  # the end of the step is made of all
         lane.cell("points_inside", "bool")
 

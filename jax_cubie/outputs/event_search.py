@@ -24,7 +24,7 @@ from ..loop import Hooks, Step
 from ..loop.functions import into_view
 from ..operands import primal_name, tangent_name
 from ..solution import CODES
-from .events import changing, counted, named, side
+from .events import MOST_CORRECTIONS, changing, counted, named, side
 
 if TYPE_CHECKING:
     from ..loop.body import Body
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 _PARTS = 16
 # In the resolution of time, how near to its zero a condition at the beginning of a leg may be to count as being there.
 _STANDING = 16.0
-# So often is the time of an event corrected at most.
-_MOST_CORRECTIONS = 3
 # So many legs, one behind the other, of so many units in the last place of the time at most, end a lane.
 _MOST_RAPID, _RAPID = 64, 256.0
 _SCAN, _REFINE, _CONFIRM, _OVER = 0, 1, 2, 3
@@ -171,6 +169,11 @@ class _Search:
                 more = self._holds(b, number) & ~sooner if kind.boolean else self._comes_along(b, step, number) & exact
                 with b.when(more & ~self._fires(b, number)):
                     found.set(step.end.value)
+                    with b.when(self._of_time(b).equals(0)):
+                        # That of where it has ended anyway; or the tangents are still to be found.
+                        for order in self._orders:
+                            moved = b.get(f"start_{order}") + b.get(f"size_{order}") if kind.boolean else 0
+                            b.put(**{f"goal_{order}": moved})
                     b.put(events_fired=b.get("events_fired") | (1 << number))
         if self._cutting:
             corrected = self._corrected(b, step)
@@ -256,8 +259,23 @@ class _Search:
         code = where(b.get("events_end"), b.scalar(CODES["event_occurred"], "int32"), CODES["successful"])
         return where(b.get("events_wrong"), CODES["not_finite"], code)
 
-    def corner(self, b: Body, time: Scalar) -> Scalar:
+    def corner(self, b: Body, time: Scalar) -> Scalar | None:
         """What events change, in their order."""
+        number_rapid = self._count_rapid(b, time) if self._records else None  # a way that is gone back over had an end
+        for number, kind in enumerate(self._kinds):
+            if not kind.affects:
+                continue
+            with b.when(self._fires(b, number) & b.get("result").equals(CODES["successful"])):
+                since_t0 = (b.scalar(b.direction) * time).value
+                b.call(f"affect{number}", y=b.buf.state, out=b.buf.event_state, **b.instant(since_t0))
+                b.each(lambda index: b.buf.state.store(index, b.buf.event_state.load(index)))
+        if number_rapid is None:
+            return None
+        code = b.scalar(CODES["successful"], "int32")
+        return where(number_rapid > _MOST_RAPID, CODES["events_accumulate"], code)
+
+    def _count_rapid(self, b: Body, time: Scalar) -> Scalar:
+        """How many legs of no length there have been, one behind the other; more than may be, where there is no end to them."""
         length, fired = time - b.get("leg"), b.get("events_fired")
         rapid = (length <= _RAPID * self._eps * time) & ~fired.equals(0)
         # Behind an event its condition goes to the other side, unless what changed the state was too little to take it there,
@@ -266,15 +284,7 @@ class _Search:
         at_once = at_once | (rapid & b.get("events_vague"))
         number_rapid = where(at_once, _MOST_RAPID + 1, where(rapid, b.get("events_rapid") + 1, 0))
         b.put(events_rapid=number_rapid, events_before=fired)
-        for number, kind in enumerate(self._kinds):
-            if not kind.affects:
-                continue
-            with b.when(self._fires(b, number) & b.get("result").equals(CODES["successful"])):
-                since_t0 = (b.scalar(b.direction) * time).value
-                b.call(f"affect{number}", y=b.buf.state, out=b.buf.event_state, **b.instant(since_t0))
-                b.each(lambda index: b.buf.state.store(index, b.buf.event_state.load(index)))
-        code = b.scalar(CODES["successful"], "int32")
-        return where(number_rapid > _MOST_RAPID, CODES["events_accumulate"], code)
+        return number_rapid
 
     def end(self, b: Body, result: Scalar) -> Scalar:
         for number, kind in enumerate(self._kinds):
@@ -395,7 +405,7 @@ class _Search:
             moved = where(self._fires(b, number), -(self._value(b, number) / self._change(b, number)), moved)
         time = least(step.end + moved, b.scalar(b.direction) * b.number("span"))
         near = (abs(moved) <= step.size / _PARTS) & (time > step.start)
-        more = ~time.equals(step.end) & (b.get("events_corrected") < _MOST_CORRECTIONS)
+        more = ~time.equals(step.end) & (b.get("events_corrected") < MOST_CORRECTIONS)
         return where(near & more, time, float("inf"))
 
     def _time(self, b: Body, step: Step, theta: Scalar) -> Scalar:

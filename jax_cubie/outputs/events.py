@@ -16,6 +16,9 @@ from .event import EventRecord
 if TYPE_CHECKING:
     from ..loop.lane import Lane
 
+# So often is the time of an event corrected at most.
+MOST_CORRECTIONS = 3
+
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
@@ -86,7 +89,7 @@ class Events(Part):
             "event_trial": 2 * count if self.inside else 0,
             "event_state": dimensions.states,
             "event_adjoint": dimensions.states if dimensions.backward else 0,
-            "event_cotangent": count if dimensions.backward else 0,
+            "event_cotangent": count * dimensions.orders if dimensions.backward else 0,
         }
 
     def results(self, states: int, dtype: str) -> tuple[Result, ...]:

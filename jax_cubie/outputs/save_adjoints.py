@@ -13,7 +13,7 @@ from ..loop.cotangents import gather, into_adjoints
 from ..loop.inside import prepare_between
 from ..loop.jets import fraction_of, pull_fraction, size_of
 from ..operands import cotangent_name, primal_of, tangent_name
-from .save_rows import between
+from .save_rows import Edge, between, edge_of, moved_offset
 
 if TYPE_CHECKING:
     from ..loop.body import Body
@@ -182,16 +182,17 @@ class _Rows:
             number = b.get(self._behind)
             point = b.scalar(b.direction) * b.number(self._offsets, number.to("int64").value)
             ratio, size = (point - step.start - step.residue) / step.size, size_of(b, signed)
-            theta = fraction_of(b, ratio, size, number, self._offsets)
-            moment, own = self._moment_of_point(b), {}
+            edge = edge_of(b, step, point) if self._saving.clings else None
+            theta = fraction_of(b, ratio, size, moved_offset(b, self._offsets, number, edge))
+            moment, own = self._moment_of_point(b, edge), {}
             if b.lane.problem.counts_from_t0:  # then both are cotangents of one operand
                 moment = dataclasses.replace(moment, give=own.update)
-            self._cotangent(b, ratio, signed, moment)
+            self._cotangent(b, ratio, signed, moment, edge)
             of_theta, of_size = method.between_adjoint(b, theta, size, b.buf.output_adjoint)
             of_time, also_of_size = pull_fraction(b, of_theta, theta, size)
             for order in self._lane.adjoint.orders:
                 time = of_time.get(order, b.scalar(0.0))
-                self._write_point(b, self._offsets, order, time + own[order] if order in own else time)
+                self._give_point(b, self._offsets, order, time + own[order] if order in own else time, edge)
                 gather(b, **{f"start_{order}": -time})
                 for share in (of_size, also_of_size):
                     if order in share:
@@ -218,17 +219,34 @@ class _Rows:
         since_t0 = b.scalar(b.direction) * step.end if b.lane.problem.counts_from_t0 else None
         return _Moment(where(step.last, end.time, reached), tangent, give, since_t0)
 
-    def _moment_of_point(self, b: Body) -> _Moment:
+    def _moment_of_point(self, b: Body, edge: Edge | None = None) -> _Moment:
         index = b.get(self._behind).to("int64").value
         name = self._offsets if b.lane.problem.counts_from_t0 else self._ts
 
         def give(cotangents: dict[int, Scalar]) -> None:
             for order, value in cotangents.items():
-                self._write_point(b, name, order, value)
+                self._give_point(b, name, order, value, edge)
+
+        def tangent(order: int) -> Scalar:
+            given = b.tangent(name, order, index)
+            if edge is None:
+                return given
+            return edge.tangent(b, order, given, b.scalar(0.0) if name == self._offsets else b.tangent("t0", order))
 
         time = b.number(self._ts if self._saving.keeps_times else self._offsets, index)  # the latter where nobody asks
         since_t0 = b.number(self._offsets, index) if b.lane.problem.counts_from_t0 else None
-        return _Moment(time, lambda order: b.tangent(name, order, index), give, since_t0)
+        return _Moment(time, tangent, give, since_t0)
+
+    def _give_point(self, b: Body, name: str, order: int, value: Scalar, edge: Edge | None) -> None:
+        """Hands on the cotangent of a save time, as that operand has it."""
+        if edge is None:
+            self._write_point(b, name, order, value)
+            return
+        self._write_point(b, name, order, where(edge.clings, 0.0, value))
+        moved = where(edge.clings, value, 0.0)
+        if name != self._offsets:
+            gather(b, **{f"t0_{order}": moved})
+        gather(b, **{f"start_{order}": moved, f"size_{order}": where(edge.ends, value, 0.0)})
 
     def _write_point(self, b: Body, name: str, order: int, value: Scalar) -> None:
         name = cotangent_name(tangent_name(name, order))
@@ -271,7 +289,7 @@ class _Rows:
                 b.each(lambda i, name=name, size=size, part=part: body(i, self._element(b, name, row, size, i), part), size)
             begin += piece.size
 
-    def _cotangent(self, b: Body, theta: Scalar, signed: Scalar, moment: _Moment) -> None:
+    def _cotangent(self, b: Body, theta: Scalar, signed: Scalar, moment: _Moment, edge: Edge | None) -> None:
         """The cotangent of a row that was saved inside of a step, by the components of the state, in `output_adjoint`."""
         view, row = b.buf.output_adjoint, b.get(self._row)
         if self._saving.outputs is None:
@@ -280,7 +298,8 @@ class _Rows:
         if not self._functions:
             return
         number = b.get(self._behind)
-        values = between(b, theta, signed, lambda size: fraction_of(b, theta, size, number, self._offsets))
+        tangent = moved_offset(b, self._offsets, number, edge)
+        values = between(b, theta, signed, lambda size: fraction_of(b, theta, size, tangent))
         if values is not b.buf.output_state:
             b.each(lambda index: b.buf.output_state.store(index, values(index)))
         self._pull_all(b, row, moment, b.buf.output_state, view, add=self._saving.outputs is None)

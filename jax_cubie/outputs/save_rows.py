@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from ..loop.body import Body
     from ..loop.lane import Lane
     from .saving import Saving
+
+# In units in the last place of the time, how near to an end of a leg a save time is that clings to it.
+_CLOSE = 8.0
 
 
 def build_hooks(lane: Lane, saving: Saving) -> Hooks:
@@ -87,8 +91,13 @@ class _Rows:
                 theta = (point - step.start - step.residue) / step.size
                 since_t0 = b.scalar(b.direction) * point
                 time = self._time_of_point(b, b.number("t0") + since_t0)
-                values = between(b, theta, signed, self._fraction(b, theta, self._points_behind(b)))
-                self._save_values(b, time, since_t0.value, values)
+                edge = edge_of(b, step, point) if self._saving.clings else None
+                if edge is not None:
+                    row = b.emitter.cast(b.counter(self._row).get(), "int32", "int64")
+                    with b.when(edge.clings):
+                        b.res(self._saving.named("clung"), row, b.emitter.constant("bool", 1))
+                values = between(b, theta, signed, self._fraction(b, theta, self._points_behind(b), edge))
+                self._save_values(b, time, since_t0.value, values, edge)
                 self._go_on(b, ordered)
 
             b.repeat_while(lambda: b.get(self._point_cell) <= step.end, save)
@@ -175,16 +184,21 @@ class _Rows:
             return computed.value
         return b.op(self._ts, self._points_behind(b).to("int64").value)
 
-    def _fraction(self, b: Body, theta: Scalar, number: Scalar) -> Callable[[Jet], Jet]:
+    def _fraction(self, b: Body, theta: Scalar, number: Scalar, edge: Edge | None) -> Callable[[Jet], Jet]:
         """Of the step at hand, at which save time `number` lies."""
-        return lambda size: fraction_of(b, theta, size, number, self._offsets)
+        return lambda size: fraction_of(b, theta, size, moved_offset(b, self._offsets, number, edge))
 
     # --- Rows
 
-    def _moved_point(self, b: Body) -> Callable[[int], Scalar]:
+    def _moved_point(self, b: Body, edge: Edge | None = None) -> Callable[[int], Scalar]:
         """The tangents of the next save time."""
         name = self._offsets if b.lane.problem.counts_from_t0 else self._ts
-        return lambda order: b.tangent(name, order, self._points_behind(b).to("int64").value)
+
+        def moved(order: int) -> Scalar:
+            given = b.tangent(name, order, self._points_behind(b).to("int64").value)
+            return given if edge is None else edge.tangent(b, order, given, _moved_start(b, order))
+
+        return moved
 
     def _save(self, b: Body, time: Any, since_t0: Any, state: Any, moved: Callable[[int], Scalar]) -> None:
         """The next row, of a state that lies in memory; moved: the tangents of the time, by their order, of that since t0 where
@@ -203,13 +217,15 @@ class _Rows:
 
             self._write(b, row, name, size, lambda index, begin=begin: value_at(shifted(b.emitter, index, begin)))
 
-    def _save_values(self, b: Body, time: Any, since_t0: Any, value_at: Callable[[Any], Any]) -> None:
+    def _save_values(
+        self, b: Body, time: Any, since_t0: Any, value_at: Callable[[Any], Any], edge: Edge | None
+    ) -> None:
         """The next row, of a state by its components."""
         if not self._functions:
             self._write_state(b, self._take_row(b, time), value_at)
         else:
             b.each(lambda index: b.buf.output_state.store(index, value_at(index)))
-            self._save(b, time, since_t0, b.buf.output_state, self._moved_point(b))
+            self._save(b, time, since_t0, b.buf.output_state, self._moved_point(b, edge))
 
     def _save_missing(self, b: Body, time: Any) -> None:
         """The row of a time that was not reached: NaN, in integers the lowest of their range."""
@@ -238,6 +254,42 @@ class _Rows:
             b.res(name, emitter.add("int64", begin, offset), value_at(index))
 
         b.each(body, size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Edge:
+    """Whether a save time is the beginning of the leg at hand, or its end, with which it moves."""
+
+    begins: Scalar
+    ends: Scalar
+
+    @property
+    def clings(self) -> Scalar:
+        return self.begins | self.ends
+
+    def tangent(self, b: Body, order: int, given: Scalar, start: Scalar) -> Scalar:
+        """The tangent of the save time: as `given`, or of what it clings to, counted from where that of `start` is added."""
+        if order not in b.moving:
+            return given
+        begin = start + b.get(f"start_{order}")
+        return where(self.ends, begin + b.get(f"size_{order}"), where(self.begins, begin, given))
+
+
+def edge_of(b: Body, step: Step, point: Scalar) -> Edge:
+    """Of a save time inside of a step."""
+    close = _CLOSE * float(np.finfo(b.dtype).eps) * (abs(b.number("t0")) + step.end)
+    begins = step.start.equals(b.get("leg")) & (abs(point - step.start) <= close)
+    return Edge(begins, b.get("last") & (abs(point - step.end) <= close) & ~begins)
+
+
+def moved_offset(b: Body, offsets: str, number: Scalar, edge: Edge | None) -> Callable[[int], Scalar]:
+    """The tangents of save time `number` (int32) of an operand, counted from t0."""
+
+    def moved(order: int) -> Scalar:
+        given = b.tangent(offsets, order, number.to("int64").value)
+        return given if edge is None else edge.tangent(b, order, given, b.scalar(0.0))
+
+    return moved
 
 
 def between(b: Body, theta: Scalar, signed: Scalar, fraction: Callable[[Jet], Jet]) -> Callable[[Any], Any]:

@@ -30,7 +30,8 @@ class Saving(Part):
 
     max_steps: bounds the rows of steps, 0 without them. outputs: shape and dtype of each output of the function "output",
     that of `SaveAt.fn`; None where the state is saved itself. observables: the same of the function of that name, whose outputs
-    are saved beside; None without one. number: among several of them, whose names it is part of.
+    are saved beside; None without one. clings: whether a given time that is an end of a leg, but for rounding, moves with that;
+    and a result tells of each row whether it does. number: among several of them, whose names it is part of.
     """
 
     t0: bool
@@ -41,6 +42,7 @@ class Saving(Part):
     outputs: tuple[tuple[tuple[int, ...], str], ...] | None
     observables: tuple[tuple[tuple[int, ...], str], ...] | None = None
     number: int | None = None
+    clings: bool = False
 
     def named(self, word: str) -> str:
         """What it calls one of its operands, results, functions, counters or cells."""
@@ -136,7 +138,8 @@ class Saving(Part):
             for function, outputs in zip(self.functions, self._written.values(), strict=True)
             for name, (shape, kind) in zip(self.outputs_of(function), outputs, strict=True)
         ]
-        return (*times, *own, *given)
+        clung = (Result(self.named("clung"), (self.rows,), "bool", unwritten=False),) if self.clings else ()
+        return (*times, *own, *given, *clung)
 
     def hooks(self, lane: Lane) -> Hooks:
         from .save_rows import build_hooks

@@ -311,8 +311,6 @@ class Summaries(Part):
         if asked.kind == "fold":
             return "a Summary(init, update, result) has none"
         group = self.groups[asked.owner]
-        if self.beside_events:
-            return f"a Summary.{asked.kind} beside events has none yet"
         if group.window.sampled:
             return f"a Summary.{asked.kind} with every= has none yet"
         if asked.kind in ("mean", "std", "rms", "integral"):

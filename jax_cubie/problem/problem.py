@@ -92,6 +92,11 @@ class Problem:
         return (*self.controller.remembered, *self.method.remembered, *cutting)
 
     @property
+    def cuts(self) -> bool:
+        """Whether legs may end at times that no operand names."""
+        return any(part.cuts for part in self.parts)
+
+    @property
     def moves(self) -> bool:
         """Whether legs end at times that depend on the state."""
         return any(part.moves for part in self.parts)

@@ -176,8 +176,9 @@ def make_request(
     parts += [] if happening.part is None else [happening.part]
     parts += [] if schedule is None else [Jumps.of(schedule)]
     if reader.presented:
-        leaps = schedule is not None and schedule.changes_state
-        parts.append(reader.part_beside(events=happening.part is not None, leaps=leaps))
+        events = happening.part
+        leaps = (schedule is not None and schedule.changes_state) or (events is not None and bool(events.affects))
+        parts.append(reader.part_beside(events=events is not None, leaps=leaps))
     if mass is not None and happening.part is not None:
         raise NotImplementedError(
             "events= with mass=: f is no slope of the state there, by which events are looked for. Save times, and look there"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jax_cubie import Event, SaveAt, solve, steady_state
+from jax_cubie import Driver, Event, SaveAt, solve, steady_state
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -27,9 +27,10 @@ HITS = Event(lambda t, y, a: y[0] - a["floor"] * jnp.cos(t), direction=-1, affec
 
 
 def bouncing(point, events=HITS, **settings):
+    """With so few checkpoints that steps are taken again over bounces."""
     tolerances = {} if "dt0" in settings else {"rtol": 1e-9, "atol": 1e-9}
     saved = SaveAt(ts=jnp.array([0.2, 0.7, 1.6]), t1=True)
-    given = {"events": events, "saveat": saved, "max_steps": 4000, **tolerances, **settings}
+    given = {"events": events, "saveat": saved, "max_steps": 4000, "checkpoints": 2, **tolerances, **settings}
     return solve(fall, point["t0"], point["t1"], point["y0"], point, **given)
 
 
@@ -42,11 +43,15 @@ def loss_of(solution):
     )
 
 
+def differences(function, flat, step):
+    """The Jacobian of a function of a vector, by central differences."""
+    moved = [(function(flat.at[i].add(step)) - function(flat.at[i].add(-step))) / (2 * step) for i in range(flat.size)]
+    return np.stack(moved, -1)
+
+
 def gradients(loss, flat):
     """By differences, forwards, and in reverse."""
-    step = 1e-6
-    moved = [(loss(flat.at[i].add(step)) - loss(flat.at[i].add(-step))) / (2 * step) for i in range(flat.size)]
-    return np.array(moved), np.asarray(jax.jacfwd(loss)(flat)), np.asarray(jax.grad(loss)(flat))
+    return differences(jax.jit(loss), flat, 1e-6), *(np.asarray(jax.jit(mode(loss))(flat)) for mode in (jax.jacfwd, jax.jacrev))
 
 
 @pytest.mark.parametrize("method", KINDS)
@@ -58,27 +63,34 @@ def test_bounces(method):
         return loss_of(bouncing(unravel(flat), method=method, **KINDS[method]))
 
     assert int(bouncing(POINT, method=method, **KINDS[method]).events.count) == 3
-    by_differences, forwards, reverse = gradients(jax.jit(loss), flat)
+    by_differences, forwards, reverse = gradients(loss, flat)
     np.testing.assert_allclose(forwards, by_differences, rtol=2e-5)
     np.testing.assert_allclose(reverse, forwards, rtol=1e-8)
 
 
 def test_twice():
-    """Forwards over forwards; in reverse it is refused."""
+    """By four routes; and a third time, in reverse."""
     flat, unravel = ravel_pytree(POINT)
 
     def loss(flat):
         return loss_of(bouncing(unravel(flat)))
 
-    jacobian, step = jax.jit(jax.jacfwd(loss)), 1e-5
-    moved = [(jacobian(flat.at[i].add(step)) - jacobian(flat.at[i].add(-step))) / (2 * step) for i in range(flat.size)]
-    np.testing.assert_allclose(jax.jacfwd(jacobian)(flat), np.stack(moved), rtol=1e-5, atol=1e-3)
-    with pytest.raises(NotImplementedError, match="second derivatives of a solve with events= can't be taken in reverse"):
-        jax.hessian(loss)(flat)
+    forwards, step, along = jax.jit(jax.jacfwd(jax.jacfwd(loss))), 1e-5, np.cos(np.arange(flat.size))
+    hessian = forwards(flat)
+    np.testing.assert_allclose(hessian, differences(jax.jit(jax.jacfwd(loss)), flat, step), rtol=1e-5, atol=1e-3)
+    for outer, inner in ((jax.jacfwd, jax.jacrev), (jax.jacrev, jax.jacfwd), (jax.jacrev, jax.jacrev)):
+        np.testing.assert_allclose(jax.jit(outer(inner(loss)))(flat), hessian, rtol=1e-10, atol=1e-9)
+
+    def curvature(flat):
+        slope = lambda flat: jax.jvp(loss, (flat,), (along,))[1]  # noqa: E731
+        return jax.jvp(slope, (flat,), (along,))[1]
+
+    moved = (along @ forwards(flat + step * along) @ along - along @ forwards(flat - step * along) @ along) / (2 * step)
+    assert float(jax.jit(jax.grad(curvature))(flat) @ along) == pytest.approx(float(moved), rel=1e-6)
 
 
 def test_the_time_at_which_a_lane_ends():
-    """Against the closed form: a stone that falls from a height; and the state then, by `SaveAt.fn`."""
+    """Against the closed form: a stone that falls from a height; and the state then, by `SaveAt.fn`. Once and twice."""
 
     def ends(height, gravity):
         start = jnp.stack([height, jnp.zeros_like(height)])
@@ -92,6 +104,9 @@ def test_the_time_at_which_a_lane_ends():
     for mode in (jax.jacfwd, jax.jacrev):
         found = mode(ends, (0, 1))(height, gravity)
         np.testing.assert_allclose(np.array(found), expected, rtol=1e-10, atol=1e-10)
+    mixed = -time / (4 * height * gravity)
+    twice = [[[-time / (4 * height**2), mixed], [mixed, 3 * time / (4 * gravity**2)]], np.zeros((2, 2))]
+    np.testing.assert_allclose(np.array(jax.jit(jax.hessian(ends, (0, 1)))(height, gravity)), twice, rtol=1e-10, atol=1e-10)
     assert ends(height, gravity)[0] == pytest.approx(time, rel=1e-12)
 
 
@@ -140,6 +155,55 @@ def test_with_jumps_and_other_events():
     solution = found(flat)
     assert int(solution.events["hits"].count) == 3 and int(solution.events["high"].count) >= 1
     assert bool(solution.events["late"].ended) and 1.9 < float(solution.ts[-1]) < 2.0
-    by_differences, forwards, reverse = gradients(jax.jit(loss), flat)
+    by_differences, forwards, reverse = gradients(loss, flat)
     np.testing.assert_allclose(forwards, by_differences, rtol=2e-5, atol=1e-6)
     np.testing.assert_allclose(reverse, forwards, rtol=1e-7, atol=1e-9)
+
+
+def test_bools_and_what_ends_a_lane():
+    """A step at whose end a bool holds moves with its beginning, and what ends a lane changes nothing. Steps of one size, so
+    that differences see the same ones; in front of the bounce steps end at a time that is a parameter."""
+    flat, unravel = ravel_pytree({**POINT, "dt0": 0.011, "jump": 0.31})
+    turn = lambda t, y, a: y * jnp.array([1.1, jnp.cos(t)])  # noqa: E731
+    late = Event(lambda t, y, a: t > 1.2, terminal=2, affect=turn)  # at the end of one step, and of the next one
+
+    def found(flat, events):
+        point = unravel(flat)
+        return bouncing(point, events, method="rk4", dt0=point["dt0"], jump_ts=point["jump"][None])
+
+    for events in ({"late": late, "hits": HITS}, {"late": late}):
+
+        def loss(flat, events=events):
+            solution = found(flat, events)
+            time = solution.ts[3] if "hits" in events else 0.0  # of bools alone, the times of steps have no derivative
+            return jnp.sum(jnp.sin(solution.ys[:2])) + jnp.sum(jnp.sin(solution.ys[3])) + time
+
+        ended = found(flat, events).events["late"]
+        assert bool(ended.ended) and int(ended.count) == 2
+        by_differences, forwards, reverse = gradients(loss, flat)
+        np.testing.assert_allclose(forwards, by_differences, rtol=1e-6, atol=1e-5)
+        np.testing.assert_allclose(reverse, forwards, rtol=1e-10, atol=1e-10)
+    twice = differences(jax.jit(jax.jacrev(loss)), flat, 1e-6)
+    np.testing.assert_allclose(jax.jit(jax.hessian(loss))(flat), twice, rtol=1e-5, atol=1e-7 * np.abs(twice).max())
+
+
+def test_under_a_driver():
+    """Functions of the user's look times up then, which they count from t0."""
+    flat, unravel = ravel_pytree({**POINT, "t0": 0.05, "values": np.sin(np.arange(6.0))})
+    cond = lambda t, y, a, u: y[0] - a["floor"] * jnp.cos(t) - 0.01 * u  # noqa: E731
+    affect = lambda t, y, a, u: bounce(t, y, a) + jnp.stack([0.01 * u, 0.0])  # noqa: E731
+    hits = Event(cond, direction=-1, affect=affect, record=2)
+
+    def loss(flat):
+        point = unravel(flat)
+        given = Driver(jnp.linspace(-0.2, 2.2, 6), point["values"], kind="cubic")
+        driven = lambda t, y, a, u: fall(t, y, a) + jnp.stack([0.0, 0.3 * u])  # noqa: E731
+        found = solve(
+            driven, point["t0"], point["t1"], point["y0"], point, events=hits, drivers=given, checkpoints=2, max_steps=400,
+            rtol=1e-10, atol=1e-10,
+        )  # fmt: skip
+        return jnp.sum(jnp.sin(found.ys)) + jnp.sum(found.events.times**2) + 0.1 * jnp.sum(found.events.ys)
+
+    by_differences, forwards, reverse = gradients(loss, flat)
+    np.testing.assert_allclose(forwards, by_differences, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(reverse, forwards, rtol=1e-10, atol=1e-10)
