@@ -82,9 +82,9 @@ def solve(
     mass, arrays that f, `SaveAt.fn` and the like close over, values of drivers, all numbers of doses, `jump_ts`, `step_ts`, t0,
     t1, `SaveAt.ts`, and of steps that nobody judges by dt0 and `step_ends`. Sizes that the controller chose are held fixed; so
     by tolerances, coefficients, max_steps and dt0 as a first step the derivative is 0, as are those of `stats` and of the times
-    of steps, and of y0's components that are solved for. Times and states of events have derivatives, too; beside events there
-    are none of summaries. A lane that failed has NaN. What `Solution.evaluate` and `Solution.derivative` give has the same
-    derivatives, but for `SaveAt.ts`, and one by its time. Raises FieldError, a TypeError, where f has no derivative.
+    of steps, and of y0's components that are solved for. Times and states of events have derivatives, too. A lane that
+    failed has NaN. What `Solution.evaluate` and `Solution.derivative` give has the same derivatives, but for `SaveAt.ts`, and
+    one by its time. Raises FieldError, a TypeError, where f has no derivative.
 
     Returns a `Solution`. A lane that fails says so in `result` and disturbs no other.
 

@@ -119,19 +119,27 @@ INPUTS = (jnp.asarray(0.7), jnp.asarray(2.0), jnp.asarray(1.137), jnp.linspace(0
 ALONG = (jnp.asarray(1.0), jnp.asarray(0.3), jnp.asarray(0.5), jnp.linspace(1.0, -0.5, 7))
 
 
-def test_derivatives_of_summaries_together(x64):
+# Behind the first the state is largest; the other ends the lane.
+EVENTS = (
+    Event(lambda t, y, k, u: y[1] - 2.0 - 0.1 * u, affect=lambda t, y, k, u: y + jnp.stack([3.0 * k + 0.1 * t, u])),
+    Event(lambda t, y, k, u: t - 5.2 * k / 0.7),
+)
+
+
+@pytest.mark.parametrize("events", [(), EVENTS], ids=("alone", "events"))
+def test_derivatives_of_summaries_together(events, x64):
     """By an argument, by amounts and times of doses, and by values of a driver; of an extremum that is behind a dose, or in
-    front of one, too."""
+    front of one, too, or behind an event."""
     given, along = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (INPUTS, ALONG))
     names = ("mean", "top", "own", "when", "least", "peaks", "last")
 
     def moved(h):
-        return summarised(jax.tree.map(lambda x, v: x + h * v, given, along), names)
+        return summarised(jax.tree.map(lambda x, v: x + h * v, given, along), names, events=events)
 
-    forwards = jax.jvp(lambda given: summarised(given, names), (given,), (along,))[1]
+    forwards = jax.jvp(lambda given: summarised(given, names, events=events), (given,), (along,))[1]
     np.testing.assert_allclose(forwards, (moved(1e-5) - moved(-1e-5)) / 2e-5, 2e-6, 2e-6)
     weights = jnp.arange(1.0, 1.0 + forwards.size)
-    gradient = jax.grad(lambda given: weights @ summarised(given, names))(given)
+    gradient = jax.grad(lambda given: weights @ summarised(given, names, events=events))(given)
     back = sum(jnp.vdot(g, v) for g, v in zip(gradient, along, strict=True))
     np.testing.assert_allclose(back, weights @ forwards, 1e-9)
 
@@ -151,14 +159,6 @@ def test_an_extremum_at_a_jump_of_f(x64):
         by_jump, by_rate = mode(top, argnums=(0, 1))(jnp.asarray(2.2), jnp.asarray(3.0))
         np.testing.assert_allclose(by_jump, [3.0, 1.0, ((3.0 + 2.0) * 2.8) / 5], 1e-12)
         np.testing.assert_allclose(by_rate, [2.2, 0.0, (2.2**2 / 2 + 2.2 * 2.8) / 5], 1e-12, 1e-12)
-
-
-def test_derivatives_of_summaries_beside_events_are_refused(x64):
-    events = Event(lambda t, y, k, u: y[1] - 2.0, terminal=True)
-    given = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), INPUTS)
-    for mode in (jax.grad, jax.jacfwd):
-        with pytest.raises(NotImplementedError, match=r"Summary.mean beside events has none yet"):
-            mode(lambda k: summarised((k, *given[1:]), ("mean",), events=events).sum())(0.7)
 
 
 @pytest.mark.parametrize("driven", [False, True])
