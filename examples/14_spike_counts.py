@@ -1,8 +1,8 @@
 """Spike counts and rates of a million Hodgkin-Huxley neurons, of which nothing is saved but summaries.
 
 The neuron is that of 09_hodgkin_huxley.py, which keeps 801 voltages of each: for a million of them 3.2 GB. Here the kernel
-counts on the way, and each leaves six numbers of the time after 100 ms: how often the voltage came up through 0 mV, when it first
-and last did, and its highest, lowest and mean. The rate is that between the first and the last spike.
+counts on the way, and each leaves six numbers of the time after 100 ms: how often the voltage came up through 0 mV, when it
+first and last did, and its highest, lowest and mean. The rate is that between the first and the last spike.
 
 The neurons differ in the current that they are given and in their sodium conductance. With too little of either there are no
 spikes, with much of both the voltage stays up and there are none, too. Of the standard neuron much is known: its rest is stable
