@@ -19,6 +19,10 @@ SMALL = {
     "09_hodgkin_huxley": ["--neurons", "200"],
     "10_drivers": ["--lanes", "200"],
     "11_doses": ["--patients", "200"],
+    "12_impact_oscillator": ["--lanes", "400"],
+    "13_poincare_section": ["--lanes", "200"],
+    "14_spike_counts": ["--side", "12"],
+    "15_times_of_impacts": ["--recordings", "100"],
 }
 
 
