@@ -1,8 +1,8 @@
 """Singular mass matrices: their algebraic equations, which may be hidden in sums of others, on rows of their own.
 
-Where a row of M is a sum of others, these equations, so summed, have no derivative. A method that divides by a matrix shift M - J
-loses them to rounding for small steps, shift M being much larger than J; and one that begins with a slope, M^-1 f, has none. Both
-are well where the sum stands in the place of that row: M has zeros there.
+Where a row of M is a sum of others, these equations, so summed, have no derivative. In shift M - J, the matrix of implicit steps,
+they are lost to rounding where steps are small, since J is small beside shift M then; and slopes M^-1 f at t0, of methods that
+begin with one, can't be had. Once the sum stands in the place of that row, where M then has zeros, both are like elsewhere.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Separation:
 
 
 def separation_of(values: Any) -> Separation | None:
-    """For the matrix M, [n, n]; None where it is not known, is a diagonal [n], or no row of it is a sum of others, to rounding in
-    its dtype."""
+    """For the matrix M, [n, n]; None where it is not known, is a diagonal [n], or no row of it is a sum of others, to rounding
+    in its dtype."""
     if not isinstance(values, np.ndarray) or values.ndim == 1:
         return None
     sizes = np.max(np.abs(values), axis=1)

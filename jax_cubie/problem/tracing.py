@@ -224,8 +224,8 @@ def _time_and_state(state: State) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeS
 
 def trace_functions(
     f: Callable, outputs: Mapping[str, Output], method: Method, state: State, args: Arguments, unroll: int | str,
-    mass: Mass | None = None, jac: Callable | None = None, sparsity: Pattern | None = None, separation: Separation | None = None,
-    more: Callable[[Callable, Method], Mapping[str, Extra]] | None = None,
+    mass: Mass | None = None, jac: Callable | None = None, sparsity: Pattern | None = None,
+    separation: Separation | None = None, more: Callable[[Callable, Method], Mapping[str, Extra]] | None = None,
 ) -> TracedFunctions:
     """For each platform f, what the method derives of it and `outputs`, by their names: functions of time, the flat state, the
     operands of args and what they close over. jac, sparsity: of f. separation: what f and these are brought to before all else.
