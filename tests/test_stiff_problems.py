@@ -16,8 +16,8 @@ DAE_METHODS = ["rodas5p", "radau_iia_5", "kvaerno5"]
 
 SMALL = ["robertson_early", "hires", "chemical_akzo_reduced", "oregonator", "van_der_pol", "hodgkin_huxley"]
 DAE = ["chemical_akzo", "transistor_amplifier"]
-# In float32. Both stages of the amplifier amplify rounding, too: that of the state alone moves its algebraic components by up to 6
-# times tolerances of 1e-4, and by a fifth of these.
+# In float32. Both stages of the amplifier amplify rounding, too: that of the state alone moves its algebraic components by up
+# to 6 times tolerances of 1e-4, and by a fifth of these.
 DAE_RTOL = {"chemical_akzo": 1e-4, "transistor_amplifier": 3e-3}
 # Errors in units of the tolerance; what grows along a limit cycle is more.
 ALLOWED = {name: 10 for name in PROBLEMS} | {"oregonator": 30, "hodgkin_huxley": 30}

@@ -1,8 +1,8 @@
 """Singular mass matrices: their algebraic equations, which may be hidden in sums of others, on rows of their own.
 
-Where a row of M is a sum of others, these equations, so summed, have no derivative. In shift M - J, the matrix of implicit steps,
-they are lost to rounding where steps are small, since J is small beside shift M then; and slopes M^-1 f at t0, of methods that
-begin with one, can't be had. Once the sum stands in the place of that row, where M then has zeros, both are like elsewhere.
+Where a row of M is a sum of others, these equations, so summed, have no derivative. In shift M - J, the matrix of implicit
+steps, they are lost to rounding where steps are small, since J is small beside shift M then; and slopes M^-1 f at t0, of
+methods that begin with one, can't be had. Once the sum stands in the place of that row, M has zeros there, as elsewhere.
 """
 
 from __future__ import annotations
