@@ -53,7 +53,7 @@ _ONE = [Fraction(1)]
 
 @dataclasses.dataclass(frozen=True)
 class Firk(NewtonMethod):
-    """A fully implicit Runge-Kutta method."""
+    """A fully implicit Runge-Kutta method. shows_ends: whether parts look at f at the ends of its steps."""
 
     tableau: ImplicitTableau
     transformation: StageTransformation
@@ -61,6 +61,7 @@ class Firk(NewtonMethod):
     newton: Newton
     mass: Mass | None = None
     watched: bool = False
+    shows_ends: bool = False
 
     family = "FIRK"
     increments = True
@@ -86,6 +87,9 @@ class Firk(NewtonMethod):
                 "that is stiffly accurate, as 'radau_iia_5', or a Rosenbrock method, as 'rodas5p'"
             )
         return super().fitted(field, mass, sparsity)
+
+    def looked_at(self) -> Firk:
+        return dataclasses.replace(self, shows_ends=True)
 
     def functions(self, field: Callable, jac: Callable | None = None) -> dict[str, FieldFunction]:
         found = {"f": FieldFunction(field), **self.linear.functions(field, jac)}
@@ -142,8 +146,9 @@ class Firk(NewtonMethod):
 
     @property
     def _keeps_ends(self) -> bool:
-        """Whether f at the ends of a step is wanted: for the error estimate and the first step, or for Hermite's cubic."""
-        return self.error_rows > 0 or self.tableau.dense is None
+        """Whether f at the ends of a step is wanted: for the error estimate and the first step, for Hermite's cubic, or by
+        parts."""
+        return self.error_rows > 0 or self.tableau.dense is None or self.shows_ends
 
     def buffers(self) -> tuple[Buffer, ...]:
         tangents = frozenset({"step/stage/tangents", "backward"})

@@ -416,7 +416,7 @@ def draw(path: str, methods: list[str]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    tolerances = 10.0 ** -np.arange(3.0, 10.0)
+    tolerances = 10.0 ** -np.arange(3.0, 10.0, 1.5)
     figure, axes = plt.subplots(2, len(DRAWN), figsize=(4.4 * len(DRAWN), 8), constrained_layout=True)
     for column, (name, count) in enumerate(DRAWN.items()):
         problem, exact, dt0 = PROBLEMS[name], reference(name), FIRST_STEP[name]
@@ -430,7 +430,7 @@ def draw(path: str, methods: list[str]) -> None:
             found = [jax.tree.map(lambda one: np.asarray(one)[0], call(start, problem.args)) for call in calls]
             error = [float(problem.scaled_error(end, exact, 1.0)) for end, _ in found]
             taken = [stats["num_accepted_steps"] for _, stats in found]
-            spent = [1e3 * seconds / count for seconds in in_turn(calls, (start, problem.args), 3)]
+            spent = [1e3 * seconds / count for seconds in in_turn(calls, (start, problem.args), 1)]
             line = {"color": f"C{number}", "label": label, "markersize": 4}
             axes[0, column].loglog(error, taken, style, **line)
             axes[1, column].loglog(error, spent, style, **line)
