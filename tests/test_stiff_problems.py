@@ -16,11 +16,9 @@ DAE_METHODS = ["rodas5p", "radau_iia_5", "kvaerno5"]
 
 SMALL = ["robertson_early", "hires", "chemical_akzo_reduced", "oregonator", "van_der_pol", "hodgkin_huxley"]
 DAE = ["chemical_akzo", "transistor_amplifier"]
-# These end with "singular_matrix": the first at once, whatever the tolerance and dt0, the second on its way.
-DAE_FAILURES = {
-    ("kvaerno5", "transistor_amplifier", "float64"), ("kvaerno5", "transistor_amplifier", "float32"),
-    ("radau_iia_5", "transistor_amplifier", "float32"),
-}  # fmt: skip
+# In float32. Both stages of the amplifier amplify rounding, too: that of the state alone moves its algebraic components by up
+# to 6 times tolerances of 1e-4, and by a fifth of these.
+DAE_RTOL = {"chemical_akzo": 1e-4, "transistor_amplifier": 3e-3}
 # Errors in units of the tolerance; what grows along a limit cycle is more.
 ALLOWED = {name: 10 for name in PROBLEMS} | {"oregonator": 30, "hodgkin_huxley": 30}
 
@@ -65,10 +63,8 @@ def test_medical_akzo_of_400_states(platform):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", DAE)
 @pytest.mark.parametrize("method", DAE_METHODS)
-def test_dae(platform, request, method, name, dtype):
-    if (method, name, dtype) in DAE_FAILURES:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="ends with singular_matrix"))
-    rtol = 1e-6 if dtype == "float64" else 1e-4
+def test_dae(platform, method, name, dtype):
+    rtol = 1e-6 if dtype == "float64" else DAE_RTOL[name]
     assert solve_problem(name, method, dtype, rtol, mass=PROBLEMS[name].mass) < ALLOWED[name]
 
 

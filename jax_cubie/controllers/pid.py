@@ -7,24 +7,19 @@ see `first_step`.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import equinox as eqx
-import numpy as np
-from jaxtyping import Array, Real
 
 from ..loop.part import Control
-from ..settings import Component, Range, check_choice, concrete
-from ..times import scalar
-from .controller import Controller
+from ..settings import Range
+from .adaptive import Adaptive, AdaptiveControl, Number, is_plain
 
 if TYPE_CHECKING:
     from ..loop.lane import Lane
 
-Number = Real[Array, ""] | float | int
 
-
-class PID(Component):
+class PID(Adaptive):
     """Chooses the step size from the error estimates of the last three steps.
 
     The scaled error of a step is the root mean square of error / (atol + rtol * max(|y0|, |y1|)); a step is accepted where
@@ -47,7 +42,6 @@ class PID(Component):
     dtmax: Number = float("inf")
     force_dtmin: bool = eqx.field(static=True, default=True)
 
-    # What each coefficient may be: looked at where a solver is made or used, and in the kernel for what is traced.
     RANGES: ClassVar[dict[str, Range]] = {
         "pcoeff": Range(),
         "icoeff": Range(),
@@ -59,73 +53,30 @@ class PID(Component):
         "dtmax": Range(0, high_allowed=True),
     }
 
-    def __check_init__(self) -> None:
-        check_choice("force_dtmin", self.force_dtmin, (True, False))
-        check_ranges(self)
-
-    def operands(self, state: Any) -> dict[str, Any]:
-        check_ranges(self)
-        return {name: scalar(name, getattr(self, name), state.dtype) for name in self.static.coefficients}
-
     @property
     def static(self) -> PIDControl:
         """What machine code depends on: whether earlier errors have a say, and step sizes are held to a range. Known without
         where the coefficients are plainly 0, the range plainly 0 to infinity."""
         return PIDControl(
             force_dtmin=self.force_dtmin,
-            has_history=not (_is_plain(self.pcoeff, 0) and _is_plain(self.dcoeff, 0)),
-            has_limits=limits_steps(self),
+            has_limits=self.has_limits,
+            has_history=not (is_plain(self.pcoeff, 0) and is_plain(self.dcoeff, 0)),
         )
 
 
-def check_ranges(component: Any) -> None:
-    """Raises ValueError or TypeError for numbers of a controller that are known and wrong."""
-    for name, allowed in component.RANGES.items():
-        allowed.check(name, getattr(component, name))
-    dtmin, dtmax = concrete(component.dtmin), concrete(component.dtmax)
-    if dtmin is not None and dtmax is not None and not np.all(dtmin <= dtmax):
-        raise ValueError(f"dtmin={component.dtmin} and dtmax={component.dtmax} leave no step size: expected dtmin <= dtmax")
-
-
-def limits_steps(component: Any) -> bool:
-    """Whether a controller's step sizes are held to a range."""
-    return not (_is_plain(component.dtmin, 0) and _is_plain(component.dtmax, float("inf")))
-
-
-def _is_plain(value: Any, number: float) -> bool:
-    return isinstance(value, (int, float)) and value == number
-
-
 @dataclasses.dataclass(frozen=True)
-class PIDControl(Controller):
-    """The static side of `PID`. has_history: whether earlier errors have a say. has_limits: whether step sizes are held to
-    dtmin and dtmax."""
+class PIDControl(AdaptiveControl):
+    """The static side of `PID`. has_history: whether earlier errors have a say."""
 
-    force_dtmin: bool
     has_history: bool
-    has_limits: bool
 
     @property
-    def adaptive(self) -> bool:
-        return True
+    def own_coefficients(self) -> tuple[str, ...]:
+        return ("icoeff", "safety", "factormin", "factormax", *(("pcoeff", "dcoeff") if self.has_history else ()))
 
     @property
-    def names_ends(self) -> bool:
-        return False
-
-    @property
-    def first_step(self) -> str:
-        return "either"
-
-    @property
-    def coefficients(self) -> tuple[str, ...]:
-        history = ("pcoeff", "dcoeff") if self.has_history else ()
-        return ("icoeff", "safety", "factormin", "factormax", *history, *(("dtmin", "dtmax") if self.has_limits else ()))
-
-    @property
-    def remembered(self) -> tuple[tuple[str, str], ...]:
-        history = (("last_log", "float"), ("before_log", "float")) if self.has_history else ()
-        return (*history, *((("at_dtmin", "bool"),) if self.has_limits and self.force_dtmin else ()))
+    def history(self) -> tuple[tuple[str, str], ...]:
+        return (("last_log", "float"), ("before_log", "float")) if self.has_history else ()
 
     def control(self, lane: Lane) -> Control:
         from .pid_control import build_control

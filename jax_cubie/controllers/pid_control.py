@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..kernel.memory import quick
-from ..kernel.scalar import Scalar, least, most, where
+from ..kernel.scalar import Scalar, where
 from ..loop.part import Control
 from ..settings import Range
+from .adaptive_control import clipped, hold, is_accepted, valid_numbers, within_limits
 from .first_step import first_step
 from .norms import scaled_error
-from .tolerances import Tolerances
 
 if TYPE_CHECKING:
     from ..loop.body import Body
     from ..loop.lane import Lane
     from .pid import PIDControl
-    from .predictive import PredictiveControl
 
 
 def build_control(lane: Lane, control: PIDControl, ranges: Mapping[str, Range]) -> Control:
@@ -46,11 +45,6 @@ def _begin(b: Body, control: PIDControl, step_size: Scalar) -> Scalar:
     return within_limits(b, control, step_size)
 
 
-def within_limits(b: Body, control: PIDControl | PredictiveControl, step_size: Scalar) -> Scalar:
-    """A step size, no smaller than dtmin, and no larger than dtmax."""
-    return most(b.number("dtmin"), least(b.number("dtmax"), step_size)) if control.has_limits else step_size
-
-
 def _settle(b: Body, control: PIDControl) -> None:
     """The exponents: what the coefficients come to for this method."""
     emitter, states, by_order = b.emitter, b.primal, 1 / b.lane.problem.method.error_order
@@ -62,9 +56,7 @@ def _settle(b: Body, control: PIDControl) -> None:
 
 
 def _decide(b: Body, control: PIDControl, total: Scalar) -> None:
-    accepted = total < float(b.primal)
-    if control.has_limits and control.force_dtmin:
-        accepted = accepted | b.get("at_dtmin")
+    accepted = is_accepted(b, control, total)
     logarithm = b.scalar(quick(b.emitter, "log2", b.dtype, total.value))
     exponent = b.get("slope").fused(logarithm, b.get("offset"))
     if control.has_history:
@@ -72,9 +64,7 @@ def _decide(b: Body, control: PIDControl, total: Scalar) -> None:
     factor = b.scalar(quick(b.emitter, "exp2", b.dtype, exponent.value))
     low = where(accepted, b.scalar(1.0), b.number("factormin"))
     high = where(accepted, b.number("factormax"), b.number("safety"))
-    # `low` where it is NaN, as it is where the error is.
-    factor = b.scalar(quick(b.emitter, "max", b.dtype, factor.value, low.value))
-    factor = where(factor < high, factor, high)
+    factor = clipped(b, factor, low, high)
     step_size = hold(b, control, b.get("step_size") * factor, factor)
     if control.has_history:
         # After an exact or a hopeless step the history says nothing.
@@ -83,50 +73,3 @@ def _decide(b: Body, control: PIDControl, total: Scalar) -> None:
         b.put(before_log=where(accepted, b.get("last_log"), b.get("before_log")))
         b.put(last_log=where(accepted, current, b.get("last_log")))
     b.put(accepted=accepted, next_size=step_size)
-
-
-def hold(b: Body, control: PIDControl | PredictiveControl, step_size: Scalar, factor: Scalar) -> Scalar:
-    """The next step's size within its limits, once `factor` says how much larger than the last it is. Puts what there is to say
-    at dtmin."""
-    if not control.has_limits:
-        return step_size
-    dtmin = b.number("dtmin")
-    step_size = least(b.number("dtmax"), step_size)
-    if not control.force_dtmin:
-        b.put(failed=step_size < dtmin)
-    step_size = where(b.get("at_dtmin") & factor.equals(1.0), dtmin, step_size)
-    at_dtmin = step_size <= dtmin
-    step_size = most(dtmin, step_size)
-    b.put(at_dtmin=at_dtmin, forced=at_dtmin)
-    return step_size
-
-
-def valid_numbers(b: Body, control: PIDControl | PredictiveControl, ranges: Mapping[str, Range]) -> Any:
-    """Each number is in its range, and no component has two tolerances of 0."""
-    emitter, dtype = b.emitter, b.dtype
-    valid = emitter.constant("bool", 1)
-    for name in control.coefficients:
-        valid = emitter.logical_and(valid, _inside(b, b.op(name), ranges[name]))
-    if control.has_limits:
-        valid = emitter.logical_and(valid, emitter.compare("le", dtype, b.op("dtmin"), b.op("dtmax")))
-    held = b.variable(valid, "bool")
-
-    def body(index: Any) -> None:
-        rtol, atol = b.op("rtol", index), b.op("atol", index)
-        valid = held.get()
-        for value in (rtol, atol):
-            valid = emitter.logical_and(valid, _inside(b, value, Tolerances.RANGE))
-        some = emitter.compare("gt", dtype, emitter.add(dtype, rtol, atol), b.real(0))
-        held.set(emitter.logical_and(valid, some))
-
-    b.each(body, max(b.lane.operand(name).size for name in ("rtol", "atol")))
-    return held.get()
-
-
-def _inside(b: Body, value: Any, allowed: Range) -> Any:
-    # NaN fails either comparison; a second one with an infinite end that is allowed would tell nothing.
-    within = b.emitter.compare("ge" if allowed.low_allowed else "gt", b.dtype, value, b.real(allowed.low))
-    if allowed.high == math.inf and allowed.high_allowed:
-        return within
-    below = b.emitter.compare("le" if allowed.high_allowed else "lt", b.dtype, value, b.real(allowed.high))
-    return b.emitter.logical_and(within, below)

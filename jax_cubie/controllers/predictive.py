@@ -7,21 +7,20 @@ Gustafsson, Control-theoretic techniques for stepsize selection in implicit Rung
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import equinox as eqx
 
 from ..loop.part import Control
-from ..settings import Component, Range, check_choice
-from ..times import scalar
-from .controller import Controller
-from .pid import PID, Number, check_ranges, limits_steps
+from ..settings import Range
+from .adaptive import Adaptive, AdaptiveControl, Number
+from .pid import PID
 
 if TYPE_CHECKING:
     from ..loop.lane import Lane
 
 
-class Predictive(Component):
+class Predictive(Adaptive):
     """Chooses the step size from the errors and the sizes of the last two accepted steps: as errors have grown or shrunk, they
     are expected to go on.
 
@@ -46,47 +45,23 @@ class Predictive(Component):
         name: PID.RANGES[name] for name in ("safety", "factormin", "factormax", "dtmin", "dtmax")
     }
 
-    def __check_init__(self) -> None:
-        check_choice("force_dtmin", self.force_dtmin, (True, False))
-        check_ranges(self)
-
-    def operands(self, state: Any) -> dict[str, Any]:
-        check_ranges(self)
-        return {name: scalar(name, getattr(self, name), state.dtype) for name in self.static.coefficients}
-
     @property
     def static(self) -> PredictiveControl:
         """What machine code depends on."""
-        return PredictiveControl(force_dtmin=self.force_dtmin, has_limits=limits_steps(self))
+        return PredictiveControl(force_dtmin=self.force_dtmin, has_limits=self.has_limits)
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictiveControl(Controller):
-    """The static side of `Predictive`. has_limits: whether step sizes are held to dtmin and dtmax."""
-
-    force_dtmin: bool
-    has_limits: bool
+class PredictiveControl(AdaptiveControl):
+    """The static side of `Predictive`."""
 
     @property
-    def adaptive(self) -> bool:
-        return True
+    def own_coefficients(self) -> tuple[str, ...]:
+        return ("safety", "factormin", "factormax")
 
     @property
-    def names_ends(self) -> bool:
-        return False
-
-    @property
-    def first_step(self) -> str:
-        return "either"
-
-    @property
-    def coefficients(self) -> tuple[str, ...]:
-        return ("safety", "factormin", "factormax", *(("dtmin", "dtmax") if self.has_limits else ()))
-
-    @property
-    def remembered(self) -> tuple[tuple[str, str], ...]:
-        last = (("last_log", "float"), ("last_size", "float"), ("rejected_before", "bool"))
-        return (*last, *((("at_dtmin", "bool"),) if self.has_limits and self.force_dtmin else ()))
+    def history(self) -> tuple[tuple[str, str], ...]:
+        return (("last_log", "float"), ("last_size", "float"), ("rejected_before", "bool"))
 
     def control(self, lane: Lane) -> Control:
         from .predictive_control import build_control

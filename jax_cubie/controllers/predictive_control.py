@@ -10,9 +10,9 @@ from ..kernel.memory import quick
 from ..kernel.scalar import Scalar, most, where
 from ..loop.part import Control
 from ..settings import Range
+from .adaptive_control import clipped, hold, is_accepted, valid_numbers, within_limits
 from .first_step import first_step
 from .norms import scaled_error
-from .pid_control import hold, valid_numbers, within_limits
 
 if TYPE_CHECKING:
     from ..loop.body import Body
@@ -48,9 +48,7 @@ def build_control(lane: Lane, control: PredictiveControl, ranges: Mapping[str, R
 
 def _decide(b: Body, control: PredictiveControl, total: Scalar) -> None:
     size, last_size = b.get("step_size"), b.get("last_size")
-    accepted = total < float(b.primal)
-    if control.has_limits and control.force_dtmin:
-        accepted = accepted | b.get("at_dtmin")
+    accepted = is_accepted(b, control, total)
     share = -1.0 / b.lane.problem.method.error_order
     # Of e_n, of what it asks for, and of what the growth of errors foretells.
     logarithm = b.scalar(0.5).fused(_log2(b, total), b.scalar(-0.5 * math.log2(b.primal)))
@@ -59,10 +57,7 @@ def _decide(b: Body, control: PredictiveControl, total: Scalar) -> None:
     predicts = accepted & (last_size > 0.0) & (foretold < plain)
     factor = b.scalar(quick(b.emitter, "exp2", b.dtype, where(predicts, foretold, plain).value))
     high = where(accepted, where(b.get("rejected_before"), 1.0, b.number("factormax")), b.number("safety"))
-    low = b.number("factormin")
-    # `low` where it is NaN, as it is where the error is.
-    factor = b.scalar(quick(b.emitter, "max", b.dtype, factor.value, low.value))
-    factor = where(factor < high, factor, high)
+    factor = clipped(b, factor, b.number("factormin"), high)
     # A forced step may have an error that is not finite, and tells nothing then.
     known = most(logarithm, b.scalar(math.log2(_LEAST_ERROR)))
     told = accepted & (known < float("inf"))

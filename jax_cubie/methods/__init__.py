@@ -56,7 +56,7 @@ class _Methods(ModuleType):
                 "embedded_order": embedded_order_of(tableau),
                 "dense_order": tableau.dense_order,
                 "stages": tableau.stages,
-                "fsal": not isinstance(tableau, RosenbrockTableau) and tableau.fsal,
+                "fsal": tableau.fsal,
             }
             for catalogue in CATALOGUES
             for tableau in catalogue.values()

@@ -28,18 +28,14 @@ from ..buffers import BACKWARD, Buffer
 from ..kernel.scalar import Scalar, where
 from ..linear import LinearSolver, Mass
 from ..linear.mass import clear
-from ..loop import AdjointSteps, Dimensions, Steps
-from ..loop.jets import Jet
+from ..loop import Dimensions, Steps
 from ..nonlinear import Newton
 from ..operands import primal_name
-from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
 from ..solution import CODES
-from .between import HERMITE_DEGREE, add_between_moved, between_adjoint, hermite_weights
 from .combine import combine, stage_time
 from .field_functions import FieldFunction, time_derivative
+from .implicit_method import NewtonMethod
 from .implicit_tableau import ImplicitTableau
-from .jacobian_reuse import JacobianReuse
-from .method import Method
 from .vectors import add_up, copy, directions, fill
 
 if TYPE_CHECKING:
@@ -50,12 +46,12 @@ if TYPE_CHECKING:
     from ..loop.body import Body
     from ..loop.lane import Lane
     from ..nonlinear.iteration import Iteration
-    from .constraints import Constraints
+    from .step_adjoint import StepAdjoint
 
 
 @dataclasses.dataclass(frozen=True)
-class Dirk(Method):
-    """A diagonally implicit Runge-Kutta method. watched: whether it measures its Jacobians, for those who change methods."""
+class Dirk(NewtonMethod):
+    """A diagonally implicit Runge-Kutta method."""
 
     tableau: ImplicitTableau
     linear: LinearSolver
@@ -64,11 +60,7 @@ class Dirk(Method):
     watched: bool = False
 
     family = "DIRK"
-    fallible = True
-
-    def __post_init__(self) -> None:
-        if self.tableau.dense is not None and self.tableau.dense.a:
-            raise ValueError(f"tableau {self.name!r}: its values between steps can't have stages of their own")
+    increments = False
 
     @classmethod
     def of(cls, tableau: ImplicitTableau, linear: LinearSolver, newton: Newton) -> Dirk:
@@ -86,25 +78,8 @@ class Dirk(Method):
         return dataclasses.replace(method, linear=linear.keeping()) if several else method
 
     @property
-    def name(self) -> str:
-        return self.tableau.name
-
-    @property
-    def order(self) -> int:
-        return self.tableau.order
-
-    @property
-    def error_order(self) -> int:
-        embedded = self.tableau.embedded_order
-        return self.tableau.order if embedded is None else min(self.tableau.order, embedded) + 1
-
-    @property
     def error_rows(self) -> int:
         return int(self.tableau.b_embedded is not None)
-
-    @property
-    def primal_too(self) -> tuple[str, ...]:
-        return ("f",) if self.mass is None else ("f", "mass")
 
     def fitted(self, field: ClosedJaxpr, mass: Mass | None = None, sparsity: Pattern | None = None) -> Dirk:
         if mass is not None and (self._evaluated or not self.tableau.stiffly_accurate):
@@ -112,15 +87,11 @@ class Dirk(Method):
                 f"method {self.name!r} can't have a mass matrix, since its solution is not its last stage's state: take one "
                 "that is stiffly accurate, as 'kvaerno5' or 'l_stable_sdirk4', or a Rosenbrock method, as 'rodas5p'"
             )
-        return dataclasses.replace(self, linear=self.linear.fitted(field, mass, sparsity), mass=mass)
+        return super().fitted(field, mass, sparsity)
 
     def functions(self, field: Callable, jac: Callable | None = None) -> dict[str, FieldFunction]:
         found = {"f": FieldFunction(field), **self.linear.functions(field, jac)}
         return found if self.mass is None else {**found, "mass": self.mass.product(), "f_dt": time_derivative(field)}
-
-    def differentiated(self, field: Callable) -> dict[str, FieldFunction]:
-        found = {"f": FieldFunction(field)}
-        return found if self.mass is None else {**found, "mass": self.mass.product()}
 
     # --- The stages
 
@@ -159,14 +130,7 @@ class Dirk(Method):
         """The stages' k_i."""
         return [b.row(b.buf.stage_increment, self._first_row + number) for number in range(self.tableau.stages)]
 
-    @property
-    def _reuse(self) -> JacobianReuse:
-        return JacobianReuse(self.linear, self.newton, self.watched)
-
     # --- Buffers
-
-    def transposed(self, field: Callable) -> dict[str, FieldFunction]:
-        return self.linear.transposed(field)
 
     def buffers(self) -> tuple[Buffer, ...]:
         return (
@@ -199,7 +163,7 @@ class Dirk(Method):
         }
 
     def counters(self, dimensions: Dimensions) -> tuple[str, ...]:
-        return ("newton_iterations", *self._reuse.counters, *self.linear.counters)
+        return ("newton_iterations", *self.reuse.counters, *self.linear.counters)
 
     def copies(self, dimensions: Dimensions) -> dict[str, int]:
         implicit, evaluated, orders = len(self._implicit), len(self._evaluated), dimensions.orders
@@ -231,21 +195,10 @@ class Dirk(Method):
 
     # --- Places in the loop
 
-    @property
-    def constraints(self) -> Constraints | None:
-        return self._constraints if self.mass is not None and self.mass.separates else None
-
-    @property
-    def _constraints(self) -> Constraints:
-        from .constraints import Constraints
-
-        assert self.mass is not None
-        return Constraints(self.mass, self.linear)
-
     def first_slope(self, b: Body) -> tuple[View, Callable[[View], None] | None]:
         if self.mass is None:
             return self.start_rhs(b), None
-        return self.start_rhs(b), self._constraints.first_slope(b, self.start_rhs(b))[1]
+        return self.start_rhs(b), self.equations_at_t0.first_slope(b, self.start_rhs(b))[1]
 
     def steps(self, lane: Lane) -> Steps:
         problem = lane.problem
@@ -255,7 +208,7 @@ class Dirk(Method):
                 f"values between the steps of method {self.name!r} have no derivative where rows of the mass matrix are 0: "
                 "save at t0, t1 or the ends of steps, or take a Rosenbrock method, as 'rodas5p'"
             )
-        self._reuse.declare(lane)
+        self.reuse.declare(lane)
 
         @lane.emitted()
         def start(b, t):
@@ -267,7 +220,7 @@ class Dirk(Method):
                     fill(b, self.start_rhs(b), 0.0)
                 if self.tableau.explicit_first_stage or hermite:  # else it is a first guess alone
                     b.put(result=where(fine, b.get("result"), CODES["singular_matrix"]))
-            self._reuse.start(b)
+            self.reuse.start(b)
 
         @lane.emitted("int32")
         def step(b, t, h):
@@ -284,10 +237,10 @@ class Dirk(Method):
         def carry(b):
             copy(b, b.buf.state, b.buf.proposed_state)
             copy(b, self.start_rhs(b), self.end_rhs(b))
-            self._reuse.carry(b)
+            self.reuse.carry(b)
 
         end = None if self.tableau.stiffly_accurate else finish
-        return Steps(start=start, step=step, finish=end, carry=carry, forget=lane.emitted()(self._reuse.start))
+        return Steps(start=start, step=step, finish=end, carry=carry, forget=lane.emitted()(self.reuse.start))
 
     def _start_slope(self, b: Body, time: Any, mass: Mass) -> Scalar:
         """The slope of the state at t0, with its tangents; whether there is one. Those of algebraic components have no
@@ -312,7 +265,7 @@ class Dirk(Method):
 
     def factor_mass(self, b: Body, since_t0: Any) -> Scalar:
         """Makes ready to solve for slopes at that time and the step's beginning; whether it can be."""
-        return self._constraints.factor(b, since_t0, b.piece(b.buf.state, 0))
+        return self.equations_at_t0.factor(b, since_t0, b.piece(b.buf.state, 0))
 
     @staticmethod
     def _subtract_mass(b: Body, target: View, slope: View, order: int) -> None:
@@ -334,7 +287,7 @@ class Dirk(Method):
         """The primal components of all stages. The status."""
         tableau, h = self.tableau, b.scalar(step_size)
         iteration, factored, regular = None, None, b.scalar(True, "bool")
-        self._reuse.linearise(b, time)
+        self.reuse.linearise(b, time)
         for stage in range(tableau.stages):
             diagonal = tableau.a[stage][stage]
             if stage in self._implicit:
@@ -351,7 +304,7 @@ class Dirk(Method):
                 self._evaluate(b, stage, time, step_size)
         assert iteration is not None
         b.counter("newton_iterations").add(iteration.count.value)
-        self._reuse.settle(b, iteration)
+        self.reuse.settle(b, iteration)
         return where(regular, iteration.status, CODES["singular_matrix"])
 
     def factor(self, b: Body, since_t0: Any, state: View, size: Scalar) -> Scalar:
@@ -362,7 +315,7 @@ class Dirk(Method):
     def _iterate(self, b: Body, iteration: Iteration, stage: int, time: Any, h: Scalar) -> None:
         """Solves for a stage."""
         tableau, state = self.tableau, b.piece(b.buf.state, 0)
-        rows, base, at, delta = self._primal_rows(b), b.buf.stage_base, b.buf.newton_stage_base_bt, b.buf.newton_delta
+        rows, base, at, delta = self.primal_rows(b), b.buf.stage_base, b.buf.newton_stage_base_bt, b.buf.newton_delta
         row, size, instant = rows[stage], h * float(tableau.a[stage][stage]), tableau.c[stage]
         inverse = 1.0 / size
         combine(b, base, state, h.value, tableau.a[stage][:stage], rows)
@@ -386,7 +339,7 @@ class Dirk(Method):
         from ..nonlinear.iteration import tolerance  # it imports Numba
 
         def correct() -> Scalar:
-            self._evaluate_primal(b, stage_time(b, instant, h.value, time), at, delta)
+            self.evaluate_primal(b, stage_time(b, instant, h.value, time), at, delta)
             if self.mass is not None:
                 name = primal_name("mass") if len(b.pieces) > 1 else "mass"
                 b.call(name, y=row, out=slope, **b.instant(b.real(0)))
@@ -408,16 +361,9 @@ class Dirk(Method):
 
     def _evaluate(self, b: Body, stage: int, time: Any, step_size: Any) -> None:
         """A stage that is f at a known state, of the primal components."""
-        rows, at = self._primal_rows(b), b.buf.newton_stage_base_bt
+        rows, at = self.primal_rows(b), b.buf.newton_stage_base_bt
         combine(b, at, b.piece(b.buf.state, 0), step_size, self.tableau.a[stage][:stage], rows)
-        self._evaluate_primal(b, stage_time(b, self.tableau.c[stage], step_size, time), at, rows[stage])
-
-    def _primal_rows(self, b: Body) -> list[View]:
-        return [b.piece(row, 0) for row in self.rows(b)]
-
-    def _evaluate_primal(self, b: Body, since_t0: Any, state: View, into: View) -> None:
-        """f of the primal components alone."""
-        b.call(primal_name("f") if len(b.pieces) > 1 else "f", y=state, out=into, **b.instant(since_t0))
+        self.evaluate_primal(b, stage_time(b, self.tableau.c[stage], step_size, time), at, rows[stage])
 
     # --- Tangents
 
@@ -461,68 +407,11 @@ class Dirk(Method):
 
     # --- The ends of a step, and between them
 
-    def start_rhs(self, b: Body) -> View:
-        return b.row(b.buf.stage_increment, 0)
-
-    def spare_rhs(self, b: Body) -> View:
-        return self.end_rhs(b)
-
-    def end_rhs(self, b: Body) -> View:
-        return b.row(b.buf.stage_increment, self._row_count - 1)
+    def slopes(self, b: Body) -> View:
+        return b.buf.stage_increment
 
     @property
-    def carried_rows(self) -> int:
-        return 1
-
-    @property
-    def carried_primal_rows(self) -> int:
-        return 0
-
-    @property
-    def remembered(self) -> tuple[tuple[str, str], ...]:
-        return ()
-
-    def carried(self, b: Body) -> Sequence[View]:
-        return (self.start_rhs(b),)
-
-    @property
-    def between_degree(self) -> int:
-        return HERMITE_DEGREE if self.tableau.dense is None else self.tableau.dense.degree
-
-    def prepare_between(self, b: Body, time: Any, step_size: Any) -> None:
-        return None
-
-    def between(self, b: Body, theta: Any, step_size: Any) -> Callable[[Any], Any]:
-        state, proposed, dense = b.buf.state, b.buf.proposed_state, self.tableau.dense
-        if dense is None:
-            first, last = self.start_rhs(b), self.end_rhs(b)
-            return lambda index: emit_hermite(b.emitter, theta, step_size, state, proposed, first, last, index)
-        share, weights = emit_dense_weights(b.emitter, b.dtype, theta, step_size, dense.terms)
-        return lambda index: emit_dense(b.emitter, share, weights, state, proposed, self.rows(b), index)
-
-    def add_between_moved(self, b: Body, theta: Jet, size: Jet, values: View) -> None:
-        add_between_moved(b, self.between_weights(b, theta, size), values)
-
-    def between_weights(self, b: Body, theta: Jet, size: Jet) -> list[tuple[View, Jet]]:
-        """What values between are sums of: arrays as long as the state, with the weight of each."""
-        dense = self.tableau.dense
-        if dense is None:
-            return hermite_weights(b, theta, size, self.start_rhs(b), self.end_rhs(b))
-        share, weights = dense_weights(theta, size, dense.terms)
-        rows = [(row, weight) for row, weight in zip(self.rows(b), weights, strict=True) if weight is not None]
-        return [(b.buf.state, 1.0 - share), (b.buf.proposed_state, share), *rows]
-
-    def clear_between(self, b: Body) -> None:
-        b.put(points_inside=False)
-        for view in (b.buf.stage_adjoint, b.buf.start_adjoint):
-            fill(b, view, 0.0)
-
-    def adjoint(self, lane: Lane) -> AdjointSteps:
+    def step_adjoint(self) -> StepAdjoint:
         from .dirk_adjoint import DirkAdjoint
 
-        return DirkAdjoint(self).steps(lane)
-
-    def between_adjoint(self, b: Body, theta: Jet, size: Jet, cotangent: View) -> tuple[dict[int, Scalar], dict[int, Scalar]]:
-        from .dirk_adjoint import DirkAdjoint
-
-        return between_adjoint(b, self.between_weights, DirkAdjoint(self).between_adjoints(b), theta, size, cotangent)
+        return DirkAdjoint(self)

@@ -20,8 +20,8 @@ from ..linear.mass import clear
 from ..loop import AdjointSteps
 from ..loop.cotangents import into_view_of_input, some_of
 from ..operands import MASS
-from ..outputs.interpolation import dense_shares
 from .combine import combine, stage_time
+from .step_adjoint import StepAdjoint
 from .transposed import add_to_adjoint, gather_size, pull
 from .vectors import add_up, copy, directions, fill
 
@@ -34,15 +34,17 @@ if TYPE_CHECKING:
 _ONE = [Fraction(1)]
 
 
-class DirkAdjoint:
+class DirkAdjoint(StepAdjoint):
     """Writes it, for one method."""
 
+    method: Dirk
+
     def __init__(self, method: Dirk):
-        self._method, self._tableau = method, method.tableau
+        self.method, self._tableau = method, method.tableau
 
     def steps(self, lane: Lane) -> AdjointSteps:
         """The places in the backward loop."""
-        method, inside = self._method, lane.problem.dimensions().inside
+        method, inside = self.method, lane.problem.dimensions().inside
         lane.cell("points_inside", "bool")
 
         @lane.emitted()
@@ -56,7 +58,7 @@ class DirkAdjoint:
             if self._evaluates_end(b):
                 with b.when(some_of(b, b.get("points_inside"))):
                     end = b.emitter.add(b.dtype, t, h)
-                    pull(b, "f", end, 1, self._end_adjoint(b), b.buf.stage_cotangent, y=b.buf.proposed_state)
+                    pull(b, "f", end, 1, self._end_slope_adjoint(b), b.buf.stage_cotangent, y=b.buf.proposed_state)
                     add_to_adjoint(b, b.buf.stage_cotangent)
             pulled: dict[int, View] = {}
             for stage in reversed(range(self._tableau.stages)):
@@ -71,7 +73,7 @@ class DirkAdjoint:
                 gather_size(b, order, b.buf.adjoint, self._tableau.b, method.rows(b), b.buf.stage_cotangent)
             sources = [*pulled.values(), *([b.buf.start_adjoint] if inside else [])]
             if inside and self._tableau.dense is None and not self._tableau.explicit_first_stage:
-                first = self._start_adjoint(b)
+                first = self._start_slope_adjoint(b)
                 self._explicit(b, t, first, method.start_rhs(b))
                 pull(b, "f", t, 0, b.buf.stage_cotangent, first, y=b.buf.state)
                 sources.append(first)
@@ -79,13 +81,17 @@ class DirkAdjoint:
 
         return AdjointSteps(retake, adjoint)
 
-    def between_adjoints(self, b: Body) -> list[View]:
-        """Those of the arrays of the method's `between_weights`."""
-        ends, dense = [b.buf.start_adjoint, b.buf.adjoint], self._tableau.dense
-        if dense is None:
-            return [*ends, self._start_adjoint(b), self._end_adjoint(b)]
-        used = dense_shares(dense.terms)
-        return [*ends, *(row for row, one in zip(self._stage_adjoints(b), used, strict=True) if one)]
+    def start_adjoint(self, b: Body) -> View:
+        return b.buf.start_adjoint
+
+    def slope_adjoints(self, b: Body) -> tuple[View, View]:
+        return self._start_slope_adjoint(b), self._end_slope_adjoint(b)
+
+    def row_adjoints(self, b: Body) -> list[View]:
+        return self._stage_adjoints(b)
+
+    def buffers_inside(self, b: Body) -> tuple[View, ...]:
+        return b.buf.stage_adjoint, b.buf.start_adjoint
 
     def _evaluates_end(self, b: Body) -> bool:
         """Whether f at the end of the step is wanted, and none of the stages."""
@@ -95,11 +101,11 @@ class DirkAdjoint:
         """The cotangents of k_i, then those of Y_i."""
         return [b.row(b.buf.stage_adjoint, number) for number in range(self._tableau.stages)]
 
-    def _start_adjoint(self, b: Body) -> View:
+    def _start_slope_adjoint(self, b: Body) -> View:
         """That of f at the step's beginning."""
         return b.row(b.buf.stage_adjoint, 0 if self._tableau.explicit_first_stage else self._tableau.stages)
 
-    def _end_adjoint(self, b: Body) -> View:
+    def _end_slope_adjoint(self, b: Body) -> View:
         """That of f at its end."""
         count = b.buf.stage_adjoint.size // b.states
         return b.row(b.buf.stage_adjoint, self._tableau.stages - 1 if self._tableau.stiffly_accurate else count - 1)
@@ -109,24 +115,24 @@ class DirkAdjoint:
         tableau, own, cotangent = self._tableau, self._stage_adjoints(b)[stage], b.buf.stage_cotangent
         at, weights = tableau.c[stage], tableau.a[stage][: stage + 1]
         since_t0 = stage_time(b, at, step_size, time)
-        state = self._method.stage_state(b, stage, step_size) if any(weights) else b.buf.state
+        state = self.method.stage_state(b, stage, step_size) if any(weights) else b.buf.state
         if weights[stage]:
             self._solve(b, stage, since_t0, step_size, state)
-            if self._method.mass is not None:
-                self._pull_mass(b, self._method.rows(b)[stage])
+            if self.method.mass is not None:
+                self._pull_mass(b, self.method.rows(b)[stage])
         else:
-            self._explicit(b, since_t0, own, self._method.rows(b)[stage])
+            self._explicit(b, since_t0, own, self.method.rows(b)[stage])
         pull(b, "f", since_t0, at, cotangent, own, y=state)
         for order in b.lane.adjoint.orders:
-            gather_size(b, order, own, weights, self._method.rows(b), cotangent)
+            gather_size(b, order, own, weights, self.method.rows(b), cotangent)
 
     def _explicit(self, b: Body, since_t0: Any, own: View, slope: View) -> None:
         """The cotangent of the equation of a slope at the step's beginning, from that of the slope."""
-        cotangent, mass = b.buf.stage_cotangent, self._method.mass
+        cotangent, mass = b.buf.stage_cotangent, self.method.mass
         if mass is None:
             copy(b, cotangent, own)
             return
-        self._method.factor_mass(b, since_t0)
+        self.method.factor_mass(b, since_t0)
         fill(b, cotangent, 0.0)
         for _, piece in reversed(b.pieces):
             target = b.piece(own, piece.order)
@@ -134,7 +140,7 @@ class DirkAdjoint:
             if mass.separates:  # nothing depends on those
                 clear(b, target, mass.algebraic_components)
             for direction in directions(b, target):
-                self._method.linear.solve_transposed(b, direction)
+                self.method.linear.solve_transposed(b, direction)
             clear(b, target, mass.algebraic_rows)
             copy(b, b.piece(cotangent, piece.order), target)
         self._pull_mass(b, slope)
@@ -160,7 +166,7 @@ class DirkAdjoint:
         own, cotangent, product = self._stage_adjoints(b)[stage], b.buf.stage_cotangent, b.buf.jacobian_product
         at, diagonal, h = self._tableau.c[stage], self._tableau.a[stage][stage], b.scalar(step_size)
         size = h * float(diagonal)
-        self._method.factor(b, since_t0, b.piece(state, 0), size)
+        self.method.factor(b, since_t0, b.piece(state, 0), size)
         fill(b, cotangent, 0.0)
         orders = [piece.order for _, piece in b.pieces]
         for order in reversed(orders):
@@ -172,8 +178,8 @@ class DirkAdjoint:
                 for moved in b.moving:
                     if order & moved == 0 and order | moved in orders:
                         add_up(b, target, target, [diagonal], [b.piece(product, order | moved)], b.get(f"size_{moved}"))
-                if self._method.mass is not None:
+                if self.method.mass is not None:
                     self._subtract_mass(b, target, order)
             for direction in directions(b, target):
-                self._method.linear.solve_transposed(b, direction)
+                self.method.linear.solve_transposed(b, direction)
             add_up(b, b.piece(cotangent, order), None, _ONE, [target], 1.0 / size)

@@ -11,13 +11,10 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from ..kernel.scalar import Scalar
 from ..loop import AdjointSteps
 from ..loop.cotangents import some_of, unless_done
-from ..loop.jets import Jet
-from ..outputs.interpolation import dense_shares
-from .between import between_adjoint
 from .combine import combine, stage_time
+from .step_adjoint import StepAdjoint
 from .transposed import gather_size, pull
 
 if TYPE_CHECKING:
@@ -27,43 +24,45 @@ if TYPE_CHECKING:
     from .explicit_rk import ExplicitRungeKutta
 
 
-class ExplicitAdjoint:
+class ExplicitAdjoint(StepAdjoint):
     """Writes them, for one method."""
 
+    method: ExplicitRungeKutta
+
     def __init__(self, method: ExplicitRungeKutta):
-        self._method = method
+        self.method = method
 
     def _adjoint_rows(self, b: Body) -> list[View]:
         """The cotangents of the stages' right-hand sides and of the dense output's, then that of the end of the step."""
         return [b.row(b.buf.stage_adjoint, number) for number in range(b.buf.stage_adjoint.size // b.states)]
 
-    def between(self, b: Body, theta: Jet, size: Jet, cotangent: View) -> tuple[dict[int, Scalar], dict[int, Scalar]]:
-        return between_adjoint(b, self._method.between_weights, self._between_adjoints(b), theta, size, cotangent)
-
     def _end_adjoint(self, adjoints: list[View]) -> View:
         """That of f at the end of the step."""
-        return adjoints[self._method.tableau.stages - 1] if self._method.tableau.fsal else adjoints[-1]
+        return adjoints[self.method.tableau.stages - 1] if self.method.tableau.fsal else adjoints[-1]
 
-    def _between_adjoints(self, b: Body) -> list[View]:
-        """Those of the arrays of `between_weights`."""
-        rows, own = self._adjoint_rows(b), self._method.dense_stages
-        ends = [b.buf.start_adjoint, b.buf.adjoint]
-        if self._method.tableau.dense is None:
-            return [*ends, rows[0], self._end_adjoint(rows)]
-        count = self._method.tableau.stages
+    def start_adjoint(self, b: Body) -> View:
+        return b.buf.start_adjoint
+
+    def slope_adjoints(self, b: Body) -> tuple[View, View]:
+        rows = self._adjoint_rows(b)
+        return rows[0], self._end_adjoint(rows)
+
+    def row_adjoints(self, b: Body) -> list[View]:
+        rows, own, count = self._adjoint_rows(b), self.method.dense_stages, self.method.tableau.stages
         end = self._end_adjoint(rows)
-        stages = [*rows[:count], *(rows[count + own.index(s)] if s in own else end for s in self._extra_stages)]
-        weights = dense_shares(self._method.tableau.dense.terms)
-        return [*ends, *(row for row, used in zip(stages, weights, strict=True) if used)]
+        return [*rows[:count], *(rows[count + own.index(s)] if s in own else end for s in self._extra_stages)]
+
+    def buffers_inside(self, b: Body) -> tuple[View, ...]:
+        return b.buf.stage_adjoint, b.buf.start_adjoint
 
     @property
     def _extra_stages(self) -> range:
-        count = self._method.tableau.stages
-        return range(count, count + len(self._method.tableau.dense.a if self._method.tableau.dense else ()))
+        count = self.method.tableau.stages
+        return range(count, count + len(self.method.tableau.dense.a if self.method.tableau.dense else ()))
 
     def steps(self, lane: Lane) -> AdjointSteps:
         """The places in the backward loop."""
-        tableau, inside = self._method.tableau, lane.problem.dimensions().inside
+        tableau, inside = self.method.tableau, lane.problem.dimensions().inside
         count = tableau.stages
         last = count - 1 if tableau.fsal else count  # stages but for the one at the end, which no weight is given
         # Right-hand sides that nobody reads are not evaluated again.
@@ -84,7 +83,7 @@ class ExplicitAdjoint:
             if end_wanted:
                 combine(b, b.buf.proposed_state, b.buf.state, h, tableau.b, rows)
             if inside:
-                end = self._method.end_rhs(b)
+                end = self.method.end_rhs(b)
                 b.evaluate(b.emitter.add(b.dtype, t, h), b.buf.proposed_state, end, into=1)
 
         @lane.emitted()
@@ -129,8 +128,8 @@ class ExplicitAdjoint:
 
     def _adjoint_of_dense(self, b: Body, time: Any, step_size: Any, adjoints: list[View]) -> None:
         """What only the dense output needs: f at the end of the step, and stages of its own."""
-        tableau, count, rows = self._method.tableau, self._method.tableau.stages, self._method.dense_rows(b)
-        dense, own = tableau.dense, self._method.dense_stages
+        tableau, count, rows = self.method.tableau, self.method.tableau.stages, self.method.dense_rows(b)
+        dense, own = tableau.dense, self.method.dense_stages
         pulled: dict[int, View] = {}
         for stage in reversed(own):
             assert dense is not None

@@ -9,45 +9,35 @@ have rows of their own, in `dense_rhs`; they are evaluated in a step that a poin
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..buffers import BACKWARD, Buffer
-from ..loop import AdjointSteps, Dimensions, Steps
-from ..loop.jets import Jet
-from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
-from .between import HERMITE_DEGREE, add_between_moved, hermite_weights
+from ..loop import Dimensions, Steps
 from .combine import combine, stage_time
 from .field_functions import FieldFunction
-from .method import Method
 from .tableau import ButcherTableau
+from .tableau_method import TableauMethod
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
 
     from ..kernel.device import View
-    from ..kernel.scalar import Scalar
     from ..linear import Mass, Pattern
     from ..loop.body import Body
     from ..loop.lane import Lane
+    from .step_adjoint import StepAdjoint
 
 
 @dataclasses.dataclass(frozen=True)
-class ExplicitRungeKutta(Method):
+class ExplicitRungeKutta(TableauMethod):
     """An explicit Runge-Kutta method."""
 
     tableau: ButcherTableau
 
     family = "explicit Runge-Kutta"
     fallible = False
-
-    @property
-    def name(self) -> str:
-        return self.tableau.name
-
-    @property
-    def order(self) -> int:
-        return self.tableau.order
+    increments = False
 
     @property
     def error_order(self) -> int:
@@ -72,10 +62,6 @@ class ExplicitRungeKutta(Method):
         tableau = self.tableau
         extra = 0 if tableau.dense is None else len(tableau.dense.a)
         return tuple(stage for stage in range(tableau.stages, tableau.stages + extra) if stage != tableau.end_stage)
-
-    @property
-    def between_degree(self) -> int:
-        return HERMITE_DEGREE if self.tableau.dense is None else self.tableau.dense.degree
 
     def evaluations(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> Any:
         total = (self.tableau.stages - 1) * steps
@@ -177,14 +163,8 @@ class ExplicitRungeKutta(Method):
                 estimate = b.buf.error.part(number * b.primal, b.primal)
                 combine(b, estimate, None, step_size, errors or (), rows)
 
-    def start_rhs(self, b: Body) -> View:
-        return b.row(b.buf.stage_rhs, 0)
-
-    def spare_rhs(self, b: Body) -> View:
-        return self.end_rhs(b)
-
-    def end_rhs(self, b: Body) -> View:
-        return b.row(b.buf.stage_rhs, b.buf.stage_rhs.size // b.states - 1)
+    def slopes(self, b: Body) -> View:
+        return b.buf.stage_rhs
 
     def dense_rows(self, b: Body) -> list[View]:
         """The right-hand sides that the dense output is made of, in the order of its weights."""
@@ -206,54 +186,8 @@ class ExplicitRungeKutta(Method):
             b.evaluate(stage_time(b, dense.c[number], step_size, time), accumulator, rows[stage], into=dense.c[number])
         b.counter("dense").add()
 
-    def add_between_moved(self, b: Body, theta: Jet, size: Jet, values: View) -> None:
-        add_between_moved(b, self.between_weights(b, theta, size), values)
-
-    def between_weights(self, b: Body, theta: Jet, size: Jet) -> list[tuple[View, Jet]]:
-        """What values between are sums of: arrays as long as the state, with the weight of each."""
-        state, proposed, dense = b.buf.state, b.buf.proposed_state, self.tableau.dense
-        if dense is None:
-            return hermite_weights(b, theta, size, self.start_rhs(b), self.end_rhs(b))
-        share, weights = dense_weights(theta, size, dense.terms)
-        rows = [(row, weight) for row, weight in zip(self.dense_rows(b), weights, strict=True) if weight is not None]
-        return [(state, 1.0 - share), (proposed, share), *rows]
-
     @property
-    def carried_rows(self) -> int:
-        return 1
-
-    @property
-    def carried_primal_rows(self) -> int:
-        return 0
-
-    @property
-    def remembered(self) -> tuple[tuple[str, str], ...]:
-        return ()
-
-    def carried(self, b: Body) -> Sequence[View]:
-        return (self.start_rhs(b),)
-
-    def clear_between(self, b: Body) -> None:
-        b.put(points_inside=False)
-        for view in (b.buf.stage_adjoint, b.buf.start_adjoint):
-            b.each(lambda index, view=view: view.store(index, b.real(0)), view.size)
-
-    def adjoint(self, lane: Lane) -> AdjointSteps:
+    def step_adjoint(self) -> StepAdjoint:
         from .explicit_adjoint import ExplicitAdjoint
 
-        return ExplicitAdjoint(self).steps(lane)
-
-    def between_adjoint(self, b: Body, theta: Jet, size: Jet, cotangent: View) -> tuple[dict[int, Scalar], dict[int, Scalar]]:
-        from .explicit_adjoint import ExplicitAdjoint
-
-        return ExplicitAdjoint(self).between(b, theta, size, cotangent)
-
-    def between(self, b: Body, theta: Any, step_size: Any) -> Callable[[Any], Any]:
-        """The method's own dense output, or Hermite's cubic through the ends of the step."""
-        state, proposed, dense = b.buf.state, b.buf.proposed_state, self.tableau.dense
-        if dense is None:
-            first, last = self.start_rhs(b), self.end_rhs(b)
-            return lambda index: emit_hermite(b.emitter, theta, step_size, state, proposed, first, last, index)
-        rows = self.dense_rows(b)
-        share, weights = emit_dense_weights(b.emitter, b.dtype, theta, step_size, dense.terms)
-        return lambda index: emit_dense(b.emitter, share, weights, state, proposed, rows, index)
+        return ExplicitAdjoint(self)

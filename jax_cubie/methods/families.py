@@ -20,9 +20,8 @@ from .rosenbrock import Rosenbrock
 from .rosenbrock_tableau import RosenbrockTableau
 from .stage_transformation import StageTransformation, transformation_of
 from .stiffness import stages_at_one_time
-from .tableau import ButcherTableau
+from .tableau import ButcherTableau, Tableau
 
-Tableau = ButcherTableau | RosenbrockTableau | ImplicitTableau
 TABLEAUS = (ButcherTableau, RosenbrockTableau, ImplicitTableau)
 CATALOGUES: tuple[Mapping[str, Tableau], ...] = (EXPLICIT, ROSENBROCK, DIRK, FIRK)
 
@@ -126,6 +125,7 @@ def find_method(method: str | Tableau, components: Mapping[type[Component], Any]
     linear = components[LinearSettings].static
     if isinstance(tableau, RosenbrockTableau):
         return Rosenbrock(tableau, linear)
+    assert isinstance(tableau, ImplicitTableau)
     newton = components[NewtonSettings].static
     if _class_of(tableau) is Firk:
         return Firk.of(tableau, _transformation_of(tableau), linear, newton)

@@ -26,18 +26,15 @@ from ..buffers import BACKWARD, Buffer
 from ..kernel.scalar import Scalar, shifted, where
 from ..linear import DenseMatrix, LinearSolver, Mass, pivot_words
 from ..linear.numbers import Complex
-from ..loop import AdjointSteps, Dimensions, Steps
-from ..loop.jets import Jet, size_of
+from ..loop import Dimensions, Steps
+from ..loop.jets import size_of
 from ..nonlinear import Newton
 from ..operands import primal_name
-from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
 from ..solution import CODES
-from .between import HERMITE_DEGREE, add_between_moved, between_adjoint, hermite_weights
 from .combine import stage_time
 from .field_functions import FieldFunction
+from .implicit_method import NewtonMethod
 from .implicit_tableau import ImplicitTableau
-from .jacobian_reuse import JacobianReuse
-from .method import Method
 from .rows import Row, near
 from .stage_transformation import StageTransformation, inverse_of
 from .vectors import add_up, copy, fill, multiply
@@ -49,14 +46,14 @@ if TYPE_CHECKING:
     from ..linear import Pattern
     from ..loop.body import Body
     from ..loop.lane import Lane
-    from .constraints import Constraints
+    from .step_adjoint import StepAdjoint
 
 _ONE = [Fraction(1)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Firk(Method):
-    """A fully implicit Runge-Kutta method. watched: whether it measures its Jacobians, for those who change methods."""
+class Firk(NewtonMethod):
+    """A fully implicit Runge-Kutta method. shows_ends: whether parts look at f at the ends of its steps."""
 
     tableau: ImplicitTableau
     transformation: StageTransformation
@@ -64,13 +61,10 @@ class Firk(Method):
     newton: Newton
     mass: Mass | None = None
     watched: bool = False
+    shows_ends: bool = False
 
     family = "FIRK"
-    fallible = True
-
-    def __post_init__(self) -> None:
-        if self.tableau.dense is not None and self.tableau.dense.a:
-            raise ValueError(f"tableau {self.name!r}: its values between steps can't have stages of their own")
+    increments = True
 
     @classmethod
     def of(cls, tableau: ImplicitTableau, transformation: StageTransformation, linear: LinearSolver, newton: Newton) -> Firk:
@@ -79,25 +73,8 @@ class Firk(Method):
         return cls(tableau, transformation, linear.keeping() if newton.reuse else linear, newton)
 
     @property
-    def primal_too(self) -> tuple[str, ...]:
-        return ("f",) if self.mass is None else ("f", "mass")
-
-    @property
-    def between_needs_slopes(self) -> bool:
-        return self.tableau.dense is None
-
-    @property
-    def name(self) -> str:
-        return self.tableau.name
-
-    @property
-    def order(self) -> int:
-        return self.tableau.order
-
-    @property
-    def error_order(self) -> int:
-        embedded = self.tableau.embedded_order if self.transformation.error is None else self.tableau.stages
-        return self.order if embedded is None else min(self.order, embedded) + 1
+    def embedded_order(self) -> int | None:
+        return self.tableau.embedded_order if self.transformation.error is None else self.tableau.stages
 
     @property
     def error_rows(self) -> int:
@@ -109,14 +86,13 @@ class Firk(Method):
                 f"method {self.name!r} can't have a mass matrix, since its solution is not its last stage's state: take one "
                 "that is stiffly accurate, as 'radau_iia_5', or a Rosenbrock method, as 'rodas5p'"
             )
-        return dataclasses.replace(self, linear=self.linear.fitted(field, mass, sparsity), mass=mass)
+        return super().fitted(field, mass, sparsity)
+
+    def looked_at(self) -> Firk:
+        return dataclasses.replace(self, shows_ends=True)
 
     def functions(self, field: Callable, jac: Callable | None = None) -> dict[str, FieldFunction]:
         found = {"f": FieldFunction(field), **self.linear.functions(field, jac)}
-        return found if self.mass is None else {**found, "mass": self.mass.product()}
-
-    def differentiated(self, field: Callable) -> dict[str, FieldFunction]:
-        found = {"f": FieldFunction(field)}
         return found if self.mass is None else {**found, "mass": self.mass.product()}
 
     # --- Numbers, of increments in the place of slopes: k = A^-1 z / h
@@ -166,19 +142,13 @@ class Firk(Method):
 
         return tuple(tuple(weight(k, j) for j in range(self.tableau.stages)) for k in numbers)
 
-    @property
-    def _reuse(self) -> JacobianReuse:
-        return JacobianReuse(self.linear, self.newton, self.watched)
-
     # --- Buffers
 
     @property
     def _keeps_ends(self) -> bool:
-        """Whether f at the ends of a step is wanted: for the error estimate and the first step, or for Hermite's cubic."""
-        return self.error_rows > 0 or self.tableau.dense is None
-
-    def transposed(self, field: Callable) -> dict[str, FieldFunction]:
-        return self.linear.transposed(field)
+        """Whether f at the ends of a step is wanted: for the error estimate and the first step, for Hermite's cubic, or by
+        parts."""
+        return self.error_rows > 0 or self.tableau.dense is None or self.shows_ends
 
     def buffers(self) -> tuple[Buffer, ...]:
         tangents = frozenset({"step/stage/tangents", "backward"})
@@ -213,7 +183,7 @@ class Firk(Method):
             "block_pivots": pivot_words(block) if tangents else 0,
             "stage_adjoint": stages * states if backward else 0,
             "stage_cotangent": 2 * states if backward else 0,
-            "dense_adjoint": self._dense_adjoint_rows * states if backward and dimensions.inside else 0,
+            "dense_adjoint": self.dense_adjoint_rows * states if backward and dimensions.inside else 0,
             **Mass.sizes(self.mass, dimensions),
             **self.newton.sizes(dimensions, stages),
             **self.linear.sizes(dimensions),
@@ -221,7 +191,7 @@ class Firk(Method):
 
     def counters(self, dimensions: Dimensions) -> tuple[str, ...]:
         estimates = ("second_estimates",) if dimensions.adaptive and self.transformation.error is not None else ()
-        return ("newton_iterations", *self._reuse.counters, *estimates, *self.linear.counters)
+        return ("newton_iterations", *self.reuse.counters, *estimates, *self.linear.counters)
 
     def copies(self, dimensions: Dimensions) -> dict[str, int]:
         stages, orders, ends = self.tableau.stages, dimensions.orders, 2 * self._keeps_ends
@@ -264,22 +234,8 @@ class Firk(Method):
         sized = (("past_size", "float"),) if self._prediction else ()
         return (*sized, ("doubtful", "bool")) if self.transformation.error is not None else sized
 
-    @property
-    def constraints(self) -> Constraints | None:
-        return self._constraints if self.mass is not None and self.mass.separates else None
-
-    @property
-    def _constraints(self) -> Constraints:
-        from .constraints import Constraints
-
-        assert self.mass is not None
-        return Constraints(self.mass, self.linear.holding(("real",)))
-
-    def first_slope(self, b: Body) -> tuple[View, Callable[[View], None] | None]:
-        return (self.start_rhs(b), None) if self.mass is None else self._constraints.first_slope(b, self.start_rhs(b))
-
     def steps(self, lane: Lane) -> Steps:
-        self._reuse.declare(lane)
+        self.reuse.declare(lane)
         for name, kind in self.remembered:
             lane.cell(name, lane.problem.dtype if kind == "float" else kind)
 
@@ -287,7 +243,7 @@ class Firk(Method):
             if self._prediction:
                 fill(b, b.buf.stage_prediction, 0.0)
                 b.put(past_size=1)
-            self._reuse.start(b)
+            self.reuse.start(b)
             if self.transformation.error is not None:
                 b.put(doubtful=True)
 
@@ -303,7 +259,7 @@ class Firk(Method):
             if b.buf.error.size and self.transformation.error is not None:
                 self._estimate(b, t, b.scalar(h))
             elif b.buf.error.size:
-                add_up(b, b.buf.error, None, self._error_weights, self._primal_rows(b))
+                add_up(b, b.buf.error, None, self._error_weights, self.primal_rows(b))
             return status.value
 
         @lane.emitted()
@@ -316,7 +272,7 @@ class Firk(Method):
                 self._keep_polynomial(b)
             if self.transformation.error is not None:
                 b.put(doubtful=False)
-            self._reuse.carry(b)
+            self.reuse.carry(b)
             copy(b, b.buf.state, b.buf.proposed_state)
             if self._keeps_ends:
                 copy(b, self.start_rhs(b), self.end_rhs(b))
@@ -328,13 +284,10 @@ class Firk(Method):
         """The stages' z_i."""
         return [b.row(b.buf.stage_state, number) for number in range(self.tableau.stages)]
 
-    def _primal_rows(self, b: Body) -> list[View]:
-        return [b.piece(row, 0) for row in self.rows(b)]
-
     def take(self, b: Body, time: Any, step_size: Any) -> Scalar:
         """One step from `state`: `stage_state` and `proposed_state`. The status."""
         h = b.scalar(step_size)
-        self._reuse.linearise(b, time)
+        self.reuse.linearise(b, time)
         regular = b.scalar(True, "bool")
         for number, shift in enumerate(self._shifts(b, h)):
             regular = regular & self.linear.factor(b, shift, number)
@@ -342,7 +295,7 @@ class Firk(Method):
         self._predict(b, h)
         iteration.solve(lambda: self._correct(b, time, h), lambda index: abs(b.scalar(b.buf.state.load(index))).value)
         b.counter("newton_iterations").add(iteration.count.value)
-        self._reuse.settle(b, iteration)
+        self.reuse.settle(b, iteration)
         if len(b.pieces) > 1:
             self.factor_block(b, time, step_size)
             for _, piece in b.pieces[1:]:
@@ -362,7 +315,7 @@ class Firk(Method):
 
     def _predict(self, b: Body, h: Scalar) -> None:
         """The stages on the polynomial of the step before."""
-        rows = self._primal_rows(b)
+        rows = self.primal_rows(b)
         if not self._prediction:
             for row in rows:
                 fill(b, row, 0.0)
@@ -387,17 +340,17 @@ class Firk(Method):
         """That of the step at hand."""
         b.put(past_size=b.scalar(b.direction) * b.get("step_size"))
         for power, weights in zip(self._polynomial(b), self._prediction, strict=True):
-            add_up(b, power, None, weights, self._primal_rows(b))
+            add_up(b, power, None, weights, self.primal_rows(b))
 
     def _correct(self, b: Body, time: Any, h: Scalar) -> Scalar:
         """One iteration: the increments of z_i, which it adds, in `newton_delta`. The status of its linear systems."""
-        rows, state, at, stages = self._primal_rows(b), b.piece(b.buf.state, 0), b.buf.newton_stage_base_bt, self.tableau.stages
+        rows, state, at, stages = self.primal_rows(b), b.piece(b.buf.state, 0), b.buf.newton_stage_base_bt, self.tableau.stages
         stack = [b.buf.stage_driver_stack.part(number * b.primal, b.primal) for number in range(stages)]
         increments = [b.buf.newton_delta.part(number * b.primal, b.primal) for number in range(stages)]
         basis, inverse = self.transformation, 1.0 / h
         for stage, c in enumerate(self.tableau.c):
             add_up(b, at, state, _ONE, [rows[stage]])
-            self._evaluate_primal(b, stage_time(b, c, h.value, time), at, stack[stage])
+            self.evaluate_primal(b, stage_time(b, c, h.value, time), at, stack[stage])
 
         def transform(index: Any) -> None:
             slopes = [b.scalar(one.load(index)) for one in stack]
@@ -427,14 +380,10 @@ class Firk(Method):
         b.each(transform_back, b.primal)
         return solved
 
-    def _evaluate_primal(self, b: Body, since_t0: Any, state: View, into: View) -> None:
-        """f of the primal components alone."""
-        b.call(primal_name("f") if len(b.pieces) > 1 else "f", y=state, out=into, **b.instant(since_t0))
-
     def _mass_of_sum(self, b: Body, weights: Sequence[Fraction]) -> View:
         """M times a weighted sum of the primal z_i."""
         vector, product = b.piece(b.buf.mass_vector, 0), b.piece(b.buf.mass_product, 0)
-        add_up(b, vector, None, weights, self._primal_rows(b))
+        add_up(b, vector, None, weights, self.primal_rows(b))
         b.call(primal_name("mass") if len(b.pieces) > 1 else "mass", y=vector, out=product, **b.instant(b.real(0)))
         return product
 
@@ -446,7 +395,7 @@ class Firk(Method):
         from ..controllers.norms import scaled_error  # it imports Numba
 
         error, inverse = b.buf.error, 1.0 / h
-        weights, rows = self._error_weights, self._primal_rows(b)
+        weights, rows = self._error_weights, self.primal_rows(b)
         if self.mass is not None:
             weights, rows = _ONE, [self._mass_of_sum(b, weights)]
         add_up(b, error, b.piece(self.start_rhs(b), 0), weights, rows, inverse)
@@ -454,7 +403,7 @@ class Firk(Method):
         with b.when(b.get("doubtful") & (b.scalar(scaled_error(b)) >= float(b.primal))):
             state = b.buf.stage_driver_stack.part(0, b.primal)
             add_up(b, state, b.piece(b.buf.state, 0), _ONE, [error])
-            self._evaluate_primal(b, time, state, error)
+            self.evaluate_primal(b, time, state, error)
             add_up(b, error, error, weights, rows, inverse)
             self.linear.solve(b, error)
             b.counter("second_estimates").add()
@@ -533,14 +482,8 @@ class Firk(Method):
 
     # --- The ends of a step, and between them
 
-    def start_rhs(self, b: Body) -> View:
-        return b.row(b.buf.stage_rhs, 0)
-
-    def spare_rhs(self, b: Body) -> View:
-        return self.end_rhs(b)
-
-    def end_rhs(self, b: Body) -> View:
-        return b.row(b.buf.stage_rhs, 1)
+    def slopes(self, b: Body) -> View:
+        return b.buf.stage_rhs
 
     @property
     def carried_rows(self) -> int:
@@ -554,50 +497,10 @@ class Firk(Method):
         return (*((self.start_rhs(b),) if self._keeps_ends else ()), *self._polynomial(b))
 
     @property
-    def between_degree(self) -> int:
-        return HERMITE_DEGREE if self.tableau.dense is None else self.tableau.dense.degree
-
-    def prepare_between(self, b: Body, time: Any, step_size: Any) -> None:
-        return None
-
-    def between(self, b: Body, theta: Any, step_size: Any) -> Callable[[Any], Any]:
-        state, proposed = b.buf.state, b.buf.proposed_state
-        if self.tableau.dense is None:
-            first, last = self.start_rhs(b), self.end_rhs(b)
-            return lambda index: emit_hermite(b.emitter, theta, step_size, state, proposed, first, last, index)
-        share, weights = emit_dense_weights(b.emitter, b.dtype, theta, b.real(1), self.dense_terms)
-        return lambda index: emit_dense(b.emitter, share, weights, state, proposed, self.rows(b), index)
-
-    def add_between_moved(self, b: Body, theta: Jet, size: Jet, values: View) -> None:
-        add_between_moved(b, self.between_weights(b, theta, size), values)
-
-    def between_weights(self, b: Body, theta: Jet, size: Jet) -> list[tuple[View, Jet]]:
-        """What values between are sums of: arrays as long as the state, with the weight of each."""
-        if self.tableau.dense is None:
-            return hermite_weights(b, theta, size, self.start_rhs(b), self.end_rhs(b))
-        share, weights = dense_weights(theta, Jet({0: theta.terms[0].like(1.0)}), self.dense_terms)
-        rows = [(row, weight) for row, weight in zip(self.rows(b), weights, strict=True) if weight is not None]
-        return [(b.buf.state, 1.0 - share), (b.buf.proposed_state, share), *rows]
-
-    @property
-    def _dense_adjoint_rows(self) -> int:
-        """Of the step's beginning, and of f at both ends where values between are Hermite's."""
-        return 1 if self.tableau.dense is not None else 3
-
-    def clear_between(self, b: Body) -> None:
-        b.put(points_inside=False)
-        for view in (b.buf.stage_adjoint, b.buf.dense_adjoint):
-            fill(b, view, 0.0)
-
-    def adjoint(self, lane: Lane) -> AdjointSteps:
+    def step_adjoint(self) -> StepAdjoint:
         from .firk_adjoint import FirkAdjoint
 
-        return FirkAdjoint(self).steps(lane)
-
-    def between_adjoint(self, b: Body, theta: Jet, size: Jet, cotangent: View) -> tuple[dict[int, Scalar], dict[int, Scalar]]:
-        from .firk_adjoint import FirkAdjoint
-
-        return between_adjoint(b, self.between_weights, FirkAdjoint(self).between_adjoints(b), theta, size, cotangent)
+        return FirkAdjoint(self)
 
 
 def _sum(weights: Sequence[Fraction], values: Sequence[Scalar]) -> Scalar:

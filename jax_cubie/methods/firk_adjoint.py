@@ -19,8 +19,8 @@ from ..loop import AdjointSteps
 from ..loop.cotangents import into_view_of_input, some_of
 from ..loop.jets import size_of
 from ..operands import MASS
-from ..outputs.interpolation import dense_shares
 from .combine import stage_time
+from .step_adjoint import StepAdjoint
 from .transposed import add_to_adjoint, gather_size, pull
 from .vectors import add_up, copy, fill, multiply
 
@@ -33,15 +33,17 @@ if TYPE_CHECKING:
 _ONE = [Fraction(1)]
 
 
-class FirkAdjoint:
+class FirkAdjoint(StepAdjoint):
     """Writes it, for one method."""
 
+    method: Firk
+
     def __init__(self, method: Firk):
-        self._method, self._tableau = method, method.tableau
+        self.method, self._tableau = method, method.tableau
 
     def steps(self, lane: Lane) -> AdjointSteps:
         """The places in the backward loop."""
-        method, inside = self._method, lane.problem.dimensions().inside
+        method, inside = self.method, lane.problem.dimensions().inside
         lane.cell("points_inside", "bool")
 
         @lane.emitted()
@@ -69,13 +71,17 @@ class FirkAdjoint:
 
         return AdjointSteps(retake, adjoint)
 
-    def between_adjoints(self, b: Body) -> list[View]:
-        """Those of the arrays of the method's `between_weights`."""
-        ends = [b.row(b.buf.dense_adjoint, 0), b.buf.adjoint]
-        if self._tableau.dense is None:
-            return [*ends, b.row(b.buf.dense_adjoint, 1), b.row(b.buf.dense_adjoint, 2)]
-        used = dense_shares(self._method.dense_terms)
-        return [*ends, *(row for row, one in zip(self._stage_adjoints(b), used, strict=True) if one)]
+    def start_adjoint(self, b: Body) -> View:
+        return b.row(b.buf.dense_adjoint, 0)
+
+    def slope_adjoints(self, b: Body) -> tuple[View, View]:
+        return b.row(b.buf.dense_adjoint, 1), b.row(b.buf.dense_adjoint, 2)
+
+    def row_adjoints(self, b: Body) -> list[View]:
+        return self._stage_adjoints(b)
+
+    def buffers_inside(self, b: Body) -> tuple[View, ...]:
+        return b.buf.stage_adjoint, b.buf.dense_adjoint
 
     def _stage_adjoints(self, b: Body) -> list[View]:
         """The cotangents of z_i, and then those of their equations."""
@@ -92,7 +98,7 @@ class FirkAdjoint:
     def _solve(self, b: Body, order: int, solved: list[int], time: Any, step_size: Any) -> None:
         """The cotangents of that order of all stages' equations, from those of z_i, once those of the orders `solved` are
         there."""
-        method, adjoints = self._method, self._stage_adjoints(b)
+        method, adjoints = self.method, self._stage_adjoints(b)
         cotangent, product = (b.row(b.buf.stage_cotangent, number) for number in (0, 1))
         for stage, own in enumerate(adjoints):
             target = b.piece(own, order)
@@ -116,7 +122,7 @@ class FirkAdjoint:
 
     def _mass_of_solved(self, b: Body, stage: int, solved: list[int]) -> View:
         """What tangents of M have in the cotangent of z_i: - sum_j w_ji M^T m_j, of the orders `solved` of m_j."""
-        cotangent, weights = b.buf.mass_vector, [-row[stage] for row in self._method.inverse]
+        cotangent, weights = b.buf.mass_vector, [-row[stage] for row in self.method.inverse]
         fill(b, cotangent, 0.0)
         for other in solved:
             rows = [b.piece(own, other) for own in self._stage_adjoints(b)]
@@ -127,7 +133,7 @@ class FirkAdjoint:
 
     def _adjoint_of_stage(self, b: Body, stage: int, time: Any, step_size: Any) -> None:
         """What f has in those of the state, of operands and of times."""
-        method, own, at = self._method, self._stage_adjoints(b)[stage], self._tableau.c[stage]
+        method, own, at = self.method, self._stage_adjoints(b)[stage], self._tableau.c[stage]
         cotangent, result = (b.row(b.buf.stage_cotangent, number) for number in (0, 1))
         since_t0, state = stage_time(b, at, step_size, time), method.stage_state(b, stage)
         if b.lane.adjoint.orders:

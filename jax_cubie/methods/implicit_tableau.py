@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from .order_conditions import ElementaryWeights
-from .rows import Number, Row, assign, check_conditions, check_sums, difference, exact_row, exact_rows, near
+from .rows import Number, Row, assign, check_sums, exact_row, exact_rows, near
 from .stability import Polynomial, at_infinity, stability_function
-from .tableau import ContinuousExtension, check_claims, check_embedded, check_extension
+from .tableau import ContinuousExtension, RungeKuttaTableau, check_claims, check_embedded
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class ImplicitTableau:
+class ImplicitTableau(RungeKuttaTableau):
     """An implicit Runge-Kutta method in exact numbers: text ("1/3", "0.1") is taken exactly, a float as what it is.
 
     a: one row for each stage; zeros at a row's end may be left out, and the field has them.
@@ -82,7 +81,7 @@ class ImplicitTableau:
             source=source,
         )
         self._check_shape()
-        self._check_order()
+        self._check_order(self.a)
 
     def _check_shape(self) -> None:
         check_claims(self.name, self.order, self.embedded_order, self.dense)
@@ -98,37 +97,13 @@ class ImplicitTableau:
         ones = (Fraction(1),) * (self.stages - 1)
         check_sums(self.name, self.predictor, ones, "the predictor's row", first=2, each="sum")
 
-    def _check_order(self) -> None:
-        stages = ElementaryWeights(self.a)
-        check_conditions(self.name, "b", stages, self.b, self.order)
-        if self.b_embedded is not None:
-            check_conditions(self.name, "b_embedded", stages, self.b_embedded, self.embedded_order or 1)
-        if self.dense is not None:
-            check_extension(self.name, self.dense, self.a, self.b)
-
-    def _error(self, what: str) -> ValueError:
-        return ValueError(f"tableau {self.name!r}: {what}")
-
-    def __repr__(self) -> str:
-        return f"<ImplicitTableau {self.name!r}: {self.stages} stages, order {self.order}>"
-
-    def __hash__(self) -> int:
-        return hash((self.name, self.b))
+    __hash__ = RungeKuttaTableau.__hash__  # a dataclass makes one of all fields else
 
     @property
     def family(self) -> str:
         """ "DIRK" where no stage needs a later one, which are solved one after the other; else "FIRK"."""
         coupled = any(value for number, row in enumerate(self.a) for value in row[number + 1 :])
         return "FIRK" if coupled else "DIRK"
-
-    @property
-    def stages(self) -> int:
-        return len(self.b)
-
-    @property
-    def error_weights(self) -> Row | None:
-        """Weights of the error estimate, `b - b_embedded`; None without an embedded method."""
-        return difference(self.b, self.b_embedded)
 
     @property
     def stiffly_accurate(self) -> bool:
@@ -148,18 +123,12 @@ class ImplicitTableau:
 
     @property
     def fsal(self) -> bool:
-        """First same as last: the next step's first stage is this one's last."""
         return self.stages > 1 and self.explicit_first_stage and self.stiffly_accurate
 
     @property
     def end_stage(self) -> int | None:
         """The stage that is f at the end of the step, counted from 0; None where none is."""
         return self.stages - 1 if self.stiffly_accurate else None
-
-    @property
-    def dense_order(self) -> int:
-        """The order of the values between steps: its own, or that of cubic Hermite interpolation."""
-        return 3 if self.dense is None else self.dense.order
 
     @functools.cached_property
     def stability_function(self) -> tuple[Polynomial, Polynomial]:

@@ -64,6 +64,10 @@ class Method(abc.ABC):
         what its Jacobian is like. sparsity: the Jacobian's, where the user gave one. Raises ValueError for a mass that it can't
         have."""
 
+    def looked_at(self) -> Method:
+        """This method where parts look at f at the ends of its steps."""
+        return self
+
     @abc.abstractmethod
     def functions(self, field: Callable, jac: Callable | None = None) -> dict[str, FieldFunction]:
         """What it evaluates, by the names that `b.call` takes, "f" first: `field(t, y, *values)` with the flat state, and what

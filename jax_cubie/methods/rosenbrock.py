@@ -24,34 +24,30 @@ from typing import TYPE_CHECKING, Any
 from ..buffers import BACKWARD, Buffer
 from ..kernel.scalar import Scalar, where
 from ..linear import LinearSolver, Mass
-from ..loop import AdjointSteps, Dimensions, Steps
+from ..loop import Dimensions, Steps
 from ..loop.jets import Jet, size_of
 from ..operands import primal_name
-from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
 from ..solution import CODES
-from .between import HERMITE_DEGREE, add_between_moved, between_adjoint, hermite_weights
 from .combine import stage_time
 from .field_functions import FieldFunction, along_state, time_derivative
-from .method import Method
+from .implicit_method import ImplicitMethod
 from .rosenbrock_tableau import RosenbrockTableau
 from .stiffness import measure_jacobian
 from .vectors import add_up, copy, directions, fill, multiply
 
 if TYPE_CHECKING:
-    from jax.extend.core import ClosedJaxpr
 
     from ..kernel.device import View
-    from ..linear import Pattern
     from ..loop.body import Body
     from ..loop.lane import Lane
-    from .constraints import Constraints
+    from .step_adjoint import StepAdjoint
 
 _ONE = [Fraction(1)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Rosenbrock(Method):
-    """A Rosenbrock method. watched: whether a step measures its Jacobian, for those who change methods."""
+class Rosenbrock(ImplicitMethod):
+    """A Rosenbrock method."""
 
     tableau: RosenbrockTableau
     linear: LinearSolver
@@ -59,39 +55,11 @@ class Rosenbrock(Method):
     watched: bool = False
 
     family = "Rosenbrock"
-    fallible = True
-
-    @property
-    def primal_too(self) -> tuple[str, ...]:
-        return () if self.mass is None else ("f", "mass")
-
-    @property
-    def name(self) -> str:
-        return self.tableau.name
-
-    @property
-    def order(self) -> int:
-        return self.tableau.order
-
-    @property
-    def error_order(self) -> int:
-        embedded = self.tableau.embedded_order
-        return self.tableau.order if embedded is None else min(self.tableau.order, embedded) + 1
+    increments = True
 
     @property
     def error_rows(self) -> int:
         return int(self.tableau.e is not None)
-
-    @property
-    def between_degree(self) -> int:
-        return HERMITE_DEGREE if self.tableau.dense is None else self.tableau.dense.degree
-
-    @property
-    def between_needs_slopes(self) -> bool:
-        return self.tableau.dense is None
-
-    def fitted(self, field: ClosedJaxpr, mass: Mass | None = None, sparsity: Pattern | None = None) -> Rosenbrock:
-        return dataclasses.replace(self, linear=self.linear.fitted(field, mass, sparsity), mass=mass)
 
     def functions(self, field: Callable, jac: Callable | None = None) -> dict[str, FieldFunction]:
         found = {"f": FieldFunction(field), "f_dt": time_derivative(field), **self.linear.functions(field, jac)}
@@ -100,9 +68,6 @@ class Rosenbrock(Method):
     def differentiated(self, field: Callable) -> dict[str, FieldFunction]:
         found = {"f": FieldFunction(field), "f_dt": time_derivative(field), "f_jv": along_state(field)}
         return found if self.mass is None else {**found, "mass": self.mass.product()}
-
-    def transposed(self, field: Callable) -> dict[str, FieldFunction]:
-        return self.linear.transposed(field)
 
     def buffers(self) -> tuple[Buffer, ...]:
         return (
@@ -134,7 +99,7 @@ class Rosenbrock(Method):
             "stage_adjoint": self.tableau.stages * states if backward else 0,
             "stage_cotangent": 2 * states if backward else 0,
             "slope_cotangent": 2 * states if backward else 0,
-            "dense_adjoint": self._dense_adjoint_rows * states if backward and dimensions.inside else 0,
+            "dense_adjoint": self.dense_adjoint_rows * states if backward and dimensions.inside else 0,
             "mass_cotangent": states if backward and self.mass is not None else 0,
             **Mass.sizes(self.mass, dimensions),
             **self.linear.sizes(dimensions),
@@ -161,19 +126,6 @@ class Rosenbrock(Method):
 
     def work(self, steps: Any, accepted: Any, counted: Mapping[str, Any]) -> dict[str, Any]:
         return self.linear.work(counted, steps, steps, self.tableau.stages * steps)
-
-    @property
-    def constraints(self) -> Constraints | None:
-        from .constraints import Constraints
-
-        return Constraints(self.mass, self.linear) if self.mass is not None and self.mass.separates else None
-
-    def first_slope(self, b: Body) -> tuple[View, Callable[[View], None] | None]:
-        from .constraints import Constraints
-
-        if self.mass is None:
-            return self.start_rhs(b), None
-        return Constraints(self.mass, self.linear).first_slope(b, self.start_rhs(b))
 
     def steps(self, lane: Lane) -> Steps:
         @lane.emitted()
@@ -281,69 +233,16 @@ class Rosenbrock(Method):
         for direction in directions(b, target):
             self.linear.solve(b, direction, tangent=True)
 
-    def start_rhs(self, b: Body) -> View:
-        return b.row(b.buf.stage_rhs, 0)
+    # --- The ends of a step, and between them
 
-    def spare_rhs(self, b: Body) -> View:
-        return self.end_rhs(b)
+    def slopes(self, b: Body) -> View:
+        return b.buf.stage_rhs
 
-    def end_rhs(self, b: Body) -> View:
-        return b.row(b.buf.stage_rhs, 1)
-
-    @property
-    def carried_rows(self) -> int:
-        return 1
+    def dense_rows(self, b: Body) -> list[View]:
+        return self.rows(b)
 
     @property
-    def carried_primal_rows(self) -> int:
-        return 0
-
-    @property
-    def remembered(self) -> tuple[tuple[str, str], ...]:
-        return ()
-
-    def carried(self, b: Body) -> Sequence[View]:
-        return (self.start_rhs(b),)
-
-    def prepare_between(self, b: Body, time: Any, step_size: Any) -> None:
-        return None
-
-    def between(self, b: Body, theta: Any, step_size: Any) -> Callable[[Any], Any]:
-        state, proposed, dense = b.buf.state, b.buf.proposed_state, self.tableau.dense
-        if dense is None:
-            first, last = self.start_rhs(b), self.end_rhs(b)
-            return lambda index: emit_hermite(b.emitter, theta, step_size, state, proposed, first, last, index)
-        share, weights = emit_dense_weights(b.emitter, b.dtype, theta, b.real(1), dense.terms)
-        return lambda index: emit_dense(b.emitter, share, weights, state, proposed, self.rows(b), index)
-
-    def add_between_moved(self, b: Body, theta: Jet, size: Jet, values: View) -> None:
-        add_between_moved(b, self.between_weights(b, theta, size), values)
-
-    def between_weights(self, b: Body, theta: Jet, size: Jet) -> list[tuple[View, Jet]]:
-        """What values between are sums of: arrays as long as the state, with the weight of each."""
-        dense = self.tableau.dense
-        if dense is None:
-            return hermite_weights(b, theta, size, self.start_rhs(b), self.end_rhs(b))
-        share, weights = dense_weights(theta, Jet({0: theta.terms[0].like(1.0)}), dense.terms)
-        rows = [(row, weight) for row, weight in zip(self.rows(b), weights, strict=True) if weight is not None]
-        return [(b.buf.state, 1.0 - share), (b.buf.proposed_state, share), *rows]
-
-    @property
-    def _dense_adjoint_rows(self) -> int:
-        """Of the step's beginning, and of f at both ends where values between are Hermite's."""
-        return 1 if self.tableau.dense is not None else 3
-
-    def clear_between(self, b: Body) -> None:
-        b.put(points_inside=False)
-        for view in (b.buf.stage_adjoint, b.buf.dense_adjoint):
-            fill(b, view, 0.0)
-
-    def adjoint(self, lane: Lane) -> AdjointSteps:
+    def step_adjoint(self) -> StepAdjoint:
         from .rosenbrock_adjoint import RosenbrockAdjoint
 
-        return RosenbrockAdjoint(self).steps(lane)
-
-    def between_adjoint(self, b: Body, theta: Jet, size: Jet, cotangent: View) -> tuple[dict[int, Scalar], dict[int, Scalar]]:
-        from .rosenbrock_adjoint import RosenbrockAdjoint
-
-        return between_adjoint(b, self.between_weights, RosenbrockAdjoint(self).between_adjoints(b), theta, size, cotangent)
+        return RosenbrockAdjoint(self)

@@ -23,6 +23,7 @@ from ..loop.cotangents import gather, into_view_of_input, some_of
 from ..loop.jets import Jet, size_of
 from .between import dot
 from .combine import stage_time
+from .step_adjoint import StepAdjoint
 from .transposed import add_to_adjoint, pull
 from .vectors import add_up, copy, directions, fill, multiply
 
@@ -35,15 +36,17 @@ if TYPE_CHECKING:
 _ONE = [Fraction(1)]
 
 
-class RosenbrockAdjoint:
+class RosenbrockAdjoint(StepAdjoint):
     """Writes it, for one method."""
 
+    method: Rosenbrock
+
     def __init__(self, method: Rosenbrock):
-        self._method = method
+        self.method = method
 
     def steps(self, lane: Lane) -> AdjointSteps:
         """The places in the backward loop."""
-        method, inside = self._method, lane.problem.dimensions().inside
+        method, inside = self.method, lane.problem.dimensions().inside
         lane.cell("points_inside", "bool")
 
         @lane.emitted()
@@ -69,17 +72,21 @@ class RosenbrockAdjoint:
 
         return AdjointSteps(retake, adjoint)
 
-    def between_adjoints(self, b: Body) -> list[View]:
-        """Those of the arrays of the method's `between_weights`."""
-        ends, dense = [b.row(b.buf.dense_adjoint, 0), b.buf.adjoint], self._method.tableau.dense
-        if dense is None:
-            return [*ends, b.row(b.buf.dense_adjoint, 1), b.row(b.buf.dense_adjoint, 2)]
-        used = [any(row[:-1]) for row in dense.terms]
-        return [*ends, *(row for row, one in zip(self._stage_adjoints(b), used, strict=True) if one)]
+    def start_adjoint(self, b: Body) -> View:
+        return b.row(b.buf.dense_adjoint, 0)
+
+    def slope_adjoints(self, b: Body) -> tuple[View, View]:
+        return b.row(b.buf.dense_adjoint, 1), b.row(b.buf.dense_adjoint, 2)
+
+    def row_adjoints(self, b: Body) -> list[View]:
+        return self._stage_adjoints(b)
+
+    def buffers_inside(self, b: Body) -> tuple[View, ...]:
+        return b.buf.stage_adjoint, b.buf.dense_adjoint
 
     def _stage_adjoints(self, b: Body) -> list[View]:
         """The cotangents of u_i, and then those of their equations."""
-        return [b.row(b.buf.stage_adjoint, number) for number in range(self._method.tableau.stages)]
+        return [b.row(b.buf.stage_adjoint, number) for number in range(self.method.tableau.stages)]
 
     @staticmethod
     def _auxiliary_cotangent(b: Body) -> View:
@@ -88,7 +95,7 @@ class RosenbrockAdjoint:
 
     def _adjoint_of_ends(self, b: Body, time: Any, step_size: Any) -> None:
         """f at the ends of the step, which only Hermite's cubic needs."""
-        if self._method.tableau.dense is not None:
+        if self.method.tableau.dense is not None:
             return
         end, result = b.emitter.add(b.dtype, time, step_size), b.row(b.buf.stage_cotangent, 0)
         pull(b, "f", end, 1, b.row(b.buf.dense_adjoint, 2), result, y=b.buf.proposed_state)
@@ -97,24 +104,24 @@ class RosenbrockAdjoint:
         add_up(b, b.row(b.buf.dense_adjoint, 0), b.row(b.buf.dense_adjoint, 0), _ONE, [result])
 
     def _adjoint_of_stage(self, b: Body, stage: int, time: Any, step_size: Any) -> None:
-        tableau, adjoints = self._method.tableau, self._stage_adjoints(b)
+        tableau, adjoints = self.method.tableau, self._stage_adjoints(b)
         own, slope, result = adjoints[stage], b.row(b.buf.slope_cotangent, 0), b.row(b.buf.stage_cotangent, 0)
-        row, size = self._method.rows(b)[stage], size_of(b, b.scalar(step_size))
-        massive = self._method.mass is not None
+        row, size = self.method.rows(b)[stage], size_of(b, b.scalar(step_size))
+        massive = self.method.mass is not None
         self._solve(b, own, slope, row, time, size)
         of_auxiliaries = self._auxiliary_cotangent(b)
         add_up(b, of_auxiliaries, of_auxiliaries, [tableau.d[stage]], [slope])
         if b.lane.adjoint.orders:
             self._gather_size_of_slope(b, stage, size)
         at = tableau.alpha[stage]
-        state = self._method.stage_state(b, stage)
+        state = self.method.stage_state(b, stage)
         pull(b, "f", stage_time(b, at, step_size, time), at, slope, result, y=state)
         add_to_adjoint(b, result)
         for earlier in range(stage):
             weights = [tableau.a[stage - 1][earlier], *([] if massive else [tableau.c[stage - 1][earlier]])]
             add_up(b, adjoints[earlier], adjoints[earlier], weights, [result, own])
         if massive:
-            self._method.mass_of_stage(b, stage)
+            self.method.mass_of_stage(b, stage)
             pull(b, "mass", b.real(0), 0, own, result, y=b.buf.mass_vector)
             for earlier in range(stage):
                 add_up(b, adjoints[earlier], adjoints[earlier], [tableau.c[stage - 1][earlier]], [result])
@@ -125,7 +132,7 @@ class RosenbrockAdjoint:
         """From the cotangent `own` of u_i, without that by its own equation, to that of its equation, and that of its slope."""
         fill(b, slope, 0.0)
         # The cotangents of the equations whose orders are solved for, where M has tangents.
-        masses = b.buf.mass_cotangent if self._method.mass is not None and Mass.moves(b) else None
+        masses = b.buf.mass_cotangent if self.method.mass is not None and Mass.moves(b) else None
         if masses is not None:
             fill(b, masses, 0.0)
         step_size, product = size.terms[0], b.buf.jacobian_product
@@ -143,10 +150,10 @@ class RosenbrockAdjoint:
                 if masses is not None:
                     given = {**b.instant(b.real(0)), "y": b.buf.mass_vector, "mass*": masses}
                     b.call("mass_vjp", out=into_view_of_input(b, 0, b.buf.mass_product), **given)
-                    weights = [-1 / self._method.tableau.gamma]
+                    weights = [-1 / self.method.tableau.gamma]
                     add_up(b, target, target, weights, [b.piece(b.buf.mass_product, order)])
             for direction in directions(b, target):
-                self._method.linear.solve_transposed(b, direction)
+                self.method.linear.solve_transposed(b, direction)
             add_up(b, known, known, _ONE, [target])
             add_up(b, target, None, _ONE, [target], 1.0 / step_size)
             if masses is not None:
@@ -166,12 +173,12 @@ class RosenbrockAdjoint:
 
     def _gather_size_of_slope(self, b: Body, stage: int, size: Jet) -> None:
         """The share of the step's size in h s_i."""
-        tableau, rows, slope = self._method.tableau, self._method.rows(b), b.buf.stage_slope
-        if self._method.mass is None:
+        tableau, rows, slope = self.method.tableau, self.method.rows(b), b.buf.stage_slope
+        if self.method.mass is None:
             weights = [-weight for weight in (tableau.c[stage - 1] if stage else ())]
             add_up(b, slope, None, [1 / tableau.gamma, *weights], [rows[stage], *rows[:stage]])
         else:
-            add_up(b, slope, None, [Fraction(-1)], [self._method.mass_of_stage(b, stage)])
+            add_up(b, slope, None, [Fraction(-1)], [self.method.mass_of_stage(b, stage)])
         self._divide(b, slope, size)
         self._gather_size(b, self._stage_adjoints(b)[stage], slope)
 

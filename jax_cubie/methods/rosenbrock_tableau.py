@@ -24,13 +24,13 @@ from .rows import (
     near,
 )
 from .stability import Polynomial, at_infinity, stability_function
-from .tableau import ContinuousExtension, check_claims
+from .tableau import ContinuousExtension, Tableau, check_claims
 
 _CHECKED_W_ORDER = 4
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class RosenbrockTableau:
+class RosenbrockTableau(Tableau):
     """A Rosenbrock method in the form without products by the Jacobian, in exact numbers: text is taken exactly, a float as
     what it is (Hairer, Wanner, Solving Ordinary Differential Equations II, section IV.7, on implementation).
 
@@ -169,12 +169,6 @@ class RosenbrockTableau:
             weights = _times(self.dense.at(x), self.gamma_rows)
             check_conditions(self.name, f"dense at x = {x}", stages, weights, self.dense.order, x)
 
-    def _error(self, what: str) -> ValueError:
-        return ValueError(f"tableau {self.name!r}: {what}")
-
-    def __repr__(self) -> str:
-        return f"<RosenbrockTableau {self.name!r}: {self.stages} stages, order {self.order}>"
-
     def __hash__(self) -> int:
         return hash((self.name, self.m))
 
@@ -219,13 +213,7 @@ class RosenbrockTableau:
 
     @property
     def error_weights(self) -> Row | None:
-        """Weights of the error estimate, `e`."""
         return self.e
-
-    @property
-    def dense_order(self) -> int:
-        """The order of the values between steps: its own, or that of cubic Hermite interpolation."""
-        return 3 if self.dense is None else self.dense.order
 
     @property
     def end_stage(self) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Sequence
 from fractions import Fraction
@@ -129,8 +130,79 @@ def check_extension(name: str, dense: ContinuousExtension, rows: Sequence[Row], 
         check_conditions(name, f"the continuous extension at x = {x}", elementary, dense.at(x), dense.order, x)
 
 
+class Tableau(abc.ABC):
+    """The numbers of a method, as a frozen dataclass.
+
+    name, order: of the method. embedded_order: of that which its error is estimated by, None where there is none. dense: its
+    own values between steps, None where they are Hermite's cubic. aliases: other names. source: where the numbers come from.
+    """
+
+    name: str
+    order: int
+    embedded_order: int | None
+    dense: ContinuousExtension | None
+    aliases: tuple[str, ...]
+    source: str
+
+    @property
+    @abc.abstractmethod
+    def stages(self) -> int:
+        """How many it has."""
+
+    @property
+    @abc.abstractmethod
+    def error_weights(self) -> Row | None:
+        """Weights of the error estimate; None without an embedded method."""
+
+    @property
+    def dense_order(self) -> int:
+        """The order of the values between steps: its own, or that of cubic Hermite interpolation."""
+        return 3 if self.dense is None else self.dense.order
+
+    @property
+    def fsal(self) -> bool:
+        """First same as last: the next step's first stage is this one's last."""
+        return False
+
+    def _error(self, what: str) -> ValueError:
+        return ValueError(f"tableau {self.name!r}: {what}")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}: {self.stages} stages, order {self.order}>"
+
+
+class RungeKuttaTableau(Tableau):
+    """Those of a Runge-Kutta method. b, b_embedded: the weights of the solution and of the embedded one. c: the stages'
+    times."""
+
+    b: Row
+    c: Row
+    b_embedded: Row | None
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.b))  # few of the numbers are enough to tell methods apart
+
+    @property
+    def stages(self) -> int:
+        return len(self.b)
+
+    @property
+    def error_weights(self) -> Row | None:
+        return difference(self.b, self.b_embedded)
+
+    def _check_order(self, rows: Sequence[Row]) -> None:
+        """rows: the coefficients of each stage. Raises ValueError where an order condition does not hold, or `dense` does not
+        fit."""
+        stages = ElementaryWeights(rows)
+        check_conditions(self.name, "b", stages, self.b, self.order)
+        if self.b_embedded is not None:
+            check_conditions(self.name, "b_embedded", stages, self.b_embedded, self.embedded_order or 1)
+        if self.dense is not None:
+            check_extension(self.name, self.dense, rows, self.b)
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
-class ButcherTableau:
+class ButcherTableau(RungeKuttaTableau):
     """An explicit Runge-Kutta method, in exact numbers: text ("1/3", "0.1") is taken exactly, a float as what it is.
 
     a: the rows below the diagonal, one for each stage after the first.
@@ -191,7 +263,9 @@ class ButcherTableau:
             source=source,
         )
         self._check_shape()
-        self._check_order()
+        self._check_order(((), *rows))
+        if self.b_embedded_low is not None:
+            check_conditions(name, "b_embedded_low", ElementaryWeights(((), *rows)), self.b_embedded_low, 1)
 
     def _check_shape(self) -> None:
         stages = self.stages
@@ -210,32 +284,10 @@ class ButcherTableau:
                 raise self._error(f"{len(self.b_embedded_low)} second embedded weights for {stages} stages")
         check_sums(self.name, self.a, self.c[1:], "row", first=2)
 
-    def _check_order(self) -> None:
-        stages = ElementaryWeights(((), *self.a))
-        check_conditions(self.name, "b", stages, self.b, self.order)
-        if self.b_embedded is not None:
-            check_conditions(self.name, "b_embedded", stages, self.b_embedded, self.embedded_order or 1)
-        if self.b_embedded_low is not None:
-            check_conditions(self.name, "b_embedded_low", stages, self.b_embedded_low, 1)
-        if self.dense is not None:
-            check_extension(self.name, self.dense, ((), *self.a), self.b)
-
-    def _error(self, what: str) -> ValueError:
-        return ValueError(f"tableau {self.name!r}: {what}")
-
-    def __repr__(self) -> str:
-        return f"<ButcherTableau {self.name!r}: {self.stages} stages, order {self.order}>"
-
-    def __hash__(self) -> int:
-        return hash((self.name, self.b))  # few of the numbers are enough to tell methods apart
-
-    @property
-    def stages(self) -> int:
-        return len(self.b)
+    __hash__ = RungeKuttaTableau.__hash__  # a dataclass makes one of all fields else
 
     @property
     def fsal(self) -> bool:
-        """First same as last: the last stage is evaluated at the end of the step, so the next step can begin with it."""
         return self.stages > 1 and (*self.a[-1], Fraction(0)) == self.b
 
     @property
@@ -246,16 +298,6 @@ class ButcherTableau:
         rows = self.dense.a if self.dense is not None else ()
         ends = (number for number, row in enumerate(rows) if row[: self.stages] == self.b and not any(row[self.stages :]))
         return next((self.stages + number for number in ends), None)
-
-    @property
-    def dense_order(self) -> int:
-        """The order of the values between steps: its own, or that of cubic Hermite interpolation."""
-        return 3 if self.dense is None else self.dense.order
-
-    @property
-    def error_weights(self) -> Row | None:
-        """Weights of the error estimate, `b - b_embedded`; None without an embedded method."""
-        return difference(self.b, self.b_embedded)
 
     @property
     def error_weights_low(self) -> Row | None:

@@ -51,7 +51,8 @@ def refuse_matrices(given: list[str], method: str) -> None:
 
 
 def read_mass(matrices: Matrices, state: State) -> tuple[Mass, Any] | None:
-    """What is known of the mass matrix, and its values as an array [n] or [n, n]; None without one."""
+    """What is known of the mass matrix, and its values as an array [n] or [n, n], NumPy's where they are known; None without
+    one."""
     if matrices.mass is None:
         if matrices.mass_pattern is not None:
             raise ValueError("mass_pattern is given without a mass: it says where the matrix mass= may have entries")
@@ -68,7 +69,6 @@ def read_mass(matrices: Matrices, state: State) -> tuple[Mass, Any] | None:
         array = jnp.where(given, array, 0)
     mask = known != 0 if given is None and known is not None else given
     mask = np.ones(array.shape, bool) if mask is None else mask
-    array = jnp.asarray(array) if isinstance(array, np.ndarray) else array
     return Mass(array.ndim == 1, Pattern.of(np.diag(mask) if array.ndim == 1 else mask)), array
 
 

@@ -24,6 +24,7 @@ from .checks import flat_state, step_size
 from .events import EventReader
 from .matrices import Matrices, check_jacobian, flat_jacobian, read_mass, read_sparsity, refuse_matrices
 from .problem import DEFAULT_MAX_STEPS, Problem
+from .separation import separation_of
 from .state import State, read_state
 from .summaries import SummaryReader
 from .tracing import Arguments, Output, flat_field, trace_functions
@@ -149,6 +150,9 @@ def make_request(
             "infusions and a mass matrix: what is infused would have to be multiplied by it; write the infusion into f, and "
             "its beginning and end into jump_ts"
         )
+    separation = None if mass is None else separation_of(mass[1])
+    if separation is not None and mass is not None:
+        mass = separation.of_mass(mass[1])
     leaves = Arguments(args, state.dtype, None if mass is None else mass[1], driven, t0, schedule)
     happening = EventReader(events, state, leaves)
     if happening.steady is not None:
@@ -157,7 +161,7 @@ def make_request(
     outputs = _outputs(saves, observables)
     reader = SummaryReader({} if summaries is None else summaries, state, leaves, times, t0, mass=mass is not None)
     functions = trace_functions(
-        f, outputs, method, state, leaves, settings["unroll"], None if mass is None else mass[0], jac, sparsity,
+        f, outputs, method, state, leaves, settings["unroll"], None if mass is None else mass[0], jac, sparsity, separation,
         lambda field, method: {**happening.trace(), **reader.trace(field, method)},
     )  # fmt: skip
     values |= reader.operands
@@ -192,7 +196,7 @@ def make_request(
     _refuse_named_ends(parts, controller, settings["controller"])
     problem = Problem(
         functions=functions.by_platform,
-        method=functions.method,
+        method=functions.method.looked_at() if any(part.stops for part in parts) else functions.method,
         controller=controller,
         parts=tuple(parts),
         registry=solver.buffers,

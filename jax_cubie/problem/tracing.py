@@ -24,6 +24,7 @@ from ..times import as_array
 from ..translate import check_dtype, trace, translate_for_all
 from ..translate.platforms import PLATFORMS
 from ..translate.program import DTYPES as KERNEL_DTYPES
+from .separation import Separation
 from .state import State, name_of
 
 
@@ -66,7 +67,7 @@ class Arguments:
         self.own = tuple(f"f{number}" for number in range(len(self.arrays)))
         self._masses = () if mass is None else (MASS,)
         if mass is not None:
-            self.arrays.insert(0, mass)
+            self.arrays.insert(0, jnp.asarray(mass) if isinstance(mass, np.ndarray) else mass)
             self.avals.insert(0, jax.ShapeDtypeStruct(mass.shape, mass.dtype))
         self.tables = make_tables(drivers, t0, dtype, lambda k: f"f{len(self.own) + 1 + k}") if drivers.given else None
         self._t0, self._driven = None, {} if self.tables is None else dict(self.tables.arrays)
@@ -224,14 +225,20 @@ def _time_and_state(state: State) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeS
 def trace_functions(
     f: Callable, outputs: Mapping[str, Output], method: Method, state: State, args: Arguments, unroll: int | str,
     mass: Mass | None = None, jac: Callable | None = None, sparsity: Pattern | None = None,
-    more: Callable[[Callable, Method], Mapping[str, Extra]] | None = None,
+    separation: Separation | None = None, more: Callable[[Callable, Method], Mapping[str, Extra]] | None = None,
 ) -> TracedFunctions:
     """For each platform f, what the method derives of it and `outputs`, by their names: functions of time, the flat state, the
-    operands of args and what they close over. more: of f and the method, what else is evaluated, by name."""
+    operands of args and what they close over. jac, sparsity: of f. separation: what f and these are brought to before all else.
+    more: of f and the method, what else is evaluated, by name."""
     said_f = f"f{args.said}"
     args.check_signature(f, "f")
     time, vector = _time_and_state(state)
-    field = trace(flat_field(f, state, args), time, vector, *args.avals)
+    flat = flat_field(f, state, args)
+    if separation is not None:
+        flat = separation.of_function(flat)
+        jac = None if jac is None else separation.of_function(jac)
+        sparsity = None if sparsity is None else separation.of_pattern(sparsity)
+    field = trace(flat, time, vector, *args.avals)
     inputs: dict[str, tuple[str, ...]] = dict.fromkeys(("f", *outputs), ("t", "y"))
     closed, sparse = {"f": field}, set()
     forwards = without_custom_vjp(field)  # what a solver derives of f is what f computes, whatever its rule for cotangents

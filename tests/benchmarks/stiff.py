@@ -20,6 +20,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -43,6 +44,7 @@ from lorenz import machine
 from scipy.integrate import solve_ivp
 from stiff_problems import PROBLEMS, StiffProblem, hodgkin_huxley, reference, robertson
 
+import jax_cubie
 from jax_cubie import Solver
 
 jax.config.update("jax_enable_x64", True)
@@ -125,6 +127,55 @@ def steps(options: argparse.Namespace) -> Iterator[Row]:
                 yield f"  diffrax, {label}; of that, ours", "0.9 to 1.1", ", ".join(found)
 
 
+# All methods
+
+# One with the widest range of rates, one of eight states, one whose stiffness comes and goes.
+COMPARED = {"robertson": 1e-6, "hires": 1e-4, "van_der_pol": 1e-3}
+
+
+def methods(options: argparse.Namespace) -> Iterator[Row]:
+    """Every method for stiff systems that estimates its error, and "auto", at equal tolerances: accepted (and rejected) steps,
+    evaluations of f, factorisations, the scaled error at the end, and microseconds for one of 64 lanes alike."""
+    tolerances = jnp.asarray([1e-3, 1e-6])
+    named = [one["name"] for one in jax_cubie.methods() if one["stiff"] and one["embedded_order"] is not None]
+    for name, dt0 in COMPARED.items():
+        problem, exact = PROBLEMS[name], reference(name)
+        start = jnp.tile(jnp.asarray(problem.y0), (8 if options.quick else 64, 1))
+        for method in (*named, "auto"):
+            batch = jax.jit(jax.vmap(ours(problem, method, dt0), (None, 0, None)))
+            calls = [functools.partial(batch, rtol) for rtol in tolerances]
+            seconds = in_turn(calls, (start, problem.args), 1 if options.quick else 3)
+            for rtol, call, spent in zip(tolerances, calls, seconds, strict=True):
+                ends, stats = jax.tree.map(lambda one: np.asarray(one)[0], call(start, problem.args))
+                accepted, rejected, evaluations, factorisations = (
+                    int(stats[key]) for key in ("num_accepted_steps", "num_rejected_steps", "nfev", "num_factorisations")
+                )
+                error = float(problem.scaled_error(ends, exact, float(rtol)))
+                yield (
+                    f"{name}, {method}, {rtol:.0e}", "",
+                    f"{accepted:6d} ({rejected:4d}) steps {evaluations:8d} f {factorisations:6d} LU {error:9.2g} "
+                    f"{1e6 * spent / len(start):9.1f} us",
+                )  # fmt: skip
+
+
+def invariants(options: argparse.Namespace) -> Iterator[Row]:
+    """A rigid body, whose squared angular momentum is constant: how far it is from that after 10,000 steps of 0.1."""
+
+    def rigid_body(t: Any, y: jax.Array, args: Any) -> jax.Array:
+        return jnp.stack([y[1] * y[2], -y[0] * y[2], -0.51 * y[0] * y[1]])
+
+    def momentum(y: Any) -> float:
+        return float(y[0] ** 2 + y[1] ** 2)
+
+    start = jnp.array([0.0, 1.0, 1.0])
+    for one in jax_cubie.methods():
+        if one["stiff"] and one["order"] <= 6:
+            settings = {"newton_rtol": 1e-13, "newton_atol": 1e-13} if one["family"] != "Rosenbrock" else {}
+            solver = Solver(one["name"], controller="fixed", max_steps=20_000, **settings)
+            end = solver.solve(rigid_body, 0.0, 1000.0, start, dt0=0.1).ys[-1]
+            yield f"order {one['order']}, {one['name']}", "", f"{abs(momentum(end) - momentum(start)):.1e}"
+
+
 # Lanes
 
 
@@ -196,6 +247,57 @@ def hires_lanes(options: argparse.Namespace) -> Iterator[Row]:
     for label, times, said in beside_diffrax(problem, FIRST_STEP["hires"], (0, 0), lanes, sample, options):
         asked = ">= 8 times" if on_cpu() else ""
         yield f"{count:,} lanes, {method} beside diffrax's {label}", asked, f"{times:.1f} times {said}"
+
+
+# Beside gradsolve
+
+
+def gradsolve(options: argparse.Namespace) -> Iterator[Row]:
+    """gradsolve's Rosenbrock23 on its own example, examples/06_stiff.py: Robertson's reactions, t to 1e4, all lanes alike, rtol
+    1e-6, atol 1e-9. Its kernel is called as its benchmarks do, through its FFI entry point, with arrays that lie on the device
+    as it wants them. Ours have the tolerance at which their largest relative error is that of gradsolve's, against 1e-12. On a
+    CPU its kernel is a loop on one core."""
+    try:
+        from gradsolve.cuda._ffi_bridge import make_runner_rosenbrock
+    except ImportError:
+        yield "gradsolve is not installed", "", "not measured: pip install gradsolve"
+        return
+    platform, compiler = ("cpu", "c++") if on_cpu() else ("cuda", "nvcc")
+    if shutil.which(compiler) is None:
+        yield f"gradsolve builds its kernel with {compiler}, which is not on PATH", "", "not measured"
+        return
+    exponent = (8 if options.quick else 12) if on_cpu() else 17
+    problem = dataclasses.replace(PROBLEMS["robertson"], t1=1e4, size=1e-3)  # rtol 1e-6 goes with its atol
+    lanes = tuple(jnp.tile(jnp.asarray(one)[:, None], (1, 2**exponent)) for one in (problem.y0, problem.args))
+    sample = tuple(one[:, :1] for one in lanes)
+    kernel = make_runner_rosenbrock("robertson", 3, 3, "float64", platform)
+
+    @jax.jit
+    def theirs_(y0: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return kernel(y0, k, problem.t1, 1e-6, 1e-9, 50_000)
+
+    exact = np.asarray(ours(problem, "radau_iia_5", 1e-6)(1e-12, jnp.asarray(problem.y0), jnp.asarray(problem.args))[0])
+
+    def error(end: Any) -> float:
+        return float(np.max(np.abs(np.asarray(end)[:, 0] / exact - 1.0)))
+
+    end, taken = theirs_(*sample)
+    target = error(end)
+    yield "gradsolve, error and accepted steps", "", f"{target:.2g}, {int(taken[0])}"
+    calls, said, grid = [theirs_], [], 10.0 ** -np.arange(2.0, 10.0, 0.5)
+    methods = dict.fromkeys(("rosenbrock23", *options.methods))
+    for method in methods:
+        call = jax.jit(jax.vmap(ours(problem, method, FIRST_STEP["robertson"]), (None, -1, -1), (-1, 0)))
+        found = np.minimum.accumulate([error(call(tolerance, *sample)[0]) for tolerance in grid])
+        same = float(np.exp(np.interp(-np.log(target), -np.log(found), np.log(grid))))
+        end, stats = call(same, *sample)
+        calls.append(functools.partial(call, same))
+        said.append(f"error {error(end):.2g} at {same:.1e}, {int(stats['num_accepted_steps'][0])} steps")
+    seconds, *mine = in_turn(calls, lanes, 3 if options.quick else 9)
+    for method, spent, details in zip(methods, mine, said, strict=True):
+        asked = ">= 1.3 times" if method == "rosenbrock23" and not on_cpu() else ""
+        times = f"{seconds / spent:.2f} times ({milliseconds(spent)}, {milliseconds(seconds)}; {details})"
+        yield f"2^{exponent} lanes, {method} beside gradsolve's Rosenbrock23", asked, times
 
 
 # Linear solvers and resources
@@ -303,6 +405,10 @@ def builds(options: argparse.Namespace) -> Iterator[Row]:
 # The picture
 
 
+# Lanes of a batch on a CPU. Of 64 states one: a batch of 4 took diffrax minutes.
+DRAWN = {"robertson": 64, "hires": 64, "brusselator": 1, "chemical_akzo_reduced": 64}
+
+
 def draw(path: str, methods: list[str]) -> None:
     """Above, accepted steps of one lane over its error; below, milliseconds a lane of a batch (SciPy: of one)."""
     import matplotlib
@@ -310,20 +416,21 @@ def draw(path: str, methods: list[str]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    tolerances = 10.0 ** -np.arange(3.0, 10.0)
-    count = 256 if on_cpu() else 2**14
-    figure, axes = plt.subplots(2, 2, figsize=(11, 8), constrained_layout=True)
-    for column, name in enumerate(("robertson", "hires")):
+    tolerances = 10.0 ** -np.arange(3.0, 10.0, 1.5)
+    figure, axes = plt.subplots(2, len(DRAWN), figsize=(4.4 * len(DRAWN), 8), constrained_layout=True)
+    for column, (name, count) in enumerate(DRAWN.items()):
         problem, exact, dt0 = PROBLEMS[name], reference(name), FIRST_STEP[name]
+        count = count if on_cpu() else 2**14
         start = jnp.tile(jnp.asarray(problem.y0), (count, 1))
         curves = {method: (ours(problem, method, dt0), "o-") for method in methods}
         curves |= {f"{label}, diffrax": (theirs(problem, solver, dt0), "s--") for label, solver in KVAERNO5.items()}
         for number, (label, (lane, style)) in enumerate(curves.items()):
-            ends, taken, _ = over_tolerances(lane, problem, tolerances)
-            error = np.max(np.abs(ends / exact - 1.0), axis=-1)
             batch = jax.jit(jax.vmap(lane, (None, 0, None)))
             calls = [functools.partial(batch, rtol) for rtol in tolerances]
-            spent = [1e3 * seconds / count for seconds in in_turn(calls, (start, problem.args), 3)]
+            found = [jax.tree.map(lambda one: np.asarray(one)[0], call(start, problem.args)) for call in calls]
+            error = [float(problem.scaled_error(end, exact, 1.0)) for end, _ in found]
+            taken = [stats["num_accepted_steps"] for _, stats in found]
+            spent = [1e3 * seconds / count for seconds in in_turn(calls, (start, problem.args), 1)]
             line = {"color": f"C{number}", "label": label, "markersize": 4}
             axes[0, column].loglog(error, taken, style, **line)
             axes[1, column].loglog(error, spent, style, **line)
@@ -332,20 +439,23 @@ def draw(path: str, methods: list[str]) -> None:
             error, taken, spent = zip(*(by_scipy(problem, scipy_method, rtol, exact) for rtol in tolerances), strict=True)
             axes[0, column].loglog(error, taken, "^:", **line)
             axes[1, column].loglog(error, spent, "^:", **line)
-        axes[0, column].set(title=f"{name}, t to {problem.t1:g}, float64", ylabel="accepted steps")
-        axes[1, column].set(title=f"{count:,} lanes (SciPy: one)", ylabel="milliseconds a lane")
+        axes[0, column].set(title=f"{name.removesuffix('_reduced')}, {len(exact)} states, t to {problem.t1:g}")
+        axes[1, column].set(title="one lane" if count == 1 else f"{count:,} lanes (SciPy: one)")
+        print(f"drawn: {name}", flush=True)
     for axis in axes.flat:
-        axis.set(xlabel="largest relative error at the end")
+        axis.set(xlabel="scaled error at the end")
         axis.invert_xaxis()
         axis.grid(alpha=0.3)
-    axes[0, 0].legend()
-    figure.suptitle(machine(), fontsize=8)
-    figure.savefig(path, dpi=110)
+    axes[0, 0].set(ylabel="accepted steps")
+    axes[1, 0].set(ylabel="milliseconds a lane")
+    axes[0, 0].legend(fontsize=8)
+    figure.suptitle(f"{machine()}, float64", fontsize=9)
+    figure.savefig(path, dpi=80)
     print(f"drawn: {path}")
 
 
 def by_scipy(problem: StiffProblem, method: str, rtol: float, exact: np.ndarray) -> tuple[float, int, float]:
-    """Largest relative error, steps, milliseconds; f and its Jacobian are JAX's, jitted."""
+    """Scaled error, steps, milliseconds; f and its Jacobian are JAX's, jitted."""
     f = jax.jit(lambda t, y: problem.f(t, y, problem.args))
     jac = jax.jit(jax.jacfwd(f, argnums=1))
     arguments = (0.0, problem.y0)
@@ -353,14 +463,17 @@ def by_scipy(problem: StiffProblem, method: str, rtol: float, exact: np.ndarray)
     started = time.perf_counter()
     solution = solve_ivp(f, (0.0, problem.t1), problem.y0, method, rtol=rtol, atol=problem.atol(rtol), jac=jac)
     spent = 1e3 * (time.perf_counter() - started)
-    return float(np.max(np.abs(solution.y[:, -1] / exact - 1.0))), len(solution.t) - 1, spent
+    return float(problem.scaled_error(solution.y[:, -1], exact, 1.0)), len(solution.t) - 1, spent
 
 
 SECTIONS = {
     "accuracy": accuracy,
     "steps": steps,
+    "methods": methods,
+    "invariants": invariants,
     "robertson": robertson_lanes,
     "hires": hires_lanes,
+    "gradsolve": gradsolve,
     "linear": linear,
     "resources": resources,
     "gradient": gradient,
@@ -371,7 +484,7 @@ SECTIONS = {
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="fewer lanes and repeats")
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="these sections")
+    parser.add_argument("--only", nargs="*", choices=SECTIONS, default=list(SECTIONS), help="these sections, or none")
     methods = ["rodas5p", "radau_iia_5", "kvaerno5"]
     parser.add_argument("--methods", nargs="+", default=methods, help="of ours; the first is the one that is timed")
     parser.add_argument("--picture", metavar="FILE", help="draw work over precision into this file")
