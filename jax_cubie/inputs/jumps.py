@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..buffers import Buffer
 from ..kernel.scalar import Scalar, where
-from ..loop import AdjointHooks, Dimensions, Hooks, Part, Step
-from ..operands import Result, cotangent_name, tangent_name
+from ..loop import AdjointHooks, Hooks, Part, Step
+from ..operands import cotangent_name, tangent_name
 from ..settings import concrete, is_number
 from ..solution import CODES
 from ..times import as_array, difference
@@ -109,14 +108,6 @@ class Jumps(Part):
         return cls(schedule.times.shape[0], schedule.increments is not None, schedule.kept is not None)
 
     @property
-    def inside(self) -> bool:
-        return False
-
-    @property
-    def stops(self) -> bool:
-        return False
-
-    @property
     def divides(self) -> bool:
         return True
 
@@ -128,19 +119,6 @@ class Jumps(Part):
     def counters(self) -> tuple[str, ...]:
         """Jumps that lie behind."""
         return ("jumps",)
-
-    @staticmethod
-    def buffers() -> tuple[Buffer, ...]:
-        return ()
-
-    def sizes(self, dimensions: Dimensions) -> dict[str, int]:
-        return {}
-
-    def results(self, states: int, dtype: str) -> tuple[Result, ...]:
-        return ()
-
-    def copies(self) -> dict[str, int]:
-        return {}
 
     def hooks(self, lane: Lane) -> Hooks:
         def start(b: Body) -> Scalar:
@@ -201,17 +179,10 @@ class Jumps(Part):
                 b.each(add, b.primal)
 
     @property
-    def remembered(self) -> tuple[tuple[str, str], ...]:
-        return ()
-
-    @property
     def remembered_counters(self) -> tuple[str, ...]:
         return ("jumps",)
 
     def adjoint(self, lane: Lane) -> AdjointHooks:
-        def nothing(*_: Any) -> None:
-            return None
-
         def end(b: Body) -> None:
             self._go_back(b, b.scalar(0, "int32"), b.scalar(0.0))
 
@@ -229,16 +200,7 @@ class Jumps(Part):
             if name in {result.name for result in lane.plan.words.results}:
                 b.res(name, self._index(b)[0].value, value.value)
 
-        return AdjointHooks(
-            begin=nothing,
-            repeated=nothing,
-            restored=nothing,
-            step=nothing,
-            end=end,
-            leg_tangent=leg_tangent,
-            corner=corner,
-            clip_cotangent=clip_cotangent,
-        )
+        return AdjointHooks(end=end, leg_tangent=leg_tangent, corner=corner, clip_cotangent=clip_cotangent)
 
     def _go_back(self, b: Body, first: Scalar, time: Scalar) -> None:
         """The cotangent of the state in front of the jumps from number `first` on up to that time, from that behind them."""
@@ -270,9 +232,6 @@ class Jumps(Part):
                     b.each(lambda i, a=adjoint, kept=kept: a.store(i, (kept * b.scalar(a.load(i))).value), piece.size)
 
         b.repeat_while(lambda: index() > first, undo)
-
-    def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
-        return {}
 
 
 def _int64(b: Body, index: Any) -> Scalar:

@@ -218,7 +218,8 @@ class _Backward:
         b.put(slot_turn=turn_of(b, b.get("stride"), self._adjoint.slots))
         self._enter(b, b.get("depth"))
         for part in self._parts:
-            part.begin(b)
+            if part.begin is not None:
+                part.begin(b)
 
     # --- Steps that are taken again
 
@@ -294,7 +295,8 @@ class _Backward:
             b.counter("steps").set(at.value)
         step = self._step(b)
         for part in self._parts:
-            part.repeated(b, step)
+            if part.repeated is not None:
+                part.repeated(b, step)
 
     def _keep(self, b: Body) -> None:
         """The beginning of the step at hand into the next window, if it is one of those."""
@@ -394,7 +396,8 @@ class _Backward:
         if self._problem.divided:
             self._resume_leg(b)
         for part in self._parts:
-            part.restored(b)
+            if part.restored is not None:
+                part.restored(b)
 
     def _resume(self, b: Body, at: Scalar) -> None:
         """The times of step number `at`, where all but the last have one size."""
@@ -439,7 +442,8 @@ class _Backward:
             with b.when(b.get("last") & ~b.get("home")):
                 part.corner(b, step)
         for part in self._parts:
-            part.step(b, step)
+            if part.step is not None:
+                part.step(b, step)
 
     def moved(self, b: Body) -> None:
         """The cotangents of the step's start and size, as those of t0, t1 and dt0."""
@@ -524,7 +528,8 @@ class _Backward:
     def end(self, b: Body) -> None:
         with b.when(self.worth(b)):
             for part in reversed(self._parts):  # what happened first at t0 is gone back over last
-                part.end(b)
+                if part.end is not None:
+                    part.end(b)
         if self._constraints is not None:
             b.put(active=self.worth(b))
             with contextlib.nullcontext() if b.lane.plan.in_step else b.when(self.worth(b)):

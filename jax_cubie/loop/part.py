@@ -147,11 +147,11 @@ class AdjointHooks:
     follows from that of this time.
     """
 
-    begin: Callable
-    repeated: Callable
-    restored: Callable
-    step: Callable
-    end: Callable
+    begin: Callable | None = None
+    repeated: Callable | None = None
+    restored: Callable | None = None
+    step: Callable | None = None
+    end: Callable | None = None
     leg_tangent: Callable | None = None
     corner: Callable | None = None
     clip_cotangent: Callable | None = None
@@ -160,17 +160,20 @@ class AdjointHooks:
 
 
 class Part(abc.ABC):
-    """Something that looks at each step, and adds to the solution. A frozen dataclass: static, and part of an image's key."""
+    """Something that looks at each step, and adds to the solution. A frozen dataclass: static, and part of an image's key.
+
+    A part says what it has, and inherits that it lacks the rest; only its places in the loops, both ways, have no default.
+    """
 
     @property
-    @abc.abstractmethod
     def inside(self) -> bool:
         """Whether it asks for values inside of steps."""
+        return False
 
     @property
-    @abc.abstractmethod
     def stops(self) -> bool:
         """Whether it may end a lane that is as it should be before t1, by the code of `accepted`."""
+        return False
 
     @property
     def divides(self) -> bool:
@@ -214,26 +217,26 @@ class Part(abc.ABC):
         return ()
 
     @property
-    @abc.abstractmethod
     def counters(self) -> tuple[str, ...]:
         """The counters that it keeps, int32."""
+        return ()
 
     @staticmethod
-    @abc.abstractmethod
     def buffers() -> tuple[Buffer, ...]:
         """The buffers that it may need; their sizes wait for a problem."""
+        return ()
 
-    @abc.abstractmethod
     def sizes(self, dimensions: Dimensions) -> dict[str, int]:
         """Words of each of its buffers."""
+        return {}
 
-    @abc.abstractmethod
     def results(self, states: int, dtype: str) -> tuple[Result, ...]:
         """What it writes."""
+        return ()
 
-    @abc.abstractmethod
     def copies(self) -> dict[str, int]:
         """At how many places it evaluates each function of the user's, by name."""
+        return {}
 
     def outputs_of(self, function: str) -> tuple[str, ...]:
         """The results that are the outputs of that function of the user's, in their order; none if it is not this part's."""
@@ -244,19 +247,19 @@ class Part(abc.ABC):
         """Its places in the loop."""
 
     @property
-    @abc.abstractmethod
     def remembered(self) -> tuple[tuple[str, str], ...]:
         """The cells that outlive a step, with their dtypes."""
+        return ()
 
     @property
-    @abc.abstractmethod
     def remembered_counters(self) -> tuple[str, ...]:
         """Those of its counters that it needs to know where it is at the beginning of a step."""
+        return ()
 
     @abc.abstractmethod
     def adjoint(self, lane: Lane) -> AdjointHooks:
         """Its places in the backward loop."""
 
-    @abc.abstractmethod
     def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
         """The fields of the `Solution` that it answers for, from the results by name."""
+        return {}
