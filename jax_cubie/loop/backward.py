@@ -35,7 +35,7 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
     steps, progress, backward = problem.method.steps(lane), build_progress(lane), _Backward(lane)
     start_method, step, finish, carry = steps.start, steps.step, steps.finish, steps.carry
     fresh, leg_time, set_off, corner = progress.fresh, progress.leg_time, progress.set_off, progress.corner
-    inspect = progress.inspect
+    inspect, restarts = progress.inspect, progress.restarts
     transposed = problem.method.adjoint(lane)
     retake, adjoint_step = transposed.retake, transposed.adjoint
     allocate, locate = lane.allocate(), lane.locate()
@@ -73,7 +73,8 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
                         while replaying(b):
                             if set_off is not None:
                                 if fresh(b):
-                                    start_method(b, leg_time(b))
+                                    if restarts is None or restarts(b):
+                                        start_method(b, leg_time(b))
                                     set_off(b)
                             stretch(b)
                             while turns_left(b):
@@ -417,6 +418,9 @@ class _Backward:
                     continue
                 goal = where(home, b.tangent("span", order), hooks.clip_tangent(b, order))
                 b.put(**{f"leg_{order}": part.leg_tangent(b, order), f"goal_{order}": goal})
+        for _, hooks in self._dividing:
+            if hooks.restarts is not None:
+                b.put(restarts=hooks.restarts(b))
 
     def cotangents(self, b: Body) -> None:
         """Those of what was saved in the step at hand."""

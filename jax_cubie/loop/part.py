@@ -114,7 +114,8 @@ class Hooks:
     one. end(b, result) -> code: behind the last step, with the code so far.
 
     Of parts that divide the way into legs, times running forwards: clip(b) -> the next time on which a step has to end,
-    infinity if there is none; clip_tangent(b, order): its tangent. locate(b, step) -> the time inside of an accepted step at
+    infinity if there is none; clip_tangent(b, order): its tangent; restarts(b): whether the method starts again behind it, of a
+    part that `goes_on` behind some. locate(b, step) -> the time inside of an accepted step at
     which it should have ended; infinity if there is none: that step is taken once more, up to there. corner(b, time) ->
     code: at the end of a leg, behind `accepted`: the state may be changed, before the method starts again. set_off(b): at the
     beginning of a leg, behind that. Of a step that is such a one `locate` is asked, too, but not believed: cell "exact".
@@ -126,6 +127,7 @@ class Hooks:
     end: Callable | None = None
     clip: Callable | None = None
     clip_tangent: Callable | None = None
+    restarts: Callable | None = None
     locate: Callable | None = None
     corner: Callable | None = None
     set_off: Callable | None = None
@@ -177,13 +179,18 @@ class Part(abc.ABC):
 
     @property
     def divides(self) -> bool:
-        """Whether it divides the way of a lane into legs: there is a time inside on which a step ends, and the method starts
-        again."""
+        """Whether it divides the way of a lane into legs: there is a time inside on which a step ends, behind which the method
+        starts again, if it does not go on."""
         return False
 
     @property
     def jumps(self) -> bool:
         """Whether f may jump at the times at which its `clip` ends legs."""
+        return False
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether its `clip` ends legs behind which the method goes on, as behind any other step."""
         return False
 
     @property
