@@ -63,8 +63,8 @@ def solve(
       of them, in which there may be `jax_cubie.Resets`, too. Steps end on them, and the method starts again.
     - jump_ts: times on which steps end and behind which the method starts again: where the vector field jumps. They lie between
       t0 and t1, in the order in which they are come to; infinite ones behind them are never reached, so that lanes may have
-      different numbers of them. step_ts: times on which steps end, likewise; the method starts again behind these, too, which
-      costs an evaluation of f.
+      different numbers of them. step_ts: times on which steps end, likewise; behind these the method and its controller go
+      on, with steps as long as they were wanted before.
     - solver: a `Solver`; settings given besides are `solver.update(**settings)`.
     - throw: raise where any lane failed, also under jit, vmap and grad, when the solution is computed.
     - mass: M of M dy/dt = f(t, y, args), for Rosenbrock methods and implicit ones that are stiffly accurate: an array [n] for a

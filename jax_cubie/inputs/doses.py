@@ -188,11 +188,13 @@ def read_doses(doses: Any) -> tuple[AnyDoses, ...]:
 # --- As arrays
 
 
-def schedule_of(schedules: Sequence[AnyDoses], y0: Any, state: Any, t0: Any, t1: Any, others: Any = None) -> Schedule:
+def schedule_of(
+    schedules: Sequence[AnyDoses], y0: Any, state: Any, t0: Any, t1: Any, others: Schedule | None = None
+) -> Schedule:
     """The jumps that doses and resets mean.
 
-    y0: the flat state [n] at t0. state: its `State`. t0, t1: as the user gave them. others: further times since t0 at which
-    steps end. All times are NaN where the doses are invalid, as only traced ones can be found to be.
+    y0: the flat state [n] at t0. state: its `State`. t0, t1: as the user gave them. others: further times at which steps end.
+    All times are NaN where the doses are invalid, as only traced ones can be found to be.
     Raises ValueError for an `into` that does not name one component, for known times before t0, and for t1 < t0.
     """
     start, end = concrete(t0), concrete(t1)
@@ -204,20 +206,26 @@ def schedule_of(schedules: Sequence[AnyDoses], y0: Any, state: Any, t0: Any, t1:
 
     infused = tuple(sorted({place for one, place in zip(schedules, components, strict=True) if _lasts(one)}))
 
-    def arrays(schedules: Any, t0: Any, t1: Any, y0: Any, others: Any) -> _Arrays:
+    def arrays(schedules: Any, t0: Any, t1: Any, y0: Any, others: Any, restarts: Any) -> _Arrays:
         given = tuple(padded_offsets(t0, t1, one.ts, state.dtype) for one in schedules)
-        if all(concrete(leaf) is not None for leaf in jax.tree.leaves((schedules, t0, t1, others))):
+        if all(concrete(leaf) is not None for leaf in jax.tree.leaves((schedules, t0, t1, others, restarts))):
             # Nothing is left to compute later, nor to compile: they are constants.
             with np.errstate(invalid="ignore", over="ignore"):
-                known = jax.tree.map(concrete, tuple(schedules))
-                return _make_arrays(known, given, np.asarray(False), y0, concrete(others), components, state, np)
-        return _traced_arrays(tuple(schedules), given, t1 < t0, y0, others, components, state, jnp)
+                known, others, restarts = jax.tree.map(concrete, (tuple(schedules), others, restarts))
+                return _make_arrays(known, given, np.asarray(False), y0, others, restarts, components, state, np)
+        return _traced_arrays(tuple(schedules), given, t1 < t0, y0, others, restarts, components, state, jnp)
 
-    leaves = (tuple(schedules), t0, t1, y0, np.zeros(0, state.dtype) if others is None else others)
+    further = Schedule(np.zeros(0, state.dtype)) if others is None else others
+    restarts = None if further.restarts is True else further.restarts
+    if restarts is False:
+        restarts = np.zeros(further.times.shape, bool)
+    leaves = (tuple(schedules), t0, t1, y0, further.times, restarts)
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(leaves)):
-        shapes: Any = eqx.filter_eval_shape(arrays, *leaves)
-        return Schedule(*shapes, infused=infused)
-    return Schedule(*arrays(*leaves), infused=infused)
+        made: Any = eqx.filter_eval_shape(arrays, *leaves)
+    else:
+        made = arrays(*leaves)
+    *told, restarts = made
+    return Schedule(*told, restarts=True if restarts is None else restarts, infused=infused)
 
 
 def apart(schedule: Schedule, saved: Mapping[str, tuple[Any, Any]], t0: Any, span: Any) -> tuple[Schedule, dict[str, Any]]:
@@ -323,7 +331,7 @@ def _check_start(one: AnyDoses, t0: Any) -> None:
         )
 
 
-_Arrays = tuple[Any, Any, Any, Any]  # those of a `Schedule`
+_Arrays = tuple[Any, Any, Any, Any, Any]  # those of a `Schedule`; restarts: None for True
 
 
 def _make_arrays(
@@ -332,12 +340,13 @@ def _make_arrays(
     backwards: Any,
     y0: Any,
     others: Any,
+    restarts: Any,
     components: Sequence[int],
     state: Any,
     xp: Any,
 ) -> _Arrays:
-    """given: times since t0, of each schedule. components: where each goes. xp: `numpy` where all but y0 is known, else
-    `jax.numpy`."""
+    """given: times since t0, of each schedule. restarts: of `others`. components: where each goes. xp: `numpy` where all but y0
+    is known, else `jax.numpy`."""
     rows = [_Rows(one, since, state.dtype, xp) for one, since in zip(schedules, given, strict=True)]
     begins, ends, amounts, order, given = (
         xp.concatenate([getattr(row, name) for row in rows]) for name in ("begin", "end", "amounts", "order", "given")
@@ -348,7 +357,7 @@ def _make_arrays(
     # An end that is not behind the beginning, in this dtype: the dose is given at once.
     slow = (ends > begins) & xp.isfinite(ends)
 
-    # Sorted by time and order; the ends of infusions come last among equals.
+    # Sorted by time and order; of equals the ends of infusions come behind doses, and `others` last.
     times = xp.concatenate([begins, xp.where(slow, ends, np.inf)[lasting], others])
     more = len(lasting) + len(others)  # of which none changes the state
     places = xp.concatenate([order, np.full(more, _LAST, np.int32)])
@@ -385,15 +394,17 @@ def _make_arrays(
         rates = xp.stack([xp.where(active & mine, speed, 0).sum(1) for mine in into_one], 1)
     invalid = xp.any(xp.stack([row.invalid for row in rows])) | backwards
     times = xp.where(invalid, np.nan, times[by_time])
+    if restarts is not None:
+        restarts = xp.concatenate([np.full(total - len(others), True), restarts])[by_time]
 
     def array(values: Any) -> Any:
         return None if values is None else jnp.asarray(values, state.dtype)
 
-    return array(times), array(increments), array(kept), array(rates)
+    return array(times), array(increments), array(kept), array(rates), restarts if restarts is None else jnp.asarray(restarts)
 
 
 # As one computation, also where JAX would otherwise take operation by operation.
-_traced_arrays = jax.jit(_make_arrays, static_argnums=(5, 6, 7))
+_traced_arrays = jax.jit(_make_arrays, static_argnums=(6, 7, 8))
 
 
 def _lasts(one: AnyDoses) -> bool:

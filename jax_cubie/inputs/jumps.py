@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..buffers import Buffer
 from ..kernel.scalar import Scalar, where
-from ..loop import AdjointHooks, Dimensions, Hooks, Part, Step
-from ..operands import Result, cotangent_name, tangent_name
+from ..loop import AdjointHooks, Hooks, Part, Step
+from ..operands import cotangent_name, tangent_name
 from ..settings import concrete, is_number
 from ..solution import CODES
 from ..times import as_array, difference
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from ..loop.body import Body
     from ..loop.lane import Lane
 
-OPERANDS = TIMES, INCREMENTS, KEPT = "jump_times", "jump_increments", "jump_kept"
+OPERANDS = TIMES, INCREMENTS, KEPT, RESTARTS = "jump_times", "jump_increments", "jump_kept", "jump_restarts"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +31,15 @@ class Schedule:
     times: [jumps], counted from t0, in the solve's dtype; infinite ones are never reached. increments: [jumps, components],
     what is added to the state; None: nothing is. kept: [jumps], by what the state is multiplied before, 1 or 0; None: 1. rates:
     [jumps + 1, number of `infused`], what is added to these components of f before the first jump, between them, and behind the
-    last; None: nothing is.
+    last; None: nothing is. restarts: [jumps], booleans whether the method starts again there, of those of one time the first if
+    any, or one for all.
     """
 
     times: Any
     increments: Any = None
     kept: Any = None
     rates: Any = None
+    restarts: Any = True
     infused: tuple[int, ...] = ()
 
     @property
@@ -49,30 +50,41 @@ class Schedule:
     @property
     def operands(self) -> dict[str, Any]:
         """What the kernel is handed."""
-        given = {TIMES: self.times, INCREMENTS: self.increments, KEPT: self.kept}
+        restarts = None if isinstance(self.restarts, bool) else self.restarts
+        given = {TIMES: self.times, INCREMENTS: self.increments, KEPT: self.kept, RESTARTS: restarts}
         return {name: array for name, array in given.items() if array is not None}
 
 
-def read_jumps(given: Mapping[str, Any], t0: Any, t1: Any, dtype: str, others: Sequence[Any] = ()) -> Schedule | None:
-    """The schedule of times at which steps end, by the names under which they were given; None where there are none. others:
-    more of them, counted from t0, of which those before t0 don't matter.
+def read_jumps(jump_ts: Any, step_ts: Any, t0: Any, t1: Any, dtype: str, others: Sequence[Any] = ()) -> Schedule | None:
+    """The schedule of times at which steps end; None where there are none. others: more times at which f jumps, counted from
+    t0, of which those before t0 don't matter.
 
     Raises TypeError or ValueError for what is no such array, or known and wrong.
     """
-    arrays = [_checked(name, times, t0, t1) for name, times in given.items() if times is not None]
-    arrays = [times for times in arrays if np.shape(times)[0]]
-    if not arrays and not others:
+    given = {"jump_ts": jump_ts, "step_ts": step_ts}
+    checked = {name: _checked(name, times, t0, t1) for name, times in given.items() if times is not None}
+    offsets = {name: as_array(difference(times, t0, dtype), dtype) for name, times in checked.items() if np.shape(times)[0]}
+    if not offsets and not others:
         return None
-    offsets = [as_array(difference(times, t0, dtype), dtype) for times in arrays]
     if len(offsets) == 1 and not others:
-        return Schedule(offsets[0])
+        ((name, times),) = offsets.items()
+        return Schedule(times, restarts=name == "jump_ts")
     span = as_array(difference(t1, t0, dtype), dtype)
-    if any(isinstance(one, jax.ShapeDtypeStruct) for one in (*offsets, *others, span)):
-        return Schedule(jax.ShapeDtypeStruct((sum(one.shape[0] for one in (*offsets, *others)),), jnp.dtype(dtype)))
+    arrays = [*offsets.values(), *others]
+    if any(isinstance(one, jax.ShapeDtypeStruct) for one in (*arrays, span)):
+        count = sum(one.shape[0] for one in arrays)
+        restarts = jax.ShapeDtypeStruct((count,), jnp.dtype(bool)) if "step_ts" in offsets else True
+        return Schedule(jax.ShapeDtypeStruct((count,), jnp.dtype(dtype)), restarts=restarts)
     backwards = span < 0
     ahead = [jnp.where(backwards, jnp.where(one < 0, one, -jnp.inf), jnp.where(one > 0, one, jnp.inf)) for one in others]
-    together = jnp.concatenate([*offsets, *ahead])
-    return Schedule(jnp.where(backwards, -jnp.sort(-together), jnp.sort(together)))
+    if "step_ts" not in offsets:
+        together = jnp.concatenate([*offsets.values(), *ahead])
+        return Schedule(jnp.where(backwards, -jnp.sort(-together), jnp.sort(together)))
+    # Of one time those at which the method starts again come first.
+    soft = offsets.pop("step_ts")
+    together = jnp.concatenate([*offsets.values(), *ahead, soft])
+    order = jnp.argsort(jax.lax.stop_gradient(jnp.where(backwards, -together, together)), stable=True)
+    return Schedule(together[order], restarts=order < together.size - soft.size)
 
 
 def _checked(name: str, times: Any, t0: Any, t1: Any) -> Any:
@@ -97,24 +109,26 @@ def _checked(name: str, times: Any, t0: Any, t1: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Jumps(Part):
-    """Ends legs at the times of a schedule, and adds its increments to the state. count: the jumps of a lane, at most."""
+    """Ends legs at the times of a schedule, and adds its increments to the state. count: the jumps of a lane, at most.
+    leaping, plain: whether the method starts again behind some of them, and goes on behind some."""
 
     count: int
     adds: bool
     keeps: bool
+    leaping: bool
+    plain: bool
 
     @classmethod
     def of(cls, schedule: Schedule) -> Jumps:
         """Those of a schedule."""
-        return cls(schedule.times.shape[0], schedule.increments is not None, schedule.kept is not None)
-
-    @property
-    def inside(self) -> bool:
-        return False
-
-    @property
-    def stops(self) -> bool:
-        return False
+        restarts = schedule.restarts
+        return cls(
+            schedule.times.shape[0],
+            adds=schedule.increments is not None,
+            keeps=schedule.kept is not None,
+            leaping=restarts is not False,
+            plain=restarts is not True,
+        )
 
     @property
     def divides(self) -> bool:
@@ -122,32 +136,28 @@ class Jumps(Part):
 
     @property
     def jumps(self) -> bool:
-        return True
+        return self.leaping
+
+    @property
+    def goes_on(self) -> bool:
+        return self.plain
 
     @property
     def counters(self) -> tuple[str, ...]:
         """Jumps that lie behind."""
         return ("jumps",)
 
-    @staticmethod
-    def buffers() -> tuple[Buffer, ...]:
-        return ()
-
-    def sizes(self, dimensions: Dimensions) -> dict[str, int]:
-        return {}
-
-    def results(self, states: int, dtype: str) -> tuple[Result, ...]:
-        return ()
-
-    def copies(self) -> dict[str, int]:
-        return {}
-
     def hooks(self, lane: Lane) -> Hooks:
         def start(b: Body) -> Scalar:
             early = self._next(b) < 0.0
             return where(early, CODES["invalid_input"], self._pass(b, b.scalar(0.0)))
 
-        return Hooks(start=start, clip=self._next, clip_tangent=self._next_tangent, corner=self._pass)
+        restarts = self._restarts if self.plain else None
+        return Hooks(start=start, clip=self._next, clip_tangent=self._next_tangent, restarts=restarts, corner=self._pass)
+
+    def _restarts(self, b: Body) -> Scalar:
+        """Whether the method starts again at the next jump."""
+        return b.number(RESTARTS, self._index(b)[0].value) if self.leaping else b.scalar(False, "bool")
 
     def _index(self, b: Body) -> tuple[Scalar, Scalar]:
         """That of the next jump, int64, and whether there is one."""
@@ -201,17 +211,10 @@ class Jumps(Part):
                 b.each(add, b.primal)
 
     @property
-    def remembered(self) -> tuple[tuple[str, str], ...]:
-        return ()
-
-    @property
     def remembered_counters(self) -> tuple[str, ...]:
         return ("jumps",)
 
     def adjoint(self, lane: Lane) -> AdjointHooks:
-        def nothing(*_: Any) -> None:
-            return None
-
         def end(b: Body) -> None:
             self._go_back(b, b.scalar(0, "int32"), b.scalar(0.0))
 
@@ -229,16 +232,7 @@ class Jumps(Part):
             if name in {result.name for result in lane.plan.words.results}:
                 b.res(name, self._index(b)[0].value, value.value)
 
-        return AdjointHooks(
-            begin=nothing,
-            repeated=nothing,
-            restored=nothing,
-            step=nothing,
-            end=end,
-            leg_tangent=leg_tangent,
-            corner=corner,
-            clip_cotangent=clip_cotangent,
-        )
+        return AdjointHooks(end=end, leg_tangent=leg_tangent, corner=corner, clip_cotangent=clip_cotangent)
 
     def _go_back(self, b: Body, first: Scalar, time: Scalar) -> None:
         """The cotangent of the state in front of the jumps from number `first` on up to that time, from that behind them."""
@@ -270,9 +264,6 @@ class Jumps(Part):
                     b.each(lambda i, a=adjoint, kept=kept: a.store(i, (kept * b.scalar(a.load(i))).value), piece.size)
 
         b.repeat_while(lambda: index() > first, undo)
-
-    def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
-        return {}
 
 
 def _int64(b: Body, index: Any) -> Scalar:

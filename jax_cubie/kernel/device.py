@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -47,12 +48,25 @@ class View:
 
 class Members:
     """The members of a struct inside an emitter's body, by attribute: slices as `View`s, structs as this, the rest as llvmlite
-    values. value: the struct itself."""
+    values. value: the struct itself.
+
+    One is taken out where it is first asked for: a lane has dozens, a body looks at a few, and each costs compile time.
+    """
 
     def __init__(self, emitter: Emitter, value: Any, struct_type: Struct):
         self.value = value
-        for number, (name, kind) in enumerate(struct_type.members.items()):
-            setattr(self, name, _argument(emitter, kind, emitter.builder.extract_value(value, number)))
+        self._emitter, self._kinds, self._block = emitter, struct_type.members, emitter.builder.block
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self._kinds:
+            raise AttributeError(f"no member is called {name!r}")
+        builder = self._emitter.builder
+        # At the end of the block that the body began in: whatever comes later, in whichever branch, can use it.
+        with contextlib.nullcontext() if builder.block is self._block else builder.goto_block(self._block):
+            raw = builder.extract_value(self.value, list(self._kinds).index(name))
+            member = _argument(self._emitter, self._kinds[name], raw)
+        setattr(self, name, member)
+        return member
 
 
 def _argument(emitter: Emitter, kind: types.Type, value: Any) -> Any:

@@ -7,6 +7,7 @@ functions only, because below sm_100 libNVVM reads LLVM 7: no ``fneg``, no ``fre
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -392,8 +393,12 @@ class Emitter:
     def _no_table(self, access: Value) -> Value:
         """Says that a load or store is not of a function's table."""
         if self.platform == "cpu":
-            access.set_metadata("noalias", tables_scope(self.builder.module))
+            access.set_metadata("noalias", self._tables_scope)
         return access
+
+    @functools.cached_property
+    def _tables_scope(self) -> Any:
+        return tables_scope(self.builder.module)
 
     @contextmanager
     def loop(self, extent: int, copies: int | None = None) -> Iterator[Value]:

@@ -35,7 +35,7 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
     steps, progress, backward = problem.method.steps(lane), build_progress(lane), _Backward(lane)
     start_method, step, finish, carry = steps.start, steps.step, steps.finish, steps.carry
     fresh, leg_time, set_off, corner = progress.fresh, progress.leg_time, progress.set_off, progress.corner
-    inspect = progress.inspect
+    inspect, restarts = progress.inspect, progress.restarts
     transposed = problem.method.adjoint(lane)
     retake, adjoint_step = transposed.retake, transposed.adjoint
     allocate, locate = lane.allocate(), lane.locate()
@@ -73,7 +73,8 @@ def build_backward_lanes(lane: Lane) -> Callable[..., None]:
                         while replaying(b):
                             if set_off is not None:
                                 if fresh(b):
-                                    start_method(b, leg_time(b))
+                                    if restarts is None or restarts(b):
+                                        start_method(b, leg_time(b))
                                     set_off(b)
                             stretch(b)
                             while turns_left(b):
@@ -221,7 +222,8 @@ class _Backward:
         b.put(slot_turn=turn_of(b, b.get("stride"), self._adjoint.slots))
         self._enter(b, b.get("depth"))
         for part in self._parts:
-            part.begin(b)
+            if part.begin is not None:
+                part.begin(b)
 
     # --- Steps that are taken again
 
@@ -297,7 +299,8 @@ class _Backward:
             b.counter("steps").set(at.value)
         step = self._step(b)
         for part in self._parts:
-            part.repeated(b, step)
+            if part.repeated is not None:
+                part.repeated(b, step)
 
     def _keep(self, b: Body) -> None:
         """The beginning of the step at hand into the next window, if it is one of those."""
@@ -397,7 +400,8 @@ class _Backward:
         if self._problem.divided:
             self._resume_leg(b)
         for part in self._parts:
-            part.restored(b)
+            if part.restored is not None:
+                part.restored(b)
 
     def _resume(self, b: Body, at: Scalar) -> None:
         """The times of step number `at`, where all but the last have one size."""
@@ -417,6 +421,9 @@ class _Backward:
                     continue
                 goal = where(home, b.tangent("span", order), hooks.clip_tangent(b, order))
                 b.put(**{f"leg_{order}": part.leg_tangent(b, order), f"goal_{order}": goal})
+        for _, hooks in self._dividing:
+            if hooks.restarts is not None:
+                b.put(restarts=hooks.restarts(b))
 
     def cotangents(self, b: Body) -> None:
         """Those of what was saved in the step at hand."""
@@ -443,7 +450,8 @@ class _Backward:
             with b.when(b.get("last") & ~b.get("home")):
                 part.corner(b, step)
         for part in self._parts:
-            part.step(b, step)
+            if part.step is not None:
+                part.step(b, step)
 
     def _level(self, b: Body) -> Scalar:
         """The level of tangents of its end for which the step at hand is gone back over once more."""
@@ -554,7 +562,8 @@ class _Backward:
     def end(self, b: Body) -> None:
         with b.when(self.worth(b)):
             for part in reversed(self._parts):  # what happened first at t0 is gone back over last
-                part.end(b)
+                if part.end is not None:
+                    part.end(b)
         if self._constraints is not None:
             b.put(active=self.worth(b))
             with contextlib.nullcontext() if b.lane.plan.in_step else b.when(self.worth(b)):

@@ -53,7 +53,7 @@ def build_lanes(lane: Lane) -> Callable[..., None]:
     end_time, tell_parts, next_turn = progress.end_time, progress.tell_parts, progress.next_turn
     landed, land, advance, halted = progress.landed, progress.land, progress.advance, progress.halted
     done, conclude, steps_taken = progress.done, progress.conclude, progress.steps_taken
-    fresh, leg_time, set_off = progress.fresh, progress.leg_time, progress.set_off
+    fresh, leg_time, restarts, set_off = progress.fresh, progress.leg_time, progress.restarts, progress.set_off
     inspect, corner, home = progress.inspect, progress.corner, progress.home
     allocate, locate = lane.allocate(), lane.locate()
     queue = Queue(lane.device, lanes=plan.words.lanes, counter=plan.words.counter, block=plan.block)
@@ -83,7 +83,8 @@ def build_lanes(lane: Lane) -> Callable[..., None]:
                 while going(b):
                     if set_off is not None:
                         if fresh(b):
-                            start_method(b, leg_time(b))
+                            if restarts is None or restarts(b):
+                                start_method(b, leg_time(b))
                             set_off(b)
                     # A loop of its own, in which the step size is a constant: compilers move all that depends on it out.
                     turn_up(b)

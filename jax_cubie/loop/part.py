@@ -114,7 +114,8 @@ class Hooks:
     one. end(b, result) -> code: behind the last step, with the code so far.
 
     Of parts that divide the way into legs, times running forwards: clip(b) -> the next time on which a step has to end,
-    infinity if there is none; clip_tangent(b, order): its tangent. locate(b, step) -> the time inside of an accepted step at
+    infinity if there is none; clip_tangent(b, order): its tangent; restarts(b): whether the method starts again behind it, of a
+    part that `goes_on` behind some. locate(b, step) -> the time inside of an accepted step at
     which it should have ended; infinity if there is none: that step is taken once more, up to there. corner(b, time) ->
     code: at the end of a leg, behind `accepted`: the state may be changed, before the method starts again. set_off(b): at the
     beginning of a leg, behind that. Of a step that is such a one `locate` is asked, too, but not believed: cell "exact".
@@ -126,6 +127,7 @@ class Hooks:
     end: Callable | None = None
     clip: Callable | None = None
     clip_tangent: Callable | None = None
+    restarts: Callable | None = None
     locate: Callable | None = None
     corner: Callable | None = None
     set_off: Callable | None = None
@@ -148,11 +150,11 @@ class AdjointHooks:
     `values` by order.
     """
 
-    begin: Callable
-    repeated: Callable
-    restored: Callable
-    step: Callable
-    end: Callable
+    begin: Callable | None = None
+    repeated: Callable | None = None
+    restored: Callable | None = None
+    step: Callable | None = None
+    end: Callable | None = None
     leg_tangent: Callable | None = None
     corner: Callable | None = None
     clip_cotangent: Callable | None = None
@@ -161,27 +163,35 @@ class AdjointHooks:
 
 
 class Part(abc.ABC):
-    """Something that looks at each step, and adds to the solution. A frozen dataclass: static, and part of an image's key."""
+    """Something that looks at each step, and adds to the solution. A frozen dataclass: static, and part of an image's key.
+
+    A part says what it has, and inherits that it lacks the rest; only its places in the loops, both ways, have no default.
+    """
 
     @property
-    @abc.abstractmethod
     def inside(self) -> bool:
         """Whether it asks for values inside of steps."""
+        return False
 
     @property
-    @abc.abstractmethod
     def stops(self) -> bool:
         """Whether it may end a lane that is as it should be before t1, by the code of `accepted`."""
+        return False
 
     @property
     def divides(self) -> bool:
-        """Whether it divides the way of a lane into legs: there is a time inside on which a step ends, and the method starts
-        again."""
+        """Whether it divides the way of a lane into legs: there is a time inside on which a step ends, behind which the method
+        starts again, if it does not go on."""
         return False
 
     @property
     def jumps(self) -> bool:
         """Whether f may jump at the times at which its `clip` ends legs."""
+        return False
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether its `clip` ends legs behind which the method goes on, as behind any other step."""
         return False
 
     @property
@@ -215,26 +225,26 @@ class Part(abc.ABC):
         return ()
 
     @property
-    @abc.abstractmethod
     def counters(self) -> tuple[str, ...]:
         """The counters that it keeps, int32."""
+        return ()
 
     @staticmethod
-    @abc.abstractmethod
     def buffers() -> tuple[Buffer, ...]:
         """The buffers that it may need; their sizes wait for a problem."""
+        return ()
 
-    @abc.abstractmethod
     def sizes(self, dimensions: Dimensions) -> dict[str, int]:
         """Words of each of its buffers."""
+        return {}
 
-    @abc.abstractmethod
     def results(self, states: int, dtype: str) -> tuple[Result, ...]:
         """What it writes."""
+        return ()
 
-    @abc.abstractmethod
     def copies(self) -> dict[str, int]:
         """At how many places it evaluates each function of the user's, by name."""
+        return {}
 
     def outputs_of(self, function: str) -> tuple[str, ...]:
         """The results that are the outputs of that function of the user's, in their order; none if it is not this part's."""
@@ -245,19 +255,19 @@ class Part(abc.ABC):
         """Its places in the loop."""
 
     @property
-    @abc.abstractmethod
     def remembered(self) -> tuple[tuple[str, str], ...]:
         """The cells that outlive a step, with their dtypes."""
+        return ()
 
     @property
-    @abc.abstractmethod
     def remembered_counters(self) -> tuple[str, ...]:
         """Those of its counters that it needs to know where it is at the beginning of a step."""
+        return ()
 
     @abc.abstractmethod
     def adjoint(self, lane: Lane) -> AdjointHooks:
         """Its places in the backward loop."""
 
-    @abc.abstractmethod
     def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
         """The fields of the `Solution` that it answers for, from the results by name."""
+        return {}

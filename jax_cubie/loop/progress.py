@@ -18,6 +18,7 @@ Where parts divide the way, it is gone in legs; `end` and `floor` are those of t
   left of the leg
 - fresh, home: whether the next leg is to begin, this one ends at t1
 - cut, cut_at: whether the step that was taken is to be taken once more, up to that time; exact: it is, whatever its error
+- restarts: whether the method starts again behind this leg, where it may go on
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..kernel.queue import pause
-from ..kernel.scalar import Scalar, least, where
+from ..kernel.scalar import Scalar, least, most, where
 from ..operands import tangent_name
 from ..solution import CODES
 from . import inside
@@ -64,8 +65,9 @@ class Progress:
     -> its end. tell_parts: of it. landed -> whether that was at t1; land: it was. advance: the time, and the next step's size.
     halted -> whether no step follows now. done -> whether the lane is; conclude: it. steps_taken -> int32.
 
-    Of a way in legs, else None: fresh -> whether one begins, which the method starts at leg_time; set_off: on it. inspect:
-    whether the accepted step is to be taken once more, and shorter. corner: at the end of a leg. home -> whether that was t1.
+    Of a way in legs, else None: fresh -> whether one begins, at leg_time; restarts -> whether the method starts there (None: it
+    does); set_off: on it. inspect: whether the accepted step is to be taken once more, and shorter. corner: at the end of a
+    leg. home -> whether that was t1.
     """
 
     begin: Callable
@@ -91,6 +93,7 @@ class Progress:
     steps_taken: Callable
     fresh: Callable | None
     leg_time: Callable | None
+    restarts: Callable | None
     set_off: Callable | None
     inspect: Callable | None
     corner: Callable | None
@@ -105,6 +108,8 @@ def build_progress(lane: Lane) -> Progress:
     if lane.problem.divided:
         for name, dtype in _LEGS.items():
             lane.cell(name, lane.problem.dtype if dtype == "float" else dtype)
+    if lane.problem.goes_on:
+        lane.cell("restarts", "bool")
     for pair in edges(lane.problem):
         for name in pair:
             lane.cell(name, lane.problem.dtype)
@@ -121,10 +126,12 @@ def build_progress(lane: Lane) -> Progress:
             lane.cell(name, "int32")
     inside.declare_cells(lane)
     writer, dtype = _Writer(lane), lane.problem.dtype
-    results = dict.fromkeys(("begun", "going", "turns_left", "accepted", "landed", "halted", "done", "fresh", "home"), "bool")
+    flags = ("begun", "going", "turns_left", "accepted", "landed", "halted", "done", "fresh", "restarts", "home")
+    results = dict.fromkeys(flags, "bool")
     results |= dict(time=dtype, size=dtype, end_time=dtype, leg_time=dtype, steps_taken="int32")
     problem = lane.problem
     left_out = () if problem.divided else ("fresh", "leg_time", "set_off", "corner")
+    left_out += () if problem.goes_on else ("restarts",)
     left_out += () if problem.cuts else ("inspect",)
     names = [field.name for field in dataclasses.fields(Progress) if field.name not in left_out]
     made: dict[str, Any] = dict.fromkeys(left_out)
@@ -157,7 +164,7 @@ class _Writer:
         self._adaptive, self._dt0_given = problem.adaptive, problem.first_step_given
         self._control = problem.controller.control(lane)
         self._one_size, self._divided, self._jumps = problem.one_size, problem.divided, problem.jumps
-        self._names_ends = not self._adaptive and not self._one_size
+        self._names_ends, self._goes_on = not self._adaptive and not self._one_size, problem.goes_on
         if self._names_ends:
             lane.cell("stop", problem.dtype)
         self._parts = [part.hooks(lane) for part in problem.parts]
@@ -191,6 +198,8 @@ class _Writer:
             b.put(reached=0, at_end=True)
         if self._divided:
             b.put(leg=0, resume=0, cut_at=0, paces=0, fresh=True, home=False, cut=False, exact=False)
+        if self._goes_on:
+            b.put(restarts=True)
         end = end_of(b)
         valid = b.number("t0").is_finite & (end < float("inf")) & (b.number("max_steps") >= 1)
         if self._control.valid is not None:
@@ -258,6 +267,9 @@ class _Writer:
     def leg_time(self, b: Body) -> Scalar:
         return b.scalar(b.direction) * b.get("start")
 
+    def restarts(self, b: Body) -> Scalar:
+        return b.get("restarts")
+
     def set_off(self, b: Body) -> None:
         """The end of the leg, and its first step."""
         start, end, home = b.get("start"), end_of(b), b.scalar(True, "bool")
@@ -281,7 +293,9 @@ class _Writer:
         for part in self._parts:
             if part.set_off is not None:
                 part.set_off(b)
+        begins = b.when(b.get("restarts")) if self._goes_on else contextlib.nullcontext()
         if not self._adaptive:
+            self._ends_how(b)
             self._aim(b, start, end, floor)
             return
         with contextlib.nullcontext() if self._backward else b.when(b.get("resume").equals(0.0)):
@@ -290,9 +304,18 @@ class _Writer:
                 size = self._control.first_step(b)
                 b.put(result=where(size > 0.0, b.get("result"), CODES["not_finite"]))
             b.put(resume=size)
-        size = self._control.begin(b, b.get("resume"))
+        with begins:
+            b.put(resume=self._control.begin(b, b.get("resume")))
+        size = b.get("resume")
         last = start + size > floor
-        b.put(resume=size, step_size=where(last, end - start, size), last=last)
+        b.put(step_size=where(last, end - start, size), last=last)
+        self._ends_how(b)
+
+    def _ends_how(self, b: Body) -> None:
+        """Whether the method starts again behind the leg at hand."""
+        for part in self._clips:
+            if part.restarts is not None:
+                b.put(restarts=part.restarts(b))
 
     def inspect(self, b: Body) -> None:
         for part in self._parts:
@@ -310,8 +333,13 @@ class _Writer:
             found, jumped = edges_of(b, time, b.scalar(float("inf"))), ~b.get("exact")
             for first, last in edges(b.lane.problem):
                 b.put(**{first: where(jumped, found[first], b.get(first)), last: found[last]})
+        resume = b.get("resume")
+        if self._goes_on:
+            # What an event has cut is a leg of its own.
+            b.put(restarts=b.get("restarts") | b.get("exact"))
+            resume = where(b.get("restarts"), resume, most(resume, wanted))
         if self._adaptive:
-            b.put(resume=where(wanted < tried, wanted, b.get("resume")))
+            b.put(resume=where(wanted < tried, wanted, resume))
         for order in b.moving:
             moved = b.get(f"goal_{order}")
             b.put(**{f"leg_{order}": moved, f"start_{order}": moved, f"size_{order}": 0})

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 
-from ..buffers import Buffer
 from ..loop import AdjointHooks, Dimensions, Hooks, Part
 from ..operands import Result
 from ..solution import CODES
@@ -49,17 +48,9 @@ class Dense(Part):
         return True
 
     @property
-    def stops(self) -> bool:
-        return False
-
-    @property
     def counters(self) -> tuple[str, ...]:
         """Steps that are kept."""
         return ("dense_kept",)
-
-    @staticmethod
-    def buffers() -> tuple[Buffer, ...]:
-        return ()
 
     def sizes(self, dimensions: Dimensions) -> dict[str, int]:
         """Of the buffers that `Saving` has for values inside of steps."""
@@ -75,21 +66,10 @@ class Dense(Part):
             Result(STEPS, (self.max_steps, COLUMNS), dtype, unwritten=float("inf")),
         )
 
-    def copies(self) -> dict[str, int]:
-        return {}
-
     def hooks(self, lane: Lane) -> Hooks:
         from .dense_rows import build_hooks
 
         return build_hooks(lane, self)
-
-    @property
-    def remembered(self) -> tuple[tuple[str, str], ...]:
-        return ()
-
-    @property
-    def remembered_counters(self) -> tuple[str, ...]:
-        return ()
 
     def adjoint(self, lane: Lane) -> AdjointHooks:
         from .dense_rows import build_adjoint

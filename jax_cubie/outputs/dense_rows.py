@@ -58,9 +58,6 @@ def build_adjoint(lane: Lane, dense: Dense) -> AdjointHooks:
     """Its places in the backward loop."""
     lane.cell("dense_node", "int32")
 
-    def nothing(*_: Any) -> None:
-        return None
-
     def read(b: Body, node: Scalar, row: Scalar) -> None:
         """The cotangent of the values at a node of a step, in `output_adjoint`."""
         _each_value(b, dense, node, row, lambda name, place, index: _read(b, b.buf.output_adjoint, name, place, index))
@@ -95,7 +92,7 @@ def build_adjoint(lane: Lane, dense: Dense) -> AdjointHooks:
         with b.when(b.get("taken").equals(0)):
             _each_node(b, dense, add)
 
-    return AdjointHooks(begin=nothing, repeated=nothing, restored=nothing, step=step, end=end)
+    return AdjointHooks(step=step, end=end)
 
 
 def _each_node(b: Body, dense: Dense, body: Callable[[Scalar], None]) -> None:

@@ -32,13 +32,7 @@ def build_adjoint(lane: Lane, events: Events) -> AdjointHooks:
     """The places of events in the backward loop."""
     made = _Adjoint(lane, events)
 
-    def nothing(*_: Any) -> None:
-        return None
-
-    return AdjointHooks(
-        begin=nothing, repeated=nothing, restored=made.restored, step=made.step, end=nothing, corner=made.corner,
-        implies=made.implies, imply=made.imply,
-    )  # fmt: skip
+    return AdjointHooks(restored=made.restored, step=made.step, corner=made.corner, implies=made.implies, imply=made.imply)
 
 
 class _Adjoint:

@@ -63,10 +63,6 @@ class Events(Part):
     def cuts(self) -> bool:
         return True
 
-    @property
-    def counters(self) -> tuple[str, ...]:
-        return ()
-
     @staticmethod
     def buffers() -> tuple[Buffer, ...]:
         return (
@@ -135,10 +131,6 @@ class Events(Part):
         counts = ((counted(number), "int32") for number in range(len(self.kinds)))
         looked = [(side(n),) if kind.boolean else (side(n), changing(n)) for n, kind in enumerate(self.kinds)]
         return (("events_fired", "int32"), *counts, *((name, "float") for names in looked for name in names))
-
-    @property
-    def remembered_counters(self) -> tuple[str, ...]:
-        return ()
 
     def adjoint(self, lane: Lane) -> AdjointHooks:
         from .event_adjoint import build_adjoint

@@ -26,10 +26,7 @@ def build_adjoint(lane: Lane, part: Integrals) -> AdjointHooks:
         if cotangents_of(b, part.parts(b)):
             _step(b, part, step)
 
-    def nothing(*_: Any) -> None:
-        return None
-
-    return AdjointHooks(begin=nothing, repeated=nothing, restored=nothing, step=step, end=nothing)
+    return AdjointHooks(step=step)
 
 
 def _step(b: Body, part: Integrals, step: Step) -> None:

@@ -7,7 +7,6 @@ derivatives, but for those that move with times.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..buffers import BACKWARD, Buffer
@@ -38,14 +37,6 @@ class Integrals(Part):
     @property
     def inside(self) -> bool:
         return True
-
-    @property
-    def stops(self) -> bool:
-        return False
-
-    @property
-    def counters(self) -> tuple[str, ...]:
-        return ()
 
     @staticmethod
     def buffers() -> tuple[Buffer, ...]:
@@ -83,21 +74,10 @@ class Integrals(Part):
     def hooks(self, lane: Lane) -> Hooks:
         return Hooks(start=self._start, accepted=self._accepted, end=self._end)
 
-    @property
-    def remembered(self) -> tuple[tuple[str, str], ...]:
-        return ()
-
-    @property
-    def remembered_counters(self) -> tuple[str, ...]:
-        return ()
-
     def adjoint(self, lane: Lane) -> AdjointHooks:
         from .integral_adjoints import build_adjoint
 
         return build_adjoint(lane, self)
-
-    def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
-        return {}
 
     # --- The places in the loop
 

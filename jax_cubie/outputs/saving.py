@@ -74,10 +74,6 @@ class Saving(Part):
         return self.points > 0
 
     @property
-    def stops(self) -> bool:
-        return False
-
-    @property
     def rows(self) -> int:
         """Rows of the solution. A saved step that ends at t1 stands for t1, too."""
         stepped = self.max_steps // self.steps if self.steps else 0

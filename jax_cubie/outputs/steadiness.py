@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 
-from ..buffers import Buffer
 from ..controllers.tolerances import Tolerance, Tolerances, known_tolerances, tolerance_array
 from ..kernel.scalar import where
-from ..loop import AdjointHooks, Dimensions, Hooks, Part, Step
-from ..operands import Result
+from ..loop import AdjointHooks, Hooks, Part, Step
 from ..solution import CODES
 
 if TYPE_CHECKING:
@@ -73,29 +71,8 @@ class Steady(Part):
     """Ends a lane in a steady state."""
 
     @property
-    def inside(self) -> bool:
-        return False
-
-    @property
     def stops(self) -> bool:
         return True
-
-    @property
-    def counters(self) -> tuple[str, ...]:
-        return ()
-
-    @staticmethod
-    def buffers() -> tuple[Buffer, ...]:
-        return ()
-
-    def sizes(self, dimensions: Dimensions) -> dict[str, int]:
-        return {}
-
-    def results(self, states: int, dtype: str) -> tuple[Result, ...]:
-        return ()
-
-    def copies(self) -> dict[str, int]:
-        return {}
 
     def hooks(self, lane: Lane) -> Hooks:
         def accepted(b: Body, step: Step) -> Scalar:
@@ -103,22 +80,8 @@ class Steady(Part):
 
         return Hooks(accepted=accepted)
 
-    @property
-    def remembered(self) -> tuple[tuple[str, str], ...]:
-        return ()
-
-    @property
-    def remembered_counters(self) -> tuple[str, ...]:
-        return ()
-
     def adjoint(self, lane: Lane) -> AdjointHooks:
-        def nothing(*_: Any) -> None:
-            return None
-
-        return AdjointHooks(begin=nothing, repeated=nothing, restored=nothing, step=nothing, end=nothing)
-
-    def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
-        return {}
+        return AdjointHooks()
 
 
 def _is_steady(b: Body) -> Scalar:

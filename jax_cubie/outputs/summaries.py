@@ -225,10 +225,6 @@ class Summaries(Part):
         )
 
     @property
-    def stops(self) -> bool:
-        return False
-
-    @property
     def counters(self) -> tuple[str, ...]:
         return tuple(window.points for window in self.windows if self.counts(window))
 
@@ -324,19 +320,8 @@ class Summaries(Part):
 
         return build_hooks(lane, self)
 
-    @property
-    def remembered(self) -> tuple[tuple[str, str], ...]:
-        return ()
-
-    @property
-    def remembered_counters(self) -> tuple[str, ...]:
-        return ()
-
     def adjoint(self, lane: Lane) -> AdjointHooks:
-        def nothing(*_: Any) -> None:
-            return None
-
-        return AdjointHooks(begin=nothing, repeated=nothing, restored=nothing, step=nothing, end=nothing)
+        return AdjointHooks()
 
     def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
         presented = {}

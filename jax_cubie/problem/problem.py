@@ -112,6 +112,11 @@ class Problem:
         return any(part.divides for part in self.parts)
 
     @property
+    def goes_on(self) -> bool:
+        """Whether there are legs behind which the method goes on, and does not start again."""
+        return any(part.goes_on for part in self.parts)
+
+    @property
     def jumps(self) -> bool:
         """Whether f may jump where a leg ends."""
         return any(part.jumps for part in self.parts)

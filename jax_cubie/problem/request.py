@@ -127,9 +127,9 @@ def make_request(
             values["t1"] = times.t1
             values |= {name: ts[name]} if save.points else {}
     driven = read_drivers(drivers, t0, t1)
-    schedule = read_jumps({"jump_ts": jump_ts, "step_ts": step_ts}, t0, t1, state.dtype, driven.jumps(t0, state.dtype))
+    schedule = read_jumps(jump_ts, step_ts, t0, t1, state.dtype, driven.jumps(t0, state.dtype))
     if given := read_doses(doses):
-        schedule = schedule_of(given, values["y0"], state, t0, t1, None if schedule is None else schedule.times)
+        schedule = schedule_of(given, values["y0"], state, t0, t1, schedule)
     if schedule is not None:
         points = {numbered("offsets", number): save.side for number, save in saves.items() if save.points}
         schedule, offsets = apart(schedule, {name: (values[name], side) for name, side in points.items()}, times.t0, times.span)
@@ -140,9 +140,9 @@ def make_request(
     if matrices.given and not linear:
         refuse_matrices(matrices.given, method.name)
     mass, sparsity = read_mass(matrices, state), read_sparsity(matrices, state)
-    if schedule is not None and mass is not None and mass[0].algebraic_rows:
+    if schedule is not None and schedule.restarts is not False and mass is not None and mass[0].algebraic_rows:
         raise NotImplementedError(
-            f"doses, jump_ts or step_ts and a mass matrix whose row {mass[0].algebraic_rows[0]} is 0: behind a jump the "
+            f"doses or jump_ts and a mass matrix whose row {mass[0].algebraic_rows[0]} is 0: behind a jump the "
             "equation of that row would have to be solved anew; solve up to each of these times, and begin another solve there"
         )
     if schedule is not None and schedule.infused and mass is not None:

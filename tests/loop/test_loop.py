@@ -156,7 +156,6 @@ class Diary(Part):
     name: str = "diary"
     last: int = 0
     code: int = CODES["invalid_input"]
-    inside, remembered, remembered_counters = False, (), ()
 
     def adjoint(self, lane: Any) -> Any:
         raise NotImplementedError
@@ -169,18 +168,8 @@ class Diary(Part):
     def counters(self) -> tuple[str, ...]:
         return (f"{self.name}_accepted", f"{self.name}_rejected")
 
-    @staticmethod
-    def buffers() -> tuple[Buffer, ...]:
-        return ()
-
-    def sizes(self, dimensions: Dimensions) -> dict[str, int]:
-        return {}
-
     def results(self, states: int, dtype: str) -> tuple[Result, ...]:
         return (Result(f"{self.name}_seen", (4,), "int32"), Result(f"{self.name}_end", (), dtype))
-
-    def copies(self) -> dict[str, int]:
-        return {}
 
     def hooks(self, lane: Any) -> Hooks:
         reached = f"{self.name}_reached"
@@ -205,9 +194,6 @@ class Diary(Part):
             return result
 
         return Hooks(start=start, accepted=accepted, rejected=rejected, end=end)
-
-    def present(self, found: Mapping[str, Any], request: Any) -> dict[str, Any]:
-        return {}
 
 
 def go(method, controller, *, parts=(), dt0=0.3, t1=1.0, saveat=SaveAt(steps=True), max_steps=20):  # noqa: B008
