@@ -485,6 +485,21 @@ def test_what_is_wrong_is_said():
         jax.jit(lambda one: run(jac_sparsity=one).ys)(jnp.ones((3, 3)))
 
 
+def test_ends_of_steps_and_jumps():
+    """Algebraic equations hold at the end of a step, and nobody knows them behind a jump."""
+
+    def run(**times):
+        given = dict(mass=np.array([1.0, 0.0]), method="rodas5p", saveat=SaveAt(steps=True), max_steps=90, **TIGHT)
+        return solve(lambda t, y, _: jnp.stack([-y[0], y[0] ** 2 - y[1]]), 0.0, 2.0, jnp.array([1.0, 1.0]), **given, **times)
+
+    found = run(step_ts=[0.3, 1.1])
+    taken = np.isfinite(found.ts)
+    assert {0.3, 1.1} <= set(np.asarray(found.ts).tolist())
+    np.testing.assert_allclose(found.ys[taken], np.exp(np.outer(-found.ts[taken], [1, 2])), rtol=1e-7)
+    with pytest.raises(NotImplementedError, match="doses or jump_ts and a mass matrix whose row 1 is 0"):
+        run(jump_ts=[0.3], step_ts=[1.1])
+
+
 @pytest.mark.parametrize("derivative", [None, "vjp"])
 def test_cuda_images_are_built(derivative):
     shapes = {"mass": jax.ShapeDtypeStruct((3, 3), "float32"), "mass_pattern": np.diag([1, 1, 0])}

@@ -44,3 +44,18 @@ class Controller(abc.ABC):
     def control(self, lane: Lane) -> Control:
         """Its device functions."""
 
+
+class Unjudged(Controller):
+    """The static side of one whose steps nobody judges."""
+
+    @property
+    def adaptive(self) -> bool:
+        return False
+
+    @property
+    def coefficients(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def remembered(self) -> tuple[tuple[str, str], ...]:
+        return ()

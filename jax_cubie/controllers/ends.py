@@ -11,7 +11,7 @@ from jaxtyping import Array, Real
 from ..loop.part import Control
 from ..settings import Component, concrete, is_number
 from ..times import as_array
-from .controller import Controller
+from .controller import Unjudged
 
 if TYPE_CHECKING:
     from ..loop.lane import Lane
@@ -68,24 +68,12 @@ class EvenSteps(Component):
 
 
 @dataclasses.dataclass(frozen=True)
-class _EndsControl(Controller):
+class _EndsControl(Unjudged):
     """The static side of both."""
-
-    @property
-    def adaptive(self) -> bool:
-        return False
 
     @property
     def names_ends(self) -> bool:
         return True
-
-    @property
-    def remembered(self) -> tuple[tuple[str, str], ...]:
-        return ()
-
-    @property
-    def coefficients(self) -> tuple[str, ...]:
-        return ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..loop.part import Control
 from ..settings import Component
-from .controller import Controller
+from .controller import Unjudged
 
 if TYPE_CHECKING:
     from ..loop.lane import Lane
@@ -26,12 +26,8 @@ class FixedStep(Component):
 
 
 @dataclasses.dataclass(frozen=True)
-class FixedControl(Controller):
+class FixedControl(Unjudged):
     """The static side of `FixedStep`."""
-
-    @property
-    def adaptive(self) -> bool:
-        return False
 
     @property
     def names_ends(self) -> bool:
@@ -40,14 +36,6 @@ class FixedControl(Controller):
     @property
     def first_step(self) -> str:
         return "given"
-
-    @property
-    def coefficients(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def remembered(self) -> tuple[tuple[str, str], ...]:
-        return ()
 
     def control(self, lane: Lane) -> Control:
         return Control()
