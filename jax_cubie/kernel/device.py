@@ -24,8 +24,9 @@ class View:
 
     def part(self, offset: int, size: int) -> View:
         """`size` elements from `offset` on."""
+        assert not size or offset + size <= self.size, f"elements {offset} to {offset + size} of {self.size}"
         kind = Slice(self.dtype, size, self.type.stride, self.type.space)
-        return View(self.emitter, self._address(offset), kind)
+        return View(self.emitter, self._address(offset) if size else self.pointer, kind)
 
     def load(self, index: Any) -> Any:
         """Element `index`: a Python int, or an int64 value."""
@@ -38,6 +39,7 @@ class View:
     def _address(self, index: Any) -> Any:
         integer = LLVM_TYPES["int64"]
         if isinstance(index, int):
+            assert index < self.size, f"element {index} of {self.size}"
             offset = integer(index * self.type.stride)
         elif self.type.stride == 1:
             offset = index

@@ -174,6 +174,11 @@ class Part(abc.ABC):
         return False
 
     @property
+    def slopes(self) -> bool:
+        """Whether it looks at f at the ends of steps."""
+        return False
+
+    @property
     def stops(self) -> bool:
         """Whether it may end a lane that is as it should be before t1, by the code of `accepted`."""
         return False

@@ -14,6 +14,7 @@ Newton's method, and the step taken again, until time does not resolve more.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,10 +93,10 @@ class _Search:
 
     def set_off(self, b: Body) -> None:
         """On which side each condition is at the beginning of a leg."""
-        time, slope = b.get("start"), self._method.start_rhs(b)
+        time = b.get("start")
         # What they were at the end of the step tells how far from its zero an event was that happened there.
         reached = [self._value(b, number) for number in range(self._count)]
-        self._evaluate(b, time, b.buf.state, slope)
+        self._evaluate(b, time, b.buf.state, self._method.start_rhs)
         self._tell_wrong(b)
         for number in self._real:
             value, change = self._value(b, number), self._change(b, number)
@@ -115,7 +116,7 @@ class _Search:
 
     def locate(self, b: Body, step: Step) -> Scalar:
         """Looks at the step; the time at which it should have ended, or infinity."""
-        self._evaluate(b, step.end, b.buf.proposed_state, self._method.end_rhs(b))
+        self._evaluate(b, step.end, b.buf.proposed_state, self._method.end_rhs)
         found, suspicious = b.variable(b.real(float("inf"))), self._suspicious(b, step)
         if not any(kind.cuts for kind in self._kinds):
             suspicious = suspicious & ~self._count_simple(b, step)
@@ -296,12 +297,12 @@ class _Search:
 
     # --- Values
 
-    def _evaluate(self, b: Body, time: Scalar, state: View, slope: View) -> None:
-        """The conditions, and how fast they change, into `event_values`."""
+    def _evaluate(self, b: Body, time: Scalar, state: View, slope: Callable[[Body], View]) -> None:
+        """The conditions, and how fast they change, into `event_values`. slope: the buffer of f there."""
         instant = b.instant((b.scalar(b.direction) * time).value)
         b.call(self._plain, y=state, out=self._part(b.buf.event_values, 0), **instant)
         if self._real:
-            b.call("event_slopes", y=state, dy=slope, out=self._part(b.buf.event_values, 1), **instant)
+            b.call("event_slopes", y=state, dy=slope(b), out=self._part(b.buf.event_values, 1), **instant)
 
     def _tell_wrong(self, b: Body) -> None:
         """Whether a condition is no number; it is suspicious then."""

@@ -52,6 +52,10 @@ class Events(Part):
         return not all(kind.boolean for kind in self.kinds)
 
     @property
+    def slopes(self) -> bool:
+        return self.inside
+
+    @property
     def stops(self) -> bool:
         return any(kind.ends_at for kind in self.kinds)
 

@@ -71,6 +71,10 @@ class Steady(Part):
     """Ends a lane in a steady state."""
 
     @property
+    def slopes(self) -> bool:
+        return True
+
+    @property
     def stops(self) -> bool:
         return True
 

@@ -225,6 +225,11 @@ class Summaries(Part):
         )
 
     @property
+    def slopes(self) -> bool:
+        of_state = (group for group in self.groups if group.has_ends)
+        return any(group.turns or (group.quadrature is not None and any(group.quadrature.slopes)) for group in of_state)
+
+    @property
     def counters(self) -> tuple[str, ...]:
         return tuple(window.points for window in self.windows if self.counts(window))
 

@@ -196,7 +196,7 @@ def make_request(
     _refuse_named_ends(parts, controller, settings["controller"])
     problem = Problem(
         functions=functions.by_platform,
-        method=functions.method.looked_at() if any(part.stops for part in parts) else functions.method,
+        method=functions.method.looked_at() if any(part.slopes for part in parts) else functions.method,
         controller=controller,
         parts=tuple(parts),
         registry=solver.buffers,
