@@ -22,9 +22,10 @@ class View:
         self.emitter, self.pointer, self.type = emitter, pointer, slice_type
         self.size, self.dtype = slice_type.size, slice_type.dtype
 
-    def part(self, offset: int, size: int) -> View:
-        """`size` elements from `offset` on."""
-        assert not size or offset + size <= self.size, f"elements {offset} to {offset + size} of {self.size}"
+    def part(self, offset: Any, size: int) -> View:
+        """`size` elements from `offset` on, a Python int, or an int64 value."""
+        if isinstance(offset, int) and size:
+            assert offset + size <= self.size, f"elements {offset} to {offset + size} of {self.size}"
         kind = Slice(self.dtype, size, self.type.stride, self.type.space)
         return View(self.emitter, self._address(offset) if size else self.pointer, kind)
 
