@@ -218,9 +218,7 @@ class _Rows:
 
             self._write(b, row, name, size, lambda index, begin=begin: value_at(shifted(b.emitter, index, begin)))
 
-    def _save_values(
-        self, b: Body, time: Any, since_t0: Any, value_at: Callable[[Any], Any], edge: Edge | None
-    ) -> None:
+    def _save_values(self, b: Body, time: Any, since_t0: Any, value_at: Callable[[Any], Any], edge: Edge | None) -> None:
         """The next row, of a state by its components."""
         if not self._functions:
             self._write_state(b, self._take_row(b, time), value_at)
@@ -273,7 +271,7 @@ class Edge:
         return where(self.ends, 1.0, where(self.begins, 0.0, theta))
 
     def tangent(self, b: Body, order: int, given: Scalar, start: Scalar) -> Scalar:
-        """The tangent of the save time: as `given`, or of what it clings to, counted from where that of `start` is added."""
+        """The tangent of the save time: as `given`, or that of what it clings to. start: of t0, if it is not counted from there."""
         if order not in b.moving:
             return given
         begin = start + b.get(f"start_{order}")
