@@ -271,7 +271,7 @@ class Edge:
         return where(self.ends, 1.0, where(self.begins, 0.0, theta))
 
     def tangent(self, b: Body, order: int, given: Scalar, start: Scalar) -> Scalar:
-        """The tangent of the save time: as `given`, or that of what it clings to. start: of t0, if it is not counted from there."""
+        """The tangent of the save time: as `given`, or of what it clings to. start: that of t0, 0 if it is counted from t0."""
         if order not in b.moving:
             return given
         begin = start + b.get(f"start_{order}")
