@@ -36,7 +36,7 @@ from .functions import Inputs, forward, output_of
 
 # In units in the last place of the time, how far beside an event rows lie that are of the state in front of it, or behind it:
 # so near that they move with it.
-_BESIDE = 3.0
+_BESIDE = 1.0
 # The parts that the other solve has not, or others of: those that change nothing.
 _KEEPING = (Saving, Dense, Summaries)
 _MOMENTS = ("mean", "std", "rms", "integral")
@@ -255,10 +255,11 @@ class _Derived:
 
     def _evaluate(self, arrays: Sequence[Any]) -> dict[str, Any]:
         """Of operands: integrals, length of the interval; of each row's summary the numbers at its times and their derivatives
-        by time, its level, and its times, but that those inside do not move; which are those that are not."""
+        by time, its level, its times, but that those inside do not move, and whether each is one that does."""
         given = dict(zip((operand.name for operand in self._problem.operands), arrays, strict=True))
         found: dict[str, Any] = {"length": given["span"]}
-        times = offsets = inverse = None
+        times = offsets = None
+        inverse = jnp.zeros(0, int)
         moved = [self._moved(row, given) for row in self._rows]
         if self._rows:
             offset = jnp.concatenate([one.reshape(-1) for one, _ in moved])
@@ -276,28 +277,27 @@ class _Derived:
             for name in ("sum", "squares")[: 1 + group.spread]:
                 found[f"{name}{owner}"] = solved[NAME][0, begin : begin + group.size]
                 begin += group.size
-        if self._rows:
-            columns, first = self._columns(), 0
-            for row, (offset, named) in zip(self._rows, moved, strict=True):
-                places = inverse[first : first + offset.size]
-                own = solved["ys0"][places].reshape(*offset.shape, -1)
-                first += offset.size
-                for order, column in enumerate(columns[row.source]):
-                    part = own[..., column : column + offset.shape[-1]]
-                    found[f"value{order}_{row.number}"] = jnp.diagonal(part, axis1=-2, axis2=-1)
-                if self._part.beside_events:
-                    found[f"time_{row.number}"] = own[..., 0]
-                    named = named | solved["clung"][places].reshape(offset.shape)
-                else:
-                    found[f"time_{row.number}"] = given["t0"] + offset
-                found[f"named_{row.number}"] = named
-                if row.level is not None:
-                    found[f"level_{row.number}"] = jnp.broadcast_to(given[row.level], offset.shape)
+        columns, first = self._columns(), 0
+        for row, (offset, named) in zip(self._rows, moved, strict=True):
+            places = inverse[first : first + offset.size]
+            own = solved["ys0"][places].reshape(*offset.shape, -1)
+            first += offset.size
+            for order, column in enumerate(columns[row.source]):
+                part = own[..., column : column + offset.shape[-1]]
+                found[f"value{order}_{row.number}"] = jnp.diagonal(part, axis1=-2, axis2=-1)
+            if self._part.beside_events:
+                found[f"time_{row.number}"] = own[..., 0]
+                named = named | solved["clung"][places].reshape(offset.shape)
+            else:
+                found[f"time_{row.number}"] = given["t0"] + offset
+            found[f"named_{row.number}"] = named
+            if row.level is not None:
+                found[f"level_{row.number}"] = jnp.broadcast_to(given[row.level], offset.shape)
         return found
 
     @property
     def _first_column(self) -> int:
-        """Of what stands behind the time in a row, that only the kernel knows how it moves beside events."""
+        """Where the numbers begin in a row. Beside events the time stands in front: only the kernel knows how that moves."""
         return int(self._part.beside_events)
 
     def _columns(self) -> dict[str | None, list[int]]:
@@ -312,17 +312,19 @@ class _Derived:
 
     def _moved(self, row: _Row, given: Mapping[str, Any]) -> tuple[Any, Any]:
         """The row's times, counted from t0, and whether each is one that has a name: an end of what was looked at, or a time at
-        which f jumps, with which it moves. Those that there are not are at the beginning."""
+        which f jumps, with which it moves. Those that there are not are at the beginning. Beside events the times are those in
+        front of them, or behind."""
         t0, span = given["t0"], given["span"]
         begin = jnp.zeros_like(span)
         if row.start is not None:
             begin = jnp.where(given[row.start] * span > 0, given[row.start], begin)
         low, high = jnp.minimum(begin, span), jnp.maximum(begin, span)
         offset, named = jnp.clip(row.times - t0, low, high), jnp.zeros(row.times.shape, bool)
-        if self._part.beside_events:
-            beside = jnp.sign(span) * _BESIDE * jnp.finfo(span.dtype).eps * (jnp.abs(t0) + jnp.abs(offset))
-            sides = jnp.array([-1.0, 1.0], span.dtype)[:, None] if row.kind in ("min", "max") and offset.ndim == 2 else -1
-            offset = jnp.clip(offset + sides * beside, low, high)
+        events, on_both_sides = self._part.beside_events, row.kind in ("min", "max") and offset.ndim == 2
+        if events:  # the kernel tells which times are those of ends of legs
+            beside = _BESIDE * jnp.finfo(span.dtype).eps * jax.lax.stop_gradient(jnp.abs(t0) + jnp.abs(offset))
+            sides = jnp.array([[-1.0], [1.0]], span.dtype) if on_both_sides else -1
+            offset = jnp.clip(offset + sides * jnp.sign(span) * beside, low, high)
         elif TIMES in given:
             jumps = given[TIMES]
             apart = jax.lax.stop_gradient(jnp.abs(offset[..., None] - jumps))
@@ -331,7 +333,7 @@ class _Derived:
             offset = jnp.where(named, nearest, offset)
         at_end, at_begin = row.times == t0 + span, (row.times == t0 + begin) | jnp.isnan(row.times)
         offset = jnp.where(at_begin, begin, jnp.where(at_end, span, offset))
-        if offset.ndim == 2 and row.kind in ("min", "max") and not self._part.beside_events:
+        if on_both_sides and not events:
             known = jax.lax.stop_gradient(offset[1])
             behind = jnp.where(named[1] & (known != span), next_time(known) - known, 0)
             offset = jnp.stack([offset[0], offset[1] + behind])

@@ -139,9 +139,9 @@ def record_of(problem: Problem) -> Record:
         cells += [("stop", dtype)]
     before = [(name, dtype if kind == "float" else kind) for name, kind in problem.remembered]
     if problem.divided:
-        cells += [("end", dtype), ("resume", dtype) if problem.adaptive else ("leg", dtype)]
+        cells += [("end", dtype)]
+        cells += [("resume", dtype)] if problem.adaptive else [("leg", dtype), ("paces", "int32")]
         cells += [("leg", dtype)] if problem.adaptive and problem.cuts else []
-        cells += [] if problem.adaptive else [("paces", "int32")]
     cells += [(name, dtype) for pair in edges(problem) for name in pair]
     counters = [name for part in problem.parts for name in part.remembered_counters]
     cells += [(name, kind) for part in problem.parts if not part.cuts for name, kind in part.remembered]

@@ -76,7 +76,7 @@ class _Adjoint:
                 name = f"affect{affecting[place]}"
                 given = {cotangent_name(name): before}
                 b.call(f"{name}_vjp", y=kept, out=into_adjoints(b, f"{name}_vjp", state), **instant, **given)
-                for order, value in self._of_time(b).items():
+                for order, value in self._pull_time(b).items():
                     gather(b, **{f"pending_{order}": value})
 
     def step(self, b: Body, step: Step) -> None:
@@ -127,11 +127,11 @@ class _Adjoint:
                 taken = taken | first
             given[in_order(cotangent_name("events"), order)] = own
         b.call_pieces("events_vjp", {**given, **instant}, into_adjoints(b, "events_vjp", b.buf.adjoint))
-        for order, value in self._of_time(b).items():
+        for order, value in self._pull_time(b).items():
             gather(b, **{f"start_{order}": value, f"size_{order}": value})
 
     @staticmethod
-    def _of_time(b: Body) -> dict[int, Scalar]:
+    def _pull_time(b: Body) -> dict[int, Scalar]:
         """The cotangents of the time that functions were given last, by order; those of t0 are added to what has gathered."""
         found = {order: b.scalar(b.buf.time_adjoint.load(place)) for place, order in enumerate(b.lane.adjoint.orders)}
         if not b.lane.problem.counts_from_t0:

@@ -183,6 +183,7 @@ class _Rows:
             point = b.scalar(b.direction) * b.number(self._offsets, number.to("int64").value)
             ratio, size = (point - step.start - step.residue) / step.size, size_of(b, signed)
             edge = edge_of(b, step, point) if self._saving.clings else None
+            ratio = ratio if edge is None else edge.fraction(ratio)
             theta = fraction_of(b, ratio, size, moved_offset(b, self._offsets, number, edge))
             moment, own = self._moment_of_point(b, edge), {}
             if b.lane.problem.counts_from_t0:  # then both are cotangents of one operand

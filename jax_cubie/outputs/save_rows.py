@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .saving import Saving
 
 # In units in the last place of the time, how near to an end of a leg a save time is that clings to it.
-_CLOSE = 8.0
+_CLOSE = 4.0
 
 
 def build_hooks(lane: Lane, saving: Saving) -> Hooks:
@@ -93,6 +93,7 @@ class _Rows:
                 time = self._time_of_point(b, b.number("t0") + since_t0)
                 edge = edge_of(b, step, point) if self._saving.clings else None
                 if edge is not None:
+                    theta = edge.fraction(theta)
                     row = b.emitter.cast(b.counter(self._row).get(), "int32", "int64")
                     with b.when(edge.clings):
                         b.res(self._saving.named("clung"), row, b.emitter.constant("bool", 1))
@@ -217,9 +218,7 @@ class _Rows:
 
             self._write(b, row, name, size, lambda index, begin=begin: value_at(shifted(b.emitter, index, begin)))
 
-    def _save_values(
-        self, b: Body, time: Any, since_t0: Any, value_at: Callable[[Any], Any], edge: Edge | None
-    ) -> None:
+    def _save_values(self, b: Body, time: Any, since_t0: Any, value_at: Callable[[Any], Any], edge: Edge | None) -> None:
         """The next row, of a state by its components."""
         if not self._functions:
             self._write_state(b, self._take_row(b, time), value_at)
@@ -267,8 +266,12 @@ class Edge:
     def clings(self) -> Scalar:
         return self.begins | self.ends
 
+    def fraction(self, theta: Scalar) -> Scalar:
+        """That of the step at which the save time is, from what it would be but for rounding."""
+        return where(self.ends, 1.0, where(self.begins, 0.0, theta))
+
     def tangent(self, b: Body, order: int, given: Scalar, start: Scalar) -> Scalar:
-        """The tangent of the save time: as `given`, or of what it clings to, counted from where that of `start` is added."""
+        """The tangent of the save time: as `given`, or of what it clings to. start: that of t0, 0 if it is counted from t0."""
         if order not in b.moving:
             return given
         begin = start + b.get(f"start_{order}")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jax_cubie import Driver, Event, SaveAt, solve, steady_state
+from jax_cubie import Driver, Event, SaveAt, Summary, solve, steady_state
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -207,3 +207,21 @@ def test_under_a_driver():
     by_differences, forwards, reverse = gradients(loss, flat)
     np.testing.assert_allclose(forwards, by_differences, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(reverse, forwards, rtol=1e-10, atol=1e-10)
+
+
+def test_summaries_of_lanes_that_events_end():
+    """An extremum at the end moves with it, and so do means; against the closed form, once and twice."""
+    asks = {"max": Summary.max(), "time": Summary.time_of_max(), "mean": Summary.mean(), "integral": Summary.integral()}
+    ends = Event(lambda t, y, a: y - a[1])
+
+    def summarised(rate, level):
+        ramp = lambda t, y, a: a[0] + 0 * y  # noqa: E731
+        found = solve(ramp, 0.0, 9.0, jnp.zeros(()), (rate, level), events=ends, summaries=asks, method="rk4", dt0=1.0)
+        return jnp.stack([found.summaries[name] for name in asks])
+
+    def expected(rate, level):
+        return jnp.stack([level, level / rate, level / 2, level**2 / (2 * rate)])
+
+    for transform in (jax.jacfwd, jax.jacrev, jax.hessian):
+        found, closed_form = (jax.jit(transform(function, (0, 1)))(0.7, 2.0) for function in (summarised, expected))
+        np.testing.assert_allclose(np.array(found), np.array(closed_form), rtol=1e-10, atol=1e-10)
