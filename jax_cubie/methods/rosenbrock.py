@@ -36,7 +36,6 @@ from .stiffness import measure_jacobian
 from .vectors import add_up, copy, directions, fill, multiply
 
 if TYPE_CHECKING:
-
     from ..kernel.device import View
     from ..loop.body import Body
     from ..loop.lane import Lane
