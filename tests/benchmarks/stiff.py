@@ -450,7 +450,7 @@ def draw(path: str, methods: list[str]) -> None:
         axis.grid(alpha=0.3)
     axes[0, 0].set(ylabel="accepted steps")
     axes[1, 0].set(ylabel="milliseconds a lane")
-    axes[0, 0].legend(fontsize=8)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=7)
     figure.suptitle(f"{machine()}, float64", fontsize=9)
     figure.savefig(path, dpi=80)
     print(f"drawn: {path}")
