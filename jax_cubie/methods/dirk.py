@@ -230,16 +230,11 @@ class Dirk(NewtonMethod):
             return status.value
 
         @lane.emitted()
-        def finish(b, t):
-            b.evaluate(t, b.buf.proposed_state, self.end_rhs(b), into=1)
-
-        @lane.emitted()
         def carry(b):
-            copy(b, b.buf.state, b.buf.proposed_state)
-            copy(b, self.start_rhs(b), self.end_rhs(b))
+            self.carry(b)
             self.reuse.carry(b)
 
-        end = None if self.tableau.stiffly_accurate else finish
+        end = None if self.tableau.stiffly_accurate else lane.emitted()(self.finish)
         return Steps(start=start, step=step, finish=end, carry=carry, forget=lane.emitted()(self.reuse.start))
 
     def _start_slope(self, b: Body, time: Any, mass: Mass) -> Scalar:

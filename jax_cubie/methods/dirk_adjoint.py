@@ -64,7 +64,7 @@ class DirkAdjoint(StepAdjoint):
             for stage in reversed(range(self._tableau.stages)):
                 weights = [self._tableau.b[stage], *(self._tableau.a[later][stage] for later in pulled)]
                 if inside or any(weights):
-                    own = self._stage_adjoints(b)[stage]
+                    own = self.row_adjoints(b)[stage]
                     arrays = [b.buf.adjoint, *pulled.values()]
                     combine(b, own, own if inside else None, h, weights, arrays, transposed=True)
                     self._adjoint_of_stage(b, stage, t, h)
@@ -87,9 +87,6 @@ class DirkAdjoint(StepAdjoint):
     def slope_adjoints(self, b: Body) -> tuple[View, View]:
         return self._start_slope_adjoint(b), self._end_slope_adjoint(b)
 
-    def row_adjoints(self, b: Body) -> list[View]:
-        return self._stage_adjoints(b)
-
     def buffers_inside(self, b: Body) -> tuple[View, ...]:
         return b.buf.stage_adjoint, b.buf.start_adjoint
 
@@ -97,7 +94,7 @@ class DirkAdjoint(StepAdjoint):
         """Whether f at the end of the step is wanted, and none of the stages."""
         return b.lane.problem.dimensions().inside and self._tableau.dense is None and not self._tableau.stiffly_accurate
 
-    def _stage_adjoints(self, b: Body) -> list[View]:
+    def row_adjoints(self, b: Body) -> list[View]:
         """The cotangents of k_i, then those of Y_i."""
         return [b.row(b.buf.stage_adjoint, number) for number in range(self._tableau.stages)]
 
@@ -112,7 +109,7 @@ class DirkAdjoint(StepAdjoint):
 
     def _adjoint_of_stage(self, b: Body, stage: int, time: Any, step_size: Any) -> None:
         """From the cotangent of k_i, without that by its own equation, to that of Y_i, in its place."""
-        tableau, own, cotangent = self._tableau, self._stage_adjoints(b)[stage], b.buf.stage_cotangent
+        tableau, own, cotangent = self._tableau, self.row_adjoints(b)[stage], b.buf.stage_cotangent
         at, weights = tableau.c[stage], tableau.a[stage][: stage + 1]
         since_t0 = stage_time(b, at, step_size, time)
         state = self.method.stage_state(b, stage, step_size) if any(weights) else b.buf.state
@@ -163,7 +160,7 @@ class DirkAdjoint(StepAdjoint):
 
     def _solve(self, b: Body, stage: int, since_t0: Any, step_size: Any, state: View) -> None:
         """The cotangent of the equation of k_i, from that of k_i."""
-        own, cotangent, product = self._stage_adjoints(b)[stage], b.buf.stage_cotangent, b.buf.jacobian_product
+        own, cotangent, product = self.row_adjoints(b)[stage], b.buf.stage_cotangent, b.buf.jacobian_product
         at, diagonal, h = self._tableau.c[stage], self._tableau.a[stage][stage], b.scalar(step_size)
         size = h * float(diagonal)
         self.method.factor(b, since_t0, b.piece(state, 0), size)

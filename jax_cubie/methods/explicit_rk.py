@@ -130,21 +130,11 @@ class ExplicitRungeKutta(TableauMethod):
         def start(b, t):
             b.evaluate(t, b.buf.state, self.start_rhs(b))
 
-        @lane.emitted()
-        def finish(b, t):
-            b.evaluate(t, b.buf.proposed_state, self.end_rhs(b), into=1)
-
-        @lane.emitted()
-        def carry(b):
-            first, last = self.start_rhs(b), self.end_rhs(b)
-            b.each(lambda index: b.buf.state.store(index, b.buf.proposed_state.load(index)))
-            b.each(lambda index: first.store(index, last.load(index)))
-
         return Steps(
             start=start,
             step=lane.emitted()(self._step),
-            finish=None if self.tableau.fsal else finish,
-            carry=carry,
+            finish=None if self.tableau.fsal else lane.emitted()(self.finish),
+            carry=lane.emitted()(self.carry),
         )
 
     def _step(self, b: Body, time: Any, step_size: Any) -> None:

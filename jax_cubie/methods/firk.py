@@ -263,10 +263,6 @@ class Firk(NewtonMethod):
             return status.value
 
         @lane.emitted()
-        def finish(b, t):
-            b.evaluate(t, b.buf.proposed_state, self.end_rhs(b), into=1)
-
-        @lane.emitted()
         def carry(b):
             if self._prediction:
                 self._keep_polynomial(b)
@@ -277,7 +273,7 @@ class Firk(NewtonMethod):
             if self._keeps_ends:
                 copy(b, self.start_rhs(b), self.end_rhs(b))
 
-        end = finish if self._keeps_ends else None
+        end = lane.emitted()(self.finish) if self._keeps_ends else None
         return Steps(start=start, step=step, finish=end, carry=carry, forget=lane.emitted()(renew))
 
     def rows(self, b: Body) -> list[View]:

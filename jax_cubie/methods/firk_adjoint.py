@@ -20,7 +20,7 @@ from ..loop.cotangents import into_view_of_input, some_of
 from ..loop.jets import size_of
 from ..operands import MASS
 from .combine import stage_time
-from .step_adjoint import StepAdjoint
+from .step_adjoint import IncrementsAdjoint
 from .transposed import add_to_adjoint, gather_size, pull
 from .vectors import add_up, copy, fill, multiply
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _ONE = [Fraction(1)]
 
 
-class FirkAdjoint(StepAdjoint):
+class FirkAdjoint(IncrementsAdjoint):
     """Writes it, for one method."""
 
     method: Firk
@@ -58,8 +58,8 @@ class FirkAdjoint(StepAdjoint):
         def adjoint(b, t, h):
             if inside and self._tableau.dense is None:
                 with b.when(some_of(b, b.get("points_inside"))):
-                    self._adjoint_of_ends(b, t, h)
-            for row, weight in zip(self._stage_adjoints(b), method.end_weights, strict=True):
+                    self.adjoint_of_ends(b, t, h)
+            for row, weight in zip(self.row_adjoints(b), method.end_weights, strict=True):
                 add_up(b, row, row if inside else None, [weight], [b.buf.adjoint])
             orders = [piece.order for _, piece in b.pieces]
             for number, order in reversed(list(enumerate(orders))):
@@ -71,34 +71,10 @@ class FirkAdjoint(StepAdjoint):
 
         return AdjointSteps(retake, adjoint)
 
-    def start_adjoint(self, b: Body) -> View:
-        return b.row(b.buf.dense_adjoint, 0)
-
-    def slope_adjoints(self, b: Body) -> tuple[View, View]:
-        return b.row(b.buf.dense_adjoint, 1), b.row(b.buf.dense_adjoint, 2)
-
-    def row_adjoints(self, b: Body) -> list[View]:
-        return self._stage_adjoints(b)
-
-    def buffers_inside(self, b: Body) -> tuple[View, ...]:
-        return b.buf.stage_adjoint, b.buf.dense_adjoint
-
-    def _stage_adjoints(self, b: Body) -> list[View]:
-        """The cotangents of z_i, and then those of their equations."""
-        return [b.row(b.buf.stage_adjoint, number) for number in range(self._tableau.stages)]
-
-    def _adjoint_of_ends(self, b: Body, time: Any, step_size: Any) -> None:
-        """f at the ends of the step, which only Hermite's cubic needs."""
-        end, result = b.emitter.add(b.dtype, time, step_size), b.row(b.buf.stage_cotangent, 0)
-        pull(b, "f", end, 1, b.row(b.buf.dense_adjoint, 2), result, y=b.buf.proposed_state)
-        add_to_adjoint(b, result)
-        pull(b, "f", time, 0, b.row(b.buf.dense_adjoint, 1), result, y=b.buf.state)
-        add_up(b, b.row(b.buf.dense_adjoint, 0), b.row(b.buf.dense_adjoint, 0), _ONE, [result])
-
     def _solve(self, b: Body, order: int, solved: list[int], time: Any, step_size: Any) -> None:
         """The cotangents of that order of all stages' equations, from those of z_i, once those of the orders `solved` are
         there."""
-        method, adjoints = self.method, self._stage_adjoints(b)
+        method, adjoints = self.method, self.row_adjoints(b)
         cotangent, product = (b.row(b.buf.stage_cotangent, number) for number in (0, 1))
         for stage, own in enumerate(adjoints):
             target = b.piece(own, order)
@@ -125,7 +101,7 @@ class FirkAdjoint(StepAdjoint):
         cotangent, weights = b.buf.mass_vector, [-row[stage] for row in self.method.inverse]
         fill(b, cotangent, 0.0)
         for other in solved:
-            rows = [b.piece(own, other) for own in self._stage_adjoints(b)]
+            rows = [b.piece(own, other) for own in self.row_adjoints(b)]
             add_up(b, b.piece(cotangent, other), None, weights, rows)
         given = {**b.instant(b.real(0)), "y": b.buf.state, "mass*": cotangent}
         b.call("mass_vjp", out=into_view_of_input(b, 0, b.buf.mass_product), **given)
@@ -133,7 +109,7 @@ class FirkAdjoint(StepAdjoint):
 
     def _adjoint_of_stage(self, b: Body, stage: int, time: Any, step_size: Any) -> None:
         """What f has in those of the state, of operands and of times."""
-        method, own, at = self.method, self._stage_adjoints(b)[stage], self._tableau.c[stage]
+        method, own, at = self.method, self.row_adjoints(b)[stage], self._tableau.c[stage]
         cotangent, result = (b.row(b.buf.stage_cotangent, number) for number in (0, 1))
         since_t0, state = stage_time(b, at, step_size, time), method.stage_state(b, stage)
         if b.lane.adjoint.orders:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Method(abc.ABC):
     """One method. A frozen dataclass: static, and part of an image's key.
 
-    A family is a file with a class of this kind, which `find_method` in `catalogue.py` makes. family: what it is called.
+    A family is a file with a class of this kind, which `find_method` in `families.py` makes. family: what it is called.
     fallible: whether a step may fail, and answers with a status.
     """
 

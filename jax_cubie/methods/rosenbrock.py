@@ -36,7 +36,6 @@ from .stiffness import measure_jacobian
 from .vectors import add_up, copy, directions, fill, multiply
 
 if TYPE_CHECKING:
-
     from ..kernel.device import View
     from ..loop.body import Body
     from ..loop.lane import Lane
@@ -139,16 +138,7 @@ class Rosenbrock(ImplicitMethod):
                 add_up(b, b.buf.error, None, self.tableau.e or (), self.rows(b))
             return status.value
 
-        @lane.emitted()
-        def finish(b, t):
-            b.evaluate(t, b.buf.proposed_state, self.end_rhs(b), into=1)
-
-        @lane.emitted()
-        def carry(b):
-            copy(b, b.buf.state, b.buf.proposed_state)
-            copy(b, self.start_rhs(b), self.end_rhs(b))
-
-        return Steps(start=start, step=step, finish=finish, carry=carry)
+        return Steps(start=start, step=step, finish=lane.emitted()(self.finish), carry=lane.emitted()(self.carry))
 
     def rows(self, b: Body) -> list[View]:
         """The stages' u_i."""

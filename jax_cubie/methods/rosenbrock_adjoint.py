@@ -23,7 +23,7 @@ from ..loop.cotangents import gather, into_view_of_input, some_of
 from ..loop.jets import Jet, size_of
 from .between import dot
 from .combine import stage_time
-from .step_adjoint import StepAdjoint
+from .step_adjoint import IncrementsAdjoint
 from .transposed import add_to_adjoint, pull
 from .vectors import add_up, copy, directions, fill, multiply
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _ONE = [Fraction(1)]
 
 
-class RosenbrockAdjoint(StepAdjoint):
+class RosenbrockAdjoint(IncrementsAdjoint):
     """Writes it, for one method."""
 
     method: Rosenbrock
@@ -59,8 +59,8 @@ class RosenbrockAdjoint(StepAdjoint):
         def adjoint(b, t, h):
             if inside:
                 with b.when(some_of(b, b.get("points_inside"))):
-                    self._adjoint_of_ends(b, t, h)
-            adjoints = self._stage_adjoints(b)
+                    self.adjoint_of_ends(b, t, h)
+            adjoints = self.row_adjoints(b)
             for row, weight in zip(adjoints, method.tableau.m, strict=True):
                 add_up(b, row, row if inside else None, [weight], [b.buf.adjoint])
             fill(b, self._auxiliary_cotangent(b), 0.0)
@@ -72,39 +72,13 @@ class RosenbrockAdjoint(StepAdjoint):
 
         return AdjointSteps(retake, adjoint)
 
-    def start_adjoint(self, b: Body) -> View:
-        return b.row(b.buf.dense_adjoint, 0)
-
-    def slope_adjoints(self, b: Body) -> tuple[View, View]:
-        return b.row(b.buf.dense_adjoint, 1), b.row(b.buf.dense_adjoint, 2)
-
-    def row_adjoints(self, b: Body) -> list[View]:
-        return self._stage_adjoints(b)
-
-    def buffers_inside(self, b: Body) -> tuple[View, ...]:
-        return b.buf.stage_adjoint, b.buf.dense_adjoint
-
-    def _stage_adjoints(self, b: Body) -> list[View]:
-        """The cotangents of u_i, and then those of their equations."""
-        return [b.row(b.buf.stage_adjoint, number) for number in range(self.method.tableau.stages)]
-
     @staticmethod
     def _auxiliary_cotangent(b: Body) -> View:
         """The cotangent of h f_t."""
         return b.row(b.buf.slope_cotangent, 1)
 
-    def _adjoint_of_ends(self, b: Body, time: Any, step_size: Any) -> None:
-        """f at the ends of the step, which only Hermite's cubic needs."""
-        if self.method.tableau.dense is not None:
-            return
-        end, result = b.emitter.add(b.dtype, time, step_size), b.row(b.buf.stage_cotangent, 0)
-        pull(b, "f", end, 1, b.row(b.buf.dense_adjoint, 2), result, y=b.buf.proposed_state)
-        add_to_adjoint(b, result)
-        pull(b, "f", time, 0, b.row(b.buf.dense_adjoint, 1), result, y=b.buf.state)
-        add_up(b, b.row(b.buf.dense_adjoint, 0), b.row(b.buf.dense_adjoint, 0), _ONE, [result])
-
     def _adjoint_of_stage(self, b: Body, stage: int, time: Any, step_size: Any) -> None:
-        tableau, adjoints = self.method.tableau, self._stage_adjoints(b)
+        tableau, adjoints = self.method.tableau, self.row_adjoints(b)
         own, slope, result = adjoints[stage], b.row(b.buf.slope_cotangent, 0), b.row(b.buf.stage_cotangent, 0)
         row, size = self.method.rows(b)[stage], size_of(b, b.scalar(step_size))
         massive = self.method.mass is not None
@@ -180,7 +154,7 @@ class RosenbrockAdjoint(StepAdjoint):
         else:
             add_up(b, slope, None, [Fraction(-1)], [self.method.mass_of_stage(b, stage)])
         self._divide(b, slope, size)
-        self._gather_size(b, self._stage_adjoints(b)[stage], slope)
+        self._gather_size(b, self.row_adjoints(b)[stage], slope)
 
     @staticmethod
     def _gather_size(b: Body, cotangent: View, factor: View) -> None:

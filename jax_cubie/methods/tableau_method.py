@@ -12,7 +12,7 @@ from .between import HERMITE_DEGREE, add_between_moved, between_adjoint, hermite
 from .method import Method
 from .rows import Row
 from .tableau import Tableau
-from .vectors import fill
+from .vectors import copy, fill
 
 if TYPE_CHECKING:
     from ..kernel.device import View
@@ -68,6 +68,15 @@ class TableauMethod(Method):
 
     def spare_rhs(self, b: Body) -> View:
         return self.end_rhs(b)
+
+    def finish(self, b: Body, t: Any) -> None:
+        """At the end of an accepted step: f there."""
+        b.evaluate(t, b.buf.proposed_state, self.end_rhs(b), into=1)
+
+    def carry(self, b: Body) -> None:
+        """Behind it: its end is the beginning of the next one."""
+        copy(b, b.buf.state, b.buf.proposed_state)
+        copy(b, self.start_rhs(b), self.end_rhs(b))
 
     @property
     def carried_rows(self) -> int:
