@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import product
 from typing import Any
 
 import jax
@@ -80,13 +81,16 @@ def stacked(solve_one: Callable[..., Any], *columns: Iterable[Any]) -> Any:
 
 
 def pairwise(factors: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Rows in which every two factors take every two of their values; greedy and always the same.
+    """Rows in which every two factors take every two of their values; always the same ones.
 
-    It grows factor by factor, as "in parameter order" of Lei and Tai (1998): the rows so far each take the value that meets
-    most of what is missing, then rows are added, whose other values are open until something wants them.
+    As few as there can be of three factors or more that have two values each. Else it is greedy and grows factor by factor, as
+    "in parameter order" of Lei and Tai (1998): the rows so far each take the value that meets most of what is missing, then
+    rows are added, whose other values are open until something wants them.
     """
+    if len(factors) > 2 and all(len(values) == 2 for values in factors.values()):
+        return _pairwise_of_two(factors)
     names = sorted(factors, key=lambda name: -len(factors[name]))
-    rows = [dict(zip(names, values, strict=False)) for values in product(*(factors[name] for name in names[:2]))]
+    rows = [dict(zip(names, values, strict=False)) for values in itertools.product(*(factors[name] for name in names[:2]))]
     for number, name in enumerate(names[2:], 2):
         missing = {(a, x, y) for a in names[:number] for x in factors[a] for y in factors[name]}
         used = dict.fromkeys(factors[name], 0)
@@ -94,7 +98,7 @@ def pairwise(factors: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
             row[name] = max(factors[name], key=lambda y: (sum((*pair, y) in missing for pair in row.items()), -used[y]))
             used[row[name]] += 1
             missing -= {(*pair, row[name]) for pair in row.items()}
-        for a, y in product(names[:number], factors[name]):
+        for a, y in itertools.product(names[:number], factors[name]):
             for x in factors[a]:
                 if (a, x, y) in missing:
                     fitting = (row for row in rows if row.get(a, x) == x and row.get(name, y) == y)
@@ -103,6 +107,14 @@ def pairwise(factors: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
                         rows.append(row := {})
                     row |= {a: x, name: y}
     return [{name: row.get(name, factors[name][0]) for name in factors} for row in rows]
+
+
+def _pairwise_of_two(factors: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Katona's, and Kleitman's and Spencer's (both 1973): the first row has all first values; in the others each factor has its
+    second value in a set of rows of its own, all of one size, so large that any two of them meet."""
+    count = next(count for count in itertools.count(4) if math.comb(count - 1, (count + 1) // 2) >= len(factors))
+    second = dict(zip(factors, itertools.combinations(range(1, count), (count + 1) // 2), strict=False))
+    return [{name: values[row in second[name]] for name, values in factors.items()} for row in range(count)]
 
 
 def python(script: str, *arguments: str, **environment: str) -> str:
