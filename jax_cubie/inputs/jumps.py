@@ -1,4 +1,5 @@
-"""Times at which the vector field or the state jumps: steps end on them, and the method starts again."""
+"""Times on which steps end: those at which the vector field or the state jumps, behind which the method starts again, and
+others, behind which it goes on."""
 
 from __future__ import annotations
 

@@ -69,7 +69,8 @@ def _by_distance(driver: Driver) -> Driver:
     rounding = np.finfo(ts.dtype if ts.dtype.kind == "f" else np.float64).eps * np.abs(ts).max()
     times = ts.astype(np.float64)
     dt = (times[-1] - times[0]) / (len(times) - 1)
-    if np.abs(times - (times[0] + dt * np.arange(len(times)))).max() > _ROUNDINGS * rounding:
+    apart = np.abs(times - (times[0] + dt * np.arange(len(times)))).max()
+    if apart > _ROUNDINGS * rounding or _ROUNDINGS * rounding > 0.01 * dt:  # which is more than rounding explains, or of dt
         return driver
     return Driver(None, driver.values, driver.kind, driver.outside, t0=times[0], dt=dt)
 

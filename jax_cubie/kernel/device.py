@@ -24,8 +24,8 @@ class View:
 
     def part(self, offset: Any, size: int) -> View:
         """`size` elements from `offset` on, a Python int, or an int64 value."""
-        if isinstance(offset, int) and size:
-            assert offset + size <= self.size, f"elements {offset} to {offset + size} of {self.size}"
+        if isinstance(offset, int):
+            assert 0 <= offset <= self.size - size, f"elements {offset} to {offset + size} of {self.size}"
         kind = Slice(self.dtype, size, self.type.stride, self.type.space)
         return View(self.emitter, self._address(offset) if size else self.pointer, kind)
 
@@ -40,7 +40,7 @@ class View:
     def _address(self, index: Any) -> Any:
         integer = LLVM_TYPES["int64"]
         if isinstance(index, int):
-            assert index < self.size, f"element {index} of {self.size}"
+            assert 0 <= index < self.size, f"element {index} of {self.size}"
             offset = integer(index * self.type.stride)
         elif self.type.stride == 1:
             offset = index

@@ -1,10 +1,11 @@
 """How a lane finds the events of a step.
 
 A condition has a side, the sign that it had in front of the step. At the end of each step it is looked at; where it is on the
-other side, or may have been there in between, the step's values between are looked at in sixteenths, in
-the order of time. In the first of these in which a condition changes its side the time is found by the ITP method (Oliveira and
-Takahashi, An enhancement of the bisection method average performance preserving minmax optimality, ACM Trans. Math. Softw. 47
-(2020)): of the smallest of the conditions times their sides, so that the first of several events is found.
+other side, or may have been there in between, the step's values between are looked at in sixteenths, in the order of time. In
+the first of these in which a condition changes its side the time is found by the ITP method (Oliveira and Takahashi, An
+enhancement of the bisection method average performance preserving minmax optimality, ACM Trans. Math. Softw. 47 (2020)): of
+the smallest of the conditions times their sides, so that the first of several events is found. Where all events are only
+counted, and the ends of a step tell all of them, there is no search.
 
 Where that is an event that changes the state, ends the lane or is kept, the step is taken once more, to end there; where it
 then turns out that another such event is inside of it, too, it happens at its end. All others are counted, and looked for
@@ -134,7 +135,8 @@ class _Search:
                     self._pass_bools(b)
             with otherwise:
                 for number in self._real:
-                    self._pass_end(b, number, self._value(b, number))
+                    value = self._value(b, number)  # one that is 0 has been counted, and is on the other side
+                    self._pass_end(b, number, where(value.equals(0.0), b.get(side(number)), value))
                 self._pass_bools(b)
         return b.scalar(found.get())
 
@@ -335,7 +337,8 @@ class _Search:
         for number in self._real:
             ends = _Ends(b, self, number, step)
             across = (ends.first < 0.0) & (ends.last < 0.0) & (ends.value < 0.0)
-            simple = simple & (across | ~ends.touching) & ~ends.hiding & ~ends.on_zero
+            known = ends.value.equals(ends.value)
+            simple = simple & (across | ~ends.touching) & ~ends.hiding & ~ends.on_zero & known
         return simple
 
     # --- One event

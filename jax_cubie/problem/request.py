@@ -140,19 +140,20 @@ def make_request(
     if matrices.given and not linear:
         refuse_matrices(matrices.given, method.name)
     mass, sparsity = read_mass(matrices, state), read_sparsity(matrices, state)
+    separation = None if mass is None else separation_of(mass[1])
+    if separation is not None and mass is not None:
+        mass = separation.of_mass(mass[1])
     if schedule is not None and schedule.restarts is not False and mass is not None and mass[0].algebraic_rows:
         raise NotImplementedError(
-            f"doses or jump_ts and a mass matrix whose row {mass[0].algebraic_rows[0]} is 0: behind a jump the "
-            "equation of that row would have to be solved anew; solve up to each of these times, and begin another solve there"
+            f"doses, jump_ts or drivers of the kind 'previous' and a mass matrix whose row {mass[0].algebraic_rows[0]} is 0, or "
+            "a sum of others: behind a jump the equation of that row would have to be solved anew; solve up to each of these "
+            "times, and begin another solve there"
         )
     if schedule is not None and schedule.infused and mass is not None:
         raise NotImplementedError(
             "infusions and a mass matrix: what is infused would have to be multiplied by it; write the infusion into f, and "
             "its beginning and end into jump_ts"
         )
-    separation = None if mass is None else separation_of(mass[1])
-    if separation is not None and mass is not None:
-        mass = separation.of_mass(mass[1])
     leaves = Arguments(args, state.dtype, None if mass is None else mass[1], driven, t0, schedule)
     happening = EventReader(events, state, leaves)
     if happening.steady is not None:

@@ -60,10 +60,13 @@ def separation_of(values: Any) -> Separation | None:
     in its dtype."""
     if not isinstance(values, np.ndarray) or values.ndim == 1:
         return None
+    # Columns of one size, and below rows, so that units of components and of equations do not matter.
+    columns = np.max(np.abs(values), axis=0)
+    values = values / np.where(columns > 0, columns, 1)
     sizes = np.max(np.abs(values), axis=1)
     given = np.flatnonzero(sizes)
     sizes, rounding = sizes[given].astype(float), len(values) * np.finfo(values.dtype).eps
-    # Rows of one size, so that units of equations do not matter; `left` is `sums` times these rows.
+    # `left` is `sums` times these rows.
     left, sums = values[given] / sizes[:, None], np.eye(len(given))
     if np.all(np.abs(np.diag(np.linalg.qr(left.T, mode="r"))) > rounding):
         return None  # the usual case, at once

@@ -255,7 +255,9 @@ def test_more_than_is_kept(platform):
 
 def test_conditions_that_are_no_number(platform):
     for cond in (lambda t, y, args: jnp.where(t > 0.5, jnp.nan, 1.0), lambda t, y, args: jnp.log(-1.0 - t)):
-        assert all_are(solve(clock, 0.0, 1.0, ONE, events=Event(cond), dtmax=0.1), "not_finite")
+        for terminal in (True, False):
+            event = Event(cond, terminal=terminal)
+            assert all_are(solve(clock, 0.0, 1.0, ONE, events=event, dtmax=0.1), "not_finite")
 
 
 # --- What is said
