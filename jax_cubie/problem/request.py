@@ -146,8 +146,8 @@ def make_request(
     if schedule is not None and schedule.restarts is not False and mass is not None and mass[0].algebraic_rows:
         raise NotImplementedError(
             f"doses, jump_ts or drivers of the kind 'previous' and a mass matrix whose row {mass[0].algebraic_rows[0]} is 0, "
-            "or a sum of others: behind a jump the equation of that row would have to be solved anew; solve up to each of these "
-            "times, and begin another solve there"
+            "or a sum of others: behind a jump the equation of that row would have to be solved anew; solve up to each of "
+            "these times, and begin another solve there"
         )
     if schedule is not None and schedule.infused and mass is not None:
         raise NotImplementedError(
