@@ -6,25 +6,21 @@ Times are counted from t0, and run forwards; so do slopes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..kernel.device import View
-from ..kernel.numba_types import Slice
 from ..kernel.scalar import Scalar, most, where
 from ..loop import Hooks, Step
-from ..loop.functions import Sink, Store, into_row
-from ..solution import CODES, FINE
-from .summaries import missing
+from ..solution import CODES
+from .summary_results import Results
 from .summary_search import Chosen, find_root, next_index
+from .summary_words import At, Kept, begin_of, call_at, into_views, numbers_of, share_of
 
 if TYPE_CHECKING:
     from ..loop.body import Body
     from ..loop.lane import Lane
-    from .summaries import Asked, Crossing, Fold, Group, Summaries, Window
-
-At = Callable[[Any], Scalar]
-"""The numbers of a group at some point, by component."""
+    from .summaries import Crossing, Fold, Group, Summaries, Window
 
 # How much of the distance of samples the last one may lie behind t1: so much their sum may have been rounded up.
 _LATE = 1e-3
@@ -34,16 +30,17 @@ _ZERO = ("total", "spread", "slope", "peaks_number", "troughs_number", "count")
 
 def build_hooks(lane: Lane, part: Summaries) -> Hooks:
     """The places of summaries in the loop."""
-    points = _Points(lane, part)
+    kept = Kept(part)
+    points, results = _Points(lane, part, kept), Results(lane, part, kept)
     corner = points.corner if lane.problem.divided and lane.problem.adjoint is None else None
-    return Hooks(start=points.start, accepted=points.accepted, end=points.end, corner=corner)
+    return Hooks(start=points.start, accepted=points.accepted, end=results.end, corner=corner)
 
 
 class _Points:
     """Writes what is done at points and in steps."""
 
-    def __init__(self, lane: Lane, part: Summaries):
-        self._lane, self._part = lane, part
+    def __init__(self, lane: Lane, part: Summaries, kept: Kept):
+        self._lane, self._part, self._kept = lane, part, kept
         for window in part.windows:
             if window.starts:
                 lane.cell(f"{window.start}_cell", lane.problem.dtype)
@@ -56,7 +53,7 @@ class _Points:
             lane.cell("summary_reached", lane.problem.dtype)
         for group in part.groups:
             if group.spread and not group.window.sampled:
-                lane.cell(_share_of(group), lane.problem.dtype)
+                lane.cell(share_of(group), lane.problem.dtype)
         # What values between need is made once a step, where they are asked for in each.
         quadratures = [group.quadrature for group in part.groups if group.quadrature is not None]
         self._always = any(one.points for one in quadratures)
@@ -90,7 +87,7 @@ class _Points:
             for group in self._groups(window):
                 self._clear(b, group)
                 if group.spread and not window.sampled:
-                    b.put(**{_share_of(group): 0})
+                    b.put(**{share_of(group): 0})
             if window.starts:
                 # Of all of a trajectory, the first step begins.
                 if window.sampled or self._folds(window):
@@ -127,7 +124,7 @@ class _Points:
         folds, state = self._folds(window), b.piece(b.buf.proposed_state, 0)
         if not folds:
             return
-        with b.when(step.end >= self._begin_of(b, window)) if window.starts else contextlib.nullcontext():
+        with b.when(step.end >= begin_of(b, window)) if window.starts else contextlib.nullcontext():
             for fold in folds:
                 self._fold(b, fold, step.end, state, first=None if window.starts else False)
             b.counter(window.points).add()
@@ -140,22 +137,7 @@ class _Points:
                 for group in self._groups(window):
                     self._begin(b, group, time, b.piece(b.buf.state, 0))
 
-    def end(self, b: Body, result: Scalar) -> Scalar:
-        """Writes the results."""
-        fine = result.equals(FINE[0])
-        if b.lane.problem.stops:
-            fine = fine | result.equals(FINE[1])
-        for number, asked in enumerate(self._part.asked):
-            if asked.kind == "fold":
-                self._write_fold(b, number, self._part.folds[asked.owner], fine)
-            else:
-                self._write(b, number, asked, self._part.groups[asked.owner], fine)
-        return result
-
     # --- Windows
-
-    def _begin_of(self, b: Body, window: Window) -> Scalar:
-        return b.get(f"{window.start}_cell") if window.starts else b.scalar(0.0)
 
     def _prepare(self, b: Body, step: Step) -> None:
         time, size = b.scalar(b.direction) * step.start, b.scalar(b.direction) * step.size
@@ -163,7 +145,7 @@ class _Points:
 
     def _step_from_start(self, b: Body, window: Window, step: Step) -> None:
         """A step in a window that may begin inside of it, or later."""
-        begin, groups = self._begin_of(b, window), self._groups(window)
+        begin, groups = begin_of(b, window), self._groups(window)
         if not groups:
             return
         with b.when(step.end > begin):
@@ -204,7 +186,7 @@ class _Points:
             self._fold(b, fold, time, state, first=None if window.sampled else True)
         count = b.scalar(counter.add(), "int32")
         if window.sampled:
-            following = count.to(b.dtype).fused(b.number(window.every), self._begin_of(b, window))
+            following = count.to(b.dtype).fused(b.number(window.every), begin_of(b, window))
             b.put(**{f"{window.every}_next": following})
 
     def _state_at(self, b: Body, step: Step, theta: Scalar) -> View:
@@ -214,42 +196,25 @@ class _Points:
         b.each(lambda index: view.store(index, values(index)), b.primal)
         return view
 
-    def _call(self, b: Body, name: str, out: View | Sink, time: Scalar | None, **given: Any) -> None:
-        """One evaluation of a function of the primal state alone."""
-        if time is not None:
-            given["t"] = b.time_of((b.scalar(b.direction) * time).value)
-        b.call_primal(name, out=out, **given)
-
     # --- Groups
-
-    def _words(self, b: Body, group: Group, name: str) -> View:
-        buffer, begin = self._part.buffer_of(group)
-        place, size = group.places[name]
-        return getattr(b.buf, buffer).part(begin + place, size)
-
-    def _integers(self, b: Body, group: Group, name: str) -> View:
-        return _as_integers(b, self._words(b, group, name), "int32")
 
     def _clear(self, b: Body, group: Group) -> None:
         for name, (_, size) in group.places.items():
             value = b.real(0.0 if name.startswith(_ZERO) else float("nan"))
-            view = self._words(b, group, name)
+            view = self._kept.of(b, group, name)
             b.each(lambda index, view=view, value=value: view.store(index, value), size)
-
-    def _at(self, b: Body, view: View) -> At:
-        return lambda index: b.scalar(view.load(index))
 
     def _numbers(self, b: Body, group: Group, time: Scalar, state: View, into: View) -> tuple[At, At | None]:
         """The group's numbers at a point, evaluated `into` an array, and their slopes where it `turns`."""
         if group.turns:
             assert group.moving is not None
-            self._call(b, group.moving, into, time, y=state)
+            call_at(b, group.moving, into, time, y=state)
             rest = into.part(group.size, group.size)
-            return self._at(b, into), lambda index: b.scalar(b.direction) * b.scalar(rest.load(index))
+            return numbers_of(b, into), lambda index: b.scalar(b.direction) * b.scalar(rest.load(index))
         if group.function is not None:
-            self._call(b, group.function, into, time, y=state)
-            return self._at(b, into), None
-        return self._at(b, state), None
+            call_at(b, group.function, into, time, y=state)
+            return numbers_of(b, into), None
+        return numbers_of(b, state), None
 
     def _ends(self, b: Body, group: Group) -> View:
         begin, _ = group.search
@@ -260,7 +225,7 @@ class _Points:
         if not group.extrema and not group.keeps_last:
             return
         if group.has_ends:
-            values, slopes = self._at(b, state), None
+            values, slopes = numbers_of(b, state), None
         else:
             values, slopes = self._numbers(b, group, time, state, self._ends(b, group))
         for name, wanted in (("max", group.maximum), ("min", group.minimum)):
@@ -272,15 +237,15 @@ class _Points:
         """The numbers of the last point."""
         if not group.keeps_last:
             return
-        before = self._words(b, group, "before")
+        before = self._kept.of(b, group, "before")
         b.each(lambda index: before.store(index, values(index).value), group.size)
         if "slope" in group.places and slopes is not None:
-            slope = self._words(b, group, "slope")
+            slope = self._kept.of(b, group, "slope")
             b.each(lambda index: slope.store(index, slopes(index).value), group.size)
 
     def _improve(self, b: Body, group: Group, name: str, values: At, time: Scalar) -> None:
         """The largest value so far, or the smallest."""
-        best, when = self._words(b, group, name), self._words(b, group, f"{name}_time")
+        best, when = self._kept.of(b, group, name), self._kept.of(b, group, f"{name}_time")
 
         def improve(index: Any) -> None:
             value, old = values(index), b.scalar(best.load(index))
@@ -298,12 +263,12 @@ class _Points:
             return
         if group.has_ends:
             method, state, proposed = self._lane.problem.method, b.piece(b.buf.state, 0), b.piece(b.buf.proposed_state, 0)
-            first, last = (self._at(b, view) for view in (state, proposed))
+            first, last = (numbers_of(b, view) for view in (state, proposed))
             slopes = [self._slopes(b, rhs(b)) for rhs in (method.start_rhs, method.end_rhs)] if group.turns else []
         else:
             last, slope = self._numbers(b, group, step.end, b.piece(b.buf.proposed_state, 0), self._ends(b, group))
-            first = self._at(b, self._words(b, group, "before")) if group.keeps_last else last
-            slopes = [self._at(b, self._words(b, group, "slope")), slope] if slope is not None else []
+            first = numbers_of(b, self._kept.of(b, group, "before")) if group.keeps_last else last
+            slopes = [numbers_of(b, self._kept.of(b, group, "slope")), slope] if slope is not None else []
         begin = theta if theta is not None else b.scalar(0.0)
         if group.turns:
             self._turns(b, group, step, begin, (first, last), (slopes[0], slopes[1]))
@@ -334,17 +299,17 @@ class _Points:
             for number, place in enumerate(places):
                 into = b.buf.summarised_values.part(number * group.size, group.size)
                 time, state = place.fused(step.size, step.start), self._state_at(b, step, place)
-                self._call(b, group.function, into, time, y=state)
-                values.append(self._at(b, into))
+                call_at(b, group.function, into, time, y=state)
+                values.append(numbers_of(b, into))
         # The state at the beginning is the one that others are told from, where it is known: so its slope adds to no square.
-        ends = [self._at(b, b.piece(view, 0)) for view in (b.buf.state, b.buf.proposed_state)] if any(rule.ends) else []
+        ends = [numbers_of(b, b.piece(view, 0)) for view in (b.buf.state, b.buf.proposed_state)] if any(rule.ends) else []
         terms = [*zip(rule.ends, ends, strict=False), *zip(rule.weights, values, strict=True)]
-        rhs = [self._at(b, b.piece(slope(b), 0)) for slope in (method.start_rhs, method.end_rhs)] if any(rule.slopes) else []
+        rhs = [numbers_of(b, b.piece(slope(b), 0)) for slope in (method.start_rhs, method.end_rhs)] if any(rule.slopes) else []
         slopes = list(zip(rule.slopes, ends, rhs, strict=False))
         # Mean square deviations are told by those from the mean so far, as Chan, Golub and LeVeque's updating formulas have it.
         share = weight = b.scalar(0.0)
         if group.spread:
-            passed, name = step.start - self._begin_of(b, group.window), _share_of(group)
+            passed, name = step.start - begin_of(b, group.window), share_of(group)
             passed = where(passed > 0.0, passed, 0.0) if group.window.starts else passed
             share, following = b.get(name), 1.0 / (passed + size)
             weight = passed * size * following
@@ -359,7 +324,7 @@ class _Points:
                 mean = (value - reference).fused(part, mean)
             for moved, _ in moves:
                 mean = mean + moved
-            old = b.scalar(self._words(b, group, "total").load(index))
+            old = b.scalar(self._kept.of(b, group, "total").load(index))
             if group.spread:
                 square = -(mean * mean)
                 for part, value in others:
@@ -374,7 +339,7 @@ class _Points:
 
     def _add(self, b: Body, group: Group, index: Any, more: Scalar) -> None:
         """Adds to the integral, and keeps what is lost to rounding (Dekker's fast sum, as the time has it)."""
-        total, rest = self._words(b, group, "total"), self._words(b, group, "total_rest")
+        total, rest = self._kept.of(b, group, "total"), self._kept.of(b, group, "total_rest")
         old, more = b.scalar(total.load(index)), more + b.scalar(rest.load(index))
         new = old + more
         total.store(index, new.value)
@@ -382,7 +347,7 @@ class _Points:
 
     def _add_square(self, b: Body, group: Group, index: Any, more: Scalar) -> None:
         """Adds to the sum of squares, of which none is negative."""
-        spread = self._words(b, group, "spread")
+        spread = self._kept.of(b, group, "spread")
         spread.store(index, (b.scalar(spread.load(index)) + more).value)
 
     # --- Searches inside of steps
@@ -434,9 +399,9 @@ class _Points:
                     # No further than the tangents at the ends lead.
                     sign = 1.0 if best == "max" else -1.0
                     far = most(sign * (low + first * size), sign * (high - last * size))
-                    found = found | (there & ~(far <= sign * b.scalar(self._words(b, group, best).load(index))))
+                    found = found | (there & ~(far <= sign * b.scalar(self._kept.of(b, group, best).load(index))))
                 if room:
-                    number = b.scalar(self._integers(b, group, f"{local}_number").load(index), "int32")
+                    number = b.scalar(self._kept.integers(b, group, f"{local}_number").load(index), "int32")
                     found = found | (there & (number < room))
             return found
 
@@ -450,26 +415,26 @@ class _Points:
                 return chosen.pick(rates)
 
             theta = find_root(b, slope_at, begin, b.scalar(1.0), at_begin, at_end)
-            value, time = chosen.pick(self._at(b, into)), theta.fused(step.size, step.start)
+            value, time = chosen.pick(numbers_of(b, into)), theta.fused(step.size, step.start)
             for best, local, room, there in (
                 ("max", "peaks", group.peaks, at_begin > 0.0),
                 ("min", "troughs", group.troughs, at_begin < 0.0),
             ):
                 if best in group.places:
-                    words, when = self._words(b, group, best), self._words(b, group, f"{best}_time")
-                    old = chosen.pick(self._at(b, words))
+                    words, when = self._kept.of(b, group, best), self._kept.of(b, group, f"{best}_time")
+                    old = chosen.pick(numbers_of(b, words))
                     better = there & (~(value <= old) if best == "max" else ~(value >= old))
                     chosen.put(words, value, better)
                     chosen.put(when, time, better)
                 if room:
-                    row = chosen.pick_integer(self._integers(b, group, f"{local}_number"))
+                    row = chosen.pick_integer(self._kept.integers(b, group, f"{local}_number"))
                     for name, number in (("times", time), ("values", value)):
-                        chosen.put_row(self._words(b, group, f"{local}_{name}"), room, row, number, there)
+                        chosen.put_row(self._kept.of(b, group, f"{local}_{name}"), room, row, number, there)
 
         self._search(b, group, step, wanted, search)
         for kind, (_, local, room, _) in enumerate(kinds(0)):
             if room:
-                numbers = self._integers(b, group, f"{local}_number")
+                numbers = self._kept.integers(b, group, f"{local}_number")
 
                 def count(index: Any, kind: int = kind, numbers: View = numbers) -> None:
                     more = kinds(index)[kind][3].to("int32")
@@ -495,7 +460,7 @@ class _Points:
         def wanted(index: Any) -> Scalar:
             if crossing.last:
                 return crossed(index)
-            known = b.scalar(self._words(b, group, f"first_{number}").load(index))
+            known = b.scalar(self._kept.of(b, group, f"first_{number}").load(index))
             return crossed(index) & ~known.equals(known)
 
         def search(chosen: Chosen) -> None:
@@ -516,14 +481,14 @@ class _Points:
     def _keep_crossing(self, chosen: Chosen, group: Group, number: int, crossing: Crossing, time: Scalar) -> None:
         b = chosen.body
         if crossing.last:
-            chosen.put(self._words(b, group, f"last_{number}"), time)
+            chosen.put(self._kept.of(b, group, f"last_{number}"), time)
         if crossing.first:
-            words = self._words(b, group, f"first_{number}")
-            known = chosen.pick(self._at(b, words))
+            words = self._kept.of(b, group, f"first_{number}")
+            known = chosen.pick(numbers_of(b, words))
             chosen.put(words, time, ~known.equals(known))
 
     def _count_crossings(self, b: Body, group: Group, number: int, crossed: Callable[[Any], Scalar]) -> None:
-        counts = self._integers(b, group, f"count_{number}")
+        counts = self._kept.integers(b, group, f"count_{number}")
 
         def count(index: Any) -> None:
             counts.store(index, (b.scalar(counts.load(index), "int32") + crossed(index).to("int32")).value)
@@ -553,7 +518,7 @@ class _Points:
         def add(index: Any) -> None:
             value = values(index)
             if group.spread:
-                apart = value - b.scalar(self._words(b, group, "total").load(index)) * share
+                apart = value - b.scalar(self._kept.of(b, group, "total").load(index)) * share
                 self._add_square(b, group, index, weight * (apart * apart))
             self._add(b, group, index, value)
 
@@ -561,7 +526,7 @@ class _Points:
 
     def _turn_of_points(self, b: Body, group: Group, time: Scalar, values: At) -> None:
         """The point before was a peak, or a trough."""
-        before, slope = self._words(b, group, "before"), self._words(b, group, "slope")
+        before, slope = self._kept.of(b, group, "before"), self._kept.of(b, group, "slope")
 
         def look(index: Any) -> None:
             old, was = b.scalar(before.load(index)), b.scalar(slope.load(index))
@@ -572,10 +537,10 @@ class _Points:
             ):
                 if not room:
                     continue
-                numbers = self._integers(b, group, f"{local}_number")
+                numbers = self._kept.integers(b, group, f"{local}_number")
                 row, chosen = b.scalar(numbers.load(index), "int32"), Chosen(b, index, group.size)
                 for name, number in (("times", time), ("values", old)):
-                    chosen.put_row(self._words(b, group, f"{local}_{name}"), room, row, number, there)
+                    chosen.put_row(self._kept.of(b, group, f"{local}_{name}"), room, row, number, there)
                 numbers.store(index, (row + there.to("int32")).value)
             # Where two are equal the slope before them counts; behind the first point there is none.
             slope.store(index, where((now > 0.0) | (now < 0.0), now, was).value)
@@ -584,7 +549,7 @@ class _Points:
 
     def _cross_points(self, b: Body, group: Group, number: int, crossing: Crossing, time: Scalar, values: At) -> None:
         """The line between the last two points goes through the level."""
-        first = self._at(b, self._words(b, group, "before"))
+        first = numbers_of(b, self._kept.of(b, group, "before"))
 
         def crossed(index: Any) -> Scalar:
             return self._crossed(b, crossing, first, values, index)
@@ -595,7 +560,7 @@ class _Points:
             there = crossed(index)
             for name, wanted in (("first", crossing.first), ("last", crossing.last)):
                 if wanted:
-                    words = self._words(b, group, f"{name}_{number}")
+                    words = self._kept.of(b, group, f"{name}_{number}")
                     known = b.scalar(words.load(index))
                     changes = there & ~known.equals(known) if name == "first" else there
                     words.store(index, where(changes, when, known).value)
@@ -606,26 +571,15 @@ class _Points:
 
     # --- Folds
 
-    def _carry(self, b: Body, fold: Fold, which: int) -> list[tuple[str, View]]:
-        """The carry (0), or what is to be the next one (1), by the names of the functions' inputs."""
-        begin = self._part.begin_of(fold) + which * (fold.floats + fold.integers)
-        views = []
-        if fold.floats:
-            views.append(("carry", b.buf.observable_summary.part(begin, fold.floats)))
-        if fold.integers:
-            words = b.buf.observable_summary.part(begin + fold.floats, fold.integers)
-            views.append(("carry_integers", _as_integers(b, words, "int32" if b.dtype == "float32" else "int64")))
-        return views
-
     def _fold(self, b: Body, fold: Fold, time: Scalar, state: View, *, first: bool | None) -> None:
         """A point for the functions of a fold. first: whether it is the first one; None: the counter tells."""
-        carry, following = self._carry(b, fold, 0), self._carry(b, fold, 1)
+        carry, following = self._kept.carry(b, fold, 0), self._kept.carry(b, fold, 1)
 
         def init() -> None:
-            self._call(b, fold.init, _into_views([view for _, view in carry]), time, y=state)
+            call_at(b, fold.init, into_views([view for _, view in carry]), time, y=state)
 
         def update() -> None:
-            self._call(b, fold.update, _into_views([view for _, view in following]), time, y=state, **dict(carry))
+            call_at(b, fold.update, into_views([view for _, view in following]), time, y=state, **dict(carry))
             for (_, old), (_, new) in zip(carry, following, strict=True):
                 b.each(lambda index, old=old, new=new: old.store(index, new.load(index)), old.size)
 
@@ -638,102 +592,3 @@ class _Points:
                 init()
             with otherwise:
                 update()
-
-    # --- Results
-
-    def _write(self, b: Body, number: int, asked: Asked, group: Group, fine: Scalar) -> None:
-        kind, name = asked.kind, f"summary{number}"
-        if kind in ("peaks", "troughs"):
-            self._write_each(b, f"{name}_number", self._integers(b, group, f"{kind}_number"), fine)
-            self._write_times(b, f"{name}_times", self._words(b, group, f"{kind}_times"), fine)
-            self._write_each(b, f"{name}_values", self._words(b, group, f"{kind}_values"), fine)
-        elif kind in ("min", "max"):
-            self._write_each(b, name, self._words(b, group, kind), fine)
-        elif kind in ("time_of_min", "time_of_max"):
-            self._write_times(b, name, self._words(b, group, f"{kind.removeprefix('time_of_')}_time"), fine)
-        elif kind == "crossings":
-            self._write_each(b, name, self._integers(b, group, f"count_{asked.which}"), fine)
-        elif kind in ("first_crossing", "last_crossing"):
-            self._write_times(b, name, self._words(b, group, f"{kind.removesuffix('_crossing')}_{asked.which}"), fine)
-        else:
-            self._write_moment(b, name, kind, group, fine)
-
-    def _write_each(self, b: Body, name: str, view: View, fine: Scalar) -> None:
-        none = missing("int32" if view.dtype == "int32" else b.dtype)
-        b.each(lambda i: b.res(name, _int64(b, i), where(fine, b.scalar(view.load(i), view.dtype), none).value), view.size)
-
-    def _write_times(self, b: Body, name: str, view: View, fine: Scalar) -> None:
-        def write(index: Any) -> None:
-            time = b.number("t0") + b.scalar(b.direction) * b.scalar(view.load(index))
-            b.res(name, _int64(b, index), where(fine, time, float("nan")).value)
-
-        b.each(write, view.size)
-
-    def _write_moment(self, b: Body, name: str, kind: str, group: Group, fine: Scalar) -> None:
-        """An integral, or what is made of integrals."""
-        window = group.window
-        if window.sampled:
-            length = b.scalar(b.counter(window.points).get(), "int32").to(b.dtype)
-        else:
-            length = b.get("summary_reached") - self._begin_of(b, window)
-        there = fine & (length > 0.0)
-
-        def variance(index: Any) -> Scalar:
-            value = b.scalar(self._words(b, group, "spread").load(index)) / length
-            return where(value < 0.0, 0.0, value)
-
-        def write(index: Any) -> None:
-            total, rest = self._words(b, group, "total"), self._words(b, group, "total_rest")
-            total = b.scalar(total.load(index)) + b.scalar(rest.load(index))
-            mean = total / length
-            if kind == "integral":
-                value = where(fine, b.scalar(b.direction) * total, float("nan"))
-            elif kind == "mean":
-                value = where(there, mean, float("nan"))
-            else:
-                square = variance(index) if kind == "std" else mean.fused(mean, variance(index))
-                root = b.scalar(b.emitter.sqrt(b.dtype, square.value))
-                value = where(there, root, float("nan"))
-            b.res(name, _int64(b, index), value.value)
-
-        b.each(write, group.size)
-
-    def _write_fold(self, b: Body, number: int, fold: Fold, fine: Scalar) -> None:
-        names = [f"summary{number}_{place}" for place in range(len(fold.outputs))]
-        sizes = [b.lane.plan.words.results[b.lane.result_number(name)].size for name in names]
-        any_point = b.scalar(b.counter(fold.window.points).get(), "int32") > 0
-        with b.emitter.builder.if_else((fine & any_point).value) as (then, otherwise):
-            with then:
-                sink = into_row(self._lane, names, sizes, b.int32(0))
-                self._call(b, fold.result, sink, None, **dict(self._carry(b, fold, 0)))
-            with otherwise:
-                for name, size, (_, kind) in zip(names, sizes, fold.outputs, strict=True):
-                    none = b.emitter.constant(kind, missing(kind))
-                    b.each(lambda index, name=name, none=none: b.res(name, _int64(b, index), none), size)
-
-
-def _share_of(group: Group) -> str:
-    """The cell with what an integral so far is multiplied by to give the mean."""
-    return f"summary_share_{group.window.number}_{group.function}"
-
-
-def _int64(b: Body, index: Any) -> Any:
-    return b.emitter.constant("int64", index) if isinstance(index, int) else index
-
-
-def _as_integers(b: Body, view: View, dtype: str) -> View:
-    """The same words as integers, one in each."""
-    wide = 2 if view.dtype == "float64" and dtype == "int32" else 1
-    kind = Slice(dtype, view.size, view.type.stride * wide, view.type.space)
-    return View(b.emitter, b.emitter.builder.bitcast(view.pointer, kind.pointer), kind)
-
-
-def _into_views(views: Sequence[View]) -> Sink:
-    """Each output of a function goes into an array of its own."""
-
-    def store(emitter: Any, words: Any, bases: Any, values: Sequence[Any]) -> Store:
-        targets = [View(emitter, value, view.type) for value, view in zip(values, views, strict=True)]
-        return Store(lambda output, index, value: targets[output].store(index, value))
-
-    kinds = "_".join(f"{view.type.dtype}_{view.type.stride}_{view.type.space}" for view in views)
-    return Sink(f"views_{kinds}", tuple(view.pointer for view in views), (), store)
