@@ -206,7 +206,7 @@ class Jumps(Part):
                 first = index * b.primal + (number * self.count * b.primal if operand.directed else 0)
 
                 def add(i: Any, name: str = name, part: Any = part, first: Scalar = first) -> None:
-                    more = b.number(name, (first + _int64(b, i)).value)
+                    more = b.number(name, (first + b.scalar(b.emitter.place(i), "int64")).value)
                     part.store(i, (b.scalar(part.load(i)) + more).value)
 
                 b.each(add, b.primal)
@@ -257,7 +257,7 @@ class Jumps(Part):
                 if name in written:
 
                     def write(i: Any, name: str = name, adjoint: Any = adjoint) -> None:
-                        b.res(name, (place * b.primal + _int64(b, i)).value, adjoint.load(i))
+                        b.res(name, (place * b.primal + b.scalar(b.emitter.place(i), "int64")).value, adjoint.load(i))
 
                     b.each(write, b.primal)
                 if self.keeps:
@@ -265,7 +265,3 @@ class Jumps(Part):
                     b.each(lambda i, a=adjoint, kept=kept: a.store(i, (kept * b.scalar(a.load(i))).value), piece.size)
 
         b.repeat_while(lambda: index() > first, undo)
-
-
-def _int64(b: Body, index: Any) -> Scalar:
-    return b.scalar(b.emitter.constant("int64", index) if isinstance(index, int) else index, "int64")

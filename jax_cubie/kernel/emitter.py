@@ -84,6 +84,10 @@ class Emitter:
             return ir.Constant(LLVM_TYPES[dtype], float(np.float32(value) if dtype == "float32" else value))
         return ir.Constant(LLVM_TYPES[dtype], int(value))
 
+    def place(self, index: Value | int) -> Value:
+        """An index, a Python int or an int64 value, as the latter."""
+        return self.constant("int64", index) if isinstance(index, int) else index
+
     def number(self, dtype: str, value: Any) -> Value:
         """A constant of a `Scalar`'s."""
         constant = self.constant(dtype, value)

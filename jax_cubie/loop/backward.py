@@ -340,7 +340,7 @@ class _Backward:
     def _element(self, b: Body, place: Scalar, part: int, index: Any) -> Any:
         begin = b.emitter.cast(place.value, "int32", "int64")
         offset = shifted(b.emitter, index, sum(self._record.words[:part]))
-        offset = b.emitter.constant("int64", offset) if isinstance(offset, int) else offset
+        offset = b.emitter.place(offset)
         return b.emitter.add("int64", begin, offset)
 
     def arrived(self, b: Body) -> Scalar:
@@ -383,7 +383,7 @@ class _Backward:
 
                 def read_slot(part: int, index: Any) -> Any:
                     begin = b.emitter.mul("int64", slot.value, b.emitter.constant("int64", self._record.words[part]))
-                    index = b.emitter.constant("int64", index) if isinstance(index, int) else index
+                    index = b.emitter.place(index)
                     return b.op(checkpoint_name(part), b.emitter.add("int64", begin, index))
 
                 self._record.restore(b, read_slot)

@@ -251,7 +251,7 @@ class Recording:
             def write(depth: int, index: Any, word: Any) -> None:
                 if depth <= self._checkpoints.depth:
                     begin = b.emitter.mul("int64", slot.value, b.emitter.constant("int64", self._record.words[depth]))
-                    index = b.emitter.constant("int64", index) if isinstance(index, int) else index
+                    index = b.emitter.place(index)
                     b.res(checkpoint_name(depth), b.emitter.add("int64", begin, index), word)
 
             self._record.save(b, write)

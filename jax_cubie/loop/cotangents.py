@@ -108,7 +108,7 @@ def into_adjoints(b: Body, function: str, *states: View, add: bool = False) -> S
             name = operands[output - first]
             value = warp.totals(emitter, lane.operand(name).dtype, [counted(name, value) for value in values])
             thread = emitter.cast(warp.thread_of_warp(emitter), "uint32", "int64")
-            index = emitter.constant("int64", index) if isinstance(index, int) else index
+            index = emitter.place(index)
             add_to_result(name, emitter.add("int64", index, thread), value)
 
         return Store(keep, summed, keep_several)

@@ -83,7 +83,7 @@ def into_row(lane: Lane, results: Sequence[str], sizes: Sequence[int], row: Any)
 
         def store_output(output: int, index: Any, value: Any) -> None:
             begin = emitter.mul("int64", row, emitter.constant("int64", sizes[output]))
-            place = emitter.add("int64", begin, emitter.constant("int64", index) if isinstance(index, int) else index)
+            place = emitter.add("int64", begin, emitter.place(index))
             lane.addressing.store(emitter, words, bases, numbers[output], place, value)
 
         return Store(store_output)

@@ -122,7 +122,7 @@ def _each_value(b: Body, dense: Dense, node: Scalar, row: Scalar, body: Callable
         first = ((row * (dense.degree + 1) + node).to("int64") * piece.size).value
 
         def visit(index: Any, name: str = name, first: Any = first, begin: int = begin) -> None:
-            offset = b.emitter.constant("int64", index) if isinstance(index, int) else index
+            offset = b.emitter.place(index)
             body(name, b.emitter.add("int64", first, offset), shifted(b.emitter, index, begin))
 
         b.each(visit, piece.size)

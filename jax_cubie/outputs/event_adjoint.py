@@ -103,7 +103,7 @@ class _Adjoint:
             first, adjoint = index * b.primal, b.piece(b.buf.adjoint, order)
 
             def add(i: Any) -> None:
-                place = first + b.scalar(b.emitter.constant("int64", i) if isinstance(i, int) else i, "int64")
+                place = first + b.scalar(b.emitter.place(i), "int64")
                 adjoint.store(i, (b.scalar(adjoint.load(i)) + b.number(cotangent_name(states), place.value)).value)
 
             b.each(add, b.primal)

@@ -357,7 +357,7 @@ class _Search:
                     name, part = tangent_name(named("states", number), piece.order), state.part(begin, piece.size)
 
                     def keep(i: Any, name: str = name, part: View = part) -> None:
-                        place = b.scalar(b.emitter.constant("int64", i) if isinstance(i, int) else i, "int64")
+                        place = b.scalar(b.emitter.place(i), "int64")
                         b.res(name, (index * b.primal + place).value, part.load(i))
 
                     b.each(keep, b.primal)

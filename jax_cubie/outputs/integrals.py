@@ -111,7 +111,7 @@ class Integrals(Part):
             total = b.buf.integral.part(begin, count)
 
             def write(index: Any, total: View = total, name: str = tangent_name(NAME, piece.order)) -> None:
-                place = b.emitter.constant("int64", index) if isinstance(index, int) else index
+                place = b.emitter.place(index)
                 b.res(name, place, where(fine, b.scalar(total.load(index)), float("nan")).value)
 
             b.each(write, count)

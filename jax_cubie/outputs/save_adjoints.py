@@ -307,7 +307,7 @@ class _Rows:
 
     def _element(self, b: Body, name: str, row: Scalar, size: int, index: Any) -> Any:
         place = (row.to("int64") * size).value
-        index = b.emitter.constant("int64", index) if isinstance(index, int) else index
+        index = b.emitter.place(index)
         return b.op(cotangent_name(name), b.emitter.add("int64", place, index))
 
     def _pull_all(self, b: Body, row: Scalar, moment: _Moment, state: View, into: View, *, add: bool) -> None:

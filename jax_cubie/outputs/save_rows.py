@@ -249,7 +249,7 @@ class _Rows:
         begin = emitter.mul("int64", emitter.cast(row, "int32", "int64"), emitter.constant("int64", size))
 
         def body(index: Any) -> None:
-            offset = emitter.constant("int64", index) if isinstance(index, int) else index
+            offset = emitter.place(index)
             b.res(name, emitter.add("int64", begin, offset), value_at(index))
 
         b.each(body, size)

@@ -8,7 +8,7 @@ from ..kernel.scalar import Scalar, where
 from ..loop.functions import into_row
 from ..solution import FINE
 from .summaries import missing
-from .summary_words import Kept, begin_of, call_at, int64_of
+from .summary_words import Kept, begin_of, call_at
 
 if TYPE_CHECKING:
     from ..kernel.device import View
@@ -54,12 +54,17 @@ class Results:
 
     def _write_each(self, b: Body, name: str, view: View, fine: Scalar) -> None:
         none = missing("int32" if view.dtype == "int32" else b.dtype)
-        b.each(lambda i: b.res(name, int64_of(b, i), where(fine, b.scalar(view.load(i), view.dtype), none).value), view.size)
+
+        def write(index: Any) -> None:
+            value = where(fine, b.scalar(view.load(index), view.dtype), none)
+            b.res(name, b.emitter.place(index), value.value)
+
+        b.each(write, view.size)
 
     def _write_times(self, b: Body, name: str, view: View, fine: Scalar) -> None:
         def write(index: Any) -> None:
             time = b.number("t0") + b.scalar(b.direction) * b.scalar(view.load(index))
-            b.res(name, int64_of(b, index), where(fine, time, float("nan")).value)
+            b.res(name, b.emitter.place(index), where(fine, time, float("nan")).value)
 
         b.each(write, view.size)
 
@@ -88,7 +93,7 @@ class Results:
                 square = variance(index) if kind == "std" else mean.fused(mean, variance(index))
                 root = b.scalar(b.emitter.sqrt(b.dtype, square.value))
                 value = where(there, root, float("nan"))
-            b.res(name, int64_of(b, index), value.value)
+            b.res(name, b.emitter.place(index), value.value)
 
         b.each(write, group.size)
 
@@ -103,4 +108,4 @@ class Results:
             with otherwise:
                 for name, size, (_, kind) in zip(names, sizes, fold.outputs, strict=True):
                     none = b.emitter.constant(kind, missing(kind))
-                    b.each(lambda index, name=name, none=none: b.res(name, int64_of(b, index), none), size)
+                    b.each(lambda index, name=name, none=none: b.res(name, b.emitter.place(index), none), size)

@@ -68,11 +68,6 @@ def share_of(group: Group) -> str:
     return f"summary_share_{group.window.number}_{group.function}"
 
 
-def int64_of(b: Body, index: Any) -> Any:
-    """An index as an int64 value."""
-    return b.emitter.constant("int64", index) if isinstance(index, int) else index
-
-
 def as_integers(b: Body, view: View, dtype: str) -> View:
     """The same words as integers, one in each."""
     wide = 2 if view.dtype == "float64" and dtype == "int32" else 1
