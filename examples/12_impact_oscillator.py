@@ -1,4 +1,4 @@
-"""A ball that bounces, and an oscillator that hits a wall: the bifurcation diagram of a million of them, by recorded impacts.
+"""A ball that bounces, and an oscillator that hits a wall: the bifurcation diagram of many of them, by recorded impacts.
 
 An impact is an event: x becomes 0, downwards, and `affect` turns the speed round, of which 0.8 is left. Ever smaller bounces
 end in a rest, after infinitely many of them: whoever models impacts has to say what happens then. Here what is slower than 1e-6

@@ -1,4 +1,4 @@
-"""Spike counts and rates of a million Hodgkin-Huxley neurons, of which nothing is saved but summaries.
+"""Spike counts and rates of many Hodgkin-Huxley neurons, of which nothing is saved but summaries.
 
 The neuron is that of 09_hodgkin_huxley.py, which keeps 801 voltages of each: for a million of them 3.2 GB. Here the kernel
 counts on the way, and each leaves six numbers of the time after 100 ms: how often the voltage came up through 0 mV, when it

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -508,6 +508,23 @@ SECTIONS = {
 }
 
 
+Section = Callable[[Any], Iterator[Row]]
+
+
+def print_sections(
+    sections: Mapping[str, Section], chosen: Iterable[str], options: Any, width: int = 66, middle: str = "asked"
+) -> None:
+    """The chosen sections, each with what it is, its rows, and how long it took. width: of labels; middle: above the figures
+    that are asked for."""
+    for name in chosen:
+        section, started = sections[name], time.perf_counter()
+        print(f"\n{name}. {' '.join((section.__doc__ or '').split())}", flush=True)
+        print(f"  {'':{width}s} {middle:>12s}   found")
+        for label, asked, found in section(options):
+            print(f"  {label:{width}s} {asked:>12s}   {found}", flush=True)
+        print(f"  ({time.perf_counter() - started:.0f} s)", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="few repeats, fewer starts and methods")
@@ -525,13 +542,7 @@ def main() -> None:
     print(f"{machine()}, {versions}")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["JAX_CUBIE_CACHE"] = folder
-        for name in options.only:
-            section, started = SECTIONS[name], time.perf_counter()
-            print(f"\n{name}. {' '.join((section.__doc__ or '').split())}", flush=True)
-            print(f"  {'':66s} {'asked':>12s}   found")
-            for label, asked, found in section(options.quick):
-                print(f"  {label:66s} {asked:>12s}   {found}", flush=True)
-            print(f"  ({time.perf_counter() - started:.0f} s)", flush=True)
+        print_sections(SECTIONS, options.only, options.quick)
 
 
 if __name__ == "__main__":

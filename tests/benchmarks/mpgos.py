@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.integrate
 import scipy.optimize
-from gradients import Row, on_cpu
+from gradients import Row, on_cpu, print_sections
 from lorenz import machine
 
 from jax_cubie import RESULTS, Event, SaveAt, Solver, steady_state
@@ -293,13 +293,7 @@ def main() -> None:
     print(f"{machine()}, scipy {importlib.metadata.version('scipy')}, numba {importlib.metadata.version('numba')}")
     with tempfile.TemporaryDirectory() as folder, jax.enable_x64(True):
         os.environ["JAX_CUBIE_CACHE"] = folder
-        for name in options.only:
-            section, started = SECTIONS[name], time.perf_counter()
-            print(f"\n{name}. {' '.join((section.__doc__ or '').split())}", flush=True)
-            print(f"  {'':80s} {'known':>10s}   found")
-            for label, known, found in section(options):
-                print(f"  {label:80s} {known:>10s}   {found}", flush=True)
-            print(f"  ({time.perf_counter() - started:.0f} s)", flush=True)
+        print_sections(SECTIONS, options.only, options, width=80, middle="known")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import argparse
 import importlib.metadata
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,7 +20,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gradients import Row, difference, in_turn, lanes_last, milliseconds, on_cpu
+from gradients import Row, difference, in_turn, lanes_last, milliseconds, on_cpu, print_sections
 from lorenz import lorenz, machine
 
 from jax_cubie import Driver, Event, Summary, solve
@@ -152,13 +151,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["JAX_CUBIE_CACHE"] = folder
         for name in options.only:
-            section, started = SECTIONS[name], time.perf_counter()
-            print(f"\n{name}. {' '.join((section.__doc__ or '').split())}", flush=True)
-            print(f"  {'':66s} {'asked':>12s}   found")
             with jax.enable_x64(name == "accuracy"):
-                for label, asked, found in section(options):
-                    print(f"  {label:66s} {asked:>12s}   {found}", flush=True)
-            print(f"  ({time.perf_counter() - started:.0f} s)", flush=True)
+                print_sections(SECTIONS, [name], options)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 import optimistix
 from compile import dense
-from gradients import Row, difference, differences, in_turn, milliseconds, on_cpu
+from gradients import Row, difference, differences, in_turn, milliseconds, on_cpu, print_sections
 from lorenz import machine
 from scipy.integrate import solve_ivp
 from stiff_problems import PROBLEMS, StiffProblem, hodgkin_huxley, reference, robertson
@@ -499,13 +499,7 @@ def main() -> None:
     print(f"{machine()}, {versions}")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["JAX_CUBIE_CACHE"] = folder
-        for name in options.only:
-            section, started = SECTIONS[name], time.perf_counter()
-            print(f"\n{name}. {' '.join((section.__doc__ or '').split())}", flush=True)
-            print(f"  {'':66s} {'asked':>12s}   found")
-            for label, asked, found in section(options):
-                print(f"  {label:66s} {asked:>12s}   {found}", flush=True)
-            print(f"  ({time.perf_counter() - started:.0f} s)", flush=True)
+        print_sections(SECTIONS, options.only, options)
         if options.picture:
             draw(options.picture, options.methods)
 
