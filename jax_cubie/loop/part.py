@@ -115,10 +115,10 @@ class Hooks:
 
     Of parts that divide the way into legs, times running forwards: clip(b) -> the next time on which a step has to end,
     infinity if there is none; clip_tangent(b, order): its tangent; restarts(b): whether the method starts again behind it, of a
-    part that `goes_on` behind some. locate(b, step) -> the time inside of an accepted step at which it should have ended;
-    infinity if there is none: that step is taken once more, up to there. corner(b, time) -> code: at the end of a leg, behind
-    `accepted`: the state may be changed, before the method starts again, if it does. set_off(b): at the beginning of a leg,
-    behind that. Of a step that is such a one `locate` is asked, too, but not believed: cell "exact".
+    part that `goes_on` behind some. locate(b, step) -> whether an accepted step should have ended earlier, at a time that it
+    puts into the cell `cut_at`: that step is taken once more, up to there, and asked about, too (the cell `exact` tells such a
+    one). corner(b, time) -> code: at the end of a leg, behind `accepted`: the state may be changed, before the method starts
+    again, if it does. set_off(b): at the beginning of a leg, behind that.
     """
 
     start: Callable | None = None

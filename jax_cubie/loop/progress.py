@@ -8,7 +8,7 @@ A lane's progress is kept in cells, scalars that end up in registers:
 - total: the sum of the squares of the scaled error; status: of the method's step, 0 or a code
 - stop: where the step ends, of controllers that say so
 - result: a code; limit: the steps in all at which the loop pauses
-- reached, at_end: where parts may end a lane, the end of the last accepted step, and whether that is t1
+- reached, at_end: where parts may end a lane, and once it is done, the end of the last accepted step, and whether that is t1
 - begun, accepted, forced, failed, stuck, last, finished: whether it can be integrated, the step was accepted, the next step is
   accepted whatever its error, the controller gave up, no smaller step helps, the step ends at `end`, and the lane is at t1
 
@@ -17,7 +17,7 @@ Where parts divide the way, it is gone in legs; `end` and `floor` are those of t
 - leg: where it began; paces: its accepted steps so far; resume: the size of the steps as the controller wants it, whatever is
   left of the leg
 - fresh, home: whether the next leg is to begin, this one ends at t1
-- cut, cut_at: whether the step that was taken is to be taken once more, up to that time; exact: it is, whatever its error
+- cut, cut_at: whether the step that was taken is to be taken once more, and up to which time; exact: it is, whatever its error
 - restarts: whether the method starts again behind this leg, where it may go on
 """
 
@@ -194,8 +194,6 @@ class _Writer:
         for slot in range(len(b.lane.plan.counters)):
             b.buf.counters.store(slot, b.int32(0))
         b.put(start=0, residue=0, step_size=0, turn=0, repeat=1, forced=False, last=False)
-        if self._stops:
-            b.put(reached=0, at_end=True)
         if self._divided:
             b.put(leg=0, resume=0, cut_at=0, paces=0, fresh=True, home=False, cut=False, exact=False)
         if self._goes_on:
@@ -321,9 +319,8 @@ class _Writer:
         for part in self._parts:
             if part.locate is None:
                 continue
-            time = part.locate(b, self._step(b))
-            cut = time < float("inf")
-            b.put(cut=cut, cut_at=time, accepted=~cut)
+            cut = part.locate(b, self._step(b))
+            b.put(cut=cut, accepted=~cut)
 
     def corner(self, b: Body) -> None:
         time, tried, wanted = b.get("end"), b.get("step_size"), b.get("next_size")
@@ -393,7 +390,7 @@ class _Writer:
 
     def turns_left(self, b: Body) -> Scalar:
         left = b.get("turn") < b.get("until")
-        if self._stops:
+        if self._stops and self._one_size:
             left = left & b.get("result").equals(_SUCCESSFUL)
         if self._fallible:
             left = left & (b.get("turn").equals(0) | b.get("accepted"))
@@ -474,8 +471,6 @@ class _Writer:
         if self._recording is not None and not self._one_size:
             self._recording.accepted(b)
         step = self._step(b)
-        if self._stops:
-            b.put(reached=step.end, at_end=step.last)
         inside.next_step(b)
         self._ask(b, "accepted", step)
 
@@ -507,18 +502,23 @@ class _Writer:
         b.put(finished=True)
 
     def advance(self, b: Body) -> None:
-        if not self._divided:
+        if not self._cuts:
             self._go_on(b)
             return
-        with b.emitter.builder.if_else(b.get("cut").value) as (cut, otherwise):
-            with cut:
-                b.put(resume=where(b.get("exact"), b.get("resume"), b.get("next_size")))
-                self._cut(b)
-            with otherwise:
-                b.put(exact=False)
+        # A step that is cut is not accepted: those that are need not ask.
+        with b.emitter.builder.if_else(b.get("accepted").value) as (accepted, otherwise):
+            with accepted:
                 self._go_on(b)
+            with otherwise, b.emitter.builder.if_else(b.get("cut").value) as (cut, rejected):
+                with cut:
+                    b.put(resume=where(b.get("exact"), b.get("resume"), b.get("next_size")))
+                    self._cut(b)
+                with rejected:
+                    self._go_on(b)
 
     def _go_on(self, b: Body) -> None:
+        if self._cuts and self._fallible:  # else a step that is exact is accepted, and a leg ends there
+            b.put(exact=False)
         if self._names_ends:
             self._advance_named(b)
         elif self._adaptive:
@@ -595,6 +595,9 @@ class _Writer:
             b.put(result=where(b.get("failed"), CODES["dt_min_reached"], result))
         with b.when(b.get("result").equals(_SUCCESSFUL) & ~self._is_finite(b, "state")):
             b.put(result=CODES["not_finite"])
+        if self._stops:
+            finished = b.get("finished")
+            b.put(reached=where(finished, b.get("end"), self._now(b)), at_end=finished | ~b.get("begun"))
         for part in self._parts:
             if part.end is not None:
                 b.put(result=part.end(b, b.get("result")))

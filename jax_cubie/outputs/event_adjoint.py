@@ -56,7 +56,7 @@ class _Adjoint:
         exact, depth = ~b.get("events_fired").equals(0), b.lane.problem.depth
         none = b.scalar(0, "int32")
         b.put(exact=exact, events_level=where(exact, depth, none), events_corrected=where(exact, MOST_CORRECTIONS, none))
-        b.put(events_end=False, events_wrong=False)
+        b.put(events_end=False)
 
     def corner(self, b: Body, step: Step) -> None:
         """Through what events changed, the last of them first: each of the state that the ones before it had made. Where the

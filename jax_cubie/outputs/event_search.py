@@ -15,7 +15,7 @@ Newton's method, and the step taken again, until time does not resolve more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,23 +47,21 @@ def build_hooks(lane: Lane, events: Events) -> Hooks:
     search = _Search(lane, events)
     for name in ("events_fired", "events_before", "events_rapid", "events_level", "events_corrected"):
         lane.cell(name, "int32")
-    for name in ("events_end", "events_wrong", "events_vague"):
+    for name in ("events_end", "events_vague"):
         lane.cell(name, "bool")
     if search.beside:
         lane.cell("events_beside", "int32")
     for name, kind in events.remembered[1:]:
         lane.cell(name, lane.problem.dtype if kind == "float" else kind)
     return Hooks(
-        start=search.start, set_off=search.set_off, locate=search.locate, accepted=search.accepted, corner=search.corner,
-        end=search.end,
-    )  # fmt: skip
+        start=search.start, set_off=search.set_off, locate=search.locate, corner=search.corner, end=search.end
+    )
 
 
 class _Search:
     """Writes them. Cells: events_fired, a bit for each event at which the step ends; events_before, those at which the leg
-    began; events_rapid, legs of no length;
-    events_end, whether the lane ends at the end of the step; events_wrong, whether a condition was no number. Of each condition
-    event_side, what it was in front of the step (its sign is the side), and event_change, how fast it changed there.
+    began; events_rapid, legs of no length; events_end, whether the lane ends at the end of the step. Of each condition
+    event_side, what it was in front of the step (its sign is the side), and event_change, its derivative by t there.
     events_beside, a bit for each event at the time of those at which the step ends that is only counted; events_corrected, how
     often their time was; events_vague, whether a condition has left its zero, rather than come to it, on the side where it was.
 
@@ -86,7 +84,7 @@ class _Search:
 
     def start(self, b: Body) -> None:
         b.put(events_fired=0, events_before=0, events_rapid=0, events_level=0, events_corrected=0)
-        b.put(events_end=False, events_wrong=False, events_vague=False)
+        b.put(events_end=False, events_vague=False)
         if self.beside:
             b.put(events_beside=0)
         for name, _ in self._events.remembered[1:]:
@@ -108,7 +106,7 @@ class _Search:
             # What nothing has changed, and has not happened, is still to come, be it ever so near.
             awaited = value.equals(reached[number]) & ~fired & (time > 0.0)
             before = where(awaited, b.get(side(number)), where(standing, tiny, value))
-            b.put(**{side(number): before, changing(number): change})
+            b.put(**{side(number): before, changing(number): self._rate(b, number)})
         for number in self._bools:
             b.put(**{side(number): self._value(b, number)})
         b.put(events_fired=0, events_level=0, events_corrected=0)
@@ -116,37 +114,59 @@ class _Search:
             b.put(events_beside=0)
 
     def locate(self, b: Body, step: Step) -> Scalar:
-        """Looks at the step; the time at which it should have ended, or infinity."""
+        """Looks at the step; whether it should have ended earlier."""
         self._evaluate(b, step.end, b.buf.proposed_state, self._method.end_rhs)
+        cut, eventful = b.variable(b.emitter.constant("bool", 0), "bool"), self._comes_near(b, step) | b.get("exact")
+        for number in self._bools:
+            eventful = eventful | self._holds(b, number)
+        with b.emitter.builder.if_else(eventful.value) as (seldom, otherwise):
+            with seldom:
+                time = self._look_closely(b, step)
+                cut.set((time < float("inf")).value)
+                b.put(cut_at=time)
+            with otherwise:
+                self._pass_end(b, {number: self._value(b, number) for number in self._real})
+        return b.scalar(cut.get(), "bool")
+
+    def _look_closely(self, b: Body, step: Step) -> Scalar:
+        """Of a step at whose ends a condition is near to 0, or that ends at an event: the time at which it should have ended;
+        infinity, if it should not."""
         found, suspicious = b.variable(b.real(float("inf"))), self._suspicious(b, step)
         if not any(kind.cuts for kind in self._kinds):
             suspicious = suspicious & ~self._count_simple(b, step)
         eventful = suspicious | b.get("exact")
         for number in self._bools:
             eventful = eventful | self._holds(b, number)
-        with b.emitter.builder.if_else(eventful.value) as (seldom, otherwise):
-            with seldom:
-                self._tell_wrong(b)
-                found.set(self._look(b, step, suspicious).value)
-                with b.when(~(b.scalar(found.get()) < float("inf"))):
-                    for number in self._real:
-                        before, value = b.get(side(number)), self._value(b, number)
-                        self._pass_end(b, number, where(_alike(before, value), value, before))
-                    self._pass_bools(b)
-            with otherwise:
-                for number in self._real:
-                    value = self._value(b, number)  # one that is 0 has been counted, and is on the other side
-                    self._pass_end(b, number, where(value.equals(0.0), b.get(side(number)), value))
-                self._pass_bools(b)
+        with b.when(eventful):
+            self._tell_wrong(b)
+            found.set(self._look(b, step, suspicious).value)
+        with b.when(~(b.scalar(found.get()) < float("inf"))):
+            values = {}
+            for number in self._real:
+                before, value = b.get(side(number)), self._value(b, number)
+                # One that is 0 has been counted, and is on the other side; and so is what has been looked for in vain.
+                stays = where(eventful, ~_alike(before, value), value.equals(0.0))
+                values[number] = where(stays, before, value)
+            self._pass_end(b, values)
         return b.scalar(found.get())
 
-    def _pass_end(self, b: Body, number: int, value: Scalar) -> None:
+    def _pass_end(self, b: Body, values: Mapping[int, Scalar]) -> None:
         """The end of the step is the beginning of the next."""
-        b.put(**{side(number): value, changing(number): self._change(b, number)})
-
-    def _pass_bools(self, b: Body) -> None:
+        for number, value in values.items():
+            b.put(**{side(number): value, changing(number): self._rate(b, number)})
         for number in self._bools:
             b.put(**{side(number): self._value(b, number)})
+
+    def _comes_near(self, b: Body, step: Step) -> Scalar:
+        """Whether a condition has changed its side, or is nearer to 0 at an end of the step than its tangent there leads: only
+        then may `_Ends` find anything, and what it costs is spared in most steps."""
+        near = b.scalar(False, "bool")
+        for number in self._real:
+            before, value = b.get(side(number)), self._value(b, number)
+            left = (-step.size).fused(abs(b.get(changing(number))), abs(before))
+            right = (-step.size).fused(abs(self._rate(b, number)), abs(value))
+            near = near | ~((before * value > 0.0) & (left >= 0.0) & (right >= 0.0))
+        return near
 
     def _count_simple(self, b: Body, step: Step) -> Scalar:
         """Whether all of the step is understood from its ends; then what is only counted is so without a search."""
@@ -258,10 +278,6 @@ class _Search:
             b.put(**{name: where(level.equals(order.bit_count()), moved, b.get(name))})
         b.put(events_level=level)
 
-    def accepted(self, b: Body, step: Step) -> Scalar:
-        code = where(b.get("events_end"), b.scalar(CODES["event_occurred"], "int32"), CODES["successful"])
-        return where(b.get("events_wrong"), CODES["not_finite"], code)
-
     def corner(self, b: Body, time: Scalar) -> Scalar | None:
         """What events change, in their order."""
         number_rapid = self._count_rapid(b, time) if self._records else None  # a way that is gone back over had an end
@@ -310,7 +326,13 @@ class _Search:
         """Whether a condition is no number; it is suspicious then."""
         for number in self._real:
             value = self._value(b, number)
-            b.put(events_wrong=b.get("events_wrong") | ~value.equals(value))
+            self._end_lane(b, "not_finite", ~value.equals(value))
+
+    def _end_lane(self, b: Body, code: str, condition: Scalar) -> None:
+        """Where it has no other code yet; not on the way back, which knows where it ended."""
+        if self._records:
+            ends = condition & b.get("result").equals(CODES["successful"])
+            b.put(result=where(ends, CODES[code], b.get("result")))
 
     def _part(self, view: View, number: int) -> View:
         return view.part(number * self._count, self._count)
@@ -320,7 +342,11 @@ class _Search:
 
     def _change(self, b: Body, number: int) -> Scalar:
         """How fast a condition changes, while time runs forwards inside."""
-        return b.scalar(b.direction) * b.scalar(b.buf.event_values.load(self._count + number))
+        return b.scalar(b.direction) * self._rate(b, number)
+
+    def _rate(self, b: Body, number: int) -> Scalar:
+        """Its derivative by t, which may run backwards."""
+        return b.scalar(b.buf.event_values.load(self._count + number))
 
     def _suspicious(self, b: Body, step: Step) -> Scalar:
         """Whether a condition has changed its side, or may have done so in between."""
@@ -363,6 +389,7 @@ class _Search:
                     b.each(keep, b.primal)
         if kind.ends_at:
             b.put(events_end=b.get("events_end") | (at + 1 >= kind.ends_at))
+            self._end_lane(b, "event_occurred", at + 1 >= kind.ends_at)
 
     # --- The search
 
@@ -567,7 +594,7 @@ class _Ends:
     other side at the other end. hiding: whether it changes much, and otherwise than by the mean of these two."""
 
     def __init__(self, b: Body, search: _Search, number: int, step: Step):
-        given, was = b.get(side(number)), b.get(changing(number))
+        given, was = b.get(side(number)), b.scalar(b.direction) * b.get(changing(number))
         sign = where(given > 0.0, b.scalar(1.0), -1.0)
         size, before = sign * step.size, abs(given)
         self.on_zero, self.value = given.equals(0.0), sign * search._value(b, number)
