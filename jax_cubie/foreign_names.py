@@ -114,7 +114,7 @@ _ELSEWHERE: dict[str, dict[str, str]] = {
             ("jump_ts", "step_ts", "tstops", "d_discontinuities", "tcrit"),
             "call jax_cubie.solve, which has jump_ts= and step_ts=",
         ),
-        **dict.fromkeys(("dense_output", "dense"), "use t_eval=, the times at which the solution is wanted"),
+        "dense": "use dense_output=True, for result.sol(t)",
         "vectorized": "use jax.vmap of solve_ivp",
         **dict.fromkeys(("mass", "mass_pattern", "mass_matrix"), "call jax_cubie.solve, which has mass="),
         "Dfun": "use jac=, a function jac(t, y, *args)",
