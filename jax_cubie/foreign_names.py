@@ -151,7 +151,12 @@ _ELSEWHERE: dict[str, dict[str, str]] = {
         **dict.fromkeys(("ss", "SS"), "give the doses that lead to a steady state, with Doses(...).repeat(interval, number)"),
     },
     "SubSaveAt": dict.fromkeys(("dense", "dense_output", "subs"), "it is SaveAt that has subs= and dense="),
-    "Solver": {"solver": "use method="},
+    # Fields, which dataclasses.replace hands over.
+    "Summary": {"kind": "a summary is made anew, by its constructor, as Summary.max(...), not by dataclasses.replace"},
+    "Solver": {
+        "solver": "use method=",
+        **dict.fromkeys(("components", "buffers"), "use solver.update(...) in place of dataclasses.replace"),
+    },
     "Solver.update": {"solver": "use method="},
     "Solver.solve": {"solver": "it is the Solver whose solve this is: solver.update(...) changes it"},
     "Solver.inspect": {"solver": "it is the Solver whose inspect this is: solver.update(...) changes it"},
