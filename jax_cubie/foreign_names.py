@@ -114,7 +114,7 @@ _ELSEWHERE: dict[str, dict[str, str]] = {
             ("jump_ts", "step_ts", "tstops", "d_discontinuities", "tcrit"),
             "call jax_cubie.solve, which has jump_ts= and step_ts=",
         ),
-        **dict.fromkeys(("dense_output", "dense"), "use t_eval=, the times at which the solution is wanted"),
+        "dense": "use dense_output=True, for result.sol(t)",
         "vectorized": "use jax.vmap of solve_ivp",
         **dict.fromkeys(("mass", "mass_pattern", "mass_matrix"), "call jax_cubie.solve, which has mass="),
         "Dfun": "use jac=, a function jac(t, y, *args)",
@@ -151,7 +151,12 @@ _ELSEWHERE: dict[str, dict[str, str]] = {
         **dict.fromkeys(("ss", "SS"), "give the doses that lead to a steady state, with Doses(...).repeat(interval, number)"),
     },
     "SubSaveAt": dict.fromkeys(("dense", "dense_output", "subs"), "it is SaveAt that has subs= and dense="),
-    "Solver": {"solver": "use method="},
+    # Fields, which dataclasses.replace hands over.
+    "Summary": {"kind": "a summary is made anew, by its constructor, as Summary.max(...), not by dataclasses.replace"},
+    "Solver": {
+        "solver": "use method=",
+        **dict.fromkeys(("components", "buffers"), "use solver.update(...) in place of dataclasses.replace"),
+    },
     "Solver.update": {"solver": "use method="},
     "Solver.solve": {"solver": "it is the Solver whose solve this is: solver.update(...) changes it"},
     "Solver.inspect": {"solver": "it is the Solver whose inspect this is: solver.update(...) changes it"},

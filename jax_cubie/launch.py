@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.extend.mlir import ir, lower_with_sharding_in_types
 from jax.interpreters import mlir
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from .build import plan_and_image
 from .kernel.partition import QUEUE_COUNTER, Batched, devices_of, lower_batched, result_avals, vary_alike
@@ -68,7 +68,7 @@ def _lower(
     sizes, devices = _sizes(context.avals_in, operands, levels), devices_of(context)
     added = [number for number, result in enumerate(kernel.results) if result.added]
     if added and (wider := _in_chunks(sizes, summed, devices)):
-        if _is_worth_padding(context, kernel, operands, sizes, wider):
+        if _is_worth_padding(kernel, operands, sizes, wider):
             return _padded(context, values, kernel, operands, levels, summed, wider)
         return _sum_afterwards(context, values, kernel, operands, levels, summed, platform)
     plan, image = plan_and_image(kernel, operands, levels, default_targets(platform))
@@ -123,11 +123,12 @@ def _in_chunks(sizes: Sequence[Any], summed: int, devices: int) -> dict[int, Any
     """The levels that need another size for lanes to be summed inside, with that size.
 
     Lanes of several devices are in shares of equal size: behind those of smaller ones lie some that are none, and would be
-    summed, too. Where only the inner levels are summed over, no chunk may have lanes of two sums. Batches of symbolic size are
-    not split over devices.
+    summed, too. Where only the inner levels are summed over, no chunk may have lanes of two sums, and each chunk has a place of
+    its own along all levels, so that what lies behind the others is cut off with its places. Batches of symbolic size are not
+    split over devices.
     """
     shares = devices if all(isinstance(size, int) for size in sizes) else 1
-    steps = [shares * (CHUNK if summed < len(sizes) and level == 0 else 1) for level in range(len(sizes))]
+    steps = [shares] * len(sizes) if summed == len(sizes) else [shares * CHUNK, *[1] * (len(sizes) - 1)]
     return {
         level: -(-size // step) * step
         for level, (size, step) in enumerate(zip(sizes, steps, strict=True))
@@ -141,12 +142,8 @@ def _divides(step: int, size: Any) -> bool:
     return isinstance(rest, int) and rest == 0
 
 
-def _is_worth_padding(
-    context: Any, kernel: Any, operands: tuple[Operand, ...], sizes: Sequence[Any], wider: dict[int, Any]
-) -> bool:
+def _is_worth_padding(kernel: Any, operands: tuple[Operand, ...], sizes: Sequence[Any], wider: dict[int, Any]) -> bool:
     """Whether lanes that are none cost less memory than to have what is summed for each lane."""
-    if any(AxisType.Explicit in aval.sharding.mesh.axis_types for aval in context.avals_in):
-        return False  # such arrays are split as their types say, into equal shares
     if not all(isinstance(size, int) for size in (*wider.values(), *(sizes[level] for level in wider))):
         return True
     more = math.prod(size / sizes[level] for level, size in wider.items())
@@ -183,7 +180,25 @@ def _padded(
             outputs.append(array)
         return outputs
 
-    return mlir.lower_fun(function, multiple_results=True)(context, *values)
+    # On an explicit mesh, types can't say how arrays are split while their sharded axes are in pieces: what is made in between
+    # is left to the partitioner, and the results lie as their types say.
+    inside = context.replace(avals_in=[_left_to_the_partitioner(aval) for aval in context.avals_in])
+    with jax.sharding.use_abstract_mesh(_automatic(jax.sharding.get_abstract_mesh())):
+        found = mlir.lower_fun(function, multiple_results=True)(inside, *values)
+    return [lower_with_sharding_in_types(context, value, aval) for value, aval in zip(found, context.avals_out, strict=True)]
+
+
+def _left_to_the_partitioner(aval: Any) -> Any:
+    mesh = aval.sharding.mesh
+    if mesh.empty:
+        return aval
+    return aval.update(sharding=NamedSharding(_automatic(mesh), PartitionSpec(*[None] * aval.ndim)))
+
+
+def _automatic(mesh: Any) -> Any:
+    """The mesh without explicit axes."""
+    explicit = [name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit]
+    return mesh.update_axis_types(dict.fromkeys(explicit, AxisType.Auto)) if explicit else mesh
 
 
 def _widened(array: Any, axis: int, size: Any, shares: int) -> Any:

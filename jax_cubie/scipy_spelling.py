@@ -6,18 +6,20 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real
 
 from .field_errors import call_field, check_signature, in_our_words
 from .foreign_names import front_door, refused
 from .methods import NAMES, Tableau
 from .outputs import Event, EventRecord, SaveAt, SteadyState
+from .outputs.dense_interpolation import DenseInterpolation
 from .printing import describe_ivp
-from .settings import Range, concrete
+from .settings import Range, check_choice, concrete
 from .solution import CODES, RESULTS, Solution, is_fine
 from .solver import Solver
 
@@ -26,6 +28,49 @@ _MESSAGES = {
     "successful": "The solver successfully reached the end of the integration interval.",
     "event_occurred": "A termination event occurred.",
 }
+
+# For how many steps there is room with dense_output=True where max_steps is not given. SciPy has as much as it needs.
+_DENSE_STEPS = 4096
+
+
+class OdeSolution(eqx.Module):
+    """The solution as a function of time, called as `scipy.integrate.OdeSolution` is; `sol` of a solve with dense_output=True.
+
+    Between t_min and t_max it is what the method itself has between its steps. Beyond them it is NaN, where SciPy goes on with
+    the polynomial of the nearest step. Of many lanes: `jax.vmap(lambda sol, t: sol(t))`.
+    """
+
+    _interpolation: DenseInterpolation
+
+    def __call__(self, t: Real[Array, "*points"] | float) -> Float[Array, " n *points"]:
+        """The state at the time t, shape [n]; of times of shape [points], shape [n, points].
+
+        It has derivatives by t, and by all that the solve has derivatives by. Raises ValueError where t has two axes or more,
+        or where this holds several lanes; TypeError where t is no real number.
+        """
+        if np.ndim(t) > 1:
+            raise ValueError(f"t has shape {np.shape(t)}: expected a time, or a one-dimensional array of times")
+        return jnp.moveaxis(self._interpolation.evaluate(t), -1, 0)
+
+    @property
+    def t_min(self) -> Float[Array, ""]:
+        """The earliest time that there is."""
+        return jnp.minimum(*self._ends)
+
+    @property
+    def t_max(self) -> Float[Array, ""]:
+        """The latest one."""
+        return jnp.maximum(*self._ends)
+
+    @property
+    def _ends(self) -> tuple[Array, Array]:
+        """t0, and where the lane ended."""
+        kept = self._interpolation
+        whole = kept.reached == jnp.abs(kept.span)
+        return kept.t0, jnp.where(whole, kept.t1, kept.t0 + jnp.sign(kept.span) * kept.reached)
+
+    def __repr__(self) -> str:
+        return "OdeSolution, a function of t"
 
 
 def _happened(record: EventRecord, rows: Array) -> Array:
@@ -96,8 +141,9 @@ class IVPSolution(Solution):
         return self.stats.get("num_factorisations", 0)
 
     @property
-    def sol(self) -> None:
-        """None: there is no solution as a function."""
+    def sol(self) -> OdeSolution | None:
+        """The solution as a function of time, with `dense_output=True`; else None."""
+        return None if self.interpolation is None else OdeSolution(self.interpolation)
 
     @property
     def t_events(self) -> list[Float[Array, " happened"]] | None:
@@ -152,19 +198,23 @@ def solve_ivp(
       `jax_cubie.Event`, of which more can be said: at t0 there are none, and of several within a step all.
     - max_events: of so many of each event times and states are kept, of one that ends the solve no more than there may be. One
       lane whose values are known warns of more; `solution.events` counts all.
-    - dense_output, vectorized: nothing but SciPy's defaults, since there are none of these.
+    - dense_output: whether `.sol` is the solution as a function of time: sol(t) has shape [n], and [n, points] where t has
+      shape [points]; NaN beyond t_span, and where an event or a failure ended the solve. It keeps room for `max_steps` steps in
+      every lane, 4,096 if that is not given, where SciPy has as much as it needs: a lane that needs more ends there with status
+      -1, of which one lane whose values are known warns.
+    - vectorized: nothing but SciPy's default, since there is no such thing.
     - settings: the others of a `Solver`.
 
-    The result answers to `.t`, `.y` (shape [n, points]), `.success`, `.status`, `.message`, `.nfev`, `.njev`, `.nlu`,
+    The result answers to `.t`, `.y` (shape [n, points]), `.sol`, `.success`, `.status`, `.message`, `.nfev`, `.njev`, `.nlu`,
     `.t_events`, `.y_events` (a list with an array for each event), and to all of `Solution`. Where an event ended the solve,
     `.t` ends with the last of t_eval in front of it, or with the event where there is no t_eval. See `IVPSolution` for the
     lengths of these under jit and vmap.
 
     Raises what `solve` raises, and ValueError for SciPy's options that are not there.
     """
-    for name, given in {"dense_output": dense_output, "vectorized": vectorized}.items():
-        if given:
-            raise refused("solve_ivp", name)
+    if vectorized:
+        raise refused("solve_ivp", "vectorized")
+    check_choice("dense_output", dense_output, (True, False))
     try:
         t0, t1 = t_span
     except (TypeError, ValueError):
@@ -191,18 +241,22 @@ def solve_ivp(
 
     field.__qualname__ = getattr(fun, "__qualname__", type(fun).__qualname__)
     field.original, matrix.original = fun, jac
-    solver = _solver(method, rtol, atol, max_step, settings)
-    saveat = SaveAt(t0=True, t1=True) if t_eval is None else SaveAt(ts=t_eval)
+    room = {"max_steps": _DENSE_STEPS} if dense_output else {}
+    solver = _solver(method, rtol, atol, max_step, {**room, **settings})
+    ends = t_eval is None
+    saveat = SaveAt(t0=ends, t1=ends, ts=t_eval, dense=dense_output)
     matrices = dict(jac=None if jac is None else matrix, jac_sparsity=jac_sparsity)
     looked_for = None if events is None else _events(events, max_events, 2 + len(args))
     solution = solver.solve(
         field, t0, t1, y0, args, saveat=saveat, dt0=_first_step(first_step, t0, t1), throw=throw, events=looked_for or (),
         **matrices,
     )  # fmt: skip
-    found = {key: getattr(solution, key) for key in ("t0", "t1", "ts", "ys", "stats", "result")}
+    found = {key: getattr(solution, key) for key in ("t0", "t1", "ts", "ys", "stats", "result", "interpolation")}
     made = IVPSolution(**found, events=None if looked_for is None else solution.events or [])
     for number, record in enumerate(made.events or []):
         _warn_of_more(number, record)
+    if dense_output and "max_steps" not in settings:
+        _warn_of_more_steps(made)
     return made
 
 
@@ -260,6 +314,17 @@ def _warn_of_more(number: int, record: EventRecord) -> None:
         warnings.warn(
             f"event {number} happened {count} times, of which the first {kept} are in t_events and y_events: give a larger "
             "max_events=",
+            stacklevel=4,
+        )
+
+
+def _warn_of_more_steps(solution: IVPSolution) -> None:
+    """Where the solution as a function ends for want of room that nobody asked for."""
+    code = concrete(solution.result._value)
+    if code is not None and np.ndim(code) == 0 and code == CODES["max_steps_reached"]:
+        warnings.warn(
+            f"dense_output=True keeps room for {_DENSE_STEPS:,} steps, after which t1 was not reached: give max_steps=, "
+            "somewhat more steps than you expect",
             stacklevel=4,
         )
 

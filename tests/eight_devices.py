@@ -441,10 +441,13 @@ def test_what_devices_share_is_summed_by_each(kind):
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * push.size * LANES * others // DEVICES // 4
 
 
-@pytest.mark.parametrize("inner", [32 * DEVICES, 5 * DEVICES])
-def test_what_lanes_of_an_inner_level_share(inner):
+@pytest.mark.parametrize(
+    ("kind", "outer", "inner"),
+    [*((kind, DEVICES, 5 * DEVICES) for kind in KINDS), (AxisType.Auto, DEVICES, 32 * DEVICES), (KINDS[1], 3, 5 * DEVICES)],
+)
+def test_what_lanes_of_an_inner_level_share(kind, outer, inner):
     """Weights of the outer level: lanes stay where they lie, and no array has the weights for each of them."""
-    mesh, outer = mesh_of(AxisType.Auto, 2), DEVICES
+    mesh = mesh_of(kind, 2)
     random = np.random.default_rng(0)
     shapes = (inner,), (outer, 777), (outer, inner, 2)
     arrays = [random.uniform(0.5, 1.5, shape).astype(np.float32) for shape in shapes]
@@ -456,6 +459,8 @@ def test_what_lanes_of_an_inner_level_share(inner):
     expected = plain(gradient, *arrays)
     shares = {(None, None): 1, ("x", None): DEVICES // 2, (None, ("x", "y")): DEVICES, ("y", "x"): DEVICES}
     for (over, within), split in {**shares, (("x", "y"), None): DEVICES}.items():
+        if over is not None and outer % DEVICES:
+            continue
         lie = [put(mesh, one, *spec) for one, spec in zip(arrays, ((within,), (over,), (over, within)), strict=True)]
         compiled = jax.jit(gradient).lower(*lie).compile()
         assert set(collectives(compiled)) <= {"all-reduce"}

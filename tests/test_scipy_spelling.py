@@ -1,7 +1,9 @@
 """solve_ivp: SciPy's arguments, defaults, result, and the way it prints."""
 
+import functools
 import inspect
 import re
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -121,6 +123,55 @@ def test_many_lanes_are_counted():
     many = run(jnp.ones((4, 2)), jnp.array([1, 9, 9, 9]))
     assert repr(many).startswith("IVPSolution of 4 lanes\n  ended   3 successful, 1 max_steps_reached\n")
     assert many.status.tolist() == [-1, 0, 0, 0] and "successfully" in many.message[1] and "max_steps" in many.message[0]
+
+
+# --- The solution as a function
+
+
+@pytest.mark.usefixtures("x64")
+def test_sol_is_scipys(platform):
+    """Of a time and of an array of times, forwards and backwards, up to where an event ended it; NaN beyond."""
+    settings = dict(args=(2.0,), dense_output=True, **TIGHT)
+    for sign, events in ((1.0, None), (-1.0, event(lambda t, y, rate: y[0], terminal=True))):
+        ours, theirs = (
+            solver(field, (0.5, 0.5 + 3 * sign), [1.0, 0.3], "RK45", events=events, **settings)
+            for solver, field in ((solve_ivp, turning), (scipy.integrate.solve_ivp, _turning))
+        )
+        assert ours.sol(0.5).shape == theirs.sol(0.5).shape == (2,)
+        ends = [theirs.sol.t_min, theirs.sol.t_max]
+        np.testing.assert_allclose([ours.sol.t_min, ours.sol.t_max], ends, rtol=1e-8)
+        assert (int(ours.status), len(ours.t)) == (theirs.status, 2)
+        ts = np.concatenate([[ours.sol.t_max, ours.sol.t_min], np.linspace(*ends, 23)[1:-1]])
+        assert ours.sol(ts).shape == theirs.sol(ts).shape == (2, 23)
+        np.testing.assert_allclose(ours.sol(ts), theirs.sol(ts), rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(ours.sol(list(ts[2:4]))[:, 0], ours.sol(ts[2]), rtol=1e-14)
+        assert np.isnan(ours.sol(np.array([ends[0] - 0.1, ends[1] + 0.1]))).all()
+    slope = jax.jvp(ours.sol, (0.3,), (1.0,))[1]
+    np.testing.assert_allclose(slope, turning(0.3, ours.sol(0.3), 2.0), rtol=1e-4)
+    assert "sol: OdeSolution" in repr(ours)
+    with pytest.raises(ValueError, match=r"t has shape \(2, 2\): expected a time, or a one-dimensional array of times"):
+        ours.sol(np.zeros((2, 2)))
+
+
+def test_sol_of_lanes_and_for_want_of_room(platform):
+    """It keeps room for max_steps steps, of which one that is known warns where nobody asked for so few."""
+
+    def run(rate, **settings):
+        return solve_ivp(decay_at, (0.0, 2.0), Y0, t_eval=[1.0, 2.0], args=(rate,), dense_output=True, **settings)
+
+    many = jax.jit(jax.vmap(functools.partial(run, max_steps=20)))(jnp.array([0.5, 1.5]))
+    at = jax.vmap(lambda found, t: found.sol(t), (0, None))(many, jnp.array([1.0, 2.0]))
+    np.testing.assert_allclose(at, many.y, rtol=1e-6)
+    with pytest.raises(ValueError, match="this solution holds 2 lanes"):
+        many.sol(1.0)
+    small = functools.partial(solve_ivp, decay_at, (0.0, 2.0), Y0, "RK4", args=(0.5,), dense_output=True)
+    with pytest.warns(UserWarning, match="keeps room for 4,096 steps, after which t1 was not reached: give max_") as warned:
+        one = small(first_step=1 / 4096)
+    assert warned[0].filename == __file__
+    assert int(one.status) == -1 and "max_steps" in one.message and one.sol.t_max == 1.0 and np.isfinite(one.sol(1.0)).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert int(small(first_step=0.5, max_steps=3).status) == -1
 
 
 # --- Events

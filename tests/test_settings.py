@@ -1,5 +1,6 @@
 """One flat namespace of settings, alike at every front door; static and dynamic; a Solver is an equinox module like any."""
 
+import dataclasses
 import pickle
 import re
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 from solve_helpers import ADAPTIVE, EXPLICIT_METHODS, LOCATIONS, METHODS, all_are, assert_same_bits, lorenz
 
 import jax_cubie
-from jax_cubie import ButcherTableau, SaveAt, Solver, solve, solve_ivp
+from jax_cubie import ButcherTableau, Doses, Driver, Event, Resets, SaveAt, Solver, SubSaveAt, Summary, solve, solve_ivp
+from jax_cubie import steady_state as steady
 from jax_cubie.controllers import CONTROLLERS
 from jax_cubie.methods import DIRK, EXPLICIT, ROSENBROCK
 
@@ -383,6 +385,61 @@ def test_tree_at_by_the_properties():
     """rtol and atol are found where a user looks for them, on the solver."""
     solver = eqx.tree_at(lambda s: (s.rtol, s.atol), Solver(), (1e-3, 1e-4))
     assert (solver.rtol, solver.atol) == (1e-3, 1e-4) and solver.settings()["rtol"] == 1e-3
+
+
+def condition(t, y, args):
+    return y[0]
+
+
+TS = np.array([0.0, 1.0, 3.0])
+# What can be changed by dataclasses.replace, with a field and another value of it.
+REPLACED = {
+    "SaveAt": (SaveAt(t1=True), "t0", True),
+    "ts": (SaveAt(ts=TS, fn=condition), "steps", 2),
+    "left": (SubSaveAt(ts=TS, side="left"), "t1", True),
+    "right": (SaveAt(ts=TS, side="right"), "t1", True),
+    "sides": (SaveAt(ts=TS, side=[True, False, True]), "dense", True),
+    "subs": (SaveAt(subs={"ends": SubSaveAt(t1=True), "ts": SubSaveAt(ts=TS)}), "dense", True),
+    "dense": (SaveAt(dense=True), "t1", True),
+    "Driver": (Driver(TS, TS), "kind", "previous"),
+    "even": (Driver(values=TS, t0=0.0, dt=1.0), "dt", 2.0),
+    "Doses": (Doses(TS, 1.0, into=condition), "lag", TS),
+    "infusions": (Doses(TS, 1.0, into=condition, rate=2.0, order=[2, 1, 0]), "rate", None),
+    "Resets": (Resets(TS), "order", np.arange(3, dtype=np.int32)),
+    "Event": (Event(condition, direction=1, record=3), "terminal", False),
+    "steady_state": (steady(), "rtol", 1e-3),
+    "ButcherTableau": (EXPLICIT["tsit5"], "source", "elsewhere"),
+    "ImplicitTableau": (DIRK["kvaerno3"], "source", "elsewhere"),
+    "RosenbrockTableau": (ROSENBROCK["rodas5p"], "source", "elsewhere"),
+    **{type(one).__name__: (one, None, None) for method in ("kvaerno3", "rk4") for one in Solver(method).components},
+    "Predictive": (Solver(controller="gustafsson").control, "safety", 0.8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_replace(name):
+    """dataclasses.replace takes the fields as they are kept, and leaves what is not changed."""
+    value, field, other = REPLACED[name]
+
+    def same(one, two):
+        flat = jax.tree.flatten(one), jax.tree.flatten(two)
+        return flat[0][1] == flat[1][1] and all(np.array_equal(*leaves) for leaves in zip(flat[0][0], flat[1][0], strict=True))
+
+    assert same(dataclasses.replace(value), value)
+    if field is not None:
+        changed = dataclasses.replace(value, **{field: other})
+        assert np.array_equal(getattr(changed, field), other) and (field == "source" or not same(changed, value))
+        assert same(dataclasses.replace(changed, **{field: getattr(value, field)}), value)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(Solver(), r"use solver.update\(...\) in place of"), (Summary.max(), "made anew, by its constructor, as Summary.max")],
+)
+def test_replace_is_refused(value, words):
+    """By what has another way to be made."""
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(value)
 
 
 def test_solver_in_a_users_module(platform):

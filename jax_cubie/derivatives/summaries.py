@@ -3,7 +3,7 @@
 A solve with summaries knows nothing of their derivatives, and costs nothing for them. Where one is differentiated, another
 solve, which takes the same steps, integrates what they are of, and saves rows at the times that they have found:
 
-- of an integral: that of the tangents; mean, std and rms are made of integrals
+- of an integral: that of the tangents; mean, std and rms are made of integrals; std and rms of 0 have 0
 - of an extremum: that of the row at its time, which is held fixed (the envelope theorem); where the state jumps, on the side on
   which it is
 - of the time of an extremum, or of a crossing: minus the tangent of what is 0 there over its slope (the implicit function
@@ -37,6 +37,8 @@ from .functions import Inputs, forward, output_of
 # In units in the last place of the time, how far beside an event rows lie that are of the state in front of it, or behind it:
 # so near that they move with it.
 _BESIDE = 1.0
+# In units in the last place of the mean, what a standard deviation is at most that rounding alone has made.
+_NO_SPREAD = 4
 # The parts that the other solve has not, or others of: those that change nothing.
 _KEEPING = (Saving, Dense, Summaries)
 _MOMENTS = ("mean", "std", "rms", "integral")
@@ -397,4 +399,10 @@ class _Derived:
         _, moved = jax.jvp(moment, [{name: values[name] for name in names}], [{name: tangents[name] for name in names}])
         if asked.kind in ("integral", "mean"):
             return moved
-        return moved / (2 * self._known[f"summary{number}"])  # of the root
+        # The root has no derivative at 0, but 0 among its subgradients. A constant's std is as near to 0 as its mean is known.
+        root, least = self._known[f"summary{number}"], 0.0
+        if asked.kind == "std":
+            mean = values[f"sum{asked.owner}"] / values["length"]
+            least = _NO_SPREAD * jnp.finfo(root.dtype).eps * jnp.abs(mean)
+        none = root <= least
+        return jnp.where(none, 0, moved) / jnp.where(none, 1, 2 * root)

@@ -49,8 +49,9 @@ class RosenbrockTableau(Tableau):
     where nothing is claimed.
     dense: the method's own values between steps as its authors give them, rows h_k with a weight for each stage (zeros at the
     end may be left out) and order `dense_order`:
-    y(t + x h) = (1 - x) y + x (y1 + (1 - x) sum_i (h_1i + x h_2i + x^2 h_3i + ...) u_i). In the field, it is a
-    ContinuousExtension, whose weights are those of u_i instead of h k_i. None: cubic Hermite interpolation.
+    y(t + x h) = (1 - x) y + x (y1 + (1 - x) sum_i (h_1i + x h_2i + x^2 h_3i + ...) u_i). Or, as it is in the field, a
+    ContinuousExtension, whose weights are those of u_i instead of h k_i, without dense_order. None: cubic Hermite
+    interpolation.
     aliases: other names of it. source: where the numbers come from.
 
     Raises ValueError where lengths disagree, `alpha` or `d` are not the sums that they have to be, or an order condition does
@@ -86,18 +87,18 @@ class RosenbrockTableau(Tableau):
         e: Sequence[Number] | None = None,
         embedded_order: int | None = None,
         w_order: int | None = None,
-        dense: Sequence[Sequence[Number]] | None = None,
+        dense: Sequence[Sequence[Number]] | ContinuousExtension | None = None,
         dense_order: int | None = None,
         aliases: Sequence[str] = (),
         source: str = "",
     ):
         named = f"tableau {name!r}: "
         weights = exact_row(named + "m", m)
-        if (dense is None) != (dense_order is None):
+        rows, extension = (None, dense) if dense is None or isinstance(dense, ContinuousExtension) else (dense, None)
+        if (rows is None) != (dense_order is None):
             raise ValueError(f"{named}dense and dense_order belong together")
-        extension = None
-        if dense is not None and dense_order is not None:
-            extension = _extension(named, weights, exact_rows(named + "dense", dense), dense_order)
+        if rows is not None and dense_order is not None:
+            extension = _extension(named, weights, exact_rows(named + "dense", rows), dense_order)
         assign(
             self,
             name=name,

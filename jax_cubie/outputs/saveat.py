@@ -25,8 +25,8 @@ class SubSaveAt(eqx.Module):
     - ts: shape [points], non-decreasing from t0 to t1 (non-increasing where t1 < t0); equal times are allowed, so that ragged
       lanes may repeat t1. Points inside a step are interpolated by the method's own dense output, or by a cubic Hermite
       polynomial where it has none; `ts` never changes the steps.
-    - side: of times in `ts` at which the state jumps, whether it is saved before, "left", or behind the jump, "right"; or
-      booleans [points], True for the latter. At t1 no jump is taken.
+    - side: of times in `ts` at which the state jumps, whether it is saved before, "left" or None, or behind the jump, "right";
+      or booleans [points], True for the latter. At t1 no jump is taken.
     - steps: True or n > 0: the end of every accepted step, or of every n-th. There is room for `max_steps // n` rows, so that
       the solve wants to be told max_steps.
     - fn: `fn(t, y, args)`, any pytree of arrays that is kept in place of y; with drivers `fn(t, y, args, u)`.
@@ -149,7 +149,9 @@ def _nothing(door: str, ts: Any) -> ValueError:
 
 
 def _check_side(door: str, side: Any, points: int) -> Any:
-    """Booleans, whether a point is on the right; None where all are on the left."""
+    """Booleans, whether a point is on the right; None, which is how it is kept, where all are on the left."""
+    if side is None:
+        return None
     if isinstance(side, str):
         check_choice(f"{door}(side=...)", side, ("left", "right"))
         if side == "left":

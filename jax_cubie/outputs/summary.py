@@ -68,9 +68,10 @@ class Summary(eqx.Module):
 
     Derivatives, in both modes and of any order: those of integrals are integrals of tangents, an extremum has that of the
     trajectory at its time, and times move so that they stay those of an extremum, or of a crossing, or of the jump or the event
-    that an extremum is at. They are found by another solve, with the same steps. There are none yet of what has `every`, of
-    mean, std, rms and integral with `start`, with a mass matrix but of these, and of the three functions: NotImplementedError
-    says so where one is asked for.
+    that an extremum is at. They are found by another solve, with the same steps. Where an rms is 0, and where a std is, but for
+    rounding of its mean, as of a constant, its derivative is 0. There are none yet of what has `every`, of mean, std, rms and
+    integral with `start`, with a mass matrix but of these, and of the three functions: NotImplementedError says so where one is
+    asked for.
 
     A lane that failed has NaN, in integers the lowest of their range. Where there is nothing to look at, since `start` lies
     behind t1, counts of built-in kinds and integrals are 0, and all else is NaN, or the lowest integer; over no time at all,

@@ -59,6 +59,13 @@ def with_chord(solver: type[diffrax.AbstractImplicitSolver]) -> diffrax.Abstract
     return solver(root_finder=chord, root_find_max_steps=40)
 
 
+class Iterations(optimistix.Newton):
+    """Eight iterations of Newton's at each stage, with a Jacobian of their own, and none that gives up."""
+
+    def terminate(self, fn: Any, y: Any, args: Any, options: Any, state: Any, tags: Any) -> tuple[Any, Any]:
+        return state.step >= 8, optimistix.RESULTS.successful
+
+
 KVAERNO5 = {"Kvaerno5": diffrax.Kvaerno5(), "Kvaerno5 with Chord": with_chord(diffrax.Kvaerno5)}
 
 
@@ -114,11 +121,20 @@ def accuracy(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def steps(options: argparse.Namespace) -> Iterator[Row]:
-    """Accepted (and rejected) steps at rtol 1e-4, 1e-6, 1e-8 beside diffrax's: the same tolerances and first step."""
-    solvers = {"kvaerno3": {"Kvaerno3": diffrax.Kvaerno3(), "Kvaerno3 with Chord": with_chord(diffrax.Kvaerno3)}}
+    """Accepted (and rejected) steps at rtol 1e-4, 1e-6, 1e-8 beside diffrax's: the same tolerances and first step.
+
+    Nearly all of the steps that diffrax's Kvaerno5 rejects on Robertson are such that a root finder gave up on, and each is
+    followed by several small ones. With eight iterations of Newton's it has no such: its stages are then solved to rounding. On
+    HIRES some of those do not converge, and are taken all the same: at 1e-6 the error at the end is 89 tolerances, ours 1.5.
+    """
+    eight = diffrax.Kvaerno5(root_finder=Iterations(1.0, 1.0), root_find_max_steps=9)
+    solvers = {
+        "kvaerno3": {"Kvaerno3": diffrax.Kvaerno3(), "Kvaerno3 with Chord": with_chord(diffrax.Kvaerno3)},
+        "kvaerno5": {**KVAERNO5, "Kvaerno5 with 8 iterations": eight},
+    }
     for name in ("robertson", "hires"):
         problem, dt0 = PROBLEMS[name], FIRST_STEP[name]
-        for method, others in (solvers | {"kvaerno5": KVAERNO5}).items():
+        for method, others in solvers.items():
             _, mine, rejected = over_tolerances(ours(problem, method, dt0), problem, TOLERANCES)
             yield f"{name}, {method}", "", ", ".join(map("{} ({})".format, mine, rejected))
             for label, solver in others.items():

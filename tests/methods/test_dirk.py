@@ -85,18 +85,24 @@ def test_published_ends(platform, problem):
     assert steps[0] < steps[1] < steps[2] < 1000
 
 
-@pytest.mark.parametrize(("problem", "expected"), [("robertson", 476), ("hires", 511)])
-def test_steps_like_diffrax(problem, expected):
+@pytest.mark.parametrize(
+    ("method", "problem", "expected"),
+    [("kvaerno3", "robertson", 476), ("kvaerno3", "hires", 511), ("kvaerno5", "robertson", 77), ("kvaerno5", "hires", 81)],
+)
+def test_steps_like_diffrax(method, problem, expected):
     """Where diffrax 0.7.2 rejects no step because of its root finder, which compares slopes with the tolerances of the state.
 
     expected: accepted steps of diffeqsolve(ODETerm(f), Kvaerno3(), t0, t1, 1e-4, y0, args,
-    stepsize_controller=PIDController(rtol=rtol, atol=atol)) with the tolerances below.
+    stepsize_controller=PIDController(rtol=rtol, atol=atol)) with the tolerances below. Kvaerno5 has other root finders, since
+    VeryChord gives up on stages that have a solution: with that it has 491 and 289 steps. On Robertson: optimistix.Newton, with
+    eight iterations at each stage, whatever they leave; its Chord gives up there, too. On HIRES, where Newton finds solutions
+    from far away: with_stepsize_controller_tols(optimistix.Chord)(cauchy_termination=False), up to 40 iterations.
     """
     given = IVP[problem]
     tolerances = {"rtol": 1e-4, "atol": 1e-16} if problem == "robertson" else {"rtol": 1e-6, "atol": 1e-8}
     args = jnp.array(given["k"]) if problem == "robertson" else None
     y0 = jnp.array(given["y0"], float)
-    solution = solve(PROBLEMS[problem], given["t0"], given["t1"], y0, args, method="kvaerno3", dt0=1e-4, **tolerances)
+    solution = solve(PROBLEMS[problem], given["t0"], given["t1"], y0, args, method=method, dt0=1e-4, **tolerances)
     assert all_are(solution, "successful")
     assert abs(int(solution.stats["num_accepted_steps"]) - expected) <= 0.02 * expected
 

@@ -345,6 +345,27 @@ def test_derivatives(kinds):
 
 
 @pytest.mark.usefixtures("x64")
+def test_derivatives_where_nothing_moves():
+    """A std that is 0, but for rounding, has the derivative 0, and an rms that is 0; others beside them have their own."""
+
+    def run(rate, shift):
+        def field(t, y, args):
+            return -args[0] * (y - args[1])
+
+        resting = jnp.array([0.3, 0.0, 1e3]) + jnp.array([1.0, 0.0, 1.0]) * shift
+        settings = dict(summaries={"std": Summary.std(), "rms": Summary.rms()}, method="rk4", dt0=0.1)
+        found = solve(field, 0.0, 1.0, jnp.append(resting, 1.0), (rate, jnp.append(resting, 0.5)), **settings).summaries
+        return jnp.stack([found["std"], found["rms"]])
+
+    assert np.array_equal(run(1.1, 0.0)[:, 1], [0, 0]) and np.all(np.abs(run(1.1, 0.0)[0, [0, 2]]) < 1e-12)
+    moving = (run(1.1 + 1e-6, 0.0) - run(1.1 - 1e-6, 0.0))[:, 3] / 2e-6
+    for mode in (jax.jacfwd, jax.jacrev):
+        by_rate, by_shift = mode(run, (0, 1))(1.1, 0.0)
+        np.testing.assert_allclose(by_rate, [[0, 0, 0, moving[0]], [0, 0, 0, moving[1]]], rtol=1e-3, atol=1e-12)
+        np.testing.assert_allclose(by_shift, [[0, 0, 0, 0], [1, 0, 1, 0]], rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
 def test_second_derivatives():
     """Times move, in these."""
 
