@@ -30,8 +30,9 @@ _LOCAL_BYTES = {"cpu": 2**30, "cuda": 512 * 1024}
 # In all copies of a function of the user's: from here on a call costs less than the copies cost the compiler, or the stack.
 _INLINE_STATEMENTS = {"cpu": 3000, "cuda": 6000}
 _INLINE_BYTES = 16 * 1024
-# Threads of a multiprocessor that take lanes from a queue: more of them each have fewer lanes, and so idle longer at the end.
-_QUEUED_THREADS = 512
+# Threads of a multiprocessor that take lanes from a queue: more of them hide more of what each waits for, but have fewer lanes,
+# and so idle longer at the end.
+_QUEUED_THREADS = 640
 # What the user calls the functions of the user's.
 _SAID = {"f": "f", "output": "SaveAt.fn", "observables": "observables"}
 
