@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ..kernel.memory import quick
 
 if TYPE_CHECKING:
+    from ..kernel.device import View
+    from ..kernel.scalar import Scalar
     from ..loop.body import Body
 
 
@@ -26,6 +28,17 @@ def sum_of_squares(b: Body, value_at: Callable[[Any], Any]) -> Any:
 
     b.each(add, b.primal)
     return total.get()
+
+
+def squares_over_own(b: Body, prefix: str, value_at: Callable[[Any], Scalar], state: View) -> Scalar:
+    """The sum of the squares of `value_at(index)` over the tolerance at that state, by the operands of `own_tolerances`."""
+    rtol, atol = (f"{prefix}_{name}" if b.lane.has_operand(f"{prefix}_{name}") else name for name in ("rtol", "atol"))
+
+    def over_tolerance(index: Any) -> Any:
+        scale = b.number(rtol, index).fused(abs(b.scalar(state.load(index))), b.number(atol, index))
+        return (value_at(index) / scale).value
+
+    return b.scalar(sum_of_squares(b, over_tolerance))
 
 
 def largest(b: Body, value_at: Callable[[Any], Any]) -> Any:

@@ -242,7 +242,7 @@ def test_a_steady_state_at_the_beginning(lag):
 
 def test_a_steady_state_later():
     columns = dict(TIME=[0, 100, 101], AMT=[7, 100, 0], EVID=[1, 1, 0], II=[0, 12, 0], SS=[0, 1, 0])
-    resets, doses = read_dose_table(records(**columns), gut, steady_doses=8).doses()
+    resets, steady, doses = read_dose_table(records(**columns), gut, steady_doses=8).doses()
     equal(resets.ts, [[4]])
     equal(doses.ts, [[0, *np.arange(4, 101, 12)]])
     (doses,) = read_dose_table(records(**{**columns, "SS": [0, 2, 0]}), gut, steady_doses=8).doses()
