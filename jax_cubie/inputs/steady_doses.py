@@ -30,20 +30,24 @@ TOLERANCES = tuple(f"{_PREFIX}_{name}" for name in ("rtol", "atol"))
 
 
 class SteadyDoses(eqx.Module):
-    """Times by which equal doses have to have led to a steady state, for `solve(..., doses=)` beside these doses.
+    """Times by which equal doses have to have led to a steady state, for `solve(..., doses=)` in front of these doses:
 
-    The state y just before the dose at one of `ts` is compared with what it was just before an earlier one: there is a steady
-    state where the root mean square of (y - earlier) / (atol + rtol * |y|) is below 1. A lane that has none ends there, with
-    the result `steady_state_not_reached`, and what is saved later is NaN. Nothing else changes, and derivatives are those of
-    the doses that are given.
+        doses = Doses(0.0, 100.0, into=lambda y: y["gut"]).repeat(12.0, 40)
+        solve(..., doses=(SteadyDoses(480.0, since=468.0), doses))
+
+    `read_dose_table` makes those of records with SS. The state y just before the dose at one of `ts` is compared with what it
+    was just before the dose at `since`: there is a steady state where the root mean square of (y - before) / (atol + rtol |y|)
+    over the components is below 1. A lane that has none ends there, with the result `steady_state_not_reached`, and what would
+    be saved later is NaN. Nothing else changes, and derivatives are those of the doses that are given.
 
     - ts: [m] or a scalar; infinite where a lane has fewer than others.
     - since: [m] or a scalar, when the dose before was given, an interval earlier. From there to its time in `ts` there is no
       other of these times.
-    - rtol, atol: a scalar each, or a pytree like y0; None: the solve's own. What is still missing to the steady state is more
-      than the last change where that has become little slower than the one before: 1 / (1 - q) times as much, where changes
-      go by a factor q from dose to dose.
-    - order: [m] integers, see `Doses`. Without, it stands in front of these doses in `doses=(...)`, and behind resets.
+    - rtol, atol: a scalar each, or a pytree like y0; None: the solve's own. Where each change is q times the one before, what
+      is still missing to the steady state is q / (1 - q) times the last one: slow lanes want tighter tolerances than fast ones.
+      What the steps' errors leave has to be below them, too.
+    - order: [m] integers, see `Doses`: of resets and doses of these times, which are given before the state is looked at.
+      Without, those that stand in front in `doses=(...)`.
 
     All numbers may be traced, and differ from lane to lane. A time at t1 is not looked at, as no dose is given there.
 
