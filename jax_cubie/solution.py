@@ -97,8 +97,8 @@ class RESULTS(eqx.Enumeration, metaclass=_Listed):  # pyright: ignore[reportGene
         "differentiate such an equation, until they are not."
     )
     steady_state_not_reached = (
-        "Doses that were to lead to a steady state did not: from one to the next the state still changed by more than the "
-        "tolerance. Give more of them, read_dose_table(steady_doses=...), or looser steady_rtol and steady_atol, "
+        "Doses that were to lead to a steady state did not: from the last of them to the next the state still changed by more "
+        "than the tolerance. Give more of them, read_dose_table(steady_doses=...), or looser steady_rtol and steady_atol, "
         "DoseTable.doses(...). Where the vector field or a driver changes with time in between, or the state grows without an "
         "end, there is no steady state."
     )

@@ -30,12 +30,21 @@ def sum_of_squares(b: Body, value_at: Callable[[Any], Any]) -> Any:
     return total.get()
 
 
-def squares_over_own(b: Body, prefix: str, value_at: Callable[[Any], Scalar], state: View) -> Scalar:
-    """The sum of the squares of `value_at(index)` over the tolerance at that state, by the operands of `own_tolerances`."""
-    rtol, atol = (f"{prefix}_{name}" if b.lane.has_operand(f"{prefix}_{name}") else name for name in ("rtol", "atol"))
+def squares_over_own(
+    b: Body, prefix: str, value_at: Callable[[Any], Scalar], state: View, times: float | None = None
+) -> Scalar:
+    """The sum of the squares of `value_at(index)` over the tolerance at that state, by the operands of `own_tolerances`; where
+    it has none, the solve's are taken, or so many times as much."""
+
+    def number(name: str, index: Any) -> Scalar:
+        own = f"{prefix}_{name}"
+        if b.lane.has_operand(own):
+            return b.number(own, index)
+        return b.number(name, index) if times is None else times * b.number(name, index)
 
     def over_tolerance(index: Any) -> Any:
-        scale = b.number(rtol, index).fused(abs(b.scalar(state.load(index))), b.number(atol, index))
+        rtol = number("rtol", index)
+        scale = rtol.fused(abs(b.scalar(state.load(index))), number("atol", index))
         return (value_at(index) / scale).value
 
     return b.scalar(sum_of_squares(b, over_tolerance))

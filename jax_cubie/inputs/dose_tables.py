@@ -89,7 +89,7 @@ class DoseTable(eqx.Module):
         be traced, and have derivatives.
 
         steady_rtol, steady_atol: what the state may still change by, from one dose to the next, where it is to be steady: a
-        scalar each, or a pytree like y; None: the solve's own rtol and atol. See `SteadyDoses`.
+        scalar each, or a pytree like y; None: ten times the solve's rtol and atol. See `SteadyDoses`.
 
         Raises ValueError for a compartment without doses, where a rate or duration is missing, or would mean nothing, and for
         tolerances where no dose has SS.
