@@ -2,7 +2,7 @@
 
 from . import methods
 from .front_doors import solve
-from .inputs import Doses, DoseTable, Driver, Resets, read_dose_table
+from .inputs import Doses, DoseTable, Driver, Resets, SteadyDoses, read_dose_table
 from .kernel.call import kernel_call
 from .kernel.custom_call import register as _register
 from .kernel.target import BuildError
@@ -33,6 +33,7 @@ __all__ = [
     "SaveAt",
     "Solution",
     "Solver",
+    "SteadyDoses",
     "SubSaveAt",
     "Summary",
     "__version__",

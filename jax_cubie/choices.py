@@ -12,8 +12,7 @@ from .controllers import CONTROLLERS, Named, Tolerances
 from .foreign_names import instead_of_controller, instead_of_method, plain
 from .loop.buffers import BUFFERS
 from .methods import AUTO, NAMES, TABLEAUS, Method, Tableau, components_of, family_of, find_method, is_stiff
-from .outputs import PARTS
-from .problem import DEFAULT_MAX_STEPS
+from .problem import DEFAULT_MAX_STEPS, PARTS
 from .settings import Component, check_choice, check_count, closest, concrete, refuse_tracer
 from .times import count
 

@@ -60,7 +60,8 @@ def solve(
       given their values at t, in the same structure, as a last argument u: f(t, y, args, u), and fn of SaveAt, observables,
       those of summaries and events, and jac, too.
     - doses: what is added to components of the state at given times, at once or over a while: a `jax_cubie.Doses`, or a tuple
-      of them, in which there may be `jax_cubie.Resets`, too. Steps end on them, and the method starts again.
+      of them, in which there may be `jax_cubie.Resets` and `jax_cubie.SteadyDoses`, too. Steps end on them, and the method
+      starts again.
     - jump_ts: times on which steps end and behind which the method starts again: where the vector field jumps. They lie between
       t0 and t1, in the order in which they are come to; infinite ones behind them are never reached, so that lanes may have
       different numbers of them. step_ts: times on which steps end, likewise; behind these the method and its controller go

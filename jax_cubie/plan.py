@@ -15,8 +15,7 @@ from .loop import buffers as loop_buffers
 from .loop.checkpoints import WINDOW, record_of
 from .loop.weights import Arranged, arranged, stage
 from .operands import CHUNK, Function, Operand, Words, window_of, word_of
-from .outputs import PARTS
-from .problem import Problem
+from .problem import PARTS, Problem
 
 # Shared memory that a block may opt in to, in KiB (CUDA C++ Programming Guide, table of technical specifications).
 _SHARED_KIB = {75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 110: 227, 120: 99, 121: 99}

@@ -96,6 +96,12 @@ class RESULTS(eqx.Enumeration, metaclass=_Listed):  # pyright: ignore[reportGene
         "derivatives of these equations by these components are a singular matrix, the problem's index is above 1: "
         "differentiate such an equation, until they are not."
     )
+    steady_state_not_reached = (
+        "Doses that were to lead to a steady state did not: from the last of them to the next the state still changed by more "
+        "than the tolerance. Give more of them, read_dose_table(steady_doses=...), or looser steady_rtol and steady_atol, "
+        "DoseTable.doses(...). Where the vector field or a driver changes with time in between, or the state grows without an "
+        "end, there is no steady state."
+    )
 
 
 NAMES = tuple(RESULTS.__members__)

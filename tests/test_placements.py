@@ -12,7 +12,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import mlir
 from solve_helpers import ADAPTIVE, KINDS, all_are, assert_same_bits, pairwise
 
-from jax_cubie import Doses, Driver, Event, SaveAt, Solver, Summary, choices, methods
+from jax_cubie import Doses, Driver, Event, SaveAt, Solver, SteadyDoses, Summary, choices, methods
 from jax_cubie.buffers import Buffer, BufferRegistry
 from jax_cubie.buffers.memory import LaneMemory
 from jax_cubie.kernel.custom_call import lower
@@ -44,7 +44,9 @@ MET = {
         t0=True, ts=np.linspace(0.1, 0.9, 4), t1=True, fn=lambda t, y, args, u: (y, t / (1 + y @ y)), dense=True
     ),
     "drivers": Driver(np.linspace(0, 1, 5) ** 2, [0.0, 1.0, -1.0, 2.0, 0.5]),
-    "doses": Doses([0.3, 0.7], [0.2, -0.1], into=lambda y: y[1], duration=[0.0, 0.2]),
+    "doses": (
+        SteadyDoses(0.7, 0.3, rtol=0.0, atol=100.0), Doses([0.3, 0.7], [0.2, -0.1], into=lambda y: y[1], duration=[0.0, 0.2])
+    ),
     "observables": lambda t, y, args, u: y[0] * y[2] + u,
     "events": {
         "kept": Event(lambda t, y, args, u: y[0] - 0.1, record=2, affect=lambda t, y, args, u: y * jnp.array([1, -0.9, 1.1])),

@@ -100,7 +100,7 @@ def test_save_at():
 def test_results_can_be_listed():
     names = ["successful", "max_steps_reached", "dt_min_reached", "step_size_underflow", "not_finite", "invalid_input"]
     names += ["singular_matrix", "nonlinear_divergence", "linear_divergence", "event_occurred", "events_accumulate"]
-    names += ["inconsistent_initial_state"]
+    names += ["inconsistent_initial_state", "steady_state_not_reached"]
     assert list(RESULTS.__members__) == names and len(RESULTS) == len(list(RESULTS)) == len(names)
     for name, result in zip(names, RESULTS, strict=True):
         assert isinstance(result, RESULTS) and bool(result == getattr(RESULTS, name) == RESULTS.__members__[name])

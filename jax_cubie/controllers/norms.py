@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ..kernel.memory import quick
 
 if TYPE_CHECKING:
+    from ..kernel.device import View
+    from ..kernel.scalar import Scalar
     from ..loop.body import Body
 
 
@@ -26,6 +28,26 @@ def sum_of_squares(b: Body, value_at: Callable[[Any], Any]) -> Any:
 
     b.each(add, b.primal)
     return total.get()
+
+
+def squares_over_own(
+    b: Body, prefix: str, value_at: Callable[[Any], Scalar], state: View, times: float | None = None
+) -> Scalar:
+    """The sum of the squares of `value_at(index)` over the tolerance at that state, by the operands of `own_tolerances`; where
+    it has none, the solve's are taken, or so many times as much."""
+
+    def number(name: str, index: Any) -> Scalar:
+        own = f"{prefix}_{name}"
+        if b.lane.has_operand(own):
+            return b.number(own, index)
+        return b.number(name, index) if times is None else times * b.number(name, index)
+
+    def over_tolerance(index: Any) -> Any:
+        rtol = number("rtol", index)
+        scale = rtol.fused(abs(b.scalar(state.load(index))), number("atol", index))
+        return (value_at(index) / scale).value
+
+    return b.scalar(sum_of_squares(b, over_tolerance))
 
 
 def largest(b: Body, value_at: Callable[[Any], Any]) -> Any:

@@ -51,6 +51,28 @@ class Tolerances(Component):
         return arrays
 
 
+def own_tolerances(
+    said: str, where: str, prefix: str, given: Mapping[str, Tolerance], state: Any, others: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The operands of what judges by tolerances of its own, `given`, and by the solve's where there are none: by their names
+    behind the prefix. said: what the user calls it; where: what he can write. others: the other operands of the solve.
+
+    Raises TypeError or ValueError for numbers that are known and wrong, or not there at all.
+    """
+    Tolerances.check_all(given)
+    for name in ("rtol", "atol"):
+        if name not in given and name not in others:
+            raise ValueError(
+                f"{said} goes by the {name} of the solve, which has none, since nobody judges its steps: write {where}"
+            )
+    known = [known_tolerances(tree, state) for tree in given.values()]
+    if len(known) == 2 and any(
+        one is not None and other is not None and not (one + other > 0).all() for one, other in zip(*known, strict=True)
+    ):
+        raise ValueError(f"{said}: rtol and atol are both 0 in {state.dtype}, y0's dtype: give one of them at least")
+    return {f"{prefix}_{name}": tolerance_array(name, tree, state) for name, tree in given.items()}
+
+
 def _is_scalar(tree: Tolerance) -> bool:
     return jax.tree.structure(tree) == jax.tree.structure(0)
 

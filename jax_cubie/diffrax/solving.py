@@ -36,6 +36,7 @@ _ENDS = {
     "event_occurred": "event_occurred",
     "events_accumulate": "max_steps_reached",
     "inconsistent_initial_state": "internal_error",  # there are no mass matrices
+    "steady_state_not_reached": "internal_error",  # there are no doses
 }
 _UNJUDGED = {"singular_matrix": "singular", "nonlinear_divergence": "nonlinear_divergence"}
 _NOT_HERE = {

@@ -2,10 +2,11 @@
 that are known."""
 
 from .dose_tables import DoseTable, read_dose_table
-from .doses import AnyDoses, Doses, Resets, apart, read_doses, schedule_of
+from .doses import AnyDoses, Doses, Resets, apart, read_doses, schedule_of, steady_among
 from .drivers import Driver
 from .jumps import Jumps, Schedule, read_jumps
 from .reading import NO_DRIVERS, Drivers, read_drivers
+from .steady_doses import SteadyDoses
 from .tables import Tables, make_tables
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Jumps",
     "Resets",
     "Schedule",
+    "SteadyDoses",
     "Tables",
     "apart",
     "make_tables",
@@ -26,4 +28,5 @@ __all__ = [
     "read_drivers",
     "read_jumps",
     "schedule_of",
+    "steady_among",
 ]

@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ..controllers.tolerances import Tolerance
 from ..settings import closest, concrete
 from .doses import AnyDoses, Doses, Resets
+from .steady_doses import SteadyDoses
 
 _NEEDED = ("ID", "TIME", "AMT")
 _OTHERS = ("RATE", "II", "ADDL", "CMT", "EVID", "MDV", "SS", "DV")
@@ -41,7 +43,7 @@ class DoseTable(eqx.Module):
 
     - ids: [subjects].
     - t0, t1: [subjects], the times of their first and last records; t0 is before that where doses lead to a steady state,
-      and t1 somewhat behind it where an observation there sees a dose of its own time.
+      and t1 somewhat behind it where an observation there sees a dose of its own time, or such a state is to be looked at.
     - ts: [subjects, points], the times of observations and of other events (EVID 0 and 2), in the table's order. Subjects with
       fewer of them than others have t1 in place of the rest.
     - side: [subjects, points], whether what is saved is the state behind the doses of its own time: they stand above it.
@@ -51,8 +53,8 @@ class DoseTable(eqx.Module):
     - dv: [subjects, points], what was measured; 0 where nothing was.
     - covariates: by their names, [subjects, times], and covariate_ts: [subjects, times], when they are known to have these
       values: increasing, for a `Driver` (kind "previous" or "linear"); behind a subject's last record they go on as they are
-      there. Of records of one time the last holds; what is missing is as it was before, or as it is first. Without covariates
-      there is no covariate_ts.
+      there, and those of a dose with SS are so from the first dose on that leads to it. Of records of one time the last holds;
+      what is missing is as it was before, or as it is first. Without covariates there is no covariate_ts.
     """
 
     ids: Float[Array, "*subjects"]
@@ -68,15 +70,29 @@ class DoseTable(eqx.Module):
     covariate_ts: Float[Array, "*subjects times"] | None
     _by_compartment: tuple[_IntoOne, ...]
     _resets: Resets | None
+    _steady: SteadyDoses | None
 
-    def doses(self, *, lag: Any = 0, fraction: Any = 1, rate: Any = None, duration: Any = None) -> tuple[AnyDoses, ...]:
-        """The doses, and the resets if there are any, for `solve(..., doses=)`.
+    def doses(
+        self,
+        *,
+        lag: Any = 0,
+        fraction: Any = 1,
+        rate: Any = None,
+        duration: Any = None,
+        steady_rtol: Tolerance | None = None,
+        steady_atol: Tolerance | None = None,
+    ) -> tuple[AnyDoses, ...]:
+        """The resets and the steady states, if there are any, and the doses, for `solve(..., doses=)`.
 
         lag, fraction: see `Doses`. rate, duration: those of doses with RATE -1 and -2, which leave them to the model. Each is a
         number, or a dict with one for each of the compartments, by their CMT; those that it does not have are without. All may
         be traced, and have derivatives.
 
-        Raises ValueError for a compartment without doses, and where a rate or duration is missing, or would mean nothing.
+        steady_rtol, steady_atol: what the state may still change by, from one dose to the next, where it is to be steady: a
+        scalar each, or a pytree like y; None: ten times the solve's rtol and atol. See `SteadyDoses`.
+
+        Raises ValueError for a compartment without doses, where a rate or duration is missing, or would mean nothing, and for
+        tolerances where no dose has SS.
         """
         given = {"lag": lag, "fraction": fraction, "rate": rate, "duration": duration}
         ours = {one.cmt for one in self._by_compartment}
@@ -95,8 +111,14 @@ class DoseTable(eqx.Module):
         for name, code in (("rate", _RATE_OF_MODEL), ("duration", _DURATION_OF_MODEL)):
             if given[name] is not None and not any(code in one.codes for one in self._by_compartment):
                 raise ValueError(f"doses({name}=...): no dose of the table has RATE={code}, so none leaves it to the model")
-        made = tuple(one.doses(**of(one.cmt)) for one in self._by_compartment)
-        return made if self._resets is None else (self._resets, *made)
+        steady = self._steady
+        if steady is not None:
+            steady = SteadyDoses(steady.ts, steady.since, rtol=steady_rtol, atol=steady_atol, order=steady.order)
+        elif steady_rtol is not None or steady_atol is not None:
+            name = "steady_atol" if steady_rtol is None else "steady_rtol"
+            raise ValueError(f"doses({name}=...): no dose of the table has SS, so none leads to a steady state")
+        looked = tuple(one for one in (self._resets, steady) if one is not None)
+        return (*looked, *(one.doses(**of(one.cmt)) for one in self._by_compartment))
 
 
 class _IntoOne(eqx.Module):
@@ -144,7 +166,7 @@ def read_dose_table(
       one for all doses; CMT then says nothing.
     - covariates: names of further columns, that may change with time.
     - columns: what columns are called in this table, as `{"TIME": "hours"}`.
-    - steady_doses: how many doses lead to the steady state of a dose with SS.
+    - steady_doses: how many doses lead to the steady state of a dose with SS, at most.
 
     The columns ID (a number; the records of a subject stand together), TIME (non-decreasing) and AMT have to be there.
 
@@ -154,8 +176,13 @@ def read_dose_table(
     - II, ADDL: the interval to the additional doses, and how many of them. A reset cancels those that were still to come.
     - SS: 1, 3: the dose stands at the end of so many at the interval II that the state repeats itself, and of what was before
       nothing is left; 2: of what was before, all is left. These doses are given, `steady_doses` of them, in the time before: so
-      there must be no other record in it, which before the first one there never is, and t0 is as much earlier. Whether they
-      are enough nobody checks: give more of them, and see whether it makes a difference.
+      there must be no other record in it, which before the first one there never is, and t0 is as much earlier. Where the
+      state, from just before the last of them to just before the dose itself, still changes by more than the tolerance
+      (`DoseTable.doses(steady_rtol=..., steady_atol=...)`), the lane ends there, with the result `steady_state_not_reached`:
+      give more of them, up to where the interval times their number is some twenty half-lives of what is slowest. All of
+      `steady_doses` are given also where fewer had been enough. In this time covariates have the values of the dose's own
+      record; what f or other drivers do with time goes on, and unless it repeats itself with the interval, there is no steady
+      state.
     - MDV: 1 where DV is no measurement; without the column, where DV is missing.
 
     Records of one time are in the table's order: a dose is behind a reset that stands above it, and an observation sees what
@@ -363,7 +390,7 @@ def _check_count_of_steady(steady_doses: Any, records: _Records) -> None:
         row = int(np.argmax(steady))
         raise ValueError(
             f"record {row + 1} (ID {records.id[row]:g}) has SS={records.ss[row]:g}: give steady_doses=, how many doses lead to "
-            "the steady state, so many that their interval times their number is long beside the slowest half-life"
+            "the steady state at most: so many that their interval times their number is some twenty of the slowest half-lives"
         )
     if steady_doses is not None and not np.any(steady):
         raise ValueError(f"steady_doses={steady_doses}: no dose of the table has SS")
@@ -384,11 +411,14 @@ def _split(records: _Records) -> list[_Records]:
 
 @dataclasses.dataclass(frozen=True)
 class _Subject:
-    """The records of a subject, its doses one by one, as (time, which of its records), and its resets in the same way."""
+    """The records of a subject; its doses one by one, as (time, which of its records), and in the same way its resets, and
+    where doses begin that lead to a steady state, and where the last of them is."""
 
     records: _Records
     doses: tuple[tuple[float, int], ...]
     resets: tuple[tuple[float, int], ...]
+    leads: tuple[tuple[float, int], ...]
+    lasts: tuple[tuple[float, int], ...]
 
     @property
     def points(self) -> np.ndarray:
@@ -415,9 +445,10 @@ class _Subject:
 
     @property
     def t1(self) -> float:
-        """Behind the last record where something of the same time is to be seen there."""
+        """Behind the last record where something of the same time is to be seen there, or it has to be a steady state."""
         last, first = self.records.time[-1], self.t0
         late = np.any(self.side & (self.records.time[self.points] == last))
+        late = late or any(self.records.time[row] == last for _, row in self.leads)
         return last + (_BEHIND * (last - first) if last > first else 1.0) if late else last
 
     @property
@@ -428,11 +459,15 @@ class _Subject:
 def _read_subject(records: _Records, steady_doses: int) -> _Subject:
     doses: list[tuple[float, int]] = []
     resets: list[tuple[float, int]] = []
+    leads: list[tuple[float, int]] = []
+    lasts: list[tuple[float, int]] = []
     for row in np.nonzero((records.evid != _OBSERVATION) & (records.evid != _OTHER))[0].tolist():
         time, interval = float(records.time[row]), float(records.ii[row])
         begin = time
         if records.ss[row]:
             begin = time - steady_doses * interval
+            leads.append((begin, row))
+            lasts.append((time - interval, row))
             if row and records.time[row - 1] > begin:
                 raise ValueError(
                     f"record {records.first + row + 1} (ID {records.id[row]:g}) has SS={records.ss[row]:g}, and the "
@@ -447,7 +482,7 @@ def _read_subject(records: _Records, steady_doses: int) -> _Subject:
         if records.evid[row] != _RESET:
             doses += [(time - lead * interval, row) for lead in range(steady_doses if records.ss[row] else 0, 0, -1)]
             doses += [(time + more * interval, row) for more in range(int(records.addl[row]) + 1)]
-    return _Subject(records, tuple(doses), tuple(resets))
+    return _Subject(records, *map(tuple, (doses, resets, leads, lasts)))
 
 
 def _padded(
@@ -484,6 +519,13 @@ def _padded(
             _rows([[time for time, _ in subject.resets] for subject in subjects], np.inf),
             order=_rows([[row for _, row in subject.resets] for subject in subjects], len(records)).astype(np.int32),
         )
+    steady = None
+    if any(subject.leads for subject in subjects):
+        steady = SteadyDoses(
+            _rows([[one.records.time[row] for _, row in one.leads] for one in subjects], np.inf),
+            _rows([[time for time, _ in one.lasts] for one in subjects], np.inf),
+            order=_rows([[row for _, row in one.leads] for one in subjects], len(records)).astype(np.int32),
+        )
     observed = (at_points("EVID", _OTHER) == _OBSERVATION) & (at_points("MDV", 1) == 0)
     at = [rows + subject.records.first for subject, rows in zip(subjects, points, strict=True)]
     covariate_ts, values = _padded_covariates(subjects, covariates)
@@ -500,7 +542,7 @@ def _padded(
         "covariates": values,
         "covariate_ts": covariate_ts,
     }
-    return DoseTable(**arrays, _by_compartment=tuple(map(doses_into, into)), _resets=resets)
+    return DoseTable(**arrays, _by_compartment=tuple(map(doses_into, into)), _resets=resets, _steady=steady)
 
 
 def _padded_covariates(
@@ -509,15 +551,19 @@ def _padded_covariates(
     """Times [subjects, times] at which covariates are known, increasing, and their values there."""
     if not covariates:
         return None, {}
-    rows = []
+    known = []
     for subject in subjects:
-        (last,) = np.nonzero(np.diff(subject.records.time, append=np.inf) > 0)  # of records of one time
-        rows.append(last)
-    longest = max(2, *map(len, rows))  # straight lines want two
+        times, rows = subject.records.time, np.arange(len(subject.records))
+        begins, of = (np.array(one) for one in zip(*subject.leads, strict=True)) if subject.leads else ([], [])
+        both = np.concatenate([times, begins]), np.concatenate([rows, of]).astype(int)
+        by_time = np.lexsort(both[::-1])
+        times, rows = (one[by_time] for one in both)
+        (last,) = np.nonzero(np.diff(times, append=np.inf) > 0)  # of records of one time
+        known.append((times[last], rows[last]))
+    longest = max(2, *(len(times) for times, _ in known))  # straight lines want two
     ts = np.empty((len(subjects), longest))
     values = {name: np.empty((len(subjects), longest)) for name in covariates}
-    for number, (subject, last) in enumerate(zip(subjects, rows, strict=True)):
-        time = subject.records.time[last]
+    for number, (subject, (time, last)) in enumerate(zip(subjects, known, strict=True)):
         ts[number] = [*time, *(time[-1] + 1 + np.arange(longest - len(time)))]
         for name, column in covariates.items():
             own = _carried(column[subject.records.first : subject.records.first + len(subject.records)])[last]

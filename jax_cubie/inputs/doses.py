@@ -22,10 +22,13 @@ from ..foreign_names import front_door
 from ..printing import as_document, describe_call
 from ..settings import concrete, refuse_tracer
 from ..times import next_time, padded_offsets
+from .given import module, read_numbers, read_order, read_times, real
 from .jumps import Schedule
+from .steady_doses import JUDGE, KEEP, SteadyDoses, are_wrong
 
 _LAST = np.iinfo(np.int32).max  # the place in a table of what stands in none
-_RESET = -1  # in place of a component
+# In place of a component; of times at which the state is looked at, less what is done with it.
+_RESET = -1
 
 
 class Doses(eqx.Module):
@@ -79,14 +82,14 @@ class Doses(eqx.Module):
                 f"Doses(into=...) is {into!r:.80} of type {type(into).__name__}: expected a function of y that names a "
                 "component, as lambda y: y['depot']"
             )
-        self.ts = _read_times("Doses", ts)
+        self.ts = read_times("Doses", ts)
         self.into = into
-        self.amounts = _read_numbers("amounts", amounts, self.ts)
-        self.duration = _read_numbers("duration", duration, self.ts, least=0, nothing=0)
-        self.rate = _read_numbers("rate", rate, self.ts, least=0, nothing=0)
-        self.lag = _read_numbers("lag", lag, self.ts, least=0, nothing=0)
-        self.fraction = _read_numbers("fraction", fraction, self.ts, least=0, nothing=1)
-        self.order = _read_order("Doses", order, self.ts)
+        self.amounts = read_numbers("amounts", amounts, self.ts)
+        self.duration = read_numbers("duration", duration, self.ts, least=0, nothing=0)
+        self.rate = read_numbers("rate", rate, self.ts, least=0, nothing=0)
+        self.lag = read_numbers("lag", lag, self.ts, least=0, nothing=0)
+        self.fraction = read_numbers("fraction", fraction, self.ts, least=0, nothing=1)
+        self.order = read_order("Doses", order, self.ts)
         if self.duration is not None and self.rate is not None:
             duration, rate = concrete(self.duration), concrete(self.rate)
             if duration is not None and rate is not None and np.any((duration > 0) & (rate > 0)):
@@ -117,7 +120,7 @@ class Doses(eqx.Module):
             times = -1
         if times < 0 or isinstance(number, bool):
             raise ValueError(f"Doses.repeat(number={number!r}): expected how many doses there are more of each, at least 0")
-        interval = _real("Doses.repeat(interval=...)", interval)
+        interval = real("Doses.repeat(interval=...)", interval)
         known = concrete(interval)
         if np.shape(interval) != ():
             raise ValueError(f"Doses.repeat(interval=...) has shape {np.shape(interval)}: expected one number")
@@ -125,7 +128,7 @@ class Doses(eqx.Module):
             raise ValueError(f"Doses.repeat(interval={interval}): expected a finite number above 0")
 
         def again(values: Any) -> Any:
-            return _module(values).concatenate([values] * (times + 1), -1)
+            return module(values).concatenate([values] * (times + 1), -1)
 
         later = np.repeat(np.arange(times + 1), self.ts.shape[-1]) * interval
         every = {name: again(value) for name in _FIELDS if name != "into" and (value := getattr(self, name)) is not None}
@@ -155,8 +158,8 @@ class Resets(eqx.Module):
     order: Int[Array, "*lanes m"] | None
 
     def __init__(self, ts: Any, *, order: Any = None):
-        self.ts = _read_times("Resets", ts)
-        self.order = _read_order("Resets", order, self.ts)
+        self.ts = read_times("Resets", ts)
+        self.order = read_order("Resets", order, self.ts)
 
     def __repr__(self) -> str:
         return describe_call("Resets", (self.ts,), {"order": self.order}, {})
@@ -165,7 +168,7 @@ class Resets(eqx.Module):
         return as_document(self)
 
 
-AnyDoses = Doses | Resets
+AnyDoses = Doses | Resets | SteadyDoses
 
 
 def read_doses(doses: Any) -> tuple[AnyDoses, ...]:
@@ -182,10 +185,37 @@ def read_doses(doses: Any) -> tuple[AnyDoses, ...]:
                 f"{type(one).__name__} has ts of shape {one.ts.shape}: solve takes those of one trajectory, [m]; for many, "
                 "jax.vmap the solve over them"
             )
+    if sum(isinstance(one, SteadyDoses) for one in given) > 1:
+        raise ValueError("doses has several SteadyDoses: give one with all of their times")
     return given
 
 
+def steady_among(given: Sequence[AnyDoses]) -> SteadyDoses | None:
+    """Those among them."""
+    return next((one for one in given if isinstance(one, SteadyDoses)), None)
+
+
 # --- As arrays
+
+
+class _Look(eqx.Module):
+    """Times at which something is done with the state: JUDGE or KEEP."""
+
+    ts: Real[Array, "*lanes m"]
+    order: Int[Array, "*lanes m"] | None
+    done: int = eqx.field(static=True)
+
+
+def _looks(one: SteadyDoses) -> tuple[_Look, _Look]:
+    """Of one time the state is judged before another one is kept."""
+    return _Look(one.ts, one.order, JUDGE), _Look(one.since, one.order, KEEP)
+
+
+def _place(one: _Scheduled, state: Any) -> int:
+    """The component into which it goes, or what stands in its place."""
+    if isinstance(one, Doses):
+        return component_of(one.into, state)
+    return _RESET - one.done if isinstance(one, _Look) else _RESET
 
 
 def schedule_of(
@@ -200,26 +230,29 @@ def schedule_of(
     start, end = concrete(t0), concrete(t1)
     if start is not None and end is not None and end < start:
         raise ValueError(f"t0={t0} and t1={t1}: doses want t1 >= t0, since none can be taken back")
-    components = tuple(_RESET if isinstance(one, Resets) else component_of(one.into, state) for one in schedules)
     for one in schedules:
         _check_start(one, t0)
+    rows = [row for one in schedules for row in (_looks(one) if isinstance(one, SteadyDoses) else (one,))]
+    components = tuple(_place(one, state) for one in rows)
 
-    infused = tuple(sorted({place for one, place in zip(schedules, components, strict=True) if _lasts(one)}))
+    infused = tuple(sorted({place for one, place in zip(rows, components, strict=True) if _lasts(one)}))
 
-    def arrays(schedules: Any, t0: Any, t1: Any, y0: Any, others: Any, restarts: Any) -> _Arrays:
-        given = tuple(padded_offsets(t0, t1, one.ts, state.dtype) for one in schedules)
-        if all(concrete(leaf) is not None for leaf in jax.tree.leaves((schedules, t0, t1, others, restarts))):
+    def arrays(rows: Any, t0: Any, t1: Any, y0: Any, others: Any, restarts: Any) -> _Arrays:
+        given = tuple(padded_offsets(t0, t1, one.ts, state.dtype) for one in rows)
+        if all(concrete(leaf) is not None for leaf in jax.tree.leaves((rows, t0, t1, others, restarts))):
             # Nothing is left to compute later, nor to compile: they are constants.
             with np.errstate(invalid="ignore", over="ignore"):
-                known, others, restarts = jax.tree.map(concrete, (tuple(schedules), others, restarts))
+                known, others, restarts = jax.tree.map(concrete, (tuple(rows), others, restarts))
                 return _make_arrays(known, given, np.asarray(False), y0, others, restarts, components, state, np)
-        return _traced_arrays(tuple(schedules), given, t1 < t0, y0, others, restarts, components, state, jnp)
+        looks = [one.ts for one in rows if isinstance(one, _Look)]
+        wrong = (t1 < t0) | (are_wrong(*looks) if looks else False)
+        return _traced_arrays(tuple(rows), given, wrong, y0, others, restarts, components, state, jnp)
 
     further = Schedule(np.zeros(0, state.dtype)) if others is None else others
     restarts = None if further.restarts is True else further.restarts
     if restarts is False:
         restarts = np.zeros(further.times.shape, bool)
-    leaves = (tuple(schedules), t0, t1, y0, further.times, restarts)
+    leaves = (tuple(rows), t0, t1, y0, further.times, restarts)
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(leaves)):
         made: Any = eqx.filter_eval_shape(arrays, *leaves)
     else:
@@ -316,7 +349,7 @@ def _names(into: Callable[[PyTree], Any], state: Any, marks: np.ndarray) -> np.n
 
 def _check_start(one: AnyDoses, t0: Any) -> None:
     """Raises ValueError for a known time before t0."""
-    start, ts = concrete(t0), concrete(one.ts)
+    start, ts = concrete(t0), concrete(one.since if isinstance(one, SteadyDoses) else one.ts)
     lag = concrete(one.lag) if isinstance(one, Doses) and one.lag is not None else np.zeros(())
     if start is None or ts is None or lag is None:
         return
@@ -325,17 +358,18 @@ def _check_start(one: AnyDoses, t0: Any) -> None:
     narrow = min(floats, key=lambda kind: kind.itemsize, default=np.dtype(np.float64))
     early = (ts.astype(narrow) + lag) < start.astype(narrow)
     if np.any(early):
-        word = "a dose" if isinstance(one, Doses) else "a reset"
+        word = "a reset" if isinstance(one, Resets) else "a dose"
         raise ValueError(
             f"{type(one).__name__} has {word} at {ts[early][0]}, before t0={t0}: begin the solve there, or leave it out"
         )
 
 
-_Arrays = tuple[Any, Any, Any, Any, Any]  # those of a `Schedule`; restarts: None for True
+_Scheduled = Doses | Resets | _Look
+_Arrays = tuple[Any, Any, Any, Any, Any, Any]  # those of a `Schedule`; restarts: None for True
 
 
 def _make_arrays(
-    schedules: Sequence[AnyDoses],
+    schedules: Sequence[_Scheduled],
     given: Sequence[Any],
     backwards: Any,
     y0: Any,
@@ -397,17 +431,21 @@ def _make_arrays(
     if restarts is not None:
         restarts = xp.concatenate([np.full(total - len(others), True), restarts])[by_time]
 
-    def array(values: Any) -> Any:
-        return None if values is None else jnp.asarray(values, state.dtype)
+    looks = None
+    if (kinds < _RESET).any():
+        looks = xp.concatenate([np.maximum(_RESET - kinds, 0), np.zeros(more, kinds.dtype)])[by_time]
 
-    return array(times), array(increments), array(kept), array(rates), restarts if restarts is None else jnp.asarray(restarts)
+    def array(values: Any, dtype: str = state.dtype) -> Any:
+        return None if values is None else jnp.asarray(values, dtype)
+
+    return array(times), array(increments), array(kept), array(rates), array(looks, "int32"), array(restarts, "bool")
 
 
 # As one computation, also where JAX would otherwise take operation by operation.
 _traced_arrays = jax.jit(_make_arrays, static_argnums=(6, 7, 8))
 
 
-def _lasts(one: AnyDoses) -> bool:
+def _lasts(one: _Scheduled) -> bool:
     """Whether any of them may take more than no time."""
     return isinstance(one, Doses) and not (one.duration is None and one.rate is None)
 
@@ -418,7 +456,7 @@ class _Rows:
     lasts: whether any may take more than no time.
     """
 
-    def __init__(self, one: AnyDoses, given: Any, dtype: str, xp: Any):
+    def __init__(self, one: _Scheduled, given: Any, dtype: str, xp: Any):
         self.order = np.full(one.ts.shape, _LAST, np.int32) if one.order is None else one.order
         self.given = given
         there = ~(given == np.inf)
@@ -437,73 +475,3 @@ class _Rows:
         self.end = self.begin + takes
         right = (lag >= 0) & (lag < np.inf) & (fraction >= 0) & (rate >= 0) & (rate < np.inf) & (takes >= 0) & (takes < np.inf)
         self.invalid = ~xp.all(right & (self.begin >= 0) & ~((rate > 0) & (duration > 0)))
-
-
-# --- What the user gives
-
-
-def _real(what: str, value: Any) -> Any:
-    """Real numbers as an array: NumPy's where they are known. Raises TypeError or ValueError for what is none."""
-    if not isinstance(value, (jax.core.Tracer, jax.Array, jax.ShapeDtypeStruct)):
-        traced = any(isinstance(one, jax.core.Tracer) for one in jax.tree.leaves(value))
-        try:
-            value = jnp.asarray(value) if traced else np.asarray(value)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{what} takes a number or an array of them: {error}") from None
-    if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
-        raise TypeError(f"{what} takes real numbers, got dtype {value.dtype}")
-    return value
-
-
-def _read_times(whose: str, ts: Any) -> Any:
-    ts = _real(f"{whose}(ts=...)", ts)
-    ts = _spread(ts, (1,)) if ts.shape == () else ts
-    if 0 in ts.shape:
-        raise ValueError(f"{whose}(ts=...) is empty, of shape {ts.shape}: expected one time at least, or leave it out")
-    known = concrete(ts)
-    if known is not None and np.any(np.isnan(known) | (known == -np.inf)):
-        raise ValueError(f"{whose}(ts=...) has a time that is NaN or -inf: expected finite ones, and inf where there is none")
-    return ts
-
-
-def _read_numbers(name: str, given: Any, ts: Any, least: float | None = None, nothing: float | None = None) -> Any:
-    """A number for each dose; None where there is none, or it is plainly what changes nothing."""
-    if given is None or (isinstance(given, (int, float)) and given == nothing):
-        return None
-    what = f"Doses({name}=...)"
-    values = _real(what, given)
-    if values.shape not in ((), ts.shape):
-        raise ValueError(
-            f"{what} has shape {values.shape}, but ts has {ts.shape}: expected a number for each dose, of the same shape, "
-            "or one for all"
-        )
-    known, times = concrete(values), concrete(ts)
-    if known is not None:
-        doses = known[...] if times is None or known.shape == () else known[times < np.inf]
-        if not np.all(np.isfinite(doses)):
-            raise ValueError(f"{what} has {doses[~np.isfinite(doses)][0]}: expected finite numbers")
-        if least is not None and np.any(doses < least):
-            raise ValueError(f"{what} has {np.min(doses)}: expected numbers of at least {least}")
-    return values if values.shape == ts.shape else _spread(values, ts.shape)
-
-
-def _read_order(whose: str, order: Any, ts: Any) -> Any:
-    if order is None:
-        return None
-    values = _real(f"{whose}(order=...)", order)
-    if not jnp.issubdtype(values.dtype, jnp.integer):
-        raise TypeError(f"{whose}(order=...) has dtype {values.dtype}: expected integers")
-    if values.shape != ts.shape:
-        raise ValueError(f"{whose}(order=...) has shape {values.shape}, but ts has {ts.shape}: they have to be equal")
-    return values if isinstance(values, jax.ShapeDtypeStruct) else values.astype(np.int32)
-
-
-def _spread(value: Any, shape: tuple[int, ...]) -> Any:
-    if isinstance(value, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(shape, value.dtype)
-    return _module(value).broadcast_to(value, shape)
-
-
-def _module(value: Any) -> Any:
-    """NumPy for what is known outside of JAX, so that it keeps its precision and is known inside of jit, too."""
-    return np if isinstance(value, (np.ndarray, np.generic)) else jnp

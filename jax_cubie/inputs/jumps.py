@@ -11,18 +11,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..buffers import Buffer
 from ..kernel.scalar import Scalar, where
-from ..loop import AdjointHooks, Hooks, Part, Step
+from ..loop import AdjointHooks, Dimensions, Hooks, Part, Step
 from ..operands import cotangent_name, tangent_name
 from ..settings import concrete, is_number
 from ..solution import CODES
 from ..times import as_array, difference
+from .steady_doses import TOLERANCES, look
 
 if TYPE_CHECKING:
     from ..loop.body import Body
     from ..loop.lane import Lane
 
-OPERANDS = TIMES, INCREMENTS, KEPT, RESTARTS = "jump_times", "jump_increments", "jump_kept", "jump_restarts"
+_NAMES = TIMES, INCREMENTS, KEPT, LOOKS, RESTARTS = (
+    "jump_times", "jump_increments", "jump_kept", "jump_looks", "jump_restarts"
+)  # fmt: skip
+OPERANDS = (*_NAMES, *TOLERANCES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +37,8 @@ class Schedule:
     times: [jumps], counted from t0, in the solve's dtype; infinite ones are never reached. increments: [jumps, components],
     what is added to the state; None: nothing is. kept: [jumps], by what the state is multiplied before, 1 or 0; None: 1. rates:
     [jumps + 1, number of `infused`], what is added to these components of f before the first jump, between them, and behind the
-    last; None: nothing is. restarts: [jumps], booleans whether the method starts again there, of those of one time the first if
+    last; None: nothing is. looks: [jumps], int32, what is done there with the state before it is changed, as `steady_doses` has
+    it; None: nothing. restarts: [jumps], booleans whether the method starts again there, of those of one time the first if
     any, or one for all.
     """
 
@@ -40,6 +46,7 @@ class Schedule:
     increments: Any = None
     kept: Any = None
     rates: Any = None
+    looks: Any = None
     restarts: Any = True
     infused: tuple[int, ...] = ()
 
@@ -52,7 +59,7 @@ class Schedule:
     def operands(self) -> dict[str, Any]:
         """What the kernel is handed."""
         restarts = None if isinstance(self.restarts, bool) else self.restarts
-        given = {TIMES: self.times, INCREMENTS: self.increments, KEPT: self.kept, RESTARTS: restarts}
+        given = {TIMES: self.times, INCREMENTS: self.increments, KEPT: self.kept, LOOKS: self.looks, RESTARTS: restarts}
         return {name: array for name, array in given.items() if array is not None}
 
 
@@ -110,12 +117,14 @@ def _checked(name: str, times: Any, t0: Any, t1: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Jumps(Part):
-    """Ends legs at the times of a schedule, and adds its increments to the state. count: the jumps of a lane, at most.
-    leaping, plain: whether the method starts again behind some of them, and goes on behind some."""
+    """Ends legs at the times of a schedule, and adds its increments to the state. count: the jumps of a lane, at most. looks:
+    whether steady states are looked for. leaping, plain: whether the method starts again behind some of them, and goes on
+    behind some."""
 
     count: int
     adds: bool
     keeps: bool
+    looks: bool
     leaping: bool
     plain: bool
 
@@ -127,6 +136,7 @@ class Jumps(Part):
             schedule.times.shape[0],
             adds=schedule.increments is not None,
             keeps=schedule.kept is not None,
+            looks=schedule.looks is not None,
             leaping=restarts is not False,
             plain=restarts is not True,
         )
@@ -147,6 +157,15 @@ class Jumps(Part):
     def counters(self) -> tuple[str, ...]:
         """Jumps that lie behind."""
         return ("jumps",)
+
+    @staticmethod
+    def buffers() -> tuple[Buffer, ...]:
+        """The state, without tangents, in front of the last dose of those that lead to a steady state."""
+        return (Buffer("steady_dose_state", 0),)
+
+    def sizes(self, dimensions: Dimensions) -> dict[str, int]:
+        looking = self.looks and not dimensions.backward  # a way that is gone back over was as it should be
+        return {"steady_dose_state": dimensions.primal if looking else 0}
 
     def hooks(self, lane: Lane) -> Hooks:
         def start(b: Body) -> Scalar:
@@ -177,9 +196,13 @@ class Jumps(Part):
     def _pass(self, b: Body, time: Scalar) -> Scalar:
         """All jumps up to that time."""
         ordered = b.variable(b.emitter.constant("bool", 1), "bool")
+        looking = self.looks and b.lane.problem.adjoint is None
+        code = b.variable(b.int32(CODES["successful"]), "int32") if looking else None
 
         def jump() -> None:
             before, (index, _) = self._next(b), self._index(b)
+            if code is not None:
+                look(b, b.number(LOOKS, index.value), code)
             self._change(b, index)
             b.counter("jumps").add()
             ordered.set(b.emitter.logical_and(ordered.get(), (self._next(b) >= before).value))
@@ -188,7 +211,8 @@ class Jumps(Part):
         # What is not a number is neither reached nor passed.
         following = self._next(b)
         valid = b.scalar(ordered.get(), "bool") & (following > time)
-        return where(valid, b.scalar(CODES["successful"], "int32"), CODES["invalid_input"])
+        found = b.scalar(CODES["successful"] if code is None else code.get(), "int32")
+        return where(valid, found, CODES["invalid_input"])
 
     def _change(self, b: Body, index: Scalar) -> None:
         """The state at a jump."""

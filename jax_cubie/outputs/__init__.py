@@ -10,10 +10,7 @@ from .steadiness import Steady, SteadyState, steady_state
 from .summaries import Summaries
 from .summary import Extrema, Summary
 
-# Every part that a solve may have, for the sake of its buffers.
-PARTS = (Saving, Dense, Steady, Events, Summaries, Integrals)
-
 __all__ = [
-    "PARTS", "ROWS", "Dense", "Event", "EventRecord", "Events", "Extrema", "Integrals", "Kind", "SaveAt", "Saving", "Steady",
+    "ROWS", "Dense", "Event", "EventRecord", "Events", "Extrema", "Integrals", "Kind", "SaveAt", "Saving", "Steady",
     "SteadyState", "SubSaveAt", "Summaries", "Summary", "steady_state",
 ]  # fmt: skip

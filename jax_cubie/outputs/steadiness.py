@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 
-from ..controllers.tolerances import Tolerance, Tolerances, known_tolerances, tolerance_array
+from ..controllers.tolerances import Tolerance, Tolerances, own_tolerances
 from ..kernel.scalar import where
 from ..loop import AdjointHooks, Hooks, Part, Step
 from ..solution import CODES
@@ -36,20 +36,9 @@ class SteadyState(eqx.Module):
 
         Raises TypeError or ValueError for numbers that are known and wrong, or not there at all.
         """
-        given = self._given()
-        Tolerances.check_all(given)
-        for name in ("rtol", "atol"):
-            if name not in given and name not in others:
-                raise ValueError(
-                    f"steady_state() goes by the {name} of the solve, which has none, since nobody judges its steps: write "
-                    "steady_state(rtol=..., atol=...)"
-                )
-        known = [known_tolerances(tree, state) for tree in given.values()]
-        if len(known) == 2 and any(
-            one is not None and other is not None and not (one + other > 0).all() for one, other in zip(*known, strict=True)
-        ):
-            raise ValueError(f"steady_state's rtol and atol are both 0 in {state.dtype}, y0's dtype: give one of them at least")
-        return {f"steady_{name}": tolerance_array(name, tree, state) for name, tree in given.items()}
+        return own_tolerances(
+            "steady_state()", "steady_state(rtol=..., atol=...)", "steady", self._given(), state, others
+        )
 
 
 def steady_state(rtol: Tolerance | None = None, atol: Tolerance | None = None) -> SteadyState:
@@ -89,13 +78,7 @@ class Steady(Part):
 
 
 def _is_steady(b: Body) -> Scalar:
-    from ..controllers.norms import sum_of_squares
+    from ..controllers.norms import squares_over_own
 
     rhs, state = b.piece(b.lane.problem.method.end_rhs(b), 0), b.piece(b.buf.proposed_state, 0)
-    rtol, atol = (f"steady_{name}" if b.lane.has_operand(f"steady_{name}") else name for name in ("rtol", "atol"))
-
-    def over_tolerance(index: Any) -> Any:
-        scale = b.number(rtol, index).fused(abs(b.scalar(state.load(index))), b.number(atol, index))
-        return (b.scalar(rhs.load(index)) / scale).value
-
-    return b.scalar(sum_of_squares(b, over_tolerance)) < float(b.primal)
+    return squares_over_own(b, "steady", lambda index: b.scalar(rhs.load(index)), state) < float(b.primal)

@@ -6,14 +6,18 @@ import dataclasses
 
 from ..buffers import BufferRegistry
 from ..controllers import Controller
+from ..inputs import Jumps
 from ..loop import Dimensions, Part
 from ..loop.adjoint import Adjoint
 from ..loop.checkpoints import WINDOWS, Checkpoints, checkpoint_results
 from ..loop.cursors import Cursor
 from ..methods import Method
 from ..operands import Function, Operand, Piece, Result, Traced, cotangent_name
+from ..outputs import Dense, Events, Integrals, Saving, Steady, Summaries
 
 DEFAULT_MAX_STEPS = 100_000
+# Every part that one may have, for the sake of its buffers.
+PARTS = (Saving, Dense, Steady, Events, Jumps, Summaries, Integrals)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 from ..buffers import BufferRegistry
 from ..controllers import Controller
 from ..foreign_names import instead_of_saveat
-from ..inputs import Jumps, apart, read_doses, read_drivers, read_jumps, schedule_of
+from ..inputs import Jumps, apart, read_doses, read_drivers, read_jumps, schedule_of, steady_among
 from ..linear import LinearSettings
 from ..loop import Part
 from ..loop.checkpoints import windows_for
@@ -158,6 +158,8 @@ def make_request(
     happening = EventReader(events, state, leaves)
     if happening.steady is not None:
         values |= happening.steady.operands(state, values)
+    if (leading := steady_among(given)) is not None:
+        values |= leading.operands(state, values)
     jac = _jacobian(f, matrices, state, leaves, sparsity, times.t0, values["y0"])
     outputs = _outputs(saves, observables)
     reader = SummaryReader({} if summaries is None else summaries, state, leaves, times, t0, mass=mass is not None)

@@ -242,10 +242,11 @@ def test_a_steady_state_at_the_beginning(lag):
 
 def test_a_steady_state_later():
     columns = dict(TIME=[0, 100, 101], AMT=[7, 100, 0], EVID=[1, 1, 0], II=[0, 12, 0], SS=[0, 1, 0])
-    resets, doses = read_dose_table(records(**columns), gut, steady_doses=8).doses()
+    resets, steady, doses = read_dose_table(records(**columns), gut, steady_doses=8).doses()
     equal(resets.ts, [[4]])
     equal(doses.ts, [[0, *np.arange(4, 101, 12)]])
-    (doses,) = read_dose_table(records(**{**columns, "SS": [0, 2, 0]}), gut, steady_doses=8).doses()
+    equal((steady.ts, steady.since, steady.order), ([[100]], [[88]], [[1]]))
+    steady, doses = read_dose_table(records(**{**columns, "SS": [0, 2, 0]}), gut, steady_doses=8).doses()
     equal(doses.ts, [[0, *np.arange(4, 101, 12)]])
     with pytest.raises(ValueError, match=r"record 2 \(ID 1\) has SS=1, and the 9 doses that lead to it begin at -8"):
         read_dose_table(records(**columns), gut, steady_doses=9)
@@ -255,8 +256,32 @@ def test_a_steady_state_later():
 
 def test_additional_doses_after_a_steady_state():
     columns = dict(TIME=[0, 30], AMT=[100, 0], EVID=[1, 0], II=[12, 0], SS=[1, 0], ADDL=[2, 0])
-    _, doses = read_dose_table(records(**columns), gut, steady_doses=2).doses()
+    _, _, doses = read_dose_table(records(**columns), gut, steady_doses=2).doses()
     equal(doses.ts, [[-24, -12, 0, 12, 24]])
+
+
+def test_covariates_while_doses_lead_to_a_steady_state():
+    """They are those of the dose's own record, whatever they were before."""
+    columns = dict(TIME=[0, 100, 101], EVID=[1, 1, 0], AMT=[7, 100, 0], II=[0, 12, 0], SS=[0, 1, 0], WT=[70, 75, 80])
+    table = read_dose_table(records(**columns), gut, covariates="WT", steady_doses=8)
+    equal(table.covariate_ts, [[0, 4, 100, 101]])
+    equal(table.covariates["WT"], [[70, 75, 75, 80]])
+    both = {name: [*values, *values[1:2]] for name, values in {**columns, "ID": [1, 1, 1]}.items()}
+    table = read_dose_table({**both, "ID": [1, 1, 1, 2]}, gut, covariates="WT", steady_doses=8)
+    equal(table.covariate_ts[1], [4, 100, 101, 102])
+    equal(table.t1, [101, 100 + 0.096])  # the last dose is given, so that it is seen whether the state is steady
+    last = read_dose_table(records(**{**columns, "TIME": [4, 100, 101]}), gut, covariates="WT", steady_doses=8)
+    equal(last.covariate_ts, [[4, 100, 101]])
+    equal(last.covariates["WT"], [[75, 75, 80]])
+
+
+def test_tolerances_of_steady_states():
+    given = read_dose_table(records(SS=[1], II=[12]), gut, steady_doses=3).doses(steady_rtol=1e-3, steady_atol={"gut": 1e-2})
+    assert given[1].rtol == 1e-3 and given[1].atol == {"gut": 1e-2}
+    with pytest.raises(ValueError, match="rtol"):
+        read_dose_table(records(SS=[1], II=[12]), gut, steady_doses=3).doses(steady_rtol=-1.0)
+    with pytest.raises(ValueError, match=r"doses\(steady_atol=...\): no dose of the table has SS"):
+        read_dose_table(records(), gut).doses(steady_atol=1e-3)
 
 
 # --- What is refused

@@ -17,9 +17,8 @@ from jax_cubie.loop import Control, Dimensions, Hooks, Part, Steps
 from jax_cubie.loop.buffers import BUFFERS
 from jax_cubie.methods import Method
 from jax_cubie.operands import FieldFunction, Result
-from jax_cubie.outputs import PARTS
 from jax_cubie.primitive import run
-from jax_cubie.problem import make_request
+from jax_cubie.problem import PARTS, make_request
 from jax_cubie.solution import CODES, make_solution
 
 
