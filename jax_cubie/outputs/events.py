@@ -126,7 +126,7 @@ class Events(Part):
         return ("events", *self.affects)
 
     def hooks(self, lane: Lane) -> Hooks:
-        from .event_search import build_hooks
+        from .event_hooks import build_hooks
 
         return build_hooks(lane, self)
 
