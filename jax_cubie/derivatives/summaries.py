@@ -3,7 +3,7 @@
 A solve with summaries knows nothing of their derivatives, and costs nothing for them. Where one is differentiated, another
 solve, which takes the same steps, integrates what they are of, and saves rows at the times that they have found:
 
-- of an integral: that of the tangents; mean, std and rms are made of integrals
+- of an integral: that of the tangents, less what goes by as its beginning moves; mean, std and rms are made of integrals
 - of an extremum: that of the row at its time, which is held fixed (the envelope theorem); where the state jumps, on the side on
   which it is
 - of the time of an extremum, or of a crossing: minus the tangent of what is 0 there over its slope (the implicit function
@@ -25,8 +25,8 @@ import jax.numpy as jnp
 from ..inputs.jumps import TIMES
 from ..operands import Operand, Traced, word_of
 from ..outputs import Dense, Integrals, Saving, Summaries
-from ..outputs.integrals import INTEGRAND, NAME
-from ..outputs.summaries import Asked
+from ..outputs.integrals import Sum
+from ..outputs.summaries import Asked, Window
 from ..problem import Problem
 from ..solution import CODES
 from ..times import next_time
@@ -92,15 +92,14 @@ def _keep(problem: Problem, chosen: tuple[int, ...]) -> Callable[[list[Any], lis
 @dataclasses.dataclass(frozen=True)
 class _Row:
     """Rows at the times of a summary. times: shape [..., size]; of min and max, where the state may jump, [2, size]. source:
-    the function of the numbers, None for the state. level: of a crossing its operand. start: the operand with the beginning of
-    its window, where that is not t0."""
+    the function of the numbers, None for the state. level: of a crossing its operand."""
 
     number: int
     kind: str
     times: Any
     source: str | None
     level: str | None
-    start: str | None
+    window: Window
 
 
 class _Derived:
@@ -110,15 +109,27 @@ class _Derived:
         part = _summaries_of(problem)
         assert part is not None
         self._problem, self._part, self._arrays = problem, part, arrays
+        self._given = dict(zip((operand.name for operand in problem.operands), arrays, strict=True))
         self.names = [problem.results[number].name for number in chosen]
         self._known = dict(zip(self.names, kept, strict=True))
         self._functions = {**dict(problem.traced), **dict(problem.summarised)}
         self._add_times()
         derived = [number for number, one in enumerate(part.asked) if part.refusal_of(number) is None]
         self._moments = [number for number in derived if part.asked[number].kind in _MOMENTS]
-        self._owners = list(dict.fromkeys(part.asked[number].owner for number in self._moments))
+        self._sums = self._sums_of(list(dict.fromkeys(part.asked[number].owner for number in self._moments)))
         self._rows = [self._row(number) for number in derived if part.asked[number].kind not in (*_MOMENTS, "crossings")]
         self._sources = list(dict.fromkeys(row.source for row in self._rows))
+
+    def _sums_of(self, owners: Sequence[int]) -> dict[Sum, list[int]]:
+        """The sums of the other solve, one for each window, and the groups that they are for."""
+        of_windows: dict[Window, list[int]] = {}
+        for owner in owners:
+            of_windows.setdefault(self._part.groups[owner].window, []).append(owner)
+        found = {}
+        for window, own in of_windows.items():
+            size = sum(self._part.groups[owner].size * (1 + self._part.groups[owner].spread) for owner in own)
+            found[Sum(window.number if window.starts else None, size, window.starts)] = own
+        return found
 
     def _add_times(self) -> None:
         """The times of all extrema; of those that nobody asked for by one more solve."""
@@ -143,7 +154,7 @@ class _Derived:
         if asked.kind in ("min", "max") and self._part.beside_leaps:
             times = jnp.stack([times, times])  # in front of a jump of the state, and behind it
         level = group.crossings[asked.which].level if "crossing" in asked.kind else None
-        return _Row(number, asked.kind, times, group.function, level, group.window.start if group.window.starts else None)
+        return _Row(number, asked.kind, times, group.function, level, group.window)
 
     # --- Functions, of the time, the state and all operands of functions, by name
 
@@ -183,13 +194,22 @@ class _Derived:
                 flat = self._along(flat)
         return jnp.concatenate(parts)
 
-    def _integrand(self, t: Any, y: Any, values: Mapping[str, Any]) -> Any:
-        parts = []
-        for owner in self._owners:
-            group = self._part.groups[owner]
-            numbers = self._flat(group.function)(t, y, values)
-            parts += [numbers, numbers**2] if group.spread else [numbers]
-        return jnp.concatenate(parts)
+    def _integrand(self, owners: Sequence[int]) -> Flat:
+        def integrand(t: Any, y: Any, values: Mapping[str, Any]) -> Any:
+            parts = []
+            for owner in owners:
+                group = self._part.groups[owner]
+                numbers = self._flat(group.function)(t, y, values)
+                parts += [numbers, numbers**2] if group.spread else [numbers]
+            return jnp.concatenate(parts)
+
+        return integrand
+
+    def _begin(self, window: Window, given: Mapping[str, Any]) -> Any:
+        """When a window begins, counted from t0, and no earlier than that."""
+        span = given["span"]
+        begin = jnp.zeros_like(span)
+        return jnp.where(given[window.start] * span > 0, given[window.start], begin) if window.starts else begin
 
     # --- The other solve
 
@@ -207,10 +227,12 @@ class _Derived:
             parts.insert(0, Saving(False, times.size, 0, False, 0, outputs, clings=self._part.beside_events))
         else:
             parts.insert(0, Saving(False, 0, 0, True, 0, None))
-        if self._owners:
-            functions[INTEGRAND] = self._integrand
-            groups = [self._part.groups[owner] for owner in self._owners]
-            parts.append(Integrals(sum(group.size * (1 + group.spread) for group in groups), groups[0].order))
+        for one, owners in self._sums.items():
+            functions[one.function] = self._integrand(owners)
+            if one.starts:
+                given[one.start] = self._begin(self._part.groups[owners[0]].window, given)
+        if self._sums:
+            parts.append(Integrals(tuple(self._sums), self._part.groups[0].order))
         operands = tuple(Operand(name, tuple(array.shape), str(array.dtype)) for name, array in given.items())
         whole = self._problem_of(functions, tuple(parts), operands)
         results = bind_solve(whole, list(given.values()), [()] * len(given)).results
@@ -254,10 +276,10 @@ class _Derived:
     # --- What tangents are made of
 
     def _evaluate(self, arrays: Sequence[Any]) -> dict[str, Any]:
-        """Of operands: integrals, length of the interval; of each row's summary the numbers at its times and their derivatives
+        """Of operands: integrals, and how long they go on; of each row's summary the numbers at its times and their derivatives
         by time, its level, its times, but that those inside do not move, and whether each is one that does."""
         given = dict(zip((operand.name for operand in self._problem.operands), arrays, strict=True))
-        found: dict[str, Any] = {"length": given["span"]}
+        found: dict[str, Any] = {}
         times = offsets = None
         inverse = jnp.zeros(0, int)
         moved = [self._moved(row, given) for row in self._rows]
@@ -268,15 +290,17 @@ class _Derived:
             offsets, inverse = offset[order], jnp.argsort(order)
             times = given["t0"] + offsets
         solved = self._solve(given, times, offsets)
+        end = given["span"]
         if "reached" in solved:
-            early = solved["result"] == CODES["event_occurred"]
-            found["length"] = jnp.where(early, solved["reached"], given["span"])
-        begin = 0
-        for owner in self._owners:
-            group = self._part.groups[owner]
-            for name in ("sum", "squares")[: 1 + group.spread]:
-                found[f"{name}{owner}"] = solved[NAME][0, begin : begin + group.size]
-                begin += group.size
+            end = jnp.where(solved["result"] == CODES["event_occurred"], solved["reached"], end)
+        for one, owners in self._sums.items():
+            begin, values = 0, solved[one.result][0]
+            for owner in owners:
+                group = self._part.groups[owner]
+                found[f"length{owner}"] = end - self._begin(group.window, given)
+                for name in ("sum", "squares")[: 1 + group.spread]:
+                    found[f"{name}{owner}"] = values[begin : begin + group.size]
+                    begin += group.size
         columns, first = self._columns(), 0
         for row, (offset, named) in zip(self._rows, moved, strict=True):
             places = inverse[first : first + offset.size]
@@ -315,9 +339,7 @@ class _Derived:
         which f jumps, with which it moves. Those that there are not are at the beginning. Beside events the times are those in
         front of them, or behind."""
         t0, span = given["t0"], given["span"]
-        begin = jnp.zeros_like(span)
-        if row.start is not None:
-            begin = jnp.where(given[row.start] * span > 0, given[row.start], begin)
+        begin = self._begin(row.window, given)
         low, high = jnp.minimum(begin, span), jnp.maximum(begin, span)
         offset, named = jnp.clip(row.times - t0, low, high), jnp.zeros(row.times.shape, bool)
         events, on_both_sides = self._part.beside_events, row.kind in ("min", "max") and offset.ndim == 2
@@ -383,10 +405,10 @@ class _Derived:
 
     def _moment(self, number: int, values: Mapping[str, Any], tangents: Mapping[str, Any]) -> Any:
         asked = self._part.asked[number]
-        names = [name for name in (f"sum{asked.owner}", f"squares{asked.owner}", "length") if name in values]
+        names = [f"{name}{asked.owner}" for name in ("sum", "squares", "length") if f"{name}{asked.owner}" in values]
 
         def moment(given: Mapping[str, Any]) -> Any:
-            total, length = given[f"sum{asked.owner}"], given["length"]
+            total, length = given[f"sum{asked.owner}"], given[f"length{asked.owner}"]
             if asked.kind == "integral":
                 return total
             if asked.kind == "mean":
@@ -394,7 +416,12 @@ class _Derived:
             square = given[f"squares{asked.owner}"] / length
             return square if asked.kind == "rms" else square - (total / length) ** 2
 
-        _, moved = jax.jvp(moment, [{name: values[name] for name in names}], [{name: tangents[name] for name in names}])
-        if asked.kind in ("integral", "mean"):
-            return moved
-        return moved / (2 * self._known[f"summary{number}"])  # of the root
+        known, root = self._known[f"summary{number}"], asked.kind in ("std", "rms")
+        primals, there = {name: values[name] for name in names}, None
+        if asked.kind != "integral" and self._part.groups[asked.owner].window.starts:  # which may be behind the end
+            length = primals[names[-1]]
+            there = ~(length * jnp.sign(self._given["span"]) <= 0)
+            primals[names[-1]], known = jnp.where(there, length, 1), jnp.where(there, known, 1)
+        _, moved = jax.jvp(moment, [primals], [{name: tangents[name] for name in names}])
+        moved = moved / (2 * known) if root else moved
+        return moved if there is None else jnp.where(there, moved, 0)

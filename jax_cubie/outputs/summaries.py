@@ -20,6 +20,9 @@ from .summary import Extrema
 if TYPE_CHECKING:
     from ..loop.lane import Lane
 
+# How much of the distance of samples the last one may lie behind t1: so much their sum may have been rounded up.
+LATE = 1e-3
+
 
 @dataclasses.dataclass(frozen=True)
 class Window:
@@ -314,9 +317,7 @@ class Summaries(Part):
         group = self.groups[asked.owner]
         if group.window.sampled:
             return f"a Summary.{asked.kind} with every= has none yet"
-        if asked.kind in ("mean", "std", "rms", "integral"):
-            return f"a Summary.{asked.kind} with start= has none yet" if group.window.starts else None
-        if asked.kind != "crossings" and not group.slopes:
+        if asked.kind not in ("mean", "std", "rms", "integral", "crossings") and not group.slopes:
             return f"a Summary.{asked.kind} with a mass matrix has none"
         return None
 

@@ -66,11 +66,11 @@ class Summary(eqx.Module):
       carry, at each one after; result(carry): what is kept, a pytree of arrays; None: the carry itself. Points are t0 and the
       ends of all accepted steps, from `start` on, or with `every` those in even distances.
 
-    Derivatives, in both modes and of any order: those of integrals are integrals of tangents, an extremum has that of the
-    trajectory at its time, and times move so that they stay those of an extremum, or of a crossing, or of the jump or the event
-    that an extremum is at. They are found by another solve, with the same steps. There are none yet of what has `every`, of
-    mean, std, rms and integral with `start`, with a mass matrix but of these, and of the three functions: NotImplementedError
-    says so where one is asked for.
+    Derivatives, in both modes and of any order: those of integrals are integrals of tangents, less what goes by as `start`
+    moves, an extremum has that of the trajectory at its time, and times move so that they stay those of an extremum, or of a
+    crossing, or of the jump or the event that an extremum is at. They are found by another solve, with the same steps. There
+    are none yet of what has `every`, of extrema and their times with a mass matrix, and of the three functions:
+    NotImplementedError says so where one is asked for.
 
     A lane that failed has NaN, in integers the lowest of their range. Where there is nothing to look at, since `start` lies
     behind t1, counts of built-in kinds and integrals are 0, and all else is NaN, or the lowest integer; over no time at all,

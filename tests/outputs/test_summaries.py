@@ -313,12 +313,14 @@ def power(t, y, rate):
     return y[0] * y[1] + 0.1 * rate * t
 
 
-def numbers(kinds, rate, level=0.1, t1=6.0, y0=(0.3, 1.0), **settings):
+def numbers(kinds, rate, level=0.1, t1=6.0, start=1.005, y0=(0.3, 1.0), **settings):
     """All that has a derivative, one behind the other."""
+    late = {"late": Summary.mean(power, start=start), "settled": Summary.std(start=start), "never": Summary.rms(start=9.0)}
     asks = {
         "sums": {"mean": Summary.mean(), "std": Summary.std(power), "rms": Summary.rms(), "integral": Summary.integral(power)},
+        "late": {**late, "all": Summary.integral(power, start=-1.0), "rest": Summary.integral(start=start)},
         "extrema": {"max": Summary.max(), "time": Summary.time_of_min(power), "peaks": Summary.peaks(1)},
-        "crossings": {"first": Summary.first_crossing(level), "last": Summary.last_crossing(level, power, start=1.0)},
+        "crossings": {"first": Summary.first_crossing(level), "last": Summary.last_crossing(level, power, start=start)},
     }
     settings = {"method": "rk4", "dt0": 0.0197, **settings}  # the smallest kernels that there are
     found = solve(rotating, 0.0, t1, jnp.array(y0), rate, summaries=asks[kinds], **settings).summaries
@@ -327,21 +329,21 @@ def numbers(kinds, rate, level=0.1, t1=6.0, y0=(0.3, 1.0), **settings):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("kinds", ["sums", "extrema", "crossings"])
+@pytest.mark.parametrize("kinds", ["sums", "late", "extrema", "crossings"])
 def test_derivatives(kinds):
-    """In both modes: by an argument, the level, and t1, with which a maximum at the end would move."""
-    inputs, width = (1.1, 0.1, 6.0), 1e-5
+    """In both modes: by an argument, the level, t1, with which a maximum at the end would move, and where windows begin."""
+    inputs, width = (1.1, 0.1, 6.0, 1.005), 1e-5
     differences = []
-    for number in range(3):
+    for number in range(len(inputs)):
         high, low = (list(inputs), list(inputs))
         high[number] += width
         low[number] -= width
         differences.append((numbers(kinds, *high) - numbers(kinds, *low)) / (2 * width))
     differences = np.nan_to_num(differences)  # of what there is not
-    for mode in (jax.jacfwd, jax.jacrev):
-        found = mode(lambda *given: numbers(kinds, *given), argnums=(0, 1, 2))(*inputs)
-        for one, other in zip(found, differences, strict=True):
-            np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6)
+    modes = [mode(lambda *given: numbers(kinds, *given), argnums=range(len(inputs))) for mode in (jax.jacfwd, jax.jacrev)]
+    for forward, backward, difference in zip(*(mode(*inputs) for mode in modes), differences, strict=True):
+        np.testing.assert_allclose(forward, difference, rtol=2e-5, atol=2e-6)
+        np.testing.assert_allclose(backward, forward, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
@@ -383,8 +385,8 @@ def test_derivatives_of_methods_and_ends(method):
 def test_derivatives_beside_summaries():
     """Those of rows are as without; those that are not there are refused, by name, where somebody asks for them."""
 
-    def run(rate, start=0.5, names=("mean", "late", "fold")):
-        asks = {"mean": Summary.mean(), "late": Summary.std(start=start), "fold": Summary(lambda *_: 0.0, lambda c, *_: c + 1)}
+    def run(rate, start=0.5, names=("mean", "fold")):
+        asks = {"mean": Summary.mean(), "fold": Summary(lambda *_: 0.0, lambda c, *_: c + 1, start=start)}
         asks = {name: asks[name] for name in names}
         return solve(rotating, 0.0, 3.0, jnp.array([0.3, 1.0]), rate, summaries=asks, method="rk4", dt0=0.1)
 
@@ -392,13 +394,11 @@ def test_derivatives_beside_summaries():
     assert float(jax.grad(lambda rate: run(rate).ys.sum())(1.1)) == float(plain)
     assert float(jax.jit(jax.jacfwd(lambda rate: run(rate).ys.sum()))(1.1)) == pytest.approx(float(plain), rel=1e-10)
     assert float(jax.grad(lambda rate: run(rate).summaries["mean"][0])(1.1)) != 0
-    refusals = {"late": r"Summary.std with start= has none yet", "fold": r"Summary\(init, update, result\) has none"}
-    for name, refusal in refusals.items():
-        for mode in (jax.grad, jax.jacfwd, lambda one: jax.jit(jax.grad(one))):
-            with pytest.raises(NotImplementedError, match=refusal):
-                mode(lambda rate, name=name: jnp.sum(run(rate, names=(name,)).summaries[name]))(1.1)
-    with pytest.raises(NotImplementedError, match="has none yet"):
-        jax.grad(lambda start: run(1.1, start).summaries["late"][0])(0.5)
+    for mode in (jax.grad, jax.jacfwd, lambda one: jax.jit(jax.grad(one))):
+        with pytest.raises(NotImplementedError, match=r"Summary\(init, update, result\) has none"):
+            mode(lambda rate: run(rate, names=("fold",)).summaries["fold"])(1.1)
+    with pytest.raises(NotImplementedError, match=r"Summary\(init, update, result\) has none"):
+        jax.grad(lambda start: run(1.1, start).summaries["fold"])(0.5)
 
 
 def test_mass_matrices():
