@@ -8,6 +8,7 @@ solve, which takes the same steps, integrates what they are of, and saves rows a
   which it is
 - of the time of an extremum, or of a crossing: minus the tangent of what is 0 there over its slope (the implicit function
   theorem); times at t0 and t1, and those at which f jumps, move with these, and those of events with them
+- of samples: those of rows at their times, which move with where they begin and how far apart they are, and of sums of rows
 
 Those are linear in tangents and differentiable themselves; in them times are those that have this derivative, too.
 """
@@ -91,7 +92,7 @@ def _keep(problem: Problem, chosen: tuple[int, ...]) -> Callable[[list[Any], lis
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-    """Rows at the times of a summary. times: shape [..., size]; of min and max, where the state may jump, [2, size]. source:
+    """Rows at the times of a summary. times: shape [..., size], or where they are saved on both sides [2, size]. source:
     the function of the numbers, None for the state. level: of a crossing its operand."""
 
     number: int
@@ -128,7 +129,8 @@ class _Derived:
         found = {}
         for window, own in of_windows.items():
             size = sum(self._part.groups[owner].size * (1 + self._part.groups[owner].spread) for owner in own)
-            found[Sum(window.number if window.starts else None, size, window.starts)] = own
+            number = window.number if window.starts or window.sampled else None
+            found[Sum(number, size + window.sampled, window.starts, window.sampled)] = own
         return found
 
     def _add_times(self) -> None:
@@ -151,10 +153,15 @@ class _Derived:
         if asked.kind in ("min", "max"):
             name = f"summary{self._part.asked.index(Asked(f'time_of_{asked.kind}', asked.owner))}"
         times = self._known[f"{name}_times" if asked.kind in ("peaks", "troughs") else name]
-        if asked.kind in ("min", "max") and self._part.beside_leaps:
-            times = jnp.stack([times, times])  # in front of a jump of the state, and behind it
+        if self._on_both_sides(asked.kind, group.window):
+            times = jnp.stack([times, times])
         level = group.crossings[asked.which].level if "crossing" in asked.kind else None
         return _Row(number, asked.kind, times, group.function, level, group.window)
+
+    def _on_both_sides(self, kind: str, window: Window) -> bool:
+        """Whether a row is saved twice: in front of a jump of the state, and behind it; or at both ends of the line between two
+        samples."""
+        return "crossing" in kind if window.sampled else kind in ("min", "max") and self._part.beside_leaps
 
     # --- Functions, of the time, the state and all operands of functions, by name
 
@@ -177,7 +184,7 @@ class _Derived:
 
     def _orders(self, source: str | None) -> int:
         """How many derivatives by time are saved of its numbers."""
-        kinds = {row.kind for row in self._rows if row.source == source}
+        kinds = {row.kind for row in self._rows if row.source == source and not row.window.sampled}
         if kinds & {"time_of_min", "time_of_max", "peaks", "troughs"}:
             return 2
         return 1 if kinds & {"first_crossing", "last_crossing"} else 0
@@ -194,9 +201,11 @@ class _Derived:
                 flat = self._along(flat)
         return jnp.concatenate(parts)
 
-    def _integrand(self, owners: Sequence[int]) -> Flat:
+    def _integrand(self, owners: Sequence[int], *, sampled: bool) -> Flat:
+        """What is summed; of samples that is 1 first, which gives their number."""
+
         def integrand(t: Any, y: Any, values: Mapping[str, Any]) -> Any:
-            parts = []
+            parts = [jnp.ones_like(t)[None]] if sampled else []
             for owner in owners:
                 group = self._part.groups[owner]
                 numbers = self._flat(group.function)(t, y, values)
@@ -228,9 +237,12 @@ class _Derived:
         else:
             parts.insert(0, Saving(False, 0, 0, True, 0, None))
         for one, owners in self._sums.items():
-            functions[one.function] = self._integrand(owners)
+            functions[one.function] = self._integrand(owners, sampled=one.sampled)
+            window = self._part.groups[owners[0]].window
             if one.starts:
-                given[one.start] = self._begin(self._part.groups[owners[0]].window, given)
+                given[one.start] = self._begin(window, given)
+            if one.sampled:
+                given[one.every] = given[window.every]
         if self._sums:
             parts.append(Integrals(tuple(self._sums), self._part.groups[0].order))
         operands = tuple(Operand(name, tuple(array.shape), str(array.dtype)) for name, array in given.items())
@@ -294,10 +306,10 @@ class _Derived:
         if "reached" in solved:
             end = jnp.where(solved["result"] == CODES["event_occurred"], solved["reached"], end)
         for one, owners in self._sums.items():
-            begin, values = 0, solved[one.result][0]
+            begin, values = int(one.sampled), solved[one.result][0]
             for owner in owners:
                 group = self._part.groups[owner]
-                found[f"length{owner}"] = end - self._begin(group.window, given)
+                found[f"length{owner}"] = values[0] if one.sampled else end - self._begin(group.window, given)
                 for name in ("sum", "squares")[: 1 + group.spread]:
                     found[f"{name}{owner}"] = values[begin : begin + group.size]
                     begin += group.size
@@ -315,6 +327,8 @@ class _Derived:
             else:
                 found[f"time_{row.number}"] = given["t0"] + offset
             found[f"named_{row.number}"] = named
+            if row.window.sampled:
+                found[f"every_{row.number}"] = given[row.window.every]
             if row.level is not None:
                 found[f"level_{row.number}"] = jnp.broadcast_to(given[row.level], offset.shape)
         return found
@@ -338,11 +352,13 @@ class _Derived:
         """The row's times, counted from t0, and whether each is one that has a name: an end of what was looked at, or a time at
         which f jumps, with which it moves. Those that there are not are at the beginning. Beside events the times are those in
         front of them, or behind."""
+        if row.window.sampled:
+            return self._samples(row, given), jnp.ones(row.times.shape, bool)
         t0, span = given["t0"], given["span"]
         begin = self._begin(row.window, given)
         low, high = jnp.minimum(begin, span), jnp.maximum(begin, span)
         offset, named = jnp.clip(row.times - t0, low, high), jnp.zeros(row.times.shape, bool)
-        events, on_both_sides = self._part.beside_events, row.kind in ("min", "max") and offset.ndim == 2
+        events, on_both_sides = self._part.beside_events, self._on_both_sides(row.kind, row.window)
         if events:  # the kernel tells which times are those of ends of legs
             beside = _BESIDE * jnp.finfo(span.dtype).eps * jax.lax.stop_gradient(jnp.abs(t0) + jnp.abs(offset))
             sides = jnp.array([[-1.0], [1.0]], span.dtype) if on_both_sides else -1
@@ -360,6 +376,24 @@ class _Derived:
             behind = jnp.where(named[1] & (known != span), next_time(known) - known, 0)
             offset = jnp.stack([offset[0], offset[1] + behind])
         return offset, named | at_begin | at_end
+
+    def _samples(self, row: _Row, given: Mapping[str, Any]) -> Any:
+        """The times of the samples that a row is of, counted from t0; of a crossing those of the two around it."""
+        t0, span, every = given["t0"], given["span"], given[row.window.every]
+        begin, direction = self._begin(row.window, given), jnp.where(span >= 0, 1, -1).astype(span.dtype)
+        passed = row.times - t0 - begin
+        close = jnp.finfo(span.dtype).eps * (jnp.abs(t0) + jnp.abs(passed) + jnp.abs(begin))
+        number = direction * passed / every
+        if self._on_both_sides(row.kind, row.window):
+            # On a sample it is the end of a line, of which it may be a rounding behind.
+            number = jnp.ceil(number - jnp.minimum(4 * close / every, 0.5)) - jnp.array([[1.0], [0.0]], span.dtype)
+        number = jax.lax.stop_gradient(jnp.where(jnp.isnan(row.times), 0, jnp.round(number)))
+        offset = begin + direction * number * every
+        inside = offset
+        if self._part.beside_events:  # which may have ended the lane there
+            inside = offset - direction * _BESIDE * close
+        inside = jnp.clip(inside, jnp.minimum(begin, span), jnp.maximum(begin, span))
+        return offset + jax.lax.stop_gradient(jnp.where(jnp.isnan(row.times), begin, inside) - offset)
 
     def tangents(self, moved: Sequence[int], moves: Sequence[Any]) -> dict[str, Any]:
         """Those of the summaries by the names of their results, where the operands of numbers `moved` have tangents `moves`."""
@@ -384,13 +418,18 @@ class _Derived:
 
             value = at("value0", of=tangents)
             if row.kind in ("min", "max"):
-                if row.times.ndim == 2:  # on that side of a jump where it is
+                if self._on_both_sides(row.kind, row.window):  # on that side of a jump where it is
                     off = jnp.abs(at("value0") - self._known[name])
                     value, there = jnp.where(off[1] < off[0], value[1], value[0]), there[0]
                 found[name] = jnp.where(there, value, 0)
                 continue
             # Where a slope is not used it may be 0, and 1 / 0 times no cotangent at all is no number.
-            if row.level is not None:
+            if row.window.sampled:
+                time = at("time", of=tangents)
+                if row.level is not None:
+                    there = there[0]
+                    time = self._moved_line(row.number, there, values, tangents)
+            elif row.level is not None:
                 time = at("time", of=tangents) + (at("level", of=tangents) - value) / jnp.where(there, at("value1"), 1)
             else:
                 named = at("named")
@@ -402,6 +441,17 @@ class _Derived:
             else:
                 found[name] = time
         return {name: found[name] for name in self.names}
+
+    def _moved_line(self, number: int, there: Any, values: Mapping[str, Any], tangents: Mapping[str, Any]) -> Any:
+        """The tangent of the time at which the line between two samples is at a level. there: whether there is such a time."""
+        direction = jnp.where(self._given["span"] >= 0, 1, -1)
+        names = [f"{name}_{number}" for name in ("time", "value0", "level", "every")]
+
+        def crossing(time: Any, value: Any, level: Any, every: Any) -> Any:
+            (first, last), level = jnp.where(there, value, jnp.array([[0], [1]])), level[1]
+            return time[1] - direction * every * ((last - level) / (last - first))
+
+        return jax.jvp(crossing, [values[name] for name in names], [tangents[name] for name in names])[1]
 
     def _moment(self, number: int, values: Mapping[str, Any], tangents: Mapping[str, Any]) -> Any:
         asked = self._part.asked[number]
@@ -418,9 +468,10 @@ class _Derived:
 
         known, root = self._known[f"summary{number}"], asked.kind in ("std", "rms")
         primals, there = {name: values[name] for name in names}, None
-        if asked.kind != "integral" and self._part.groups[asked.owner].window.starts:  # which may be behind the end
+        window = self._part.groups[asked.owner].window
+        if asked.kind != "integral" and window.starts:  # which may be behind the end
             length = primals[names[-1]]
-            there = ~(length * jnp.sign(self._given["span"]) <= 0)
+            there = ~((length if window.sampled else length * jnp.sign(self._given["span"])) <= 0)
             primals[names[-1]], known = jnp.where(there, length, 1), jnp.where(there, known, 1)
         _, moved = jax.jvp(moment, [primals], [{name: tangents[name] for name in names}])
         moved = moved / (2 * known) if root else moved

@@ -315,9 +315,8 @@ class Summaries(Part):
         if asked.kind == "fold":
             return "a Summary(init, update, result) has none"
         group = self.groups[asked.owner]
-        if group.window.sampled:
-            return f"a Summary.{asked.kind} with every= has none yet"
-        if asked.kind not in ("mean", "std", "rms", "integral", "crossings") and not group.slopes:
+        exempt = group.window.sampled or asked.kind in ("mean", "std", "rms", "integral", "crossings")
+        if not exempt and not group.slopes:
             return f"a Summary.{asked.kind} with a mass matrix has none"
         return None
 

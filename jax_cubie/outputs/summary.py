@@ -68,9 +68,10 @@ class Summary(eqx.Module):
 
     Derivatives, in both modes and of any order: those of integrals are integrals of tangents, less what goes by as `start`
     moves, an extremum has that of the trajectory at its time, and times move so that they stay those of an extremum, or of a
-    crossing, or of the jump or the event that an extremum is at. They are found by another solve, with the same steps. There
-    are none yet of what has `every`, of extrema and their times with a mass matrix, and of the three functions:
-    NotImplementedError says so where one is asked for.
+    crossing, or of the jump or the event that an extremum is at. With `every` they are those of samples, whose times move with
+    `start` and `every`. They are found by another solve, with the same steps. There are none yet of extrema and their times, or
+    of times of crossings, with a mass matrix and without `every`, and of the three functions: NotImplementedError says so where
+    one is asked for.
 
     A lane that failed has NaN, in integers the lowest of their range. Where there is nothing to look at, since `start` lies
     behind t1, counts of built-in kinds and integrals are 0, and all else is NaN, or the lowest integer; over no time at all,

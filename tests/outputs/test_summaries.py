@@ -313,15 +313,21 @@ def power(t, y, rate):
     return y[0] * y[1] + 0.1 * rate * t
 
 
-def numbers(kinds, rate, level=0.1, t1=6.0, start=1.005, y0=(0.3, 1.0), **settings):
+def numbers(kinds, rate, level=0.1, t1=6.0, start=1.005, every=0.31, y0=(0.3, 1.0), **settings):
     """All that has a derivative, one behind the other."""
     late = {"late": Summary.mean(power, start=start), "settled": Summary.std(start=start), "never": Summary.rms(start=9.0)}
+    late |= {"all": Summary.integral(power, start=-1.0), "rest": Summary.integral(start=start)}
+    some = {"start": start, "every": every}
+    extrema = {"max": Summary.max(**some), "time": Summary.time_of_min(power, **some), "troughs": Summary.troughs(1, **some)}
+    crossings = {"first": Summary.first_crossing(level, **some), "last": Summary.last_crossing(level, power, **some)}
     asks = {
         "sums": {"mean": Summary.mean(), "std": Summary.std(power), "rms": Summary.rms(), "integral": Summary.integral(power)},
-        "late": {**late, "all": Summary.integral(power, start=-1.0), "rest": Summary.integral(start=start)},
         "extrema": {"max": Summary.max(), "time": Summary.time_of_min(power), "peaks": Summary.peaks(1)},
         "crossings": {"first": Summary.first_crossing(level), "last": Summary.last_crossing(level, power, start=start)},
+        "samples": {"mean": Summary.mean(every=every), "std": Summary.std(power, **some), **extrema, **crossings},
+        "some": {"max": Summary.max(), "time": Summary.time_of_min(power), "late": late["late"], "std": Summary.std(**some)},
     }
+    asks["sums"] |= late
     settings = {"method": "rk4", "dt0": 0.0197, **settings}  # the smallest kernels that there are
     found = solve(rotating, 0.0, t1, jnp.array(y0), rate, summaries=asks[kinds], **settings).summaries
     leaves = [leaf[0] if isinstance(leaf, tuple) else leaf for leaf in jax.tree.leaves(found)]
@@ -329,7 +335,7 @@ def numbers(kinds, rate, level=0.1, t1=6.0, start=1.005, y0=(0.3, 1.0), **settin
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("kinds", ["sums", "late", "extrema", "crossings"])
+@pytest.mark.parametrize("kinds", ["sums", "extrema", "crossings"])
 def test_derivatives(kinds):
     """In both modes: by an argument, the level, t1, with which a maximum at the end would move, and where windows begin."""
     inputs, width = (1.1, 0.1, 6.0, 1.005), 1e-5
@@ -341,22 +347,58 @@ def test_derivatives(kinds):
         differences.append((numbers(kinds, *high) - numbers(kinds, *low)) / (2 * width))
     differences = np.nan_to_num(differences)  # of what there is not
     modes = [mode(lambda *given: numbers(kinds, *given), argnums=range(len(inputs))) for mode in (jax.jacfwd, jax.jacrev)]
-    for forward, backward, difference in zip(*(mode(*inputs) for mode in modes), differences, strict=True):
+    for forward, backward, difference in zip(*(jax.jit(mode)(*inputs) for mode in modes), differences, strict=True):
         np.testing.assert_allclose(forward, difference, rtol=2e-5, atol=2e-6)
         np.testing.assert_allclose(backward, forward, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
+def test_derivatives_of_samples():
+    """As those of what JAX makes of rows."""
+
+    def known(array):
+        return np.asarray(jax.lax.stop_gradient(array))
+
+    def of_rows(rate, level, t1, start, every):
+        ts = jnp.concatenate([every * jnp.arange(20), start + every * jnp.arange(17)])
+        order = np.argsort(known(ts))
+        ys = solve(rotating, 0.0, t1, jnp.array([0.3, 1.0]), rate, saveat=SaveAt(ts=ts[order]), method="rk4", dt0=0.0197).ys
+        ys = ys[np.argsort(order)]
+        all_of, (ts, ys) = ys[:20], (ts[20:], ys[20:])
+        powers = jax.vmap(power, (0, 0, None))(ts, ys, rate)[:, None]
+
+        def crossings(values, which):
+            for column in values.T:
+                above = known(column - level) > 0
+                row = np.flatnonzero(above[1:] != above[:-1])[which]
+                yield ts[row + 1] - every * (column[row + 1] - level) / (column[row + 1] - column[row])
+
+        first = [np.flatnonzero((one[1:-1] < one[:-2]) & (one[1:-1] < one[2:]))[0] + 1 for one in known(ys).T]
+        found = [*crossings(ys, 0), *crossings(powers, -1), ys.max(axis=0), all_of.mean(axis=0), powers.std()]
+        found += [ts[known(powers).argmin()], *(ts[row] for row in first), *(ys[row, number] for number, row in enumerate(first))]
+        return jnp.concatenate([jnp.ravel(one) for one in found])
+
+    inputs = (1.1, 0.1, 6.0, 1.005, 0.31)
+    np.testing.assert_allclose(numbers("samples", *inputs), of_rows(*inputs), rtol=1e-12)
+    wanted = jax.jacfwd(of_rows, argnums=range(5))(*inputs)
+    for mode in (jax.jacfwd, jax.jacrev):
+        found = jax.jit(mode(lambda *given: numbers("samples", *given), argnums=range(5)))(*inputs)
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
 def test_second_derivatives():
-    """Times move, in these."""
+    """Times move, in these: those of extrema, and where windows begin."""
 
-    def total(rate):
-        found = numbers("extrema", rate)
-        return (found[:2] ** 2).sum() + found[-1]
+    def total(rate, start):
+        return (numbers("some", rate, start=start) ** 2).sum()
 
-    gradient, width = jax.grad(total), 1e-3
-    difference = (gradient(1.1 + width) - gradient(1.1 - width)) / (2 * width)
-    assert float(jax.jacfwd(gradient)(1.1)) == pytest.approx(float(difference), rel=1e-4)
+    gradient, width = jax.jit(jax.grad(total, (0, 1))), 1e-4
+    second = jax.jit(jax.hessian(total, (0, 1)))(1.1, 1.005)
+    for number, (more, later) in enumerate(width * np.eye(2)):
+        above, below = gradient(1.1 + more, 1.005 + later), gradient(1.1 - more, 1.005 - later)
+        np.testing.assert_allclose(second[number], (np.array(above) - np.array(below)) / (2 * width), rtol=1e-5)
 
 
 @pytest.mark.usefixtures("x64")
