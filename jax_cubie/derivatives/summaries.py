@@ -9,6 +9,7 @@ solve, which takes the same steps, integrates what they are of, and saves rows a
 - of the time of an extremum, or of a crossing: minus the tangent of what is 0 there over its slope (the implicit function
   theorem); times at t0 and t1, and those at which f jumps, move with these, and those of events with them
 - of samples: those of rows at their times, which move with where they begin and how far apart they are, and of sums of rows
+- of a fold: those of its functions, which JAX goes through again, over rows of all points
 
 Those are linear in tangents and differentiable themselves; in them times are those that have this derivative, too.
 """
@@ -33,6 +34,7 @@ from ..solution import CODES
 from ..times import next_time
 from ..translate.platforms import PLATFORMS
 from .bind import bind_solve
+from .folds import begin_of, go_through, point, points_of
 from .functions import Inputs, forward, output_of
 
 # In units in the last place of the time, how far beside an event rows lie that are of the state in front of it, or behind it:
@@ -47,14 +49,24 @@ Flat = Callable[..., Any]
 def solve_with_summaries(problem: Problem, arrays: Sequence[Any]) -> list[Any]:
     """The results of one lane, in the order of `problem.results`; summaries among them have derivatives."""
     results = bind_solve(problem, arrays, [()] * len(arrays)).results
-    part = _summaries_of(problem)
-    chosen = [] if part is None else [number for number, one in enumerate(problem.results) if _is_derived(one)]
-    if not chosen:
-        return results
-    kept = _keep(problem, tuple(chosen))([results[number] for number in chosen], list(arrays))
-    for number, array in zip(chosen, kept, strict=True):
-        results[number] = array
+    for chosen in _derived_results(problem):
+        kept = _keep(problem, chosen)([results[number] for number in chosen], list(arrays))
+        for number, array in zip(chosen, kept, strict=True):
+            results[number] = array
     return results
+
+
+def _derived_results(problem: Problem) -> list[tuple[int, ...]]:
+    """The summaries that have derivatives, by the numbers of their results; those of folds, whose rows are many, by themselves, so
+    that they are not found where nobody asks for them."""
+    part = _summaries_of(problem)
+    if part is None:
+        return []
+    own = [number for number, asked in enumerate(part.asked) if asked.kind == "fold"]
+    names = {result.name for number in own for result in part.results_of(number, problem.dtype)}
+    derived = [(number, one.name in names) for number, one in enumerate(problem.results) if _is_derived(one)]
+    found = [tuple(number for number, folded in derived if folded == which) for which in (False, True)]
+    return [chosen for chosen in found if chosen]
 
 
 def _summaries_of(problem: Problem) -> Summaries | None:
@@ -104,7 +116,7 @@ class _Row:
 
 
 class _Derived:
-    """The tangents of summaries, from results that have such derivatives themselves: `kept`."""
+    """The tangents of some summaries, from results that have such derivatives themselves: `kept`."""
 
     def __init__(self, problem: Problem, kept: Sequence[Any], chosen: Sequence[int], arrays: Sequence[Any]):
         part = _summaries_of(problem)
@@ -113,12 +125,18 @@ class _Derived:
         self._given = dict(zip((operand.name for operand in problem.operands), arrays, strict=True))
         self.names = [problem.results[number].name for number in chosen]
         self._known = dict(zip(self.names, kept, strict=True))
-        self._functions = {**dict(problem.traced), **dict(problem.summarised)}
-        self._add_times()
-        derived = [number for number, one in enumerate(part.asked) if part.refusal_of(number) is None]
+        summarised, of_folds = dict(problem.summarised), {name for fold in part.folds for name in fold.functions}
+        self._functions = dict(problem.traced) | {name: one for name, one in summarised.items() if name not in of_folds}
+        self._of_folds = {name: summarised[name] for name in of_folds}
+        results = [{result.name for result in part.results_of(number, problem.dtype)} for number in range(len(part.asked))]
+        derived = [number for number, names in enumerate(results) if not names.isdisjoint(self.names)]
+        self._add_times(derived)
+        self._folded = [number for number in derived if part.asked[number].kind == "fold"]
+        self._folds = list(dict.fromkeys(part.asked[number].owner for number in self._folded))
         self._moments = [number for number in derived if part.asked[number].kind in _MOMENTS]
         self._sums = self._sums_of(list(dict.fromkeys(part.asked[number].owner for number in self._moments)))
-        self._rows = [self._row(number) for number in derived if part.asked[number].kind not in (*_MOMENTS, "crossings")]
+        others = (*_MOMENTS, "crossings", "fold")
+        self._rows = [self._row(number) for number in derived if part.asked[number].kind not in others]
         self._sources = list(dict.fromkeys(row.source for row in self._rows))
 
     def _sums_of(self, owners: Sequence[int]) -> dict[Sum, list[int]]:
@@ -133,12 +151,12 @@ class _Derived:
             found[Sum(number, size + window.sampled, window.starts, window.sampled)] = own
         return found
 
-    def _add_times(self) -> None:
+    def _add_times(self, derived: Sequence[int]) -> None:
         """The times of all extrema; of those that nobody asked for by one more solve."""
         part, more = self._part, []
-        for number, asked in enumerate(part.asked):
+        for asked in (part.asked[number] for number in derived):
             timed = Asked(f"time_of_{asked.kind}", asked.owner)
-            if asked.kind in ("min", "max") and part.refusal_of(number) is None and timed not in (*part.asked, *more):
+            if asked.kind in ("min", "max") and timed not in (*part.asked, *more):
                 more.append(timed)
         if more:
             self._part = dataclasses.replace(part, asked=(*part.asked, *more))
@@ -214,12 +232,6 @@ class _Derived:
 
         return integrand
 
-    def _begin(self, window: Window, given: Mapping[str, Any]) -> Any:
-        """When a window begins, counted from t0, and no earlier than that."""
-        span = given["span"]
-        begin = jnp.zeros_like(span)
-        return jnp.where(given[window.start] * span > 0, given[window.start], begin) if window.starts else begin
-
     # --- The other solve
 
     def _solve(self, given: Mapping[str, Any], times: Any, offsets: Any) -> dict[str, Any]:
@@ -240,9 +252,13 @@ class _Derived:
             functions[one.function] = self._integrand(owners, sampled=one.sampled)
             window = self._part.groups[owners[0]].window
             if one.starts:
-                given[one.start] = self._begin(window, given)
+                given[one.start] = begin_of(window, given)
             if one.sampled:
                 given[one.every] = given[window.every]
+        points, operands = points_of([self._part.folds[owner] for owner in self._folds], given, problem)
+        given |= operands
+        functions |= {part.named("output"): point for part in points}
+        parts += points
         if self._sums:
             parts.append(Integrals(tuple(self._sums), self._part.groups[0].order))
         operands = tuple(Operand(name, tuple(array.shape), str(array.dtype)) for name, array in given.items())
@@ -309,10 +325,12 @@ class _Derived:
             begin, values = int(one.sampled), solved[one.result][0]
             for owner in owners:
                 group = self._part.groups[owner]
-                found[f"length{owner}"] = values[0] if one.sampled else end - self._begin(group.window, given)
+                found[f"length{owner}"] = values[0] if one.sampled else end - begin_of(group.window, given)
                 for name in ("sum", "squares")[: 1 + group.spread]:
                     found[f"{name}{owner}"] = values[begin : begin + group.size]
                     begin += group.size
+        for owner in self._folds:
+            found[f"fold{owner}"] = go_through(self._part.folds[owner], self._of_folds, given, solved, end)
         columns, first = self._columns(), 0
         for row, (offset, named) in zip(self._rows, moved, strict=True):
             places = inverse[first : first + offset.size]
@@ -355,7 +373,7 @@ class _Derived:
         if row.window.sampled:
             return self._samples(row, given), jnp.ones(row.times.shape, bool)
         t0, span = given["t0"], given["span"]
-        begin = self._begin(row.window, given)
+        begin = begin_of(row.window, given)
         low, high = jnp.minimum(begin, span), jnp.maximum(begin, span)
         offset, named = jnp.clip(row.times - t0, low, high), jnp.zeros(row.times.shape, bool)
         events, on_both_sides = self._part.beside_events, self._on_both_sides(row.kind, row.window)
@@ -380,7 +398,7 @@ class _Derived:
     def _samples(self, row: _Row, given: Mapping[str, Any]) -> Any:
         """The times of the samples that a row is of, counted from t0; of a crossing those of the two around it."""
         t0, span, every = given["t0"], given["span"], given[row.window.every]
-        begin, direction = self._begin(row.window, given), jnp.where(span >= 0, 1, -1).astype(span.dtype)
+        begin, direction = begin_of(row.window, given), jnp.where(span >= 0, 1, -1).astype(span.dtype)
         passed = row.times - t0 - begin
         close = jnp.finfo(span.dtype).eps * (jnp.abs(t0) + jnp.abs(passed) + jnp.abs(begin))
         number = direction * passed / every
@@ -408,6 +426,9 @@ class _Derived:
 
         values, tangents = jax.jvp(evaluate, [self._arrays[number] for number in moved], list(moves))
         found = {}
+        for number in self._folded:
+            moved = tangents[f"fold{self._part.asked[number].owner}"]
+            found |= {f"summary{number}_{place}": one for place, one in enumerate(moved)}
         for number in self._moments:
             found[f"summary{number}"] = self._moment(number, values, tangents)
         for row in self._rows:

@@ -375,7 +375,7 @@ def test_derivatives_of_samples():
 
         first = [np.flatnonzero((one[1:-1] < one[:-2]) & (one[1:-1] < one[2:]))[0] + 1 for one in known(ys).T]
         found = [*crossings(ys, 0), *crossings(powers, -1), ys.max(axis=0), all_of.mean(axis=0), powers.std()]
-        found += [ts[known(powers).argmin()], *(ts[row] for row in first), *(ys[row, number] for number, row in enumerate(first))]
+        found += [ts[known(powers).argmin()], *(ts[row] for row in first), *(ys[row, one] for one, row in enumerate(first))]
         return jnp.concatenate([jnp.ravel(one) for one in found])
 
     inputs = (1.1, 0.1, 6.0, 1.005, 0.31)
@@ -437,10 +437,56 @@ def test_derivatives_beside_summaries():
     assert float(jax.jit(jax.jacfwd(lambda rate: run(rate).ys.sum()))(1.1)) == pytest.approx(float(plain), rel=1e-10)
     assert float(jax.grad(lambda rate: run(rate).summaries["mean"][0])(1.1)) != 0
     for mode in (jax.grad, jax.jacfwd, lambda one: jax.jit(jax.grad(one))):
-        with pytest.raises(NotImplementedError, match=r"Summary\(init, update, result\) has none"):
+        with pytest.raises(NotImplementedError, match=r"Summary\(init, update, result\) has one only where max_steps is given"):
             mode(lambda rate: run(rate, names=("fold",)).summaries["fold"])(1.1)
-    with pytest.raises(NotImplementedError, match=r"Summary\(init, update, result\) has none"):
+    with pytest.raises(NotImplementedError, match=r"Summary\(init, update, result\) has one only where"):
         jax.grad(lambda start: run(1.1, start).summaries["fold"])(0.5)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("every", [None, 0.1])
+def test_derivatives_of_folds(every):
+    """As those of what JAX makes of rows, in both modes and of second order; of steps in two lanes, of which one takes more."""
+    begin, y0 = (None, jnp.array([[0.3, 1.0], [0.5, 5.2]])) if every is None else (1.005, jnp.array([[0.3, 1.0]]))
+    more = {"method": "bosh3", "max_steps": 60, "rtol": 1e-4, "atol": 1e-4}
+
+    def init(t, y, rate):
+        return {"before": (t, y[0]), "area": 0.0 * t, "points": 1, "fast": y[1] > 0.5}
+
+    def update(carry, t, y, rate):
+        """Trapezia, over where it is fast."""
+        time, place = carry["before"]
+        share = jnp.where(carry["fast"], 0.5 * rate * (t - time) * (jnp.sin(place) + jnp.sin(y[0])), 0.0)
+        carry = carry | {"before": (t, y[0]), "fast": y[1] > 0.5}
+        return carry | {"area": carry["area"] + share, "points": carry["points"] + 1}
+
+    def result(carry):
+        return {"area": carry["area"] * carry["points"], "points": carry["points"], "last": carry["before"][1] ** 2}
+
+    def folded(rate, t1, y0):
+        asks = {"fold": Summary(init, update, result, every=every, start=begin)}
+        found = solve(rotating, 0.0, t1, y0, rate, summaries=asks, **more).summaries["fold"]
+        return jnp.stack([found["area"], found["last"]])
+
+    def of_rows(rate, t1, y0):
+        saved = {"t0": True, "steps": True} if every is None else {"ts": begin + every * jnp.arange(20)}
+        ts, ys = solve(rotating, 0.0, t1, y0, rate, saveat=SaveAt(fn=lambda t, y, args: (t, y), **saved), **more).ys
+        carry = init(ts[0], ys[0], rate)
+        rows = int(jnp.isfinite(jax.lax.stop_gradient(ts)).sum()) if every is None else 20
+        for row in range(1, rows):
+            carry = update(carry, ts[row], ys[row], rate)
+        return jnp.stack([result(carry)[name] for name in ("area", "last")])
+
+    def end(t1):
+        return t1 if every is None else 3.0  # how many samples there are has to be known
+
+    wanted = jax.jacfwd(lambda rate, t1: jnp.stack([of_rows(rate, end(t1), one) for one in y0]), (0, 1))(1.1, 3.0)
+    for mode in (jax.jacfwd, jax.jacrev):
+        found = jax.jit(mode(lambda rate, t1: jax.vmap(folded, (None, None, 0))(rate, end(t1), y0), (0, 1)))(1.1, 3.0)
+        np.testing.assert_allclose(np.array(found), np.array(wanted), rtol=1e-9, atol=1e-12)
+    if every is not None:
+        second = [jax.jit(jax.hessian(lambda rate, of=of: of(rate, 3.0, y0[0]).sum())) for of in (folded, of_rows)]
+        assert float(second[0](1.1)) == pytest.approx(float(second[1](1.1)), rel=1e-9)
 
 
 def test_mass_matrices():
