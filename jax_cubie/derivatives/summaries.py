@@ -57,8 +57,8 @@ def solve_with_summaries(problem: Problem, arrays: Sequence[Any]) -> list[Any]:
 
 
 def _derived_results(problem: Problem) -> list[tuple[int, ...]]:
-    """The summaries that have derivatives, by the numbers of their results; those of folds, whose rows are many, by themselves, so
-    that they are not found where nobody asks for them."""
+    """The summaries that have derivatives, by the numbers of their results; those of folds, whose rows are many, by themselves,
+    so that they are not found where nobody asks for them."""
     part = _summaries_of(problem)
     if part is None:
         return []

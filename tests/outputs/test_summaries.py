@@ -355,32 +355,33 @@ def test_derivatives(kinds):
 @pytest.mark.usefixtures("x64")
 def test_derivatives_of_samples():
     """As those of what JAX makes of rows."""
+    inputs = (1.1, 0.1, 6.0, 1.005, 0.31)
+    times = np.concatenate([0.31 * np.arange(20), 1.005 + 0.31 * np.arange(17)])
+    order, row_of = np.argsort(times), np.argsort(np.argsort(times))
 
-    def known(array):
-        return np.asarray(jax.lax.stop_gradient(array))
+    def sampled(rate, t1, start, every):
+        ts = jnp.concatenate([every * jnp.arange(20), start + every * jnp.arange(17)])
+        saved = SaveAt(ts=ts[order])
+        ys = solve(rotating, 0.0, t1, jnp.array([0.3, 1.0]), rate, saveat=saved, method="rk4", dt0=0.0197).ys[row_of]
+        return ys[:20], ts[20:], ys[20:], jax.vmap(power, (0, 0, None))(ts[20:], ys[20:], rate)[:, None]
+
+    _, _, ys, powers = map(np.array, sampled(1.1, 6.0, 1.005, 0.31))
+    crossed = [np.flatnonzero(np.diff(one > 0.1)) for one in (*ys.T, powers[:, 0])]
+    troughs = [np.flatnonzero((one[1:-1] < one[:-2]) & (one[1:-1] < one[2:]))[0] + 1 for one in ys.T]
 
     def of_rows(rate, level, t1, start, every):
-        ts = jnp.concatenate([every * jnp.arange(20), start + every * jnp.arange(17)])
-        order = np.argsort(known(ts))
-        ys = solve(rotating, 0.0, t1, jnp.array([0.3, 1.0]), rate, saveat=SaveAt(ts=ts[order]), method="rk4", dt0=0.0197).ys
-        ys = ys[np.argsort(order)]
-        all_of, (ts, ys) = ys[:20], (ts[20:], ys[20:])
-        powers = jax.vmap(power, (0, 0, None))(ts, ys, rate)[:, None]
+        all_of, ts, ys, powers = sampled(rate, t1, start, every)
 
-        def crossings(values, which):
-            for column in values.T:
-                above = known(column - level) > 0
-                row = np.flatnonzero(above[1:] != above[:-1])[which]
-                yield ts[row + 1] - every * (column[row + 1] - level) / (column[row + 1] - column[row])
+        def crossing(column, row):
+            return ts[row + 1] - every * (column[row + 1] - level) / (column[row + 1] - column[row])
 
-        first = [np.flatnonzero((one[1:-1] < one[:-2]) & (one[1:-1] < one[2:]))[0] + 1 for one in known(ys).T]
-        found = [*crossings(ys, 0), *crossings(powers, -1), ys.max(axis=0), all_of.mean(axis=0), powers.std()]
-        found += [ts[known(powers).argmin()], *(ts[row] for row in first), *(ys[row, one] for one, row in enumerate(first))]
+        found = [crossing(ys[:, 0], crossed[0][0]), crossing(ys[:, 1], crossed[1][0]), crossing(powers[:, 0], crossed[2][-1])]
+        found += [ys.max(axis=0), all_of.mean(axis=0), powers.std(), ts[powers.argmin()]]
+        found += [*(ts[row] for row in troughs), *(ys[row, number] for number, row in enumerate(troughs))]
         return jnp.concatenate([jnp.ravel(one) for one in found])
 
-    inputs = (1.1, 0.1, 6.0, 1.005, 0.31)
     np.testing.assert_allclose(numbers("samples", *inputs), of_rows(*inputs), rtol=1e-12)
-    wanted = jax.jacfwd(of_rows, argnums=range(5))(*inputs)
+    wanted = jax.jit(jax.jacfwd(of_rows, argnums=range(5)))(*inputs)
     for mode in (jax.jacfwd, jax.jacrev):
         found = jax.jit(mode(lambda *given: numbers("samples", *given), argnums=range(5)))(*inputs)
         for one, other in zip(found, wanted, strict=True):
