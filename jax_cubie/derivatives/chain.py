@@ -17,7 +17,8 @@ from ..problem import Problem
 from .rule_content import rule_content
 
 # What a solve is differentiated by, besides the leaves of args and the arrays that functions close over ("f0", "f1", ...).
-_DIFFERENTIABLE = frozenset({"y0", "t0", "span", "offsets", "t1", "ts", "step_ends", "jump_times", "jump_increments", MASS})
+_TIMES = ("t0", "span", "offsets", "t1", "ts", "step_ends", "jump_times", "sum_start", "sum_every")
+_DIFFERENTIABLE = frozenset({"y0", "jump_increments", MASS, *_TIMES})
 
 
 def operand_has_tangent(operand: Operand, adaptive: bool) -> bool:

@@ -31,7 +31,7 @@ from ..translate.platforms import PLATFORMS
 from .functions import Inputs, backward, field_of, forward, output_of
 
 # What the time that functions of the user's are given depends on.
-_TIMES = ("t0", "span", "dt0", "t1", "ts", "offsets", "step_ends", "jump_times")
+_TIMES = ("t0", "span", "dt0", "t1", "ts", "offsets", "step_ends", "jump_times", "sum_start", "sum_every")
 
 
 @functools.lru_cache(maxsize=256)

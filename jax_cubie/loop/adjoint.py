@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # Operands whose cotangents gather in cells, one for each order.
 TIMES = ("t0", "span", "dt0", "t1")
+# Likewise, of which there may be several, by number.
+NUMBERED_TIMES = ("sum_start", "sum_every")
 # Those whose cotangents are written as they are come to; and these with what else is.
 TIME_ARRAYS = ("offsets", "ts", "step_ends", "jump_times")
 WRITTEN = (*TIME_ARRAYS, "jump_increments")
@@ -38,7 +40,8 @@ class Adjoint:
     @property
     def orders(self) -> tuple[int, ...]:
         """Of which orders times have cotangents."""
-        orders = {int(name.partition(".")[2] or 0) for name in self.wrt if word_of(name) in (*TIMES, *TIME_ARRAYS)}
+        times = (*TIMES, *NUMBERED_TIMES, *TIME_ARRAYS)
+        orders = {int(name.partition(".")[2] or 0) for name in self.wrt if word_of(name) in times}
         return tuple(sorted(orders.union(self.moving)))
 
     def together(self, plan: Plan) -> frozenset[str]:

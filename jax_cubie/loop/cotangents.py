@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ..kernel import warp
 from ..kernel.device import View
 from ..kernel.scalar import Scalar, shifted, where
-from ..operands import cotangent_name, word_of
-from .adjoint import TIMES, WRITTEN, is_of_functions
+from ..operands import cotangent_name, primal_of, word_of
+from .adjoint import NUMBERED_TIMES, TIMES, WRITTEN, is_of_functions
 from .functions import Sink, Store
 
 if TYPE_CHECKING:
@@ -24,10 +24,16 @@ def cell_of(name: str, order: int) -> str:
     return f"{name}_bar_{order}"
 
 
+def _times_of(lane: Lane) -> list[str]:
+    """The operands whose cotangents gather in cells."""
+    names = [operand.name for operand in lane.problem.operands]
+    return [*TIMES, *(name for name in names if word_of(name) in NUMBERED_TIMES and name == primal_of(name))]
+
+
 def declare_cells(lane: Lane) -> None:
     """The cells of the times' cotangents."""
     for order in lane.adjoint.orders:
-        for name in (*TIMES, "size", "start", "pending"):
+        for name in (*_times_of(lane), "size", "start", "pending"):
             lane.cell(cell_of(name, order), lane.problem.dtype)
 
 
@@ -36,7 +42,7 @@ def clear(b: Body) -> None:
     for buffer in (b.buf.adjoint, b.buf.operand_adjoint):
         b.each(lambda index, buffer=buffer: buffer.store(index, b.real(0)), buffer.size)
     for order in b.lane.adjoint.orders:
-        b.put(**{cell_of(name, order): 0 for name in (*TIMES, "size", "start")})
+        b.put(**{cell_of(name, order): 0 for name in (*_times_of(b.lane), "size", "start")})
 
 
 def gather(b: Body, **more: Any) -> None:

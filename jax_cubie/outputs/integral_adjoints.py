@@ -1,4 +1,4 @@
-"""The cotangents of integrals over a trajectory, on the way from t1 to t0."""
+"""The cotangents of sums over a trajectory, on the way from t1 to t0."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from ..kernel.scalar import Scalar
 from ..loop import AdjointHooks, Step
 from ..loop.cotangents import gather, into_adjoints
 from ..loop.inside import prepare_between
-from ..loop.jets import Jet, size_of
+from ..loop.jets import Jet, pull_fraction, size_of
 from ..operands import cotangent_name, tangent_name
-from .integrals import INTEGRAND, NAME, Integrals, cotangents_of, state_by_pieces
-from .quadrature import gauss
+from .integrals import Integrals, Point, Sum, cotangents_of, once, samples_at_t0, state_at, state_by_pieces, time_of_t0
 
 if TYPE_CHECKING:
     from ..loop.body import Body
@@ -20,40 +19,77 @@ if TYPE_CHECKING:
 
 
 def build_adjoint(lane: Lane, part: Integrals) -> AdjointHooks:
-    """The places of integrals in the backward loop."""
+    """The places of sums in the backward loop."""
+    sampled = [one for one in part.sums if one.sampled]
+
+    def with_cotangents(b: Body) -> list[Sum]:
+        return [one for one in part.sums if cotangents_of(b, one, part.parts(b, one))]
 
     def step(b: Body, step: Step) -> None:
-        if cotangents_of(b, part.parts(b)):
-            _step(b, part, step)
+        wanted = with_cotangents(b)
+        if wanted:
+            b.put(points_inside=True)
+            prepare_between(b, step)
+        for one in wanted:
+            part.each_point(b, one, step, lambda point, one=one: _pull_point(b, part, one, step, point))
 
-    return AdjointHooks(step=step)
+    def repeated(b: Body, step: Step) -> None:
+        for one in sampled:
+            part.pass_samples(b, one, step)
 
+    def end(b: Body) -> None:
+        for one in sampled:
+            if one in with_cotangents(b):
+                with b.when(samples_at_t0(b, one)):
+                    _pull_at_t0(b, part, one)
 
-def _step(b: Body, part: Integrals, step: Step) -> None:
-    method, signed, orders = b.lane.problem.method, b.scalar(b.direction) * step.size, b.lane.adjoint.orders
-    b.put(points_inside=True)
-    prepare_between(b, step)
-    rule, size = gauss(part.order), size_of(b, signed)
-    for theta, weight in zip(rule.points, rule.weights, strict=True):
-        if orders:  # the size of the step has a cotangent
-            _pull_size(b, part, weight, part.evaluate(b, step, theta))
-        state = part.state_at(b, step, theta)
-        _pull(b, part, weight, size, state, part.time_at(b, step, theta))
-        for number, order in enumerate(orders):
-            of_time = b.scalar(b.buf.time_adjoint.load(number))
-            if not b.lane.problem.counts_from_t0:
-                gather(b, **{f"t0_{order}": of_time})
-            gather(b, **{f"start_{order}": of_time, f"size_{order}": theta * of_time})
-        _, of_size = method.between_adjoint(b, Jet({0: b.scalar(theta)}), size, b.buf.integrand_adjoint)
-        for order, value in of_size.items():
-            if order in orders:
-                gather(b, **{f"size_{order}": value})
+    if not sampled:
+        return AdjointHooks(step=step)
+    return AdjointHooks(repeated=repeated, step=step, end=end)
 
 
-def _pull_size(b: Body, part: Integrals, weight: float, values: View) -> None:
-    """An integral is the size of the step times values, and so are its tangents, by the product rule."""
-    parts = part.parts(b)
-    for piece, name, count in cotangents_of(b, parts):
+def _pull_point(b: Body, part: Integrals, one: Sum, step: Step, point: Point) -> None:
+    """The cotangents of one point inside of a step."""
+    method, orders = b.lane.problem.method, b.lane.adjoint.orders
+    size = size_of(b, b.scalar(b.direction) * step.size)
+    if orders and not one.sampled:  # the length has a cotangent
+        _pull_length(b, part, one, point, part.evaluate(b, one, state_at(b, step, point), point.time()))
+    state = state_at(b, step, point)
+    _pull(b, part, one, point.weight, point.length, state, point.time(), b.buf.integrand_adjoint)
+    of_time = {}
+    for number, order in enumerate(orders):
+        of_time[order] = b.scalar(b.buf.time_adjoint.load(number))
+        if not b.lane.problem.counts_from_t0:
+            gather(b, **{f"t0_{order}": of_time[order]})
+        if not point.moves:
+            gather(b, **point.give_time(order, of_time[order]))
+    of_theta, of_size = method.between_adjoint(b, point.theta, size, b.buf.integrand_adjoint)
+    if point.moves:
+        times, sizes = pull_fraction(b, of_theta, point.theta, size)
+        for order in orders:
+            if order in times:
+                of_time[order] = of_time[order] + times[order]
+                gather(b, **{f"start_{order}": -times[order]})
+            if order in sizes:
+                gather(b, **{f"size_{order}": sizes[order]})
+            gather(b, **point.give_time(order, of_time[order]))
+    for order, value in of_size.items():
+        if order in orders:
+            gather(b, **{f"size_{order}": value})
+
+
+def _pull_at_t0(b: Body, part: Integrals, one: Sum) -> None:
+    """The cotangents of a sample that is the state at t0."""
+    _pull(b, part, one, 1.0, once(b), b.buf.state, time_of_t0(b), b.buf.adjoint, add=True)
+    if not b.lane.problem.counts_from_t0:
+        for number, order in enumerate(b.lane.adjoint.orders):
+            gather(b, **{f"t0_{order}": b.scalar(b.buf.time_adjoint.load(number))})
+
+
+def _pull_length(b: Body, part: Integrals, one: Sum, point: Point, values: View) -> None:
+    """An integral is a length times values, and so are its tangents, by the product rule."""
+    parts = part.parts(b, one)
+    for piece, name, count in cotangents_of(b, one, parts):
         for order in b.lane.adjoint.orders:
             if piece.order & order != order:
                 continue
@@ -64,19 +100,30 @@ def _pull_size(b: Body, part: Integrals, weight: float, values: View) -> None:
                 total.set(b.number(name, index).fused(b.scalar(numbers.load(index)), b.scalar(total.get())).value)
 
             b.each(add, count)
-            gather(b, **{f"size_{order}": weight * b.scalar(total.get())})
+            gather(b, **point.give_length(order, point.weight * b.scalar(total.get())))
 
 
-def _pull(b: Body, part: Integrals, weight: float, size: Jet, state: View, time: dict[str, Any]) -> None:
-    """Through the function at one point: the cotangent of the state there in `integrand_adjoint`."""
-    parts = part.parts(b)
+def _pull(
+    b: Body,
+    part: Integrals,
+    one: Sum,
+    weight: float,
+    length: Jet,
+    state: View,
+    time: dict[str, Any],
+    into: View,
+    *,
+    add: bool = False,
+) -> None:
+    """Through the function at one point, whose numbers are multiplied by these: the cotangent of the state there."""
+    parts = part.parts(b, one)
     given, begin = {**state_by_pieces(b, state), **time}, sum(count for _, _, count in parts)
-    there = {piece.order: name for piece, name, _ in cotangents_of(b, parts)}
+    there = {piece.order: name for piece, name, _ in cotangents_of(b, one, parts)}
     for piece, first, count in parts:
         view = b.buf.integrand_values.part(begin + first, count)
         shares: list[tuple[Scalar, str]] = [
             (moved, there[piece.order | order])
-            for order, moved in size.terms.items()
+            for order, moved in length.terms.items()
             if not piece.order & order and piece.order | order in there
         ]
 
@@ -87,6 +134,6 @@ def _pull(b: Body, part: Integrals, weight: float, size: Jet, state: View, time:
             view.store(index, total.value)
 
         b.each(put, count)
-        given[cotangent_name(tangent_name(NAME, piece.order))] = view
-    function = f"{INTEGRAND}_vjp"
-    b.call_pieces(function, given, into_adjoints(b, function, b.buf.integrand_adjoint))
+        given[cotangent_name(tangent_name(one.result, piece.order))] = view
+    function = f"{one.function}_vjp"
+    b.call_pieces(function, given, into_adjoints(b, function, into, add=add))

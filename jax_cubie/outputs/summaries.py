@@ -20,6 +20,9 @@ from .summary import Extrema
 if TYPE_CHECKING:
     from ..loop.lane import Lane
 
+# How much of the distance of samples the last one may lie behind t1: so much their sum may have been rounded up.
+LATE = 1e-3
+
 
 @dataclasses.dataclass(frozen=True)
 class Window:
@@ -172,7 +175,8 @@ class Fold:
     """What three functions of the user's make of points, which are the ends of steps where the window is not sampled.
 
     init: of (t, y); update: of the carry, t and y; result: of the carry. The carry is `floats` numbers of the solve's dtype
-    and `integers` as wide as those. outputs: shape and dtype of each array of the result.
+    and `integers` as wide as those. outputs: shape and dtype of each array of the result. room: for how many points behind t0,
+    or samples, derivatives have rows; refusal: why there are no derivatives, if so.
     """
 
     window: Window
@@ -182,6 +186,12 @@ class Fold:
     floats: int
     integers: int
     outputs: tuple[tuple[tuple[int, ...], str], ...]
+    room: int = dataclasses.field(metadata={"content": None})
+    refusal: str | None = dataclasses.field(metadata={"content": None})
+
+    @property
+    def functions(self) -> tuple[str, str, str]:
+        return self.init, self.update, self.result
 
     @property
     def words(self) -> int:
@@ -310,13 +320,10 @@ class Summaries(Part):
         """Why a summary has no derivative; None where it has one."""
         asked = self.asked[number]
         if asked.kind == "fold":
-            return "a Summary(init, update, result) has none"
+            return self.folds[asked.owner].refusal
         group = self.groups[asked.owner]
-        if group.window.sampled:
-            return f"a Summary.{asked.kind} with every= has none yet"
-        if asked.kind in ("mean", "std", "rms", "integral"):
-            return f"a Summary.{asked.kind} with start= has none yet" if group.window.starts else None
-        if asked.kind != "crossings" and not group.slopes:
+        exempt = group.window.sampled or asked.kind in ("mean", "std", "rms", "integral", "crossings")
+        if not exempt and not group.slopes:
             return f"a Summary.{asked.kind} with a mass matrix has none"
         return None
 

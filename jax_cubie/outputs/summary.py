@@ -66,12 +66,15 @@ class Summary(eqx.Module):
       carry, at each one after; result(carry): what is kept, a pytree of arrays; None: the carry itself. Points are t0 and the
       ends of all accepted steps, from `start` on, or with `every` those in even distances.
 
-    Derivatives, in both modes and of any order: those of integrals are integrals of tangents, an extremum has that of the
-    trajectory at its time, and times move so that they stay those of an extremum, or of a crossing, or of the jump or the event
-    that an extremum is at. They are found by another solve, with the same steps. Where an rms is 0, and where a std is, but for
-    rounding of its mean, as of a constant, its derivative is 0. There are none yet of what has `every`, of mean, std, rms and
-    integral with `start`, with a mass matrix but of these, and of the three functions: NotImplementedError says so where one is
-    asked for.
+    Derivatives, in both modes and of any order: those of integrals are integrals of tangents, less what goes by as `start`
+    moves, an extremum has that of the trajectory at its time, and times move so that they stay those of an extremum, or of a
+    crossing, or of the jump or the event that an extremum is at. With `every` they are those of samples, whose times move with
+    `start` and `every`. They are found by another solve, with the same steps. Where an rms is 0, and where a std is, but for
+    rounding of its mean, as of a constant, its derivative is 0. Those of the three functions are JAX's, of rows
+    of all points, so they need room for these: for as many steps as max_steps, which has to be given, or with `every` for as
+    many samples as t0, t1, start and every make, which have to be known. Which points there are is held fixed, and so are
+    integers and booleans. There are none yet of these beside drivers that are looked up, and of extrema and their times, or of
+    times of crossings, with a mass matrix and without `every`: NotImplementedError says so where one is asked for.
 
     A lane that failed has NaN, in integers the lowest of their range. Where there is nothing to look at, since `start` lies
     behind t1, counts of built-in kinds and integrals are 0, and all else is NaN, or the lowest integer; over no time at all,

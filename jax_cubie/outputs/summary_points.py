@@ -13,6 +13,7 @@ from ..kernel.device import View
 from ..kernel.scalar import Scalar, most, where
 from ..loop import Hooks, Step
 from ..solution import CODES
+from .summaries import LATE
 from .summary_results import Results
 from .summary_search import Chosen, find_root, next_index
 from .summary_words import At, Kept, begin_of, call_at, into_views, numbers_of, share_of
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from ..loop.lane import Lane
     from .summaries import Crossing, Fold, Group, Summaries, Window
 
-# How much of the distance of samples the last one may lie behind t1: so much their sum may have been rounded up.
-_LATE = 1e-3
 # Words that begin with 0; all others with NaN.
 _ZERO = ("total", "spread", "slope", "peaks_number", "troughs_number", "count")
 
@@ -164,7 +163,7 @@ class _Points:
     def _step_of_samples(self, b: Body, window: Window, step: Step) -> None:
         name = f"{window.every}_next"
         every = b.number(window.every)
-        limit = where(step.last, step.end + _LATE * every, step.end)
+        limit = where(step.last, step.end + LATE * every, step.end)
         if not self._always:
             with b.when(b.get(name) <= limit):
                 self._prepare(b, step)

@@ -162,7 +162,9 @@ def make_request(
         values |= leading.operands(state, values)
     jac = _jacobian(f, matrices, state, leaves, sparsity, times.t0, values["y0"])
     outputs = _outputs(saves, observables)
-    reader = SummaryReader({} if summaries is None else summaries, state, leaves, times, t0, mass=mass is not None)
+    room = _known_room(solver)
+    asked, ends = {} if summaries is None else summaries, (t0, t1)
+    reader = SummaryReader(asked, state, leaves, ends, room, mass=mass is not None)
     functions = trace_functions(
         f, outputs, method, state, leaves, settings["unroll"], None if mass is None else mass[0], jac, sparsity, separation,
         lambda field, method: {**happening.trace(), **reader.trace(field, method)},
@@ -266,6 +268,13 @@ def _refuse_named_ends(parts: Sequence[Part], controller: Controller, name: str)
 def _door(number: int | None) -> str:
     """What the user made that says which points to save."""
     return "SaveAt" if number is None else "SubSaveAt"
+
+
+def _known_room(solver: Choices) -> int | None:
+    """The same where there is no need for it; None where max_steps is not known, or was left at what it is."""
+    known = concrete(solver.settings()["max_steps"])
+    given = known is not None and ("max_steps" in solver.given or known != DEFAULT_MAX_STEPS)
+    return int(known) if given and known is not None and known.ndim == 0 else None
 
 
 def _room(said: str, solver: Choices) -> int:

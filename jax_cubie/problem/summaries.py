@@ -20,12 +20,13 @@ from ..methods import Method
 from ..outputs.summaries import Asked, Crossing, Fold, Group, Summaries, Window
 from ..outputs.summary import Summary
 from ..settings import concrete
-from ..times import Times, as_array, check_scalar, difference
+from ..times import as_array, check_scalar, difference
 from ..translate import trace
 from .state import State
 from .tracing import Arguments, Extra
 
 Field = Callable[..., Any]
+_FOLD = "a Summary(init, update, result)"
 
 
 @dataclasses.dataclass
@@ -44,15 +45,16 @@ class _Numbers:
 
 
 class SummaryReader:
-    """Reads them. After `trace` its part and its `operands` are known.
+    """Reads them. ends: t0 and t1 as the user gave them. room: for how many steps derivatives of folds have rows; None where
+    that is not known. After `trace` its part and its `operands` are known.
 
     presented: of each summary, by name, what `Summaries.present` has to know: the `State` that its numbers are like, or the
     structure of what a fold gives.
     """
 
-    def __init__(self, given: Any, state: State, args: Arguments, times: Times, t0: Any, *, mass: bool):
-        self._given = _checked(given)
-        self._state, self._args, self._times, self._t0, self._mass = state, args, times, t0, mass
+    def __init__(self, given: Any, state: State, args: Arguments, ends: tuple[Any, Any], room: int | None, *, mass: bool):
+        self._given, self._room = _checked(given), room
+        self._state, self._args, self._ends, self._mass = state, args, ends, mass
         self.operands: dict[str, Any] = {}
         self.presented: dict[str, Any] = {}
         self._jaxprs: dict[str, Extra] = {}
@@ -74,7 +76,7 @@ class SummaryReader:
             said = f"summaries[{name!r}]"
             window = self._window(summary, said)
             if summary.functions is not None:
-                self._read_fold(name, summary.functions, window, said)
+                self._read_fold(name, summary, window, said)
             else:
                 self._read_numbers(name, summary, window, said, field, method)
         for numbers in self._numbers.values():
@@ -94,7 +96,7 @@ class SummaryReader:
             window = Window(len(self._windows), summary.start is not None, summary.every is not None)
             if window.starts:
                 self.operands[window.start] = as_array(
-                    difference(summary.start, self._t0, self._state.dtype), self._state.dtype
+                    difference(summary.start, self._ends[0], self._state.dtype), self._state.dtype
                 )
             if window.sampled:
                 every = as_array(summary.every, self._state.dtype)
@@ -212,8 +214,20 @@ class SummaryReader:
 
     # --- Folds
 
-    def _read_fold(self, name: str, functions: Sequence[Any], window: Window, said: str) -> None:
-        init, update, result = functions
+    def _most_samples(self, summary: Summary) -> int | None:
+        """How many samples there may be; None where nobody knows."""
+        t0, t1 = self._ends
+        known = [concrete(time) for time in (t0, t1, summary.every, t0 if summary.start is None else summary.start)]
+        if any(one is None for one in known):
+            return None
+        begin, end, every, start = (float(one) for one in known if one is not None)
+        begin = max(begin, start) if end >= begin else min(begin, start)
+        most = int(max(abs(end - begin) / every, 0.0)) + 2
+        return 1 << (most - 1).bit_length()  # of two solves that differ in times it is mostly the same
+
+    def _read_fold(self, name: str, summary: Summary, window: Window, said: str) -> None:
+        assert summary.functions is not None
+        init, update, result = summary.functions
         state, args = self._state, self._args
         number, time_and_state = len(self._folds), self._time_and_state()
         args.check_signature(init, "init")
@@ -255,11 +269,23 @@ class SummaryReader:
             check_signature(result, "result(carry)", 1)
         names = [f"fold{number}_{step}" for step in ("init", "update", "result")]
         ended = trace(conclude, *avals, *args.avals)
-        self._jaxprs[names[0]] = Extra(("t", "y"), trace(begin, *time_and_state, *args.avals))
-        self._jaxprs[names[1]] = Extra((*inputs, "t", "y"), trace(go_on, *avals, *time_and_state, *args.avals))
-        self._jaxprs[names[2]] = Extra(inputs, ended)
+        self._jaxprs |= {
+            names[0]: Extra(("t", "y"), trace(begin, *time_and_state, *args.avals), f"init of {said}", apart=True),
+            names[1]: Extra(
+                (*inputs, "t", "y"), trace(go_on, *avals, *time_and_state, *args.avals), f"update of {said}", apart=True
+            ),
+            names[2]: Extra(inputs, ended, f"result of {said}", apart=True),
+        }
         outputs = tuple((tuple(aval.shape), str(aval.dtype)) for aval in ended.out_avals)
-        self._folds.append(Fold(window, names[0], names[1], names[2], carry.floats, carry.integers, outputs))
+        room, refusal = self._room if summary.every is None else self._most_samples(summary), None
+        if room is None and window.sampled:
+            refusal = f"{_FOLD} with every= has one only where t0, t1, start and every are known, not traced"
+        elif room is None:
+            refusal = f"{_FOLD} has one only where max_steps is given, and is not traced: a row of each step is kept for it"
+        elif args.tables is not None and args.tables.cursors:
+            refusal = f"{_FOLD} beside drivers that are looked up has none yet"
+        functions = (names[0], names[1], names[2])
+        self._folds.append(Fold(window, *functions, carry.floats, carry.integers, outputs, room or 0, refusal))
         self._asked.append(Asked("fold", number))
         self.presented[name] = structures[-1]
 

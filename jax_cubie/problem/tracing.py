@@ -278,15 +278,16 @@ def trace_functions(
     known = tuple((value, name) for name, value in closed_over.items() if not isinstance(value, jax.core.Tracer))
     said = {"f": said_f, **{name: output.said for name, output in outputs.items()}}
     said |= {name: extra.said for name, extra in extras.items() if extra.said is not None}
-    traced = {name: _traced(closed[name], args, given, known, words) for name, words in said.items()}
+    traced = {name: _traced(closed[name], inputs[name], args, given, known, words) for name, words in said.items()}
     apart = tuple((name, traced.pop(name)) for name, extra in extras.items() if extra.apart)
     return TracedFunctions(method, by_platform, tuple(traced.items()), closed_over, structures, apart)
 
 
 def _traced(
-    closed: jex.ClosedJaxpr, args: Arguments, given: Mapping[int, str], known: tuple[tuple[Any, str], ...], said: str
+    closed: jex.ClosedJaxpr, inputs: tuple[str, ...], args: Arguments, given: Mapping[int, str],
+    known: tuple[tuple[Any, str], ...], said: str,
 ) -> Traced:
-    """The jaxpr of a function of time, state and `args` as one that is handed what it closes over, too.
+    """The jaxpr of a function of `inputs` and `args` as one that is handed what it closes over, too.
 
     given: the operand that each constant is, by its id. Those that are none stay what they are, or are not needed.
     """
@@ -299,12 +300,13 @@ def _traced(
         unread = isinstance(value, jax.core.Tracer) and number is None
         kept.append((number, aval.dtype, np.zeros(aval.shape, aval.dtype) if unread else None if number is not None else value))
 
-    def call(t: Any, y: Any, *values: Any) -> list[Any]:
+    def call(*handed: Any) -> list[Any]:
+        own, values = handed[: len(inputs)], handed[len(inputs) :]
         consts = [value if number is None else values[number].astype(dtype) for number, dtype, value in kept]
-        return jex.jaxpr_as_fun(jex.ClosedJaxpr(closed.jaxpr, consts))(t, y, *values[: len(names)])
+        return jex.jaxpr_as_fun(jex.ClosedJaxpr(closed.jaxpr, consts))(*own, *values[: len(names)])
 
     closed_over = tuple(value if number is None else number for number, _, value in kept)
-    return Traced(call, tuple(operands), known, said, closed.jaxpr, closed_over, windows=args.windows, numbers=args.numbers)
+    return Traced(call, tuple(operands), known, said, closed.jaxpr, closed_over, inputs, args.windows, args.numbers)
 
 
 def flat_field(f: Callable, state: State, args: Arguments) -> Callable[..., Array]:

@@ -313,13 +313,21 @@ def power(t, y, rate):
     return y[0] * y[1] + 0.1 * rate * t
 
 
-def numbers(kinds, rate, level=0.1, t1=6.0, y0=(0.3, 1.0), **settings):
+def numbers(kinds, rate, level=0.1, t1=6.0, start=1.005, every=0.31, y0=(0.3, 1.0), **settings):
     """All that has a derivative, one behind the other."""
+    late = {"late": Summary.mean(power, start=start), "settled": Summary.std(start=start), "never": Summary.rms(start=9.0)}
+    late |= {"all": Summary.integral(power, start=-1.0), "rest": Summary.integral(start=start)}
+    some = {"start": start, "every": every}
+    extrema = {"max": Summary.max(**some), "time": Summary.time_of_min(power, **some), "troughs": Summary.troughs(1, **some)}
+    crossings = {"first": Summary.first_crossing(level, **some), "last": Summary.last_crossing(level, power, **some)}
     asks = {
         "sums": {"mean": Summary.mean(), "std": Summary.std(power), "rms": Summary.rms(), "integral": Summary.integral(power)},
         "extrema": {"max": Summary.max(), "time": Summary.time_of_min(power), "peaks": Summary.peaks(1)},
-        "crossings": {"first": Summary.first_crossing(level), "last": Summary.last_crossing(level, power, start=1.0)},
+        "crossings": {"first": Summary.first_crossing(level), "last": Summary.last_crossing(level, power, start=start)},
+        "samples": {"mean": Summary.mean(every=every), "std": Summary.std(power, **some), **extrema, **crossings},
+        "some": {"max": Summary.max(), "time": Summary.time_of_min(power), "late": late["late"], "std": Summary.std(**some)},
     }
+    asks["sums"] |= late
     settings = {"method": "rk4", "dt0": 0.0197, **settings}  # the smallest kernels that there are
     found = solve(rotating, 0.0, t1, jnp.array(y0), rate, summaries=asks[kinds], **settings).summaries
     leaves = [leaf[0] if isinstance(leaf, tuple) else leaf for leaf in jax.tree.leaves(found)]
@@ -329,19 +337,55 @@ def numbers(kinds, rate, level=0.1, t1=6.0, y0=(0.3, 1.0), **settings):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("kinds", ["sums", "extrema", "crossings"])
 def test_derivatives(kinds):
-    """In both modes: by an argument, the level, and t1, with which a maximum at the end would move."""
-    inputs, width = (1.1, 0.1, 6.0), 1e-5
+    """In both modes: by an argument, the level, t1, with which a maximum at the end would move, and where windows begin."""
+    inputs, width = (1.1, 0.1, 6.0, 1.005), 1e-5
     differences = []
-    for number in range(3):
+    for number in range(len(inputs)):
         high, low = (list(inputs), list(inputs))
         high[number] += width
         low[number] -= width
         differences.append((numbers(kinds, *high) - numbers(kinds, *low)) / (2 * width))
     differences = np.nan_to_num(differences)  # of what there is not
+    modes = [mode(lambda *given: numbers(kinds, *given), argnums=range(len(inputs))) for mode in (jax.jacfwd, jax.jacrev)]
+    for forward, backward, difference in zip(*(jax.jit(mode)(*inputs) for mode in modes), differences, strict=True):
+        np.testing.assert_allclose(forward, difference, rtol=2e-5, atol=2e-6)
+        np.testing.assert_allclose(backward, forward, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_derivatives_of_samples():
+    """As those of what JAX makes of rows."""
+    inputs = (1.1, 0.1, 6.0, 1.005, 0.31)
+    times = np.concatenate([0.31 * np.arange(20), 1.005 + 0.31 * np.arange(17)])
+    order, row_of = np.argsort(times), np.argsort(np.argsort(times))
+
+    def sampled(rate, t1, start, every):
+        ts = jnp.concatenate([every * jnp.arange(20), start + every * jnp.arange(17)])
+        saved = SaveAt(ts=ts[order])
+        ys = solve(rotating, 0.0, t1, jnp.array([0.3, 1.0]), rate, saveat=saved, method="rk4", dt0=0.0197).ys[row_of]
+        return ys[:20], ts[20:], ys[20:], jax.vmap(power, (0, 0, None))(ts[20:], ys[20:], rate)[:, None]
+
+    _, _, ys, powers = map(np.array, sampled(1.1, 6.0, 1.005, 0.31))
+    crossed = [np.flatnonzero(np.diff(one > 0.1)) for one in (*ys.T, powers[:, 0])]
+    troughs = [np.flatnonzero((one[1:-1] < one[:-2]) & (one[1:-1] < one[2:]))[0] + 1 for one in ys.T]
+
+    def of_rows(rate, level, t1, start, every):
+        all_of, ts, ys, powers = sampled(rate, t1, start, every)
+
+        def crossing(column, row):
+            return ts[row + 1] - every * (column[row + 1] - level) / (column[row + 1] - column[row])
+
+        found = [crossing(ys[:, 0], crossed[0][0]), crossing(ys[:, 1], crossed[1][0]), crossing(powers[:, 0], crossed[2][-1])]
+        found += [ys.max(axis=0), all_of.mean(axis=0), powers.std(), ts[powers.argmin()]]
+        found += [*(ts[row] for row in troughs), *(ys[row, number] for number, row in enumerate(troughs))]
+        return jnp.concatenate([jnp.ravel(one) for one in found])
+
+    np.testing.assert_allclose(numbers("samples", *inputs), of_rows(*inputs), rtol=1e-12)
+    wanted = jax.jit(jax.jacfwd(of_rows, argnums=range(5)))(*inputs)
     for mode in (jax.jacfwd, jax.jacrev):
-        found = mode(lambda *given: numbers(kinds, *given), argnums=(0, 1, 2))(*inputs)
-        for one, other in zip(found, differences, strict=True):
-            np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6)
+        found = jax.jit(mode(lambda *given: numbers("samples", *given), argnums=range(5)))(*inputs)
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
@@ -367,15 +411,16 @@ def test_derivatives_where_nothing_moves():
 
 @pytest.mark.usefixtures("x64")
 def test_second_derivatives():
-    """Times move, in these."""
+    """Times move, in these: those of extrema, and where windows begin."""
 
-    def total(rate):
-        found = numbers("extrema", rate)
-        return (found[:2] ** 2).sum() + found[-1]
+    def total(rate, start):
+        return (numbers("some", rate, start=start) ** 2).sum()
 
-    gradient, width = jax.grad(total), 1e-3
-    difference = (gradient(1.1 + width) - gradient(1.1 - width)) / (2 * width)
-    assert float(jax.jacfwd(gradient)(1.1)) == pytest.approx(float(difference), rel=1e-4)
+    gradient, width = jax.jit(jax.grad(total, (0, 1))), 1e-4
+    second = jax.jit(jax.hessian(total, (0, 1)))(1.1, 1.005)
+    for number, (more, later) in enumerate(width * np.eye(2)):
+        above, below = gradient(1.1 + more, 1.005 + later), gradient(1.1 - more, 1.005 - later)
+        np.testing.assert_allclose(second[number], (np.array(above) - np.array(below)) / (2 * width), rtol=1e-5)
 
 
 @pytest.mark.usefixtures("x64")
@@ -404,8 +449,8 @@ def test_derivatives_of_methods_and_ends(method):
 def test_derivatives_beside_summaries():
     """Those of rows are as without; those that are not there are refused, by name, where somebody asks for them."""
 
-    def run(rate, start=0.5, names=("mean", "late", "fold")):
-        asks = {"mean": Summary.mean(), "late": Summary.std(start=start), "fold": Summary(lambda *_: 0.0, lambda c, *_: c + 1)}
+    def run(rate, start=0.5, names=("mean", "fold")):
+        asks = {"mean": Summary.mean(), "fold": Summary(lambda *_: 0.0, lambda c, *_: c + 1, start=start)}
         asks = {name: asks[name] for name in names}
         return solve(rotating, 0.0, 3.0, jnp.array([0.3, 1.0]), rate, summaries=asks, method="rk4", dt0=0.1)
 
@@ -413,13 +458,57 @@ def test_derivatives_beside_summaries():
     assert float(jax.grad(lambda rate: run(rate).ys.sum())(1.1)) == float(plain)
     assert float(jax.jit(jax.jacfwd(lambda rate: run(rate).ys.sum()))(1.1)) == pytest.approx(float(plain), rel=1e-10)
     assert float(jax.grad(lambda rate: run(rate).summaries["mean"][0])(1.1)) != 0
-    refusals = {"late": r"Summary.std with start= has none yet", "fold": r"Summary\(init, update, result\) has none"}
-    for name, refusal in refusals.items():
-        for mode in (jax.grad, jax.jacfwd, lambda one: jax.jit(jax.grad(one))):
-            with pytest.raises(NotImplementedError, match=refusal):
-                mode(lambda rate, name=name: jnp.sum(run(rate, names=(name,)).summaries[name]))(1.1)
-    with pytest.raises(NotImplementedError, match="has none yet"):
-        jax.grad(lambda start: run(1.1, start).summaries["late"][0])(0.5)
+    for mode in (jax.grad, jax.jacfwd, lambda one: jax.jit(jax.grad(one))):
+        with pytest.raises(NotImplementedError, match=r"Summary\(init, update, result\) has one only where max_steps is given"):
+            mode(lambda rate: run(rate, names=("fold",)).summaries["fold"])(1.1)
+    with pytest.raises(NotImplementedError, match=r"Summary\(init, update, result\) has one only where"):
+        jax.grad(lambda start: run(1.1, start).summaries["fold"])(0.5)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("every", [None, 0.1])
+def test_derivatives_of_folds(every):
+    """As those of what JAX makes of rows, in both modes and of second order; of steps in two lanes, of which one takes more."""
+    begin, y0 = (None, jnp.array([[0.3, 1.0], [0.5, 5.2]])) if every is None else (1.005, jnp.array([[0.3, 1.0]]))
+    more = {"method": "bosh3", "max_steps": 60, "rtol": 1e-4, "atol": 1e-4}
+
+    def init(t, y, rate):
+        return {"before": (t, y[0]), "area": 0.0 * t, "points": 1, "fast": y[1] > 0.5}
+
+    def update(carry, t, y, rate):
+        """Trapezia, over where it is fast."""
+        time, place = carry["before"]
+        share = jnp.where(carry["fast"], 0.5 * rate * (t - time) * (jnp.sin(place) + jnp.sin(y[0])), 0.0)
+        carry = carry | {"before": (t, y[0]), "fast": y[1] > 0.5}
+        return carry | {"area": carry["area"] + share, "points": carry["points"] + 1}
+
+    def result(carry):
+        return {"area": carry["area"] * carry["points"], "points": carry["points"], "last": carry["before"][1] ** 2}
+
+    def folded(rate, t1, y0):
+        asks = {"fold": Summary(init, update, result, every=every, start=begin)}
+        found = solve(rotating, 0.0, t1, y0, rate, summaries=asks, **more).summaries["fold"]
+        return jnp.stack([found["area"], found["last"]])
+
+    def of_rows(rate, t1, y0):
+        saved = {"t0": True, "steps": True} if every is None else {"ts": begin + every * jnp.arange(20)}
+        ts, ys = solve(rotating, 0.0, t1, y0, rate, saveat=SaveAt(fn=lambda t, y, args: (t, y), **saved), **more).ys
+        carry = init(ts[0], ys[0], rate)
+        rows = int(jnp.isfinite(jax.lax.stop_gradient(ts)).sum()) if every is None else 20
+        for row in range(1, rows):
+            carry = update(carry, ts[row], ys[row], rate)
+        return jnp.stack([result(carry)[name] for name in ("area", "last")])
+
+    def end(t1):
+        return t1 if every is None else 3.0  # how many samples there are has to be known
+
+    wanted = jax.jacfwd(lambda rate, t1: jnp.stack([of_rows(rate, end(t1), one) for one in y0]), (0, 1))(1.1, 3.0)
+    for mode in (jax.jacfwd, jax.jacrev):
+        found = jax.jit(mode(lambda rate, t1: jax.vmap(folded, (None, None, 0))(rate, end(t1), y0), (0, 1)))(1.1, 3.0)
+        np.testing.assert_allclose(np.array(found), np.array(wanted), rtol=1e-9, atol=1e-12)
+    if every is not None:
+        second = [jax.jit(jax.hessian(lambda rate, of=of: of(rate, 3.0, y0[0]).sum())) for of in (folded, of_rows)]
+        assert float(second[0](1.1)) == pytest.approx(float(second[1](1.1)), rel=1e-9)
 
 
 def test_mass_matrices():
