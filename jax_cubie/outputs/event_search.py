@@ -304,13 +304,15 @@ class _Search:
         instant = b.instant((b.scalar(b.direction) * time).value)
         b.call(self._plain, y=state, out=self._part(b.buf.event_values, 0), **instant)
         if self._real:
-            b.call("event_slopes", y=state, dy=slope(b), out=self._part(b.buf.event_values, 1), **instant)
+            along = {} if self._events.mass else {"dy": slope(b)}
+            b.call("event_slopes", y=state, out=self._part(b.buf.event_values, 1), **along, **instant)
 
     def _tell_wrong(self, b: Body) -> None:
-        """Whether a condition is no number; it is suspicious then."""
+        """Whether a condition is no number; it is suspicious then. With a mass matrix its slope may be none, either."""
         for number in self._real:
             value = self._value(b, number)
-            b.put(events_wrong=b.get("events_wrong") | ~value.equals(value))
+            wrong = b.get("events_wrong") | ~value.equals(value)
+            b.put(events_wrong=wrong | ~self._change(b, number).is_finite if self._events.mass else wrong)
 
     def _part(self, view: View, number: int) -> View:
         return view.part(number * self._count, self._count)
