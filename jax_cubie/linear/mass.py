@@ -85,7 +85,7 @@ class Mass:
         return FieldFunction(times)
 
     def slope_of(self, field: Callable[..., Any]) -> Callable[..., Any]:
-        """dy/dt along the solution, of the time, the state and the operands, as f itself, `field`: what a solve with M has f for.
+        """dy/dt along the solution, as a function like f, `field(t, y, M, *values)`.
 
         Of algebraic equations 0 = g(t, y), which hold all the time, it is the derivative of g that is 0. Where they separate,
         that gives the slopes of the algebraic components once the others are known; else all are found at once.

@@ -192,8 +192,8 @@ def make_request(
     if mass is not None and any(part.inside for part in parts) and functions.method.between_needs_slopes:
         raise ValueError(
             f"method {method.name!r} has no values between steps of its own, and with a mass matrix f is no slope to make some "
-            "of: save at t0, t1 or the ends of steps, without summaries that look between these, or take a method that has, as "
-            "'rodas5p' or 'rodas4'"
+            "of: save at t0, t1 or the ends of steps, without events or summaries that look between these, or take a method "
+            "that has, as 'rodas5p' or 'rodas4'"
         )
     _refuse_named_ends(parts, controller, settings["controller"])
     problem = Problem(
@@ -259,9 +259,10 @@ def _check_constraints_jump(mass: Mass, doses: Sequence[AnyDoses], state: State)
     if not mass.separates:
         raise NotImplementedError(
             f"what jumps (doses, jump_ts, an affect, drivers of the kind 'previous') and a mass matrix whose row "
-            f"{mass.algebraic_rows[0]} is 0, or a sum of others, without as many columns of zeros: behind a jump some components "
-            "have to follow from that equation, and the columns do not say which; take components of which some stand in no "
-            "derivative, as sums of the ones at hand, or solve up to each of these times, and begin another solve there"
+            f"{mass.algebraic_rows[0]} is 0, or a sum of others, without as many columns of zeros: behind a jump some "
+            "components have to follow from that equation, and the columns do not say which; take components of which some "
+            "stand in no derivative, as sums of the ones at hand, or solve up to each of these times, and begin another solve "
+            "there"
         )
     for one in doses:
         place = component_of(one.into, state) if isinstance(one, Doses) else None
