@@ -73,8 +73,9 @@ def solve(
       operator of lineax. It may be singular (a differential-algebraic equation of index 1), and one for each lane. What of a
       known matrix is 0 is left out; of one that is traced, or batched, all may be there, if `mass_pattern`, booleans of its
       shape, does not say what is. Where rows and as many columns of M are known to be 0, the components of these columns are
-      solved for at t0, from y0 as a guess; such a lane may end with `inconsistent_initial_state`. Elsewhere y0 has to satisfy
-      the algebraic equations, which may be sums of components of f: rows of a known matrix that depend on others become 0.
+      solved for at t0, from y0 as a guess, and anew behind doses, an event's affect, `jump_ts` and where drivers jump; such a
+      lane may end with `inconsistent_initial_state`. Elsewhere y0 has to satisfy the algebraic equations, which may be sums of
+      components of f (rows of a known matrix that depend on others become 0), and nothing may jump: NotImplementedError.
     - jac: jac(t, y, args) -> [n, n], the Jacobian of f, in place of the one that is derived; jac_sparsity: where it may have
       entries, booleans [n, n], in place of what is found. Both are checked against f's own, where values are known.
     - settings: those of `Solver`, as `method="dopri5", rtol=1e-8, state_location="shared"`.

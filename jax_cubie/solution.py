@@ -91,10 +91,11 @@ class RESULTS(eqx.Enumeration, metaclass=_Listed):  # pyright: ignore[reportGene
         "of such an event see to it, or end the lane there by another event."
     )
     inconsistent_initial_state = (
-        "The algebraic equations of a problem with a mass matrix, those in whose rows it is 0, were not solved at t0. The "
-        "components that have no derivative are found by Newton's iteration from y0: give a better guess of them. Where the "
-        "derivatives of these equations by these components are a singular matrix, the problem's index is above 1: "
-        "differentiate such an equation, until they are not."
+        "The algebraic equations of a problem with a mass matrix, those in whose rows it is 0, were not solved at t0, or "
+        "behind a dose, an event's affect or another jump. The components that have no derivative are found by Newton's "
+        "iteration from y0, or from what they were or affect gives: give a better guess of them. Where the derivatives of "
+        "these equations by these components are a singular matrix, the problem's index is above 1: differentiate such an "
+        "equation, until they are not."
     )
     steady_state_not_reached = (
         "Doses that were to lead to a steady state did not: from the last of them to the next the state still changed by more "

@@ -195,10 +195,11 @@ class _Derived:
 
     def _along(self, flat: Flat) -> Flat:
         """Their derivative by time."""
-        field = self._flat("f")
+        field = self._functions["f"]
+        slope_of_state = self._problem.method.slope_of(lambda t, y, *given: field.call(t, y, *given)[0])
 
         def slope(t: Any, y: Any, values: Mapping[str, Any]) -> Any:
-            along = (jnp.ones_like(t), field(t, y, values))
+            along = (jnp.ones_like(t), slope_of_state(t, y, *(values[name] for name in field.operands)))
             return jax.jvp(lambda t, y: flat(t, y, values), (t, y), along)[1]
 
         return slope

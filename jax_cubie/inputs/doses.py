@@ -49,6 +49,10 @@ class Doses(eqx.Module):
     schedule is for `jax.vmap`, and each of its arrays has it. `into` belongs to the structure of the schedule: where schedules
     are arguments of functions under jit, the same function is the same structure.
 
+    With a mass matrix M, M dy/dt = f, an amount is added to the component all the same, and what is infused to dy/dt: it is M
+    times its rate that is added to f. Components that follow from algebraic equations are solved for anew then, and take no
+    doses: ValueError.
+
     A dose at t0 is given at the start. One before t0 is an error (traced: the lane ends with `invalid_input`), one behind t1
     is never given. Doses want t1 >= t0.
 

@@ -7,7 +7,9 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ..buffers import Buffer
@@ -82,6 +84,45 @@ class Mass:
 
         return FieldFunction(times)
 
+    def slope_of(self, field: Callable[..., Any]) -> Callable[..., Any]:
+        """dy/dt along the solution, as a function like f, `field(t, y, M, *values)`.
+
+        Of algebraic equations 0 = g(t, y), which hold all the time, it is the derivative of g that is 0. Where they separate,
+        that gives the slopes of the algebraic components once the others are known; else all are found at once.
+        """
+        n, rows = self.size, np.array(self.differential_rows, int)
+        constraints, components = np.array(self.algebraic_rows, int), np.array(self.algebraic_components, int)
+        others = np.setdiff1d(np.arange(n), components)
+
+        def differential(rhs: Any, mass: Any) -> Any:
+            """The slopes of the components that have one in M, where these are as many as the rows."""
+            if self.diagonal:
+                return rhs[rows] / mass[rows]
+            return _solve(mass[rows][:, others], rhs[rows])
+
+        def slope(t: Any, y: Any, *values: Any) -> Any:
+            mass, rhs = values[0], field(t, y, *values)
+            if not len(constraints):
+                return differential(rhs, mass)
+
+            def moved(dt: Any, dy: Any) -> Any:
+                """How fast the algebraic equations leave 0."""
+                return jax.jvp(lambda t, y: field(t, y, *values)[constraints], (t, y), (dt, dy))[1]
+
+            def by(wanted: np.ndarray) -> Any:
+                """Their derivatives by these components, [constraints, wanted]."""
+                still = jnp.zeros_like(t)
+                return jnp.stack([moved(still, jnp.zeros_like(y).at[one].set(1)) for one in wanted], 1)
+
+            now = jnp.ones_like(t)
+            if not self.separates:
+                matrix = jnp.concatenate([mass[rows], by(np.arange(n))])
+                return _solve(matrix, jnp.concatenate([rhs[rows], -moved(now, jnp.zeros_like(y))]))
+            known = jnp.zeros_like(y).at[others].set(differential(rhs, mass))
+            return known.at[components].set(_solve(by(components), -moved(now, known)))
+
+        return slope
+
     @staticmethod
     def buffers() -> tuple[Buffer, ...]:
         """A vector, and M times it."""
@@ -121,6 +162,11 @@ class Mass:
     def moves(b: Body) -> bool:
         """Whether M has tangents."""
         return any(name.startswith(f"{MASS}.") for name in (one.name for one in b.lane.plan.words.operands))
+
+
+def _solve(matrix: Any, right: Any) -> Any:
+    """The solution of a linear system, [n]."""
+    return right / matrix[0] if matrix.shape == (1, 1) else jnp.linalg.solve(matrix, right)
 
 
 def clear(b: Body, vector: View, components: Sequence[int]) -> None:

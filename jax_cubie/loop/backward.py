@@ -19,7 +19,7 @@ from ..solution import CODES
 from . import inside
 from .adjoint import WRITTEN
 from .checkpoints import WINDOW, WINDOW_BITS, checkpoint_name, from_word, power, record_of, slot_of, to_word, turn_of
-from .clock import end_of, floor_of, whole_steps
+from .clock import edges_of, end_of, floor_of, whole_steps
 from .cotangents import cell_of, clear, conclude, declare_cells, gather
 from .part import Step
 from .progress import build_progress, raw
@@ -213,6 +213,8 @@ class _Backward:
         for order in b.moving:
             b.put(**{f"start_{order}": 0, f"size_{order}": 0})
         if self._constraints is not None:
+            if self._problem.jumps:
+                b.put(**edges_of(b, b.scalar(0.0), b.scalar(float("inf"))))
             self._constraints.find_state(b)
 
         def more() -> Scalar:
@@ -526,7 +528,7 @@ class _Backward:
     def back(self, b: Body) -> None:
         """To the step before; windows that end there are left."""
         if not self._problem.moves:
-            self._back(b)
+            self._begun(b)
             return
         adjoint, kept = b.buf.adjoint, b.buf.event_adjoint
         with b.emitter.builder.if_else((b.get("implied") > 0).value) as (again, otherwise):
@@ -546,9 +548,13 @@ class _Backward:
 
                     b.each(add)
                 b.put(twice=False)
-                self._back(b)
+                self._begun(b)
 
-    def _back(self, b: Body) -> None:
+    def _begun(self, b: Body) -> None:
+        """All of the step at hand is gone back over."""
+        for part in self._parts:
+            if part.begun is not None:
+                part.begun(b)
         behind = b.get("behind")
         b.put(behind=behind - 1)
 

@@ -144,7 +144,8 @@ def record_of(problem: Problem) -> Record:
         cells += [("leg", dtype)] if problem.adaptive and problem.cuts else []
     cells += [(name, dtype) for pair in edges(problem) for name in pair]
     counters = [name for part in problem.parts for name in part.remembered_counters]
-    cells += [(name, kind) for part in problem.parts if not part.cuts for name, kind in part.remembered]
+    others = [one for part in problem.parts if not part.cuts for one in part.remembered]
+    cells += [(name, dtype if kind == "float" else kind) for name, kind in others]
     depth = (len(problem.pieces) - 1).bit_length()
     sizes = [sum(piece.size for piece in problem.pieces if piece.order.bit_length() == one) for one in range(depth + 1)]
     moving = problem.moving if problem.cuts else ()

@@ -140,7 +140,8 @@ class AdjointHooks:
     Cotangents are added to the buffer `adjoint`, that of the state which is at hand. begin(b): of the state at t1. repeated(b,
     step): an accepted step is taken again, of which the part keeps count, but writes nothing. restored(b): the lane is as it
     was at the beginning of a step. step(b, step): of the state at the end of that step, and of what lies inside of it by the
-    method's `between_adjoint`. end(b): of the state at t0.
+    method's `between_adjoint`. begun(b): of the state at the beginning of a step, which is at hand, once the step is gone back
+    over. end(b): of the state at t0.
 
     Of parts that divide the way into legs: leg_tangent(b, order) -> the tangent of the beginning of the leg at hand;
     corner(b, step): of the state that the next leg began with makes that of the end of `step`; clip_cotangent(b, order, value):
@@ -154,6 +155,7 @@ class AdjointHooks:
     repeated: Callable | None = None
     restored: Callable | None = None
     step: Callable | None = None
+    begun: Callable | None = None
     end: Callable | None = None
     leg_tangent: Callable | None = None
     corner: Callable | None = None

@@ -1,4 +1,5 @@
-"""What algebraic equations, rows in which a mass matrix has no entry, ask of the state at t0, and slopes where f is not y'.
+"""What algebraic equations, rows in which a mass matrix has no entry, ask of the state at t0 and behind jumps, and slopes where
+f is not y'.
 
 With M_d the rows of M that have entries, and g the components of f in the other rows, all systems here have one matrix: the
 rows of M_d, and those of -dg/dy. It is regular where the equations have index 1. (Hairer, Wanner, Solving Ordinary
@@ -43,18 +44,20 @@ class Constraints:
         self._linear.linearise(b, since_t0, state)
         return self._linear.factor(b, b.scalar(1.0), constraints=True)
 
-    # --- The state at t0
+    # --- The state at t0, and behind jumps
 
-    def find_state(self, b: Body) -> Scalar:
-        """Solves g(t0, y) = 0 for the algebraic components, by Newton's method from what is given; whether it did. Tangents are
-        those of the solution."""
+    def find_state(self, b: Body, since_t0: Scalar | None = None) -> Scalar:
+        """Solves g(t, y) = 0 for the algebraic components, by Newton's method from what they are; whether it did. Tangents are
+        those of the solution. since_t0: the signed time t, counted from t0; None: t0, where a state without a solution stays
+        the one that was given."""
+        now = b.real(0) if since_t0 is None else since_t0.value
         state, delta = b.piece(b.buf.state, 0), b.piece(b.buf.mass_product, 0)
         found = b.variable(b.emitter.constant("bool", 0), "bool")
         going, number = b.variable(b.emitter.constant("bool", 1), "bool"), b.variable(b.int32(0), "int32")
 
         def turn() -> None:
-            b.call(primal_name("f") if len(b.pieces) > 1 else "f", y=state, out=delta, **b.instant(b.real(0)))
-            regular = self.factor(b, b.real(0), state)
+            b.call(primal_name("f") if len(b.pieces) > 1 else "f", y=state, out=delta, **b.instant(now))
+            regular = self.factor(b, now, state)
             clear(b, delta, self._differential_rows)
             self._linear.solve(b, delta)
             small = regular
@@ -69,37 +72,39 @@ class Constraints:
             going.set((regular & ~small & more).value)
 
         b.repeat_while(lambda: b.scalar(going.get(), "bool"), turn)
-        with b.when(~b.scalar(found.get(), "bool")):
-            b.begin_piece(b.pieces[0][1])
+        if since_t0 is None:
+            with b.when(~b.scalar(found.get(), "bool")):
+                b.begin_piece(b.pieces[0][1])
         if len(b.pieces) > 1:
-            self.factor(b, b.real(0), state)
-            self._add_tangents(b)
+            self.factor(b, now, state)
+            self._add_tangents(b, now)
         return b.scalar(found.get(), "bool")
 
-    def _add_tangents(self, b: Body) -> None:
+    def _add_tangents(self, b: Body, now: Any) -> None:
         state, algebraic = b.buf.state, self._mass.algebraic_components
         for _, piece in b.pieces[1:]:
             clear(b, b.piece(state, piece.order), algebraic)
         for number, (_, piece) in enumerate(b.pieces[1:], start=1):
             delta, target = b.piece(b.buf.mass_product, piece.order), b.piece(state, piece.order)
-            b.call("f", y=state, out=into_output(delta, number), **b.instant(b.real(0)))
+            b.call("f", y=state, out=into_output(delta, number), **b.instant(now))
             clear(b, delta, self._differential_rows)
             for direction, part in zip(directions(b, delta), directions(b, target), strict=True):
                 self._linear.solve(b, direction)
                 for index in algebraic:
                     part.store(index, direction.load(index))
 
-    def adjoint_of_state(self, b: Body) -> None:
-        """From the cotangent of the state at t0 to that of the given one, and to those of operands and t0: the algebraic
-        components are a function of the others."""
+    def adjoint_of_state(self, b: Body, since_t0: Scalar | None = None) -> None:
+        """From the cotangent of the state found to that of the one before, and to those of operands and times: the algebraic
+        components are a function of the others. since_t0: as of `find_state`."""
+        now = b.real(0) if since_t0 is None else since_t0.value
         state, multiplier, product = b.buf.state, b.buf.mass_vector, b.buf.mass_product
-        self.factor(b, b.real(0), b.piece(state, 0))
+        self.factor(b, now, b.piece(state, 0))
         fill(b, multiplier, 0.0)
         orders = [piece.order for _, piece in b.pieces]
         for order in reversed(orders):
             target = b.piece(multiplier, order)
             if order != orders[-1]:
-                given = {**b.instant(b.real(0)), "y": state, "f*": multiplier}
+                given = {**b.instant(now), "y": state, "f*": multiplier}
                 b.call("f_vjp", out=into_view_of_input(b, 0, product), **given)
                 add_up(b, target, b.piece(b.buf.adjoint, order), _ONE, [b.piece(product, order)])
             else:
@@ -108,7 +113,7 @@ class Constraints:
             for direction in directions(b, target):
                 self._linear.solve_transposed(b, direction)
             clear(b, target, self._differential_rows)
-        pull(b, "f", b.real(0), 0, multiplier, product, y=state)
+        pull(b, "f", now, 0, multiplier, product, y=state)
         add_to_adjoint(b, product)
         clear(b, b.buf.adjoint, self._mass.algebraic_components)
 

@@ -206,7 +206,8 @@ class Dirk(NewtonMethod):
         if hermite and self.mass is not None and self.mass.algebraic_rows and (len(problem.pieces) > 1 or problem.adjoint):
             raise NotImplementedError(
                 f"values between the steps of method {self.name!r} have no derivative where rows of the mass matrix are 0: "
-                "save at t0, t1 or the ends of steps, or take a Rosenbrock method, as 'rodas5p'"
+                "save at t0, t1 or the ends of steps, without events or summaries that look between these, or take a "
+                "Rosenbrock method, as 'rodas5p'"
             )
         self.reuse.declare(lane)
 

@@ -45,6 +45,9 @@ class ImplicitMethod(TableauMethod):
         fitted = self.linear.fitted(field, mass, sparsity)
         return dataclasses.replace(self, linear=fitted, mass=mass)  # pyright: ignore[reportArgumentType] - those not abstract
 
+    def slope_of(self, field: Callable) -> Callable:
+        return field if self.mass is None else self.mass.slope_of(field)
+
     def transposed(self, field: Callable) -> dict[str, FieldFunction]:
         return self.linear.transposed(field)
 

@@ -116,9 +116,13 @@ class Method(abc.ABC):
         """Whether values between steps take f for the slope at their ends, which with a mass matrix it is not."""
         return False
 
+    def slope_of(self, field: Callable) -> Callable:
+        """The slope of the state as a function, of f, `field(t, y, *values)`: with a mass matrix f is none."""
+        return field
+
     @property
     def constraints(self) -> Constraints | None:
-        """What algebraic equations ask of the state at t0, where there are such; for code in a lane."""
+        """What algebraic equations ask of the state at t0 and behind jumps, where there are such; for code in a lane."""
         return None
 
     def first_slope(self, b: Body) -> tuple[View, Callable[[View], None] | None]:

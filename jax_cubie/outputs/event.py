@@ -17,7 +17,8 @@ class Event(eqx.Module):
       True, as it was not at the end of the step before, -1: where it has become False, 0: wherever it is True.
     - terminal: whether the lane ends there, with `RESULTS.event_occurred`; a number: at which of them. None: only where there
       is no `affect`.
-    - affect: affect(t, y, args) -> y, the state to go on from, a pytree like y; the method starts again.
+    - affect: affect(t, y, args) -> y, the state to go on from, a pytree like y; the method starts again. Components that follow
+      from algebraic equations (`mass`) are solved for then, from what it gives of them as a guess.
     - record: of how many, from the first on, times and states are kept.
 
     At t0 no event happens: a cond that is 0 there, or behind an event of its own, is on the side to which it goes on. Where it

@@ -39,7 +39,7 @@ class _Adjoint:
     """Writes them."""
 
     def __init__(self, lane: Lane, events: Events):
-        self._kinds = events.kinds
+        self._kinds, self._mass = events.kinds, events.mass
         self._real = [number for number, kind in enumerate(events.kinds) if not kind.boolean]
         self._given = set(lane.adjoint.cotangents)
 
@@ -114,9 +114,10 @@ class _Adjoint:
     def imply(self, b: Body, step: Step, level: Scalar, values: Mapping[int, Scalar]) -> None:
         slopes, ours, count = b.buf.event_values, b.buf.event_cotangent, len(self._kinds)
         instant = b.instant((b.scalar(b.direction) * step.end).value, into=1)
-        slope = b.buf.event_state  # f there, which not every method has at hand
-        b.call("f", y=b.buf.proposed_state, out=slope, **instant)
-        b.call("event_slopes", y=b.buf.proposed_state, dy=slope, out=slopes.part(count, count), **instant)
+        along = {} if self._mass else {"dy": b.buf.event_state}  # f there, which not every method has at hand
+        for slope in along.values():
+            b.call("f", y=b.buf.proposed_state, out=slope, **instant)
+        b.call("event_slopes", y=b.buf.proposed_state, out=slopes.part(count, count), **along, **instant)
         given = {in_order("y", piece.order): b.piece(b.buf.proposed_state, piece.order) for _, piece in b.pieces}
         for order, value in values.items():
             own, taken = ours.part(order * count, count), ~level.equals(order.bit_count())

@@ -36,7 +36,7 @@ class Conditions:
     """
 
     def __init__(self, lane: Lane, events: Events):
-        self.kinds, self.count = events.kinds, len(events.kinds)
+        self.kinds, self.count, self._mass = events.kinds, len(events.kinds), events.mass
         self.real = [number for number, kind in enumerate(events.kinds) if not kind.boolean]
         self.bools = [number for number, kind in enumerate(events.kinds) if kind.boolean]
         self.cutting = [number for number in self.real if events.kinds[number].cuts]
@@ -50,13 +50,15 @@ class Conditions:
         instant = b.instant((b.scalar(b.direction) * time).value)
         b.call(self.plain, y=state, out=self.part(b.buf.event_values, 0), **instant)
         if self.real:
-            b.call("event_slopes", y=state, dy=slope(b), out=self.part(b.buf.event_values, 1), **instant)
+            along = {} if self._mass else {"dy": slope(b)}
+            b.call("event_slopes", y=state, out=self.part(b.buf.event_values, 1), **along, **instant)
 
     def tell_wrong(self, b: Body) -> None:
-        """Whether a condition is no number; it is suspicious then."""
+        """Whether a condition is no number; it is suspicious then. With a mass matrix its slope may be none, either."""
         for number in self.real:
             value = self.value(b, number)
-            self._end_lane(b, "not_finite", ~value.equals(value))
+            wrong = ~value.equals(value)
+            self._end_lane(b, "not_finite", wrong | ~self.change(b, number).is_finite if self._mass else wrong)
 
     def _end_lane(self, b: Body, code: str, condition: Scalar) -> None:
         """Where it has no other code yet; not on the way back, which knows where it ended."""

@@ -42,10 +42,12 @@ class Events(Part):
     """The events of a solve, in the user's order.
 
     Functions: "events", of the time and the state, gives all conditions as floats; "event_slopes", of these and the slope of
-    the state, how fast they change; "affect0" and so on the new state.
+    the state, how fast they change; "affect0" and so on the new state. mass: whether there is a mass matrix: then
+    "event_slopes" finds the slope of the state, which f is not, by itself.
     """
 
     kinds: tuple[Kind, ...]
+    mass: bool = False
 
     @property
     def inside(self) -> bool:
@@ -53,7 +55,7 @@ class Events(Part):
 
     @property
     def slopes(self) -> bool:
-        return self.inside
+        return self.inside and not self.mass
 
     @property
     def stops(self) -> bool:

@@ -64,7 +64,7 @@ class Crossing:
 class Group:
     """Numbers and what is made of them together, over one window.
 
-    function: of (t, y), whose `size` numbers they are; None: the state. slopes: whether these have slopes, made of f. moving:
+    function: of (t, y), whose `size` numbers they are; None: the state. slopes: whether f is the slope of the state. moving:
     the function that gives the numbers and then their slopes; None where nobody asks for these. order: of the method, which
     integrals are to be as exact as. total: whether there are any; spread: whether squares are summed, too. peaks, troughs: for
     how many there is room.
@@ -97,7 +97,8 @@ class Group:
     @property
     def has_ends(self) -> bool:
         """Whether numbers at the beginning of a step, and their slopes, are those of the method."""
-        return self.function is None and not self.window.starts and not self.window.sampled
+        slopes = self.slopes or not self.turns
+        return self.function is None and not self.window.starts and not self.window.sampled and slopes
 
     @property
     def keeps_last(self) -> bool:
@@ -321,10 +322,6 @@ class Summaries(Part):
         asked = self.asked[number]
         if asked.kind == "fold":
             return self.folds[asked.owner].refusal
-        group = self.groups[asked.owner]
-        exempt = group.window.sampled or asked.kind in ("mean", "std", "rms", "integral", "crossings")
-        if not exempt and not group.slopes:
-            return f"a Summary.{asked.kind} with a mass matrix has none"
         return None
 
     def hooks(self, lane: Lane) -> Hooks:

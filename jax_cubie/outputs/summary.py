@@ -47,8 +47,8 @@ class Summary(eqx.Module):
     What all of them take:
 
     - of: `of(t, y, args)`, a pytree of real numbers or booleans (which count as 0 and 1); None: the state.
-    - derivative: 1 or 2: of the first or second derivative by time of that, along the solution: f is in place of dy/dt, and is
-      differentiated by JAX. Not with a mass matrix.
+    - derivative: 1 or 2: of the first or second derivative by time of that, along the solution: f is in place of dy/dt, with a
+      mass matrix what follows from it for dy/dt, and is differentiated by JAX.
     - start: from this time on, as what is in front has yet to settle. Earlier than t0: from t0 on.
     - every: of values at start, or else t0, and in even distances of that from there up to t1, in place of the trajectory
       itself: then mean and so on are those of the sample, peaks and troughs values that are larger (smaller) than both
@@ -58,7 +58,7 @@ class Summary(eqx.Module):
     step, as exact as the method is. An extremum inside of a step is one where the slopes at the two ends of the step have
     different signs, and a crossing is one where the values have: of several inside of one step only one is found, or none;
     dtmax= makes steps short enough. At t0 itself, or at start, there is no crossing, and no peak or trough; nor where the state
-    or its slope jumps. With a mass matrix, min and max are those of the ends of steps.
+    or its slope jumps.
 
     And `Summary(init, update, result)`, three functions of JAX's:
 
@@ -70,11 +70,11 @@ class Summary(eqx.Module):
     moves, an extremum has that of the trajectory at its time, and times move so that they stay those of an extremum, or of a
     crossing, or of the jump or the event that an extremum is at. With `every` they are those of samples, whose times move with
     `start` and `every`. They are found by another solve, with the same steps. Where an rms is 0, and where a std is, but for
-    rounding of its mean, as of a constant, its derivative is 0. Those of the three functions are JAX's, of rows
-    of all points, so they need room for these: for as many steps as max_steps, which has to be given, or with `every` for as
+    rounding of its mean, as of a constant, its derivative is 0. Those of the three functions are JAX's, of rows of all
+    points, so they need room for these: for as many steps as max_steps, which has to be given, or with `every` for as
     many samples as t0, t1, start and every make, which have to be known. Which points there are is held fixed, and so are
-    integers and booleans. There are none yet of these beside drivers that are looked up, and of extrema and their times, or of
-    times of crossings, with a mass matrix and without `every`: NotImplementedError says so where one is asked for.
+    integers and booleans. There are none yet of these beside drivers that are looked up: NotImplementedError says so where one
+    is asked for.
 
     A lane that failed has NaN, in integers the lowest of their range. Where there is nothing to look at, since `start` lies
     behind t1, counts of built-in kinds and integrals are 0, and all else is NaN, or the lowest integer; over no time at all,

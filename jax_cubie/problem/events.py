@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..field_errors import in_our_words
+from ..field_errors import in_derivative_words, in_our_words
 from ..outputs import Event, Events, Kind, SteadyState
 from ..translate import trace
 from .state import State
@@ -21,9 +21,10 @@ class EventReader:
     """Reads them. After `trace` its `part` is known, None where there is no event but a steady state.
 
     structure: that of what was given, with the events alone in it. steady: the condition of that name, if there is one.
+    mass: whether there is a mass matrix.
     """
 
-    def __init__(self, given: Any, state: State, args: Arguments):
+    def __init__(self, given: Any, state: State, args: Arguments, *, mass: bool):
         leaves, _ = jax.tree.flatten(given, is_leaf=_is_event)
         for leaf in leaves:
             if not _is_event(leaf):
@@ -39,7 +40,7 @@ class EventReader:
         self._events, self.structure = jax.tree.flatten(kept, is_leaf=lambda one: isinstance(one, Event))
         if len(self._events) > _MOST:
             raise ValueError(f"events has {len(self._events)} events: a lane looks for at most {_MOST}")
-        self._state, self._args = state, args
+        self._state, self._args, self._mass = state, args, mass
         self._boolean: list[bool] = []
 
     @property
@@ -49,10 +50,10 @@ class EventReader:
         made = tuple(
             Kind(boolean, one.direction, one.ends_at, one.affect is not None, one.record) for one, boolean in kinds
         )
-        return Events(made) if made else None
+        return Events(made, self._mass) if made else None
 
-    def trace(self) -> dict[str, Extra]:
-        """The functions in the kernel, by name."""
+    def trace(self, slope: Callable[..., Any]) -> dict[str, Extra]:
+        """The functions in the kernel, by name. slope: that of the state, of the time, the flat state and the operands."""
         if not self._events:
             return {}
         dtype = jnp.dtype(self._state.dtype)
@@ -67,10 +68,15 @@ class EventReader:
         def slopes(t: Any, y: Any, dy: Any, *others: Any) -> Any:
             return jax.jvp(lambda t, y: values(t, y, *others), (t, y), (jnp.ones_like(t), dy))[1]
 
-        found = {
-            "events": Extra(("t", "y"), trace(values, time, vector, *given), f"cond{self._args.said}"),
-            "event_slopes": Extra(("t", "y", "dy"), trace(slopes, time, vector, vector, *given)),
-        }
+        def own_slopes(t: Any, y: Any, *others: Any) -> Any:
+            return slopes(t, y, slope(t, y, *others), *others)
+
+        found = {"events": Extra(("t", "y"), trace(values, time, vector, *given), f"cond{self._args.said}")}
+        if not self._mass:
+            found["event_slopes"] = Extra(("t", "y", "dy"), trace(slopes, time, vector, vector, *given))
+        elif not all(self._boolean):
+            with in_derivative_words(f"f{self._args.said}", reverse=False):
+                found["event_slopes"] = Extra(("t", "y"), trace(own_slopes, time, vector, *given))
         for number, event in enumerate(self._events):
             if event.affect is not None:
                 jaxpr = trace(self._affect(event.affect, number), time, vector, *given)

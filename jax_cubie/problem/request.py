@@ -11,8 +11,20 @@ from jaxtyping import PyTree
 from ..buffers import BufferRegistry
 from ..controllers import Controller
 from ..foreign_names import instead_of_saveat
-from ..inputs import Jumps, apart, read_doses, read_drivers, read_jumps, schedule_of, steady_among
-from ..linear import LinearSettings
+from ..inputs import (
+    AnyDoses,
+    Consistency,
+    Doses,
+    Jumps,
+    apart,
+    component_of,
+    read_doses,
+    read_drivers,
+    read_jumps,
+    schedule_of,
+    steady_among,
+)
+from ..linear import LinearSettings, Mass
 from ..loop import Part
 from ..loop.checkpoints import windows_for
 from ..methods import Method
@@ -143,19 +155,8 @@ def make_request(
     separation = None if mass is None else separation_of(mass[1])
     if separation is not None and mass is not None:
         mass = separation.of_mass(mass[1])
-    if schedule is not None and schedule.restarts is not False and mass is not None and mass[0].algebraic_rows:
-        raise NotImplementedError(
-            f"doses, jump_ts or drivers of the kind 'previous' and a mass matrix whose row {mass[0].algebraic_rows[0]} is 0, "
-            "or a sum of others: behind a jump the equation of that row would have to be solved anew; solve up to each of "
-            "these times, and begin another solve there"
-        )
-    if schedule is not None and schedule.infused and mass is not None:
-        raise NotImplementedError(
-            "infusions and a mass matrix: what is infused would have to be multiplied by it; write the infusion into f, and "
-            "its beginning and end into jump_ts"
-        )
     leaves = Arguments(args, state.dtype, None if mass is None else mass[1], driven, t0, schedule)
-    happening = EventReader(events, state, leaves)
+    happening = EventReader(events, state, leaves, mass=mass is not None)
     if happening.steady is not None:
         values |= happening.steady.operands(state, values)
     if (leading := steady_among(given)) is not None:
@@ -167,7 +168,7 @@ def make_request(
     reader = SummaryReader(asked, state, leaves, ends, room, mass=mass is not None)
     functions = trace_functions(
         f, outputs, method, state, leaves, settings["unroll"], None if mass is None else mass[0], jac, sparsity, separation,
-        lambda field, method: {**happening.trace(), **reader.trace(field, method)},
+        lambda slope, method: {**happening.trace(slope), **reader.trace(slope, method)},
     )  # fmt: skip
     values |= reader.operands
     values |= dict(zip(leaves.names, leaves.arrays, strict=True)) | functions.closed_over
@@ -184,19 +185,20 @@ def make_request(
     parts += [] if happening.steady is None else [Steady()]
     parts += [] if happening.part is None else [happening.part]
     parts += [] if schedule is None else [Jumps.of(schedule)]
+    leaping = schedule is not None and schedule.restarts is not False
+    affected = happening.part is not None and bool(happening.part.affects)
+    if mass is not None and mass[0].algebraic_rows and (leaping or affected):
+        _check_constraints_jump(mass[0], given, state)
+        parts.append(Consistency(leaping))
     if reader.presented:
         events = happening.part
-        leaps = (schedule is not None and schedule.changes_state) or (events is not None and bool(events.affects))
+        leaps = (schedule is not None and schedule.changes_state) or affected
         parts.append(reader.part_beside(events=events is not None, leaps=leaps))
-    if mass is not None and happening.part is not None:
-        raise NotImplementedError(
-            "events= with mass=: f is no slope of the state there, by which events are looked for. Save times, and look there"
-        )
     if mass is not None and any(part.inside for part in parts) and functions.method.between_needs_slopes:
         raise ValueError(
             f"method {method.name!r} has no values between steps of its own, and with a mass matrix f is no slope to make some "
-            "of: save at t0, t1 or the ends of steps, without summaries that look between these, or take a method that has, as "
-            "'rodas5p' or 'rodas4'"
+            "of: save at t0, t1 or the ends of steps, without events or summaries that look between these, or take a method "
+            "that has, as 'rodas5p' or 'rodas4'"
         )
     _refuse_named_ends(parts, controller, settings["controller"])
     problem = Problem(
@@ -254,6 +256,26 @@ def _jacobian(
         start, values = leaves.at_t0(t0)
         check_jacobian(f, flat_field(f, state, leaves), jac, flat, sparsity, start, y0, values)
     return flat
+
+
+def _check_constraints_jump(mass: Mass, doses: Sequence[AnyDoses], state: State) -> None:
+    """Raises NotImplementedError where nobody knows which components follow the others behind a jump, and ValueError for doses
+    into those that do."""
+    if not mass.separates:
+        raise NotImplementedError(
+            f"what jumps (doses, jump_ts, an affect, drivers of the kind 'previous') and a mass matrix whose row "
+            f"{mass.algebraic_rows[0]} is 0, or a sum of others, without as many columns of zeros: behind a jump some "
+            "components have to follow from that equation, and the columns do not say which; take components of which some "
+            "stand in no derivative, as sums of the ones at hand, or solve up to each of these times, and begin another solve "
+            "there"
+        )
+    for one in doses:
+        place = component_of(one.into, state) if isinstance(one, Doses) else None
+        if place in mass.algebraic_components:
+            raise ValueError(
+                f"Doses(into=...) names component {place} of y0, in whose column the mass matrix is 0: it follows from the "
+                "algebraic equations, whatever is added to it; name a component that has a derivative"
+            )
 
 
 def _refuse_named_ends(parts: Sequence[Part], controller: Controller, name: str) -> None:

@@ -70,18 +70,18 @@ class SummaryReader:
         windows, groups = tuple(self._windows.values()), tuple(self._groups.values())
         return Summaries(windows, groups, tuple(self._folds), tuple(self._asked), events, leaps)
 
-    def trace(self, field: Field, method: Method) -> dict[str, Extra]:
-        """The functions in the kernel, by name. field: f of the time, the flat state and the operands of args."""
+    def trace(self, slope: Field, method: Method) -> dict[str, Extra]:
+        """The functions in the kernel, by name. slope: that of the state, of the time, the flat state and the operands."""
         for name, summary in self._given.items():
             said = f"summaries[{name!r}]"
             window = self._window(summary, said)
             if summary.functions is not None:
                 self._read_fold(name, summary, window, said)
             else:
-                self._read_numbers(name, summary, window, said, field, method)
+                self._read_numbers(name, summary, window, said, slope, method)
         for numbers in self._numbers.values():
             if numbers.moving:
-                self._trace_moving(numbers, field)
+                self._trace_moving(numbers, slope)
         return self._jaxprs
 
     # --- Windows
@@ -110,8 +110,8 @@ class SummaryReader:
 
     # --- Numbers
 
-    def _read_numbers(self, name: str, summary: Summary, window: Window, said: str, field: Field, method: Method) -> None:
-        numbers, kind = self._numbers_of(summary, said, field), summary.kind
+    def _read_numbers(self, name: str, summary: Summary, window: Window, said: str, slope: Field, method: Method) -> None:
+        numbers, kind = self._numbers_of(summary, said, slope), summary.kind
         place = (window.number, numbers.name)
         group = self._groups.get(place)
         if group is None:
@@ -121,19 +121,14 @@ class SummaryReader:
         if kind in ("mean", "integral", "std", "rms"):
             changed = {"total": True, "spread": group.spread or kind in ("std", "rms")}
         elif kind in ("peaks", "troughs"):
-            if self._mass and not window.sampled:
-                raise NotImplementedError(
-                    f"{said} looks for {kind} by the slope of the solution, which is not f with a mass matrix: give every=, "
-                    "with which it looks at samples"
-                )
             changed = {kind: max(getattr(group, kind), summary.most or 0)}
         elif "crossing" in kind:
             which, changed = self._crossing(group, summary, numbers, said)
         else:
             changed = {"maximum" if kind.endswith("max") else "minimum": True}
         slopes = "crossing" not in kind and (numbers.name is None or not changed.get("total"))
-        if slopes and not self._mass and not window.sampled:
-            # Also integrals of the state use slopes, those that the method has.
+        if slopes and not window.sampled and not (self._mass and changed.get("total")):
+            # Also integrals of the state use slopes, those that the method has: f, without a mass matrix.
             changed["moving"] = numbers.moving_name
             numbers.moving = numbers.moving or not changed.get("total")
         self._groups[place] = dataclasses.replace(group, **changed)
@@ -154,21 +149,17 @@ class SummaryReader:
         asked = {name: name == wants for name in ("count", "first", "last")}
         return len(group.crossings), {"crossings": (*group.crossings, Crossing(level, summary.direction, **asked))}
 
-    def _numbers_of(self, summary: Summary, said: str, field: Field) -> _Numbers:
+    def _numbers_of(self, summary: Summary, said: str, slope: Field) -> _Numbers:
         of, derivative = summary.of, summary.derivative
         key = (None if of is None else id(of), derivative)
         if key in self._numbers:
             return self._numbers[key]
-        if derivative and self._mass:
-            raise NotImplementedError(
-                f"{said} is of a derivative by time, which is not f with a mass matrix: leave out derivative="
-            )
         if of is None and not derivative:
             self._numbers[key] = _Numbers(self._state, None, None, "f")
             return self._numbers[key]
         flat, like = self._flat(of, said)
         for _ in range(derivative):
-            flat = along(flat, field)
+            flat = along(flat, slope)
         name = f"summarised{len(self._numbers)}"
         with in_derivative_words(f"of of {said}" if of is not None else "f(t, y, args)", reverse=False):
             closed = trace(flat, *self._time_and_state(), *self._args.avals)
@@ -202,12 +193,12 @@ class SummaryReader:
         closed = without_custom_vjp(trace(flat, *self._time_and_state(), *self._args.avals))
         return lambda *given: jex.jaxpr_as_fun(closed)(*given)[0], found[-1]
 
-    def _trace_moving(self, numbers: _Numbers, field: Field) -> None:
+    def _trace_moving(self, numbers: _Numbers, slope: Field) -> None:
         """The numbers, and behind them their slopes along the solution."""
         flat = numbers.flat if numbers.flat is not None else lambda t, y, *values: y
 
         def both(t: Any, y: Any, *values: Any) -> Any:
-            return jnp.concatenate(_moved(flat, field, t, y, *values))
+            return jnp.concatenate(_moved(flat, slope, t, y, *values))
 
         with in_derivative_words(numbers.said, reverse=False):
             self._jaxprs[numbers.moving_name] = Extra(("t", "y"), trace(both, *self._time_and_state(), *self._args.avals))
@@ -358,14 +349,14 @@ class _Carry:
         return jax.tree.unflatten(self._structure, leaves)
 
 
-def _moved(flat: Field, field: Field, t: Any, y: Any, *values: Any) -> tuple[Any, Any]:
+def _moved(flat: Field, slope: Field, t: Any, y: Any, *values: Any) -> tuple[Any, Any]:
     """Numbers along the solution, and their slopes."""
-    return jax.jvp(lambda t, y: flat(t, y, *values), (t, y), (jnp.ones_like(t), field(t, y, *values)))
+    return jax.jvp(lambda t, y: flat(t, y, *values), (t, y), (jnp.ones_like(t), slope(t, y, *values)))
 
 
-def along(flat: Field, field: Field) -> Field:
+def along(flat: Field, slope: Field) -> Field:
     """The derivative by time of numbers along the solution."""
-    return lambda t, y, *values: _moved(flat, field, t, y, *values)[1]
+    return lambda t, y, *values: _moved(flat, slope, t, y, *values)[1]
 
 
 def _real(leaf: Any, said: str, expected: str = "real numbers") -> Any:

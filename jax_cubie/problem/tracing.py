@@ -141,7 +141,6 @@ class Arguments:
             return t, args
         return t if self._t0 is None else _with_derivative(named[TIME], t + named[self._t0]), args, self.tables.at(t, named)
 
-
     @property
     def infuses(self) -> bool:
         """Whether something is added to f."""
@@ -229,7 +228,7 @@ def trace_functions(
 ) -> TracedFunctions:
     """For each platform f, what the method derives of it and `outputs`, by their names: functions of time, the flat state, the
     operands of args and what they close over. jac, sparsity: of f. separation: what f and these are brought to before all else.
-    more: of f and the method, what else is evaluated, by name."""
+    more: of the slope of the state, as a function of the same, and the method, what else is evaluated, by name."""
     said_f = f"f{args.said}"
     args.check_signature(f, "f")
     time, vector = _time_and_state(state)
@@ -238,6 +237,8 @@ def trace_functions(
         flat = separation.of_function(flat)
         jac = None if jac is None else separation.of_function(jac)
         sparsity = None if sparsity is None else separation.of_pattern(sparsity)
+    if args.infuses:
+        flat = _with_infusions(flat, state.size, args, mass)
     field = trace(flat, time, vector, *args.avals)
     inputs: dict[str, tuple[str, ...]] = dict.fromkeys(("f", *outputs), ("t", "y"))
     closed, sparse = {"f": field}, set()
@@ -250,7 +251,8 @@ def trace_functions(
             if name != "f":
                 given = (time if one == "t" else vector for one in derived.inputs)
                 closed[name] = trace(derived.call, *given, *args.avals)
-    extras = {} if more is None else more(lambda *given: jex.jaxpr_as_fun(forwards)(*given)[0], method)
+    slope = method.slope_of(lambda *given: jex.jaxpr_as_fun(forwards)(*given)[0])
+    extras = {} if more is None else more(slope, method)
     for name, extra in extras.items():
         inputs[name], closed[name] = extra.inputs, extra.jaxpr
     structures = {}
@@ -314,13 +316,23 @@ def flat_field(f: Callable, state: State, args: Arguments) -> Callable[..., Arra
 
     def field(t: Array, y: Array, *values: Array) -> Array:
         time, *others = args.at(t, values)
-        rhs = call_field(f, f"f{args.said}", derivative, time, state.unflatten(y), *others)
-        return rhs + args.infused(values, state.size) if args.infuses else rhs
+        return call_field(f, f"f{args.said}", derivative, time, state.unflatten(y), *others)
 
     def derivative(returned: PyTree) -> Array:
         return state.flatten(returned, "what f returns")
 
     return field
+
+
+def _with_infusions(field: Callable[..., Array], size: int, args: Arguments, mass: Mass | None) -> Callable[..., Array]:
+    """f, and what is infused: rates of the state, so that an infusion is many small doses. With a mass matrix M f is none, and
+    the rates are multiplied by M; it has no share in algebraic equations."""
+
+    def infused(t: Array, y: Array, *values: Array) -> Array:
+        rates = args.infused(values, size)
+        return field(t, y, *values) + (rates if mass is None else mass.product().call(t, rates, values[0]))
+
+    return infused
 
 
 def _trace_output(output: Output, state: State, args: Arguments) -> tuple[Any, Any]:
