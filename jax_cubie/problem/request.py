@@ -293,7 +293,7 @@ def _door(number: int | None) -> str:
 
 
 def _known_room(solver: Choices) -> int | None:
-    """The same where there is no need for it; None where max_steps is not known, or was left at what it is."""
+    """max_steps, where rows of all steps may be kept; None where it is not known, or was left at what it is."""
     known = concrete(solver.settings()["max_steps"])
     given = known is not None and ("max_steps" in solver.given or known != DEFAULT_MAX_STEPS)
     return int(known) if given and known is not None and known.ndim == 0 else None
