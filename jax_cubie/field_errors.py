@@ -131,12 +131,20 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def in_our_words(what: str) -> Iterator[None]:
-    """Raises FieldError for JAX's and NumPy's errors about values that are not known while `what` is traced."""
+    """Raises FieldError for JAX's and NumPy's errors about values that are not known while `what` is traced, and for derivative
+    rules that were never given."""
     try:
         yield
     except FieldError:
         raise
     except Exception as error:
+        if isinstance(error, AttributeError) and "defined for custom_" in str(error):
+            step = _users_step(error.__traceback__)
+            where = "" if step is None else f" {_place(step)}"
+            raise FieldError(
+                f"{what} calls a function whose derivative rule is missing{where}: JAX says: {_first_line(error)}. Instead: "
+                "give it one (defjvp of a jax.custom_jvp, defvjp of a jax.custom_vjp), or leave that decorator out"
+            ) from error
         advice = _advice(error)
         if advice is None:
             raise

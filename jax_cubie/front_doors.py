@@ -67,7 +67,8 @@ def solve(
       different numbers of them. step_ts: times on which steps end, likewise; behind these the method and its controller go
       on, with steps as long as they were wanted before.
     - solver: a `Solver`; settings given besides are `solver.update(**settings)`.
-    - throw: raise where any lane failed, also under jit, vmap and grad, when the solution is computed.
+    - throw: raise where any lane failed, also under jit, vmap, grad and shard_map, when the solution is computed. Of a batch
+      that is sharded over devices otherwise, what is raised ends the process: look at `result` there.
     - mass: M of M dy/dt = f(t, y, args), for Rosenbrock methods and implicit ones that are stiffly accurate: an array [n] for a
       diagonal, or [n, n], over the components of y0's leaves one behind the other; for a diagonal a pytree like y0; or an
       operator of lineax. It may be singular (a differential-algebraic equation of index 1), and one for each lane. What of a
@@ -84,8 +85,8 @@ def solve(
     mass, arrays that f, `SaveAt.fn` and the like close over, values of drivers, all numbers of doses, `jump_ts`, `step_ts`, t0,
     t1, `SaveAt.ts`, and of steps that nobody judges by dt0 and `step_ends`. Sizes that the controller chose are held fixed; so
     by tolerances, coefficients, max_steps and dt0 as a first step the derivative is 0, as are those of `stats` and of the times
-    of steps, and of y0's components that are solved for. Times and states of events have derivatives, too. A lane that
-    failed has NaN. What `Solution.evaluate` and `Solution.derivative` give has the same derivatives, but for `SaveAt.ts`, and
+    of steps, and of y0's components that are solved for. A row of `SaveAt.ts` at t0 itself is y0, and its derivative that of y0.
+    Times and states of events have derivatives, too. A lane that failed has NaN, in reverse that of all its rows. What `Solution.evaluate` and `Solution.derivative` give has the same derivatives, but for `SaveAt.ts`, and
     one by its time. Raises FieldError, a TypeError, where f has no derivative.
 
     Returns a `Solution`. A lane that fails says so in `result` and disturbs no other.

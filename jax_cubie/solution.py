@@ -12,7 +12,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree, Real, Shaped
+from jaxtyping import Array, Bool, Float, Int, PyTree, Real, Shaped
 
 from .foreign_names import missing_attribute
 from .printing import solution_rows, solution_title, table, text
@@ -233,22 +233,35 @@ def raising(solution: Solution) -> Solution:
         _raise_failures(np.asarray(code))
         return solution
 
-    def look(codes: Any) -> np.ndarray:
-        _raise_failures(np.asarray(codes))
-        return np.ones(np.shape(codes), bool)
-
-    def ask(codes: Any) -> Any:
-        return jax.pure_callback(look, jax.ShapeDtypeStruct((), bool), codes, vmap_method="broadcast_all")
-
     # One question for all lanes; what is saved depends on the answer, else nobody would wait for it.
+    code = jax.lax.stop_gradient(code)
     failed = eqx.internal.unvmap_any(~is_fine(code))
-    fine = jax.lax.cond(failed, ask, lambda codes: jnp.ones_like(codes, bool), jax.lax.stop_gradient(code))
+    fine = jax.lax.cond(failed, _ask, lambda codes: jnp.array(True), code)
 
     def kept(one: Solution) -> tuple[Any, ...]:
         return one.ys, one.observables, one.summaries, one.interpolation
 
     waiting = jax.tree.map(lambda leaf: jnp.where(fine, leaf, jnp.zeros_like(leaf)), kept(solution))
     return eqx.tree_at(kept, solution, waiting, is_leaf=lambda leaf: leaf is None)
+
+
+@jax.custom_batching.custom_vmap
+def _ask(codes: Int[Array, "*lanes"]) -> Bool[Array, ""]:
+    """Raises what is wrong with lanes, once for all of them, when it is computed."""
+
+    def look(codes: Any) -> np.ndarray:
+        _raise_failures(np.asarray(codes))
+        return np.array(True)
+
+    mesh = jax.typeof(codes).sharding.mesh
+    if not mesh.empty and mesh._any_axis_explicit:
+        codes = jax.sharding.reshard(codes, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    return jax.pure_callback(look, jax.ShapeDtypeStruct((), bool), codes)
+
+
+@_ask.def_vmap
+def _ask_for_all(size: int, batched: Any, codes: Any) -> tuple[Any, bool]:
+    return _ask(codes), False
 
 
 def _raise_failures(codes: np.ndarray) -> None:

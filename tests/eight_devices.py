@@ -304,6 +304,26 @@ def test_shard_map(kind, check_vma):
 
 
 @each_kind
+def test_throw(kind):
+    """Where lanes are fine nothing is lost by it; in shard_map a device says which of its own are not."""
+
+    def last(rate, y0):
+        return solve(field, 0.0, 1.0, y0, (rate, 0.0), dt0=0.1, max_steps=20, throw=True).ys
+
+    def slope(rate, y0):
+        return jax.grad(lambda rate: jnp.sum(jax.vmap(last)(rate, y0)))(rate)
+
+    mesh = mesh_of(kind)
+    arrays = put(mesh, RATE, "x"), put(mesh, Y0, "x")
+    expected = plain(slope, RATE, Y0)
+    assert_same_bits(jax.jit(slope)(*arrays), expected)
+    mapped = jax.jit(jax.shard_map(slope, mesh=mesh, in_specs=(P("x"), P("x")), out_specs=P("x")))
+    assert_same_bits(mapped(*arrays), expected)
+    with pytest.raises(RuntimeError, match="1 of 4 lanes failed.*lane 3"):
+        jax.block_until_ready(mapped(put(mesh, np.where(np.arange(RATE.size) == 3, np.nan, RATE), "x"), arrays[1]))
+
+
+@each_kind
 def test_what_varies_in_shard_map_is_not_replicated(kind):
     mesh = mesh_of(kind)
     seen = []

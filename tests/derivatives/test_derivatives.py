@@ -422,6 +422,13 @@ def test_functions_without_a_derivative():
     tangent = jax.jvp(loss(turns), (Y0,), (Y0,))[1]
     np.testing.assert_allclose(tangent, loss(turns)(Y0), rtol=1e-6)
 
+    @jax.custom_jvp
+    def without_a_rule(x):
+        return jnp.sin(x)
+
+    with pytest.raises(FieldError, match=r"rule is missing at .*test_derivatives.py.*without_a_rule.*defjvp"):
+        loss(lambda t, y, args: without_a_rule(y))(Y0)
+
 
 def test_numbers_that_only_a_derivative_reads():
     """An array inside a jitted function that stands in the rule of a custom_jvp: no operand of the solve's."""
