@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from ..kernel.scalar import Scalar, where
 from ..loop import AdjointHooks, Hooks, Part
-from ..loop.cotangents import cell_of, gather
 from ..operands import primal_name
 from ..solution import CODES
 
@@ -58,6 +57,8 @@ class Consistency(Part):
 
     def adjoint(self, lane: Lane) -> AdjointHooks:
         """Behind a jump the state is that of the beginning of the step at hand, once that is gone back over."""
+        from ..loop.cotangents import cell_of, gather  # apart, so that no solve imports llvmlite
+
         constraints = lane.problem.method.constraints
         assert constraints is not None
         jumping = [part.hooks(lane).start for part in lane.problem.parts if part.jumps]
