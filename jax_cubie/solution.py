@@ -12,6 +12,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType
 from jaxtyping import Array, Bool, Float, Int, PyTree, Real, Shaped
 
 from .foreign_names import missing_attribute
@@ -254,7 +255,7 @@ def _ask(codes: Int[Array, "*lanes"]) -> Bool[Array, ""]:
         return np.array(True)
 
     mesh = jax.typeof(codes).sharding.mesh
-    if not mesh.empty and mesh._any_axis_explicit:
+    if AxisType.Explicit in mesh.axis_types:
         codes = jax.sharding.reshard(codes, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
     return jax.pure_callback(look, jax.ShapeDtypeStruct((), bool), codes)
 

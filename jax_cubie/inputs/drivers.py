@@ -6,8 +6,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.core
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree, Real
 
@@ -15,6 +13,7 @@ from ..foreign_names import front_door
 from ..printing import describe_call
 from ..settings import check_choice, concrete, is_number
 from ..times import check_scalar
+from .given import real
 
 # How many points each kind needs.
 KINDS = {"linear": 2, "cubic": 4, "pchip": 2, "previous": 1}
@@ -67,7 +66,7 @@ class Driver(eqx.Module):
             raise ValueError(f"Driver has {given or 'no times'}: expected ts, the times of its points, or t0= and dt=")
         if values is None:
             raise ValueError("Driver has no values: give values=, a pytree of arrays [points, ...]")
-        self.ts, self.t0, self.dt = None if ts is None else _array("ts", ts), t0, dt
+        self.ts, self.t0, self.dt = None if ts is None else real("Driver's ts", ts), t0, dt
         self.values = _read_values(values)
         self.check()
 
@@ -157,23 +156,10 @@ class Driver(eqx.Module):
 
 
 def _read_values(values: Any) -> PyTree:
-    return jax.tree.map(lambda leaf: _array("values", leaf), values, is_leaf=_is_list)
+    return jax.tree.map(lambda leaf: real("Driver's values", leaf), values, is_leaf=_is_list)
 
 
 def _is_list(values: Any) -> bool:
     """Whether it is a list of numbers, or of such lists."""
     inner = values if isinstance(values, (list, tuple)) else ()
     return bool(inner) and all(_is_list(one) or (is_number(one) and np.shape(one) == ()) for one in inner)
-
-
-def _array(name: str, given: Any) -> Any:
-    """What was given as an array: NumPy's in its own precision, where that is known."""
-    if not isinstance(given, (jax.core.Tracer, jax.Array, jax.ShapeDtypeStruct)):
-        traced = any(isinstance(one, jax.core.Tracer) for one in jax.tree.leaves(given))
-        try:
-            given = jnp.asarray(given) if traced else np.asarray(given)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"Driver's {name} takes arrays of numbers: {error}") from None
-    if not (jnp.issubdtype(given.dtype, jnp.floating) or jnp.issubdtype(given.dtype, jnp.integer)):
-        raise ValueError(f"Driver's {name} has dtype {given.dtype}: expected real numbers")
-    return given

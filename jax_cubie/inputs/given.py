@@ -1,4 +1,4 @@
-"""Times and numbers of doses as the user gives them, checked, as arrays."""
+"""Times and numbers of doses and drivers as the user gives them, checked, as arrays."""
 
 from __future__ import annotations
 

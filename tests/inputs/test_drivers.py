@@ -490,7 +490,7 @@ WRONG = {
     "dt=0.0\\): expected a number above 0": lambda: Driver(t0=1.0, dt=0.0, values=[1, 2]),
     "values\\['a'\\] is a number": lambda: Driver([1, 2], {"a": 1}),
     "expected as many points": lambda: Driver([1, 2], {"a": [[1.0], [2.0]], "b": np.zeros(3)}),
-    "expected real numbers": lambda: Driver([1, 2], [1, 2j]),
+    "takes real numbers, got dtype complex128": lambda: Driver([1, 2], [1, 2j]),
     "values have no arrays": lambda: Driver([1, 2], {}),
     "drivers has 1.0 of type float": lambda: solve(relax, 0.0, 1.0, 1.0, 1.0, drivers=[1.0]),
     "f\\(t, y, args, u\\): it has to take 4 arguments, the last of which are the values of drivers": lambda: solve(
