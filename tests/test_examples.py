@@ -23,6 +23,7 @@ SMALL = {
     "13_poincare_section": ["--lanes", "200"],
     "14_spike_counts": ["--side", "12"],
     "15_times_of_impacts": ["--recordings", "100"],
+    "16_measured_contacts": ["--lanes", "2000"],
 }
 
 
