@@ -44,8 +44,7 @@ SURVEYS = np.genfromtxt(
     Path(__file__).parent / "data" / "contacts_hungary.csv", delimiter=",", names=True, dtype=("M8[D]", "M8[D]", float)
 )
 CONTACTS = SURVEYS["contacts"]
-# The middle of each survey, days after that of the first one, which is 4 March 2020.
-# Days are counted from the middle of the first survey on; the others' middles.
+# Days are counted from the middle of the first survey on; the middles of all.
 BEGIN = np.datetime64("2020-03-04")
 MIDDLES = ((SURVEYS["first"] - BEGIN) + (SURVEYS["last"] - BEGIN)).astype(float) / 2
 MAY, NOVEMBER, END = 65.5, MIDDLES[7], MIDDLES[-1]  # the middle of the tests; contacts were fewest of 2020; the last survey
