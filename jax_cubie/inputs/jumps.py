@@ -150,6 +150,10 @@ class Jumps(Part):
         return self.leaping
 
     @property
+    def changes_start(self) -> bool:
+        return self.adds or self.keeps
+
+    @property
     def goes_on(self) -> bool:
         return self.plain
 

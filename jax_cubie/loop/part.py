@@ -197,6 +197,11 @@ class Part(abc.ABC):
         return False
 
     @property
+    def changes_start(self) -> bool:
+        """Whether it may change the state at t0."""
+        return False
+
+    @property
     def goes_on(self) -> bool:
         """Whether its `clip` ends legs behind which the method goes on, as behind any other step."""
         return False

@@ -20,6 +20,7 @@ from ..solution import CODES
 if TYPE_CHECKING:
     from ..loop.body import Body
     from ..loop.lane import Lane
+    from ..problem import Problem
     from .saving import Saving
 
 # In units in the last place of the time, how near to an end of a leg a save time is that clings to it.
@@ -50,6 +51,7 @@ class _Rows:
         self._point_cell, self._until = saving.named("saving_point"), saving.named("saving_until")
         self._row, self._points = saving.named("row"), saving.named("points")
         self._ts, self._offsets = saving.named("ts"), saving.named("offsets")
+        self._wait = points_wait(lane.problem)
 
     def _pieces_of(self, names: Sequence[str]) -> list[tuple[str, int, str]]:
         """Those of some results and of their tangents."""
@@ -70,13 +72,19 @@ class _Rows:
         ordered = b.variable((first >= 0.0).value, "bool")
         b.put(**{self._point_cell: first})
 
+        if not self._wait:
+            self._save_start(b, ordered)
+        return _invalid_unless(b, ordered)
+
+    def _save_start(self, b: Body, ordered: Any) -> None:
+        """The points at t0."""
+
         def save() -> None:
             time, point = self._time_of_point(b, b.number("t0")), b.scalar(b.direction) * b.get(self._point_cell)
             self._save(b, time, point.value, b.buf.state, self._moved_point(b))
             self._go_on(b, ordered)
 
         b.repeat_while(lambda: b.get(self._point_cell) <= 0.0, save)
-        return _invalid_unless(b, ordered)
 
     def accepted(self, b: Body, step: Step) -> Scalar | None:
         """What is saved inside of a step, and at its end."""
@@ -114,6 +122,8 @@ class _Rows:
     def end(self, b: Body, result: Scalar) -> Scalar:
         """The points that were not reached, and t1."""
         saving, successful = self._saving, CODES["successful"]
+        if saving.points and self._wait:  # no step was accepted
+            self._save_start(b, b.variable(b.emitter.constant("bool", 1), "bool"))
         if saving.points:
             missing = self._points_behind(b) < saving.points
             result = where(result.equals(successful) & missing, CODES["invalid_input"], result)
@@ -278,6 +288,13 @@ class Edge:
         return where(self.ends, begin + b.get(f"size_{order}"), where(self.begins, begin, given))
 
 
+def points_wait(problem: Problem) -> bool:
+    """Whether points at t0 are rows of the first step, as they are in derivatives: they move along the solution, however t0
+    does. Not where the state may be changed at t0, since they are in front of that."""
+    differentiated = bool(problem.moving) or problem.checkpoints is not None or problem.adjoint is not None
+    return differentiated and not any(part.changes_start for part in problem.parts)
+
+
 def edge_of(b: Body, step: Step, point: Scalar) -> Edge:
     """Of a save time inside of a step."""
     close = _CLOSE * float(np.finfo(b.dtype).eps) * (abs(b.number("t0")) + step.end)
@@ -302,6 +319,13 @@ def between(b: Body, theta: Scalar, signed: Scalar, fraction: Callable[[Jet], Je
     """
     method = b.lane.problem.method
     value_at = method.between(b, theta.value, signed.value)
+    if points_wait(b.lane.problem):
+        inside, at_start = value_at, theta.equals(0.0)
+
+        def value_at(index: Any) -> Any:
+            """At t0 the state to the bit."""
+            return where(at_start, b.scalar(b.buf.state.load(index)), b.scalar(inside(index))).value
+
     if not b.moving:
         return value_at
     size = size_of(b, signed)
