@@ -10,6 +10,7 @@ import ast
 import builtins
 import contextlib
 import dis
+import functools
 import importlib
 import inspect
 import linecache
@@ -23,7 +24,6 @@ import jax
 import jax.numpy as jnp
 
 _NOT_THE_USERS = (str(Path(__file__).parent), os.path.dirname(os.__file__))  # this package, and Python's library
-_INSTALLED = {"site-packages", "dist-packages"}
 # First arguments that are a state, and second ones that are the time, whoever wrote them.
 _STATES, _TIMES = {"y", "Y", "u", "U", "state"}, {"t", "time"}
 # Of Python's math, and of NumPy and SciPy: what goes by another name in JAX.
@@ -239,10 +239,25 @@ def _users_step(step: types.TracebackType | None) -> types.TracebackType | None:
     found = None
     while step is not None:
         name = step.tb_frame.f_code.co_filename
-        if not (_INSTALLED & set(Path(name).parts) or name.startswith(_NOT_THE_USERS)):
+        if installed_package(name) is None and not name.startswith(_NOT_THE_USERS):
             found = step
         step = step.tb_next
     return found
+
+
+def installed_package(file_name: str) -> str | None:
+    """The package that a file belongs to, if that is one that was installed; None for the user's own."""
+    path = Path(file_name)
+    if not path.is_absolute():  # as "<stdin>" is
+        return None
+    places = zip(path.parents, (path, *path.parents), strict=False)
+    return next((package.name for folder, package in places if _holds_packages(folder)), None)
+
+
+@functools.cache
+def _holds_packages(folder: Path) -> bool:
+    """Whether packages are installed into a folder, which may have any name (`pip install --target`)."""
+    return folder.name in ("site-packages", "dist-packages") or next(folder.glob("*.dist-info"), None) is not None
 
 
 def _written(step: types.TracebackType) -> str:

@@ -85,8 +85,8 @@ def solve(
     mass, arrays that f, `SaveAt.fn` and the like close over, values of drivers, all numbers of doses, `jump_ts`, `step_ts`, t0,
     t1, `SaveAt.ts`, and of steps that nobody judges by dt0 and `step_ends`. Sizes that the controller chose are held fixed; so
     by tolerances, coefficients, max_steps and dt0 as a first step the derivative is 0, as are those of `stats` and of the times
-    of steps, and of y0's components that are solved for. A row of `SaveAt.ts` at t0 itself is y0, with its derivative. Times
-    and states of events have derivatives, too. A lane that failed has NaN, in reverse for all its rows. What
+    of steps, and of y0's components that are solved for. Beside doses a row of `SaveAt.ts` at t0 itself is y0, whatever moves.
+    Times and states of events have derivatives, too. A lane that failed has NaN, in reverse for all its rows. What
     `Solution.evaluate` and `Solution.derivative` give has the same derivatives, but for `SaveAt.ts`, and
     one by its time. Raises FieldError, a TypeError, where f has no derivative.
 

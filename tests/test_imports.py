@@ -45,7 +45,6 @@ ROOMS = (
     "printing",
     "foreign_names",
     "settings",
-    "content",
     "kernel",
     "content",
 )

@@ -320,18 +320,18 @@ def between(b: Body, theta: Scalar, signed: Scalar, fraction: Callable[[Jet], Je
     method = b.lane.problem.method
     value_at = method.between(b, theta.value, signed.value)
     if points_wait(b.lane.problem):
-        inside, at_start = value_at, theta.equals(0.0)
-
-        def value_at(index: Any) -> Any:
-            """At t0 the state to the bit."""
-            return where(at_start, b.scalar(b.buf.state.load(index)), b.scalar(inside(index))).value
-
+        value_at = _or_start(b, theta.equals(0.0), value_at)
     if not b.moving:
         return value_at
     size = size_of(b, signed)
     b.each(lambda index: b.buf.output_state.store(index, value_at(index)))
     method.add_between_moved(b, fraction(size), size, b.buf.output_state)
     return b.buf.output_state.load
+
+
+def _or_start(b: Body, at_start: Scalar, value_at: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Those values, but where the step begins the state to the bit."""
+    return lambda index: where(at_start, b.scalar(b.buf.state.load(index)), b.scalar(value_at(index))).value
 
 
 # The tangents of times as functions of the user's are given them.

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..field_errors import installed_package
+
 
 class UnsupportedPrimitiveError(NotImplementedError):
     """A JAX operation in the user's function has no rule."""
@@ -20,7 +22,6 @@ class Refusal(Exception):
         self.hint = hint
 
 
-_INSTALLED = {"site-packages", "dist-packages"}
 _PACKAGE = str(Path(__file__).parents[1])
 
 _LINEAR_ALGEBRA = "use jnp.linalg.solve, inv, qr or cholesky, write it out by hand, or move it outside the solve"
@@ -94,8 +95,7 @@ def _source(lines: Sequence[Any]) -> tuple[str, tuple[str, str] | None]:
         return "", None
     called, own = None, frames[:1]
     for frame in frames:
-        parts = Path(frame.file_name).parts
-        package = next((inner for outer, inner in zip(parts, parts[1:], strict=False) if outer in _INSTALLED), None)
+        package = installed_package(frame.file_name)
         if package is None and not frame.file_name.startswith(_PACKAGE):
             own = [frame]
             break

@@ -174,6 +174,38 @@ def test_like_diffrax():
     jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-5), (value, found), (other, expected))
 
 
+@pytest.mark.parametrize("method", ["tsit5", "rodas5p"])
+def test_rows_at_t0(method):
+    """They move along the solution by their own times, and against it by t0; what they are stays y0 to the bit."""
+
+    def rows(point):
+        settings = {"method": method, "dt0": 0.01, "rtol": 1e-6, "atol": 1e-6}
+        saveat = SaveAt(ts=point["ts"], fn=lambda t, y, args: t * y)
+        return solve(lorenz, point["t0"], point["t1"], point["y0"], point["args"], saveat=saveat, **settings)
+
+    point = {**jax.tree.map(jnp.asarray, POINT), "ts": jnp.array([0.01, 0.01, 0.3])}
+    solution, found = jax.jit(lambda p: (rows(p), jax.jacfwd(lambda q: rows(q).ys)(p)))(point)
+    assert_same_bits(solution.ys[:2], jnp.stack(2 * [0.01 * point["y0"]]))
+    slope, y0 = lorenz(0.01, point["y0"], point["args"]), point["y0"]
+    for row in range(2):
+        # Slopes of dense output, which are f's to the order of that.
+        np.testing.assert_allclose(found["ts"][row, :, row], y0 + 0.01 * slope, rtol=1e-7)
+        np.testing.assert_allclose(found["t0"][row], -0.01 * slope, rtol=1e-5)
+        np.testing.assert_allclose(found["y0"][row], 0.01 * np.eye(3), rtol=1e-12)
+    weights = np.random.default_rng(5).normal(size=solution.ys.shape)
+    value, backwards = jax.jit(jax.value_and_grad(lambda p: jnp.vdot(rows(p).ys, weights)))(point)
+    np.testing.assert_allclose(value, jnp.vdot(solution.ys, weights), rtol=1e-13)
+    expected = jax.tree.map(lambda jacobian: np.tensordot(weights, jacobian, 2), found)
+    jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-10, atol=1e-12), backwards, expected)
+    # Where there is no step, there is nothing to move along; where the first one fails, the row is there all the same.
+    nowhere = {**point, "t1": point["t0"], "ts": jnp.full(3, 0.01)}
+    failing = {**point, "args": (jnp.array(np.nan), point["args"][1])}
+    for other in (nowhere, failing):
+        again, _ = jax.jvp(lambda p: rows(p).ys, (other,), (jax.tree.map(jnp.ones_like, other),))
+        assert_same_bits(again, rows(other).ys)
+    assert_same_bits(again[:2], solution.ys[:2])
+
+
 def test_implicit_steps_like_diffrax():
     """Through the very same steps, whose stages both solve for."""
     ts, ends = np.linspace(0.1, 0.5, 4), np.linspace(POINT["t0"], POINT["t1"], 40)[1:]
