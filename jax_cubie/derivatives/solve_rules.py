@@ -13,6 +13,7 @@ from jax.interpreters import partial_eval as pe
 from .bind import bind_solve, moved_operands, solve_p, tangent_p, which_are_known, zero_tangent
 from .calls import LinearCall, Roles, SolveCall
 from .chain import Tangent, tangent_of, with_tangent
+from .integers import warn_of_integers
 from .levels import pick, under_vmap, used_levels
 from .lowering import launch_solve, lower_as
 from .refused import moves_refused, refused_tangent
@@ -43,6 +44,8 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
     if not wrt:
         found = solve_p.bind(*primals, **params)
         return found, _with_refused(call, found, tangents, {})
+    if not isinstance(call.problem, Tangent):
+        warn_of_integers(call.problem, tuple(call.problem.operands[number].name for number in wrt))
     arrays = [*primals, *(tangents[number] for number in wrt)]
     axes = [*call.axes, *(call.axes[number] for number in wrt)]
     solved = bind_solve(tangent_of(call.problem, wrt), arrays, axes, call.record)

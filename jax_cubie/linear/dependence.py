@@ -121,12 +121,15 @@ class Walk:
             sets = _RULES.get(name, _everything)(self, eqn, *args)
             sets = [sets] if isinstance(sets, np.ndarray) else sets
             found = [Value(shape, sets=x) for shape, x in zip(shapes, sets, strict=True)]
-        # Only floats have derivatives.
         return [
-            Value(value.shape, value.known) if dtype_name(getattr(var.aval, "dtype", "")) not in FLOATS
+            Value(value.shape, value.known) if not self.carries(var.aval)
             or (value.sets is not None and not value.sets.any()) else value
             for value, var in zip(found, eqn.outvars, strict=True)
         ]
+
+    def carries(self, aval: Any) -> bool:
+        """Whether what something of this kind depends on matters: only floats have derivatives."""
+        return dtype_name(getattr(aval, "dtype", "")) in FLOATS
 
 
 def _outside(value: Any, aval: Any = None) -> Value:

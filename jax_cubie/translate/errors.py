@@ -104,6 +104,11 @@ def _source(lines: Sequence[Any]) -> tuple[str, tuple[str, str] | None]:
     return next((f"{f.file_name}:{f.start_line}:{f.start_column} ({f.function_name})" for f in own), ""), called
 
 
+def users_line(lines: Sequence[Any]) -> str:
+    """The user's line among the sources of equations, the innermost last; empty where it is not known."""
+    return _source(lines)[0]
+
+
 def unsupported(name: str, lines: Sequence[Any] = (), *, detail: str = "", hint: str = "") -> UnsupportedPrimitiveError:
     """The error for the primitive ``name``: which, where, and what to write instead.
 

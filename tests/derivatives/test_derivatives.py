@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import warnings
 
 import diffrax
 import equinox as eqx
@@ -427,6 +428,33 @@ def test_transformations_around_it():
     assert tolerance == 0
     by_int = jax.grad(lambda a: jnp.sum(solve(lambda t, y, a: -a * y, 0.0, 1.0, y0, a).ys), allow_int=True)(2)
     assert by_int.dtype == jax.dtypes.float0
+
+
+@pytest.mark.parametrize(
+    ("factor", "warns"),
+    [
+        (lambda k: (3 * k).astype(int), True),
+        (lambda k: jax.lax.fori_loop(0, 3, lambda i, x: x + k.astype(int), 0), True),
+        (lambda k: jnp.argmax(jnp.stack([k, 1 - k])), True),
+        (lambda k: k - k.astype(int), False),  # what is left has a derivative
+        (lambda k: jnp.arange(8.0)[(3 * k).astype(int)], False),  # an index
+        (lambda k: jnp.where((3 * k).astype(int) > 2, 1.0, 2.0), False),  # a condition
+        (lambda k: jax.lax.stop_gradient(3 * k).astype(int), False),  # that is meant
+    ],
+)
+def test_what_depends_through_integers_alone(factor, warns):
+    def end(k, rate):
+        return solve(lambda t, y, args: -args[1] * factor(args[0]) * y, 0.0, 1.0, Y0, (k, rate), controller="fixed", dt0=0.5).ys
+
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        jax.eval_shape(jax.grad(lambda rate: jnp.sum(end(1.5, rate))), 2.0)
+        assert not found
+        jax.eval_shape(jax.grad(lambda k: jnp.sum(end(k, 2.0))), 1.5)
+    assert len(found) == warns
+    if warns:
+        line = factor.__code__.co_firstlineno
+        assert f"{__file__}:{line}" in str(found[0].message) and "stop_gradient" in str(found[0].message)
 
 
 def test_functions_without_a_derivative():
