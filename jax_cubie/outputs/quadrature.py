@@ -10,12 +10,18 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Quadrature:
-    """Points and their weights; ends: the weight of each end of the step, slopes: that of h times the slope at each."""
+    """Points and their weights; ends: the weight of each end of the step, slopes: that of h times the slope at each. The two ends
+    have the same one, their slopes but for the sign."""
 
     points: tuple[float, ...]
     weights: tuple[float, ...]
     ends: tuple[float, float] = (0.0, 0.0)
     slopes: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def unit(self) -> float:
+        """The weight of an end, if it has one."""
+        return self.ends[0] or 1.0
 
 
 @functools.cache

@@ -85,6 +85,11 @@ class Group:
     crossings: tuple[Crossing, ...] = ()
 
     @property
+    def blocks(self) -> bool:
+        """Whether there are integrals over steps, which are summed over blocks of these."""
+        return self.total and not self.window.sampled
+
+    @property
     def extrema(self) -> bool:
         """Whether local ones are looked for."""
         return bool(self.maximum or self.minimum or self.peaks or self.troughs)
@@ -109,7 +114,7 @@ class Group:
     @property
     def quadrature(self) -> Quadrature | None:
         """What an integral over a step is made of; None where there is none."""
-        if not self.total or self.window.sampled:
+        if not self.blocks:
             return None
         return with_slopes(self.order) if self.has_ends and self.moving is not None else gauss(self.order)
 
@@ -121,6 +126,9 @@ class Group:
             sizes |= {"total": n, "total_rest": n}
         if self.spread:
             sizes |= {"spread": n}
+        if self.blocks:
+            sizes |= {"reference": n, "partial": n}
+            sizes |= {"squares": n} if self.spread else {}
         for name, wanted in (("max", self.maximum), ("min", self.minimum)):
             if wanted:
                 sizes |= {name: n, f"{name}_time": n}

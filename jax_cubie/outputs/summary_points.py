@@ -16,7 +16,8 @@ from ..solution import CODES
 from .summaries import LATE
 from .summary_results import Results
 from .summary_search import Chosen, find_root, next_index
-from .summary_words import At, Kept, begin_of, call_at, into_views, numbers_of, share_of
+from .summary_sums import Sums, added
+from .summary_words import Apart, At, Kept, begin_of, call_at, into_views, numbers_of
 
 if TYPE_CHECKING:
     from ..loop.body import Body
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
     from .summaries import Crossing, Fold, Group, Summaries, Window
 
 # Words that begin with 0; all others with NaN.
-_ZERO = ("total", "spread", "slope", "peaks_number", "troughs_number", "count")
+_ZERO = ("total", "spread", "reference", "partial", "squares", "slope", "peaks_number", "troughs_number", "count")
 
 
 def build_hooks(lane: Lane, part: Summaries) -> Hooks:
     """The places of summaries in the loop."""
     kept = Kept(part)
-    points, results = _Points(lane, part, kept), Results(lane, part, kept)
+    sums = Sums(lane, part, kept)
+    points, results = _Points(lane, part, kept, sums), Results(lane, part, kept, sums)
     corner = points.corner if lane.problem.divided and lane.problem.adjoint is None else None
     return Hooks(start=points.start, accepted=points.accepted, end=results.end, corner=corner)
 
@@ -38,8 +40,8 @@ def build_hooks(lane: Lane, part: Summaries) -> Hooks:
 class _Points:
     """Writes what is done at points and in steps."""
 
-    def __init__(self, lane: Lane, part: Summaries, kept: Kept):
-        self._lane, self._part, self._kept = lane, part, kept
+    def __init__(self, lane: Lane, part: Summaries, kept: Kept, sums: Sums):
+        self._lane, self._part, self._kept, self._sums = lane, part, kept, sums
         for window in part.windows:
             if window.starts:
                 lane.cell(f"{window.start}_cell", lane.problem.dtype)
@@ -47,12 +49,9 @@ class _Points:
                 lane.cell(f"{window.every}_next", lane.problem.dtype)
         self._steps = [window for window in part.windows if not window.sampled]
         self._sampled = [window for window in part.windows if window.sampled]
-        self._measures = any(group.total for window in self._steps for group in self._groups(window))
+        self._measures = any(group.blocks for group in part.groups)
         if self._measures:
             lane.cell("summary_reached", lane.problem.dtype)
-        for group in part.groups:
-            if group.spread and not group.window.sampled:
-                lane.cell(share_of(group), lane.problem.dtype)
         # What values between need is made once a step, where they are asked for in each.
         quadratures = [group.quadrature for group in part.groups if group.quadrature is not None]
         self._always = any(one.points for one in quadratures)
@@ -85,8 +84,8 @@ class _Points:
                 b.put(**{f"{window.every}_next": begin})
             for group in self._groups(window):
                 self._clear(b, group)
-                if group.spread and not window.sampled:
-                    b.put(**{share_of(group): 0})
+                if group.blocks:
+                    self._sums.start(b, group)
             if window.starts:
                 # Of all of a trajectory, the first step begins.
                 if window.sampled or self._folds(window):
@@ -290,59 +289,50 @@ class _Points:
         places = [begin + (1.0 - begin) * point if theta is not None else b.scalar(point) for point in rule.points]
         size = step.size * (1.0 - begin) if theta is not None else step.size
         signed = b.scalar(b.direction) * step.size
+        reference = self._kept.of(b, group, "reference")
         if group.function is None:
-            found = [method.between(b, place.value, signed.value) for place in places]
+            self._sums.begin(b, group, size, numbers_of(b, b.piece(b.buf.state, 0)))
+            state, proposed = (b.piece(view, 0) for view in (b.buf.state, b.buf.proposed_state))
+            apart = b.with_buffers({"state": Apart(state, reference), "proposed_state": Apart(proposed, reference)})
+            found = [method.between(apart, place.value, signed.value) for place in places]
             values: list[At] = [lambda index, one=one: b.scalar(one(index)) for one in found]
+            ends = [numbers_of(b, view) for view in (apart.buf.state, apart.buf.proposed_state)]
         else:
-            values = []
+            values, ends = [], []
             for number, place in enumerate(places):
                 into = b.buf.summarised_values.part(number * group.size, group.size)
                 time, state = place.fused(step.size, step.start), self._state_at(b, step, place)
                 call_at(b, group.function, into, time, y=state)
-                values.append(numbers_of(b, into))
-        # The state at the beginning is the one that others are told from, where it is known: so its slope adds to no square.
-        ends = [numbers_of(b, b.piece(view, 0)) for view in (b.buf.state, b.buf.proposed_state)] if any(rule.ends) else []
-        terms = [*zip(rule.ends, ends, strict=False), *zip(rule.weights, values, strict=True)]
+                values.append(numbers_of(b, Apart(into, reference)))
+            self._sums.begin(b, group, size, numbers_of(b, b.buf.summarised_values.part(0, group.size)))
         rhs = [numbers_of(b, b.piece(slope(b), 0)) for slope in (method.start_rhs, method.end_rhs)] if any(rule.slopes) else []
-        slopes = list(zip(rule.slopes, ends, rhs, strict=False))
-        # Mean square deviations are told by those from the mean so far, as Chan, Golub and LeVeque's updating formulas have it.
-        share = weight = b.scalar(0.0)
-        if group.spread:
-            passed, name = step.start - begin_of(b, group.window), share_of(group)
-            passed = where(passed > 0.0, passed, 0.0) if group.window.starts else passed
-            share, following = b.get(name), 1.0 / (passed + size)
-            weight = passed * size * following
-            b.put(**{name: following})
+        # In units of an end's weight; an end and its slope are one number, that leans away from the end.
+        lean = (2.0 * rule.slopes[0] / rule.unit) * signed
 
         def add(index: Any) -> None:
-            points = [(part, value(index)) for part, value in terms]
-            moves = [(part * signed * rate(index), value(index)) for part, value, rate in slopes]
-            (_, reference), *others = points
-            mean = b.scalar(0.0)
-            for part, value in others:
-                mean = (value - reference).fused(part, mean)
-            for moved, _ in moves:
-                mean = mean + moved
-            old = b.scalar(self._kept.of(b, group, "total").load(index))
-            if group.spread:
-                square = -(mean * mean)
-                for part, value in others:
-                    square = (value - reference).fused(part * (value - reference), square)
-                for moved, value in moves[1:]:
-                    square = (2.0 * moved).fused(value - reference, square)
-                apart = (reference - old * share) + mean
-                self._add_square(b, group, index, size.fused(square, weight * (apart * apart)))
-            self._add(b, group, index, size * (reference + mean))
+            inside = [(weight / rule.unit, at(index)) for weight, at in zip(rule.weights, values, strict=True)]
+            double = square = None
+            if any(rule.ends):
+                first, last = (at(index) for at in ends)
+                starting, ending = first, last
+                if rhs:
+                    starting, ending = rhs[0](index).fused(lean, first), rhs[1](index).fused(-lean, last)
+                double, square = (first + last) + (starting + ending), last.fused(ending, first * starting)
+            for weight, value in inside:
+                double = value * (2.0 * weight) if double is None else value.fused(2.0 * weight, double)
+                square = (weight * value) * value if square is None else (weight * value).fused(value, square)
+            assert double is not None and square is not None
+            self._sums.add(b, group, index, size, double, square)
 
         b.each(add, group.size)
+        self._sums.grow(b, group, size)
 
     def _add(self, b: Body, group: Group, index: Any, more: Scalar) -> None:
-        """Adds to the integral, and keeps what is lost to rounding (Dekker's fast sum, as the time has it)."""
+        """Adds to the sum of points."""
         total, rest = self._kept.of(b, group, "total"), self._kept.of(b, group, "total_rest")
-        old, more = b.scalar(total.load(index)), more + b.scalar(rest.load(index))
-        new = old + more
+        new, lost = added(b.scalar(total.load(index)), b.scalar(rest.load(index)), more)
         total.store(index, new.value)
-        rest.store(index, (more - (new - old)).value)
+        rest.store(index, lost.value)
 
     def _add_square(self, b: Body, group: Group, index: Any, more: Scalar) -> None:
         """Adds to the sum of squares, of which none is negative."""

@@ -15,19 +15,23 @@ if TYPE_CHECKING:
     from ..loop.body import Body
     from ..loop.lane import Lane
     from .summaries import Asked, Fold, Group, Summaries
+    from .summary_sums import Sums
 
 
 class Results:
     """Writes them."""
 
-    def __init__(self, lane: Lane, part: Summaries, kept: Kept):
-        self._lane, self._part, self._kept = lane, part, kept
+    def __init__(self, lane: Lane, part: Summaries, kept: Kept, sums: Sums):
+        self._lane, self._part, self._kept, self._sums = lane, part, kept, sums
 
     def end(self, b: Body, result: Scalar) -> Scalar:
         """Writes the results."""
         fine = result.equals(FINE[0])
         if b.lane.problem.stops:
             fine = fine | result.equals(FINE[1])
+        for group in self._part.groups:
+            if group.blocks:
+                self._sums.end(b, group)
         for number, asked in enumerate(self._part.asked):
             if asked.kind == "fold":
                 self._write_fold(b, number, self._part.folds[asked.owner], fine)
@@ -74,7 +78,7 @@ class Results:
         if window.sampled:
             length = b.scalar(b.counter(window.points).get(), "int32").to(b.dtype)
         else:
-            length = b.get("summary_reached") - begin_of(b, window)
+            length = self._sums.passed(b, group)
         there = fine & (length > 0.0)
 
         def variance(index: Any) -> Scalar:
@@ -86,7 +90,8 @@ class Results:
             total = b.scalar(total.load(index)) + b.scalar(rest.load(index))
             mean = total / length
             if kind == "integral":
-                value = where(fine, b.scalar(b.direction) * total, float("nan"))
+                span = b.scalar(b.direction) * (b.get("summary_reached") - begin_of(b, window))
+                value = where(fine, where(there, mean * span, 0.0), float("nan"))
             elif kind == "mean":
                 value = where(there, mean, float("nan"))
             else:

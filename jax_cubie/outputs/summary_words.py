@@ -63,9 +63,18 @@ def numbers_of(b: Body, view: View) -> At:
     return lambda index: b.scalar(view.load(index))
 
 
-def share_of(group: Group) -> str:
-    """The cell with what an integral so far is multiplied by to give the mean."""
-    return f"summary_share_{group.window.number}_{group.function}"
+class Apart(View):
+    """How far the numbers of an array are from those of another; to be read alone."""
+
+    def __init__(self, view: View, reference: View):
+        super().__init__(view.emitter, view.pointer, view.type)
+        self._view, self._reference = view, reference
+
+    def part(self, offset: Any, size: int) -> View:
+        return Apart(self._view.part(offset, size), self._reference.part(offset, size))
+
+    def load(self, index: Any) -> Any:
+        return self.emitter.sub(self.dtype, self._view.load(index), self._reference.load(index))
 
 
 def as_integers(b: Body, view: View, dtype: str) -> View:
