@@ -127,8 +127,8 @@ class TableauMethod(Method):
             first, last = self.start_rhs(b), self.end_rhs(b)
             return lambda index: emit_hermite(b.emitter, theta, step_size, state, proposed, first, last, index)
         scale, rows = b.real(1) if self.increments else step_size, self.dense_rows(b)
-        share, weights, scale = emit_dense_weights(b.emitter, b.dtype, theta, scale, self.dense_terms)
-        return lambda index: emit_dense(b.emitter, share, weights, scale, state, proposed, rows, index)
+        share, weights = emit_dense_weights(b.emitter, b.dtype, theta, scale, self.dense_terms)
+        return lambda index: emit_dense(b.emitter, share, weights, state, proposed, rows, index)
 
     def between_weights(self, b: Body, theta: Jet, size: Jet) -> list[tuple[View, Jet]]:
         """What values between are sums of: arrays as long as the state, with the weight of each."""

@@ -19,20 +19,17 @@ if TYPE_CHECKING:
 
 def emit_dense_weights(
     emitter: Emitter, dtype: str, theta: Any, step_size: Any, terms: Sequence[Sequence[Fraction]]
-) -> tuple[Any, list[Any], Any]:
-    """x^n for x = theta; for each stage the sum over k < n of terms[k - 1] x^k (1 - x)^(n - k), None for what is 0 everywhere;
-    and what the sum of the stages with these weights is still to be multiplied by: h, or None, where the weights have it.
+) -> tuple[Any, list[Any]]:
+    """x^n for x = theta, and for each stage h times the sum over k < n of terms[k - 1] x^k (1 - x)^(n - k); None for what is 0
+    everywhere.
 
     terms: those of a `ContinuousExtension`, of degree n. The term k = n is left out: over all stages, the step itself. Where
-    theta is a constant, the weights are.
+    theta is a constant, all but h is.
     """
     from llvmlite import ir  # not for solvers whose images are there
 
     if isinstance(theta, ir.Constant):
-        share, weights = _constant_weights(float(theta.constant), terms)
-        known = float(step_size.constant) if isinstance(step_size, ir.Constant) else None
-        constants = [None if one is None else emitter.constant(dtype, one * (known or 1.0)) for one in weights]
-        return emitter.constant(dtype, share), constants, step_size if known is None else None
+        return _constant_weights(emitter, dtype, float(theta.constant), step_size, terms)
     mul = emitter.mul
     rest = emitter.sub(dtype, emitter.constant(dtype, 1), theta)
     degree = len(terms[0])
@@ -49,16 +46,18 @@ def emit_dense_weights(
                 constant = emitter.constant(dtype, float(coefficient))
                 total = mul(dtype, constant, value) if total is None else emitter.fma(dtype, constant, value, total)
         weights.append(total)
-    return powers[-1], weights, None
+    return powers[-1], weights
 
 
-def _constant_weights(theta: float, terms: Sequence[Sequence[Fraction]]) -> tuple[float, list[float | None]]:
-    """Both for a theta that is known."""
+def _constant_weights(
+    emitter: Emitter, dtype: str, theta: float, step_size: Any, terms: Sequence[Sequence[Fraction]]
+) -> tuple[Any, list[Any]]:
+    """The same for a theta that is known."""
     degree, weights = len(terms[0]), []
     for row in terms:
         total = sum(float(one) * theta**k * (1 - theta) ** (degree - k) for k, one in enumerate(row[:-1], start=1))
-        weights.append(total if any(row[:-1]) else None)
-    return theta**degree, weights
+        weights.append(emitter.mul(dtype, step_size, emitter.constant(dtype, total)) if any(row[:-1]) else None)
+    return emitter.constant(dtype, theta**degree), weights
 
 
 def dense_shares(terms: Sequence[Sequence[Fraction]]) -> list[bool]:
@@ -82,17 +81,14 @@ def dense_weights(theta: Jet, size: Jet, terms: Sequence[Sequence[Fraction]]) ->
 
 
 def emit_dense(
-    emitter: Emitter, share: Any, weights: Sequence[Any], scale: Any, start: View, end: View, rows: Sequence[View], index: Any
+    emitter: Emitter, share: Any, weights: Sequence[Any], start: View, end: View, rows: Sequence[View], index: Any
 ) -> Any:
-    """Component `index` of (1 - x^n) y0 + x^n y1 + scale times the sum of weight times row; `share`: x^n."""
-    dtype = start.dtype
-    ends = _between(emitter, share, start, end, index)
-    total = ends if scale is None else None
+    """Component `index` of (1 - x^n) y0 + x^n y1 + the sum of weight times row; `share`: x^n."""
+    total = _between(emitter, share, start, end, index)
     for weight, row in zip(weights, rows, strict=True):
         if weight is not None:
-            rate = row.load(index)
-            total = emitter.mul(dtype, weight, rate) if total is None else emitter.fma(dtype, weight, rate, total)
-    return total if scale is None else ends if total is None else emitter.fma(dtype, scale, total, ends)
+            total = emitter.fma(start.dtype, weight, row.load(index), total)
+    return total
 
 
 def emit_hermite(

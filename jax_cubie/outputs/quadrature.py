@@ -10,8 +10,8 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Quadrature:
-    """Points and their weights; ends: the weight of each end of the step, slopes: that of h times the slope at each. The two ends
-    have the same one, their slopes but for the sign."""
+    """Points and their weights; ends: the weight of each end of the step, slopes: that of h times the slope at each. Those of
+    the ends are equal, and of the slopes opposite."""
 
     points: tuple[float, ...]
     weights: tuple[float, ...]

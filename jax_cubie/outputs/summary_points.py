@@ -6,17 +6,20 @@ Times are counted from t0, and run forwards; so do slopes.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..kernel.device import View
+from ..kernel.memory import quick
+from ..kernel.numbers import quick_two_sum
 from ..kernel.scalar import Scalar, most, where
 from ..loop import Hooks, Step
 from ..solution import CODES
 from .summaries import LATE
 from .summary_results import Results
 from .summary_search import Chosen, find_root, next_index
-from .summary_sums import Sums, added
+from .summary_sums import Sums
 from .summary_words import Apart, At, Kept, begin_of, call_at, into_views, numbers_of
 
 if TYPE_CHECKING:
@@ -259,27 +262,50 @@ class _Points:
             self._integrate(b, group, step, theta)
         if not (group.extrema or group.crossings):
             return
+        direction = b.scalar(1.0)
         if group.has_ends:
             method, state, proposed = self._lane.problem.method, b.piece(b.buf.state, 0), b.piece(b.buf.proposed_state, 0)
             first, last = (numbers_of(b, view) for view in (state, proposed))
-            slopes = [self._slopes(b, rhs(b)) for rhs in (method.start_rhs, method.end_rhs)] if group.turns else []
+            rates = [numbers_of(b, b.piece(rhs(b), 0)) for rhs in (method.start_rhs, method.end_rhs)] if group.turns else []
+            direction = b.scalar(b.direction)
         else:
             last, slope = self._numbers(b, group, step.end, b.piece(b.buf.proposed_state, 0), self._ends(b, group))
             first = numbers_of(b, self._kept.of(b, group, "before")) if group.keeps_last else last
-            slopes = [numbers_of(b, self._kept.of(b, group, "slope")), slope] if slope is not None else []
+            rates = [numbers_of(b, self._kept.of(b, group, "slope")), slope] if slope is not None else []
         begin = theta if theta is not None else b.scalar(0.0)
-        if group.turns:
-            self._turns(b, group, step, begin, (first, last), (slopes[0], slopes[1]))
-        for name, wanted in (("max", group.maximum), ("min", group.minimum)):
-            if wanted:
-                self._improve(b, group, name, last, step.end)
+        # Mostly there is no new extreme; those that are local have to be counted.
+        looks = contextlib.nullcontext()
+        if group.turns and not (group.peaks or group.troughs):
+            along = direction * step.size * (1.0 - begin)
+            looks = b.when(self._may_improve(b, group, along, (first, last), (rates[0], rates[1])))
+        with looks:
+            if group.turns:
+                slopes = [lambda index, rate=rate: direction * rate(index) for rate in rates]
+                self._turns(b, group, step, begin, (first, last), (slopes[0], slopes[1]))
+            for name, wanted in (("max", group.maximum), ("min", group.minimum)):
+                if wanted:
+                    self._improve(b, group, name, last, step.end)
         for number, crossing in enumerate(group.crossings):
             self._cross(b, group, number, crossing, step, begin, first, last)
-        self._keep(b, group, last, slopes[1] if slopes else None)
+        self._keep(b, group, last, rates[1] if rates else None)
 
-    def _slopes(self, b: Body, rhs: View) -> At:
-        own = b.piece(rhs, 0)
-        return lambda index: b.scalar(b.direction) * b.scalar(own.load(index))
+    def _may_improve(self, b: Body, group: Group, along: Scalar, values: tuple[At, At], rates: tuple[At, At]) -> Scalar:
+        """Whether the end of the step, or what the tangents at both ends lead to, is beyond the extremes so far; along: what a
+        rate is to be multiplied by to have a difference over the step."""
+        found = b.variable(b.emitter.constant("bool", 0), "bool")
+        kinds = [(name, sign) for name, sign, wanted in (("max", 1.0, group.maximum), ("min", -1.0, group.minimum)) if wanted]
+
+        def look(index: Any) -> None:
+            low, high = (value(index) for value in values)
+            first, last = (rate(index) for rate in rates)
+            for name, sign in kinds:
+                far = [sign * value for value in (first.fused(along, low), (-last).fused(along, high), high)]
+                most_of_all = functools.reduce(lambda x, y: b.scalar(quick(b.emitter, "max", b.dtype, x.value, y.value)), far)
+                beyond = ~(most_of_all <= sign * b.scalar(self._kept.of(b, group, name).load(index)))
+                found.set((b.scalar(found.get(), "bool") | beyond).value)
+
+        b.each(look, group.size)
+        return b.scalar(found.get(), "bool")
 
     def _integrate(self, b: Body, group: Group, step: Step, theta: Scalar | None) -> None:
         """Adds the integral over the step."""
@@ -330,7 +356,7 @@ class _Points:
     def _add(self, b: Body, group: Group, index: Any, more: Scalar) -> None:
         """Adds to the sum of points."""
         total, rest = self._kept.of(b, group, "total"), self._kept.of(b, group, "total_rest")
-        new, lost = added(b.scalar(total.load(index)), b.scalar(rest.load(index)), more)
+        new, lost = quick_two_sum(b.scalar(total.load(index)), more + b.scalar(rest.load(index)))
         total.store(index, new.value)
         rest.store(index, lost.value)
 

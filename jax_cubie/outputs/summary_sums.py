@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..kernel.numbers import quick_two_sum
 from ..kernel.scalar import Scalar, where
 from .summary_words import At, Kept
 
@@ -69,7 +70,7 @@ class Sums:
     def end(self, b: Body, group: Group) -> None:
         """Adds the block to the sums. Mean square deviations are by Chan, Golub and LeVeque's updating formulas."""
         length, before, rest = (b.get(_cell(group, name)) for name in (_BLOCK, _BEFORE, _REST))
-        after, rest = added(before, rest, length)
+        after, rest = quick_two_sum(before, length + rest)
         share, earlier = (where(time > 0.0, 1.0 / time, 0.0) for time in (length, before))
         weight = where(after > 0.0, before * length / after, 0.0)
         assert group.quadrature is not None
@@ -80,7 +81,7 @@ class Sums:
             old = {name: b.scalar(view.load(index)) for name, view in views.items() if name in _SUMMED}
             partial = (0.5 * unit) * old["partial"]
             more = length.fused(old["reference"], partial)
-            total, lost = added(old["total"], old["total_rest"], more)
+            total, lost = quick_two_sum(old["total"], more + old["total_rest"])
             new = {"total": total, "total_rest": lost, "partial": b.scalar(0.0)}
             if group.spread:
                 shift = partial * share
@@ -99,10 +100,3 @@ class Sums:
 
 
 _SUMMED = ("reference", "partial", "squares", "total", "total_rest", "spread")
-
-
-def added(total: Scalar, rest: Scalar, more: Scalar) -> tuple[Scalar, Scalar]:
-    """A sum, and what it has lost to rounding (Dekker's fast sum, as the time has it)."""
-    more = more + rest
-    new = total + more
-    return new, more - (new - total)
