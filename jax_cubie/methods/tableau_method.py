@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..loop.jets import Jet
-from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite
+from ..outputs.interpolation import dense_weights, emit_dense, emit_dense_weights, emit_hermite, emit_twice_dense
 from .between import HERMITE_DEGREE, add_between_moved, between_adjoint, hermite_weights
 from .method import Method
 from .rows import Row
@@ -129,6 +129,12 @@ class TableauMethod(Method):
         scale, rows = b.real(1) if self.increments else step_size, self.dense_rows(b)
         share, weights = emit_dense_weights(b.emitter, b.dtype, theta, scale, self.dense_terms)
         return lambda index: emit_dense(b.emitter, share, weights, state, proposed, rows, index)
+
+    def twice_between(self, b: Body, theta: float, step_size: Any) -> Callable[[Any], Any]:
+        if self.tableau.dense is None:
+            return super().twice_between(b, theta, step_size)
+        scale, rows = b.real(1) if self.increments else step_size, self.dense_rows(b)
+        return emit_twice_dense(b.emitter, theta, scale, self.dense_terms, b.buf.state, b.buf.proposed_state, rows)
 
     def between_weights(self, b: Body, theta: Jet, size: Jet) -> list[tuple[View, Jet]]:
         """What values between are sums of: arrays as long as the state, with the weight of each."""
