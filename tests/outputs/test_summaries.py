@@ -273,6 +273,31 @@ def test_many_steps_in_float32():
     assert float(found["std"]) == pytest.approx(np.sqrt(0.5), rel=5e-4)
 
 
+def test_squares_of_many_steps_in_float32():
+    """Around a circle that attracts, far from 0: sums of squares lose no more digits than the state has."""
+    steps, size, offset = 400_000, 2 * np.pi / 500, 10.0
+
+    def field(t, y, args):
+        x, v = y[0] - offset, y[1]
+        pull = 1 - x**2 - v**2
+        return jnp.stack([pull * x - v, pull * v + x])
+
+    settings = {"method": "rk4", "dt0": size, "max_steps": 2 * steps, "summaries": {"std": Summary.std()}}
+    found = solve(field, 0.0, size * steps, np.array([offset + 1, 0.0], np.float32), **settings).summaries["std"]
+    np.testing.assert_allclose(found, np.sqrt(0.5), rtol=5e-6)
+
+
+def test_transients_in_float32():
+    """Where steps become longer and longer, what numbers were at first is far from what they are then."""
+    t1, start = 1000.0, 1000.0
+    settings = {"method": "kvaerno5", "rtol": 1e-6, "atol": 1e-6}
+    summaries = {"mean": Summary.mean(), "std": Summary.std()}
+    found = solve(lambda t, y, args: -y, 0.0, t1, np.array([start], np.float32), summaries=summaries, **settings).summaries
+    mean, square = start * (1 - np.exp(-t1)) / t1, start**2 * (1 - np.exp(-2 * t1)) / (2 * t1)
+    assert float(found["mean"][0]) == pytest.approx(mean, rel=2e-5)
+    assert float(found["std"][0]) == pytest.approx(np.sqrt(square - mean**2), rel=2e-5)
+
+
 def test_ends_before_t1(platform):
     """Up to where an event ended the lane; over no time at all; from later than t1 on."""
     y0 = np.array([2.0, 1.0], np.float32)
