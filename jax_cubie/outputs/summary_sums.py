@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..kernel.numbers import quick_two_sum
+from ..kernel.numbers import two_sum
 from ..kernel.scalar import Scalar, where
 from .summary_words import At, Kept
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from ..loop.lane import Lane
     from .summaries import Group, Summaries
 
-# The longest block, in steps, a power of two; and how many times as long as its first step one may become.
+# A block ends at steps of these numbers, a power of two, unless they are rejected; and before one that is so many times as long
+# as its first step.
 _STEPS, _GROWTH = 64, 2.0
 # Of a group: the length of the block at hand, the time before it, what that has lost to rounding, the longest step.
 _BLOCK, _BEFORE, _REST, _LONGEST = "summary_block", "summary_before", "summary_rest", "summary_longest"
@@ -46,7 +47,7 @@ class Sums:
         b.put(**{_cell(group, name): 0 for name in (_BLOCK, _BEFORE, _REST, _LONGEST)})
 
     def begin(self, b: Body, group: Group, size: Scalar, reference: At) -> None:
-        """Before a step of that size: a new block with that reference, if it is time."""
+        """Before an accepted step of that size is added: a new block with that reference, if it is time."""
         longest = _cell(group, _LONGEST)
         steps = b.scalar(b.counter("steps").get(), "int32") + (b.get("turn") - b.get("first"))
         with b.when((size > b.get(longest)) | (steps & (_STEPS - 1)).equals(0)):
@@ -70,7 +71,7 @@ class Sums:
     def end(self, b: Body, group: Group) -> None:
         """Adds the block to the sums. Mean square deviations are by Chan, Golub and LeVeque's updating formulas."""
         length, before, rest = (b.get(_cell(group, name)) for name in (_BLOCK, _BEFORE, _REST))
-        after, rest = quick_two_sum(before, length + rest)
+        after, rest = two_sum(before, length + rest)
         share, earlier = (where(time > 0.0, 1.0 / time, 0.0) for time in (length, before))
         weight = where(after > 0.0, before * length / after, 0.0)
         assert group.quadrature is not None
@@ -81,7 +82,7 @@ class Sums:
             old = {name: b.scalar(view.load(index)) for name, view in views.items() if name in _SUMMED}
             partial = (0.5 * unit) * old["partial"]
             more = length.fused(old["reference"], partial)
-            total, lost = quick_two_sum(old["total"], more + old["total_rest"])
+            total, lost = two_sum(old["total"], more + old["total_rest"])
             new = {"total": total, "total_rest": lost, "partial": b.scalar(0.0)}
             if group.spread:
                 shift = partial * share
