@@ -321,9 +321,9 @@ class _Points:
         factor = 0.5 if group.function is None and theta is None else 1.0
         size = step.size * (1.0 - begin) if theta is not None else step.size
         signed = b.scalar(b.direction) * step.size
-        reference = self._kept.of(b, group, "reference")
+        reference, start = self._kept.of(b, group, "reference"), begin.fused(step.size, step.start)
         if group.function is None:
-            self._sums.begin(b, group, size, numbers_of(b, b.piece(b.buf.state, 0)))
+            self._sums.begin(b, group, start, step.residue, size, numbers_of(b, b.piece(b.buf.state, 0)))
             state, proposed = (b.piece(view, 0) for view in (b.buf.state, b.buf.proposed_state))
             apart = b.with_buffers({"state": Apart(state, reference), "proposed_state": Apart(proposed, reference)})
             if theta is None:
@@ -339,7 +339,7 @@ class _Points:
                 time, state = place.fused(step.size, step.start), self._state_at(b, step, place)
                 call_at(b, group.function, into, time, y=state)
                 values.append(numbers_of(b, Apart(into, reference)))
-            self._sums.begin(b, group, size, numbers_of(b, b.buf.summarised_values.part(0, group.size)))
+            self._sums.begin(b, group, start, step.residue, size, numbers_of(b, b.buf.summarised_values.part(0, group.size)))
         rhs = [numbers_of(b, b.piece(slope(b), 0)) for slope in (method.start_rhs, method.end_rhs)] if any(rule.slopes) else []
         # In units of an end's weight; an end and its slope are one number, that leans away from the end.
         lean = (2.0 * rule.slopes[0] / rule.unit) * signed
@@ -361,7 +361,6 @@ class _Points:
             self._sums.add(b, group, index, size, double, square)
 
         b.each(add, group.size)
-        self._sums.grow(b, group, size)
 
     def _add(self, b: Body, group: Group, index: Any, more: Scalar) -> None:
         """Adds to the sum of points."""

@@ -31,7 +31,7 @@ class Results:
             fine = fine | result.equals(FINE[1])
         for group in self._part.groups:
             if group.blocks:
-                self._sums.end(b, group)
+                self._sums.end(b, group, b.get("summary_reached"), b.scalar(0.0))
         for number, asked in enumerate(self._part.asked):
             if asked.kind == "fold":
                 self._write_fold(b, number, self._part.folds[asked.owner], fine)

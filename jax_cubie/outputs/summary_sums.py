@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 # A block ends at steps of these numbers, a power of two, unless they are rejected; and before one that is so many times as long
 # as its first step.
 _STEPS, _GROWTH = 64, 2.0
-# Of a group: the length of the block at hand, the time before it, what that has lost to rounding, the longest step.
-_BLOCK, _BEFORE, _REST, _LONGEST = "summary_block", "summary_before", "summary_rest", "summary_longest"
+# Of a group: when the block at hand began, what that has lost to rounding, the length of all blocks before, what that has lost,
+# and the longest step, 0 where no block has begun.
+_SINCE, _SINCE_REST, _BEFORE, _REST, _LONGEST = (
+    "summary_since", "summary_since_rest", "summary_before", "summary_rest", "summary_longest"
+)  # fmt: skip
+_CELLS = (_SINCE, _SINCE_REST, _BEFORE, _REST, _LONGEST)
 
 
 def _cell(group: Group, name: str) -> str:
@@ -39,20 +43,20 @@ class Sums:
         self._kept = kept
         for group in part.groups:
             if group.blocks:
-                for name in (_BLOCK, _BEFORE, _REST, _LONGEST):
+                for name in _CELLS:
                     lane.cell(_cell(group, name), lane.problem.dtype)
 
     def start(self, b: Body, group: Group) -> None:
         """Of a new lane: whatever size its first step has, it begins a block."""
-        b.put(**{_cell(group, name): 0 for name in (_BLOCK, _BEFORE, _REST, _LONGEST)})
+        b.put(**{_cell(group, name): 0 for name in _CELLS})
 
-    def begin(self, b: Body, group: Group, size: Scalar, reference: At) -> None:
-        """Before an accepted step of that size is added: a new block with that reference, if it is time."""
+    def begin(self, b: Body, group: Group, time: Scalar, residue: Scalar, size: Scalar, reference: At) -> None:
+        """Before a step of that size from that time on is added: a new block with that reference, if it is time."""
         longest = _cell(group, _LONGEST)
         steps = b.scalar(b.counter("steps").get(), "int32") + (b.get("turn") - b.get("first"))
         with b.when((size > b.get(longest)) | (steps & (_STEPS - 1)).equals(0)):
-            self.end(b, group)
-            b.put(**{longest: _GROWTH * size})
+            self.end(b, group, time, residue)
+            b.put(**{longest: _GROWTH * size, _cell(group, _SINCE): time, _cell(group, _SINCE_REST): residue})
             words = self._kept.of(b, group, "reference")
             b.each(lambda index: words.store(index, reference(index).value), group.size)
 
@@ -63,14 +67,11 @@ class Sums:
                 words = self._kept.of(b, group, name)
                 words.store(index, size.fused(value, b.scalar(words.load(index))).value)
 
-    def grow(self, b: Body, group: Group, size: Scalar) -> None:
-        """By a step."""
-        block = _cell(group, _BLOCK)
-        b.put(**{block: b.get(block) + size})
-
-    def end(self, b: Body, group: Group) -> None:
-        """Adds the block to the sums. Mean square deviations are by Chan, Golub and LeVeque's updating formulas."""
-        length, before, rest = (b.get(_cell(group, name)) for name in (_BLOCK, _BEFORE, _REST))
+    def end(self, b: Body, group: Group, time: Scalar, residue: Scalar) -> None:
+        """Adds the block, which ends then, to the sums. Mean square deviations are by Chan, Golub and LeVeque's updating
+        formulas."""
+        since, since_rest, before, rest, longest = (b.get(_cell(group, name)) for name in _CELLS)
+        length = where(longest > 0.0, (time - since) + (residue - since_rest), 0.0)
         after, rest = two_sum(before, length + rest)
         share, earlier = (where(time > 0.0, 1.0 / time, 0.0) for time in (length, before))
         weight = where(after > 0.0, before * length / after, 0.0)
@@ -93,7 +94,7 @@ class Sums:
                 views[name].store(index, value.value)
 
         b.each(add, group.size)
-        b.put(**{_cell(group, _BLOCK): 0, _cell(group, _BEFORE): after, _cell(group, _REST): rest})
+        b.put(**{_cell(group, _BEFORE): after, _cell(group, _REST): rest})
 
     def passed(self, b: Body, group: Group) -> Scalar:
         """What time the sums have, of blocks that have ended: by what they are to be divided."""
