@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 # Modules that hold no device code: Numba cannot compile a function that a checker has wrapped.
-MODULES = ("solve", "solver", "solution", "outputs.saveat", "problem", "primitive", "operands", "settings", "inspection")
+MODULES = ("front_doors", "solver", "solution", "outputs.saveat", "problem", "primitive", "operands", "settings", "inspection")
 
 SCRIPT = """
     import jaxtyping
