@@ -41,7 +41,7 @@ def test_an_exception_is_a_failure(monkeypatch, capsys):
     assert "FAILED: RuntimeError: no machine code today" in capsys.readouterr().out
 
 
-def test_what_is_missing_is_said(monkeypatch):
+def test_what_is_missing_is_said():
     assert command._version("a-distribution-that-nobody-has") == "not installed"
 
 

@@ -572,7 +572,7 @@ def test_refused_for_cuda(kernel, why):
     assert len(str(caught.value)) < 1000
 
 
-def test_changed_between_trace_and_build(monkeypatch):
+def test_changed_between_trace_and_build():
     scale = {"value": 2.0}
 
     def make():
