@@ -117,11 +117,6 @@ def reads_of(program: Program) -> list[tuple[bool, bool]]:
     return [(read.along, read.others) for read in reads]
 
 
-def transposable(program: Program) -> frozenset[int]:
-    """The inputs that nothing but products read, and those along the terms: matrices that were better transposed."""
-    return frozenset(number for number, (along, others) in enumerate(reads_of(program)) if along and not others)
-
-
 def _wants_transposed(sums: Sums, shape: tuple[int, ...]) -> bool:
     """Where there are few sums of a vector in memory, their chains stand side by side, and so should their terms."""
     if len(shape) < 2 or (sums.across, sums.along, sums.terms) != (shape[-1], 1, shape[-1]):

@@ -12,7 +12,7 @@ import pytest
 from harness import Compiled, image_for, on_the_cpu, program_of
 
 from jax_cubie.translate import emit_sums
-from jax_cubie.translate.products import transposable, transposed
+from jax_cubie.translate.products import reads_of, transposed
 from jax_cubie.translate.program import Program, chains
 
 SHAPES = [(1, 40), (2, 64), (3, 15), (4, 16), (17, 7), (66, 3), (35, 130)]
@@ -56,6 +56,11 @@ def translated(fn: Any, *arrays: np.ndarray, **options: Any) -> Program:
     program, constants = program_of(fn, *[jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays], **options)
     assert not constants
     return program
+
+
+def transposable(program: Program) -> set[int]:
+    """The inputs that nothing but products read, and those along the terms: matrices that are better transposed."""
+    return {number for number, (along, others) in enumerate(reads_of(program)) if along and not others}
 
 
 def has_sums(program: Program) -> bool:
