@@ -286,7 +286,7 @@ class _Backward:
         b.put(until=least(b.get("turn") + (end - at), b.get("repeat")))
         # The loop keeps each, and does not ask whether it is wanted: if not, there comes another one to its place.
         kept = where(every, at, end)
-        place = self._place(b, b.get("depth") + 1, kept, b.get("finer_shift"), b.get("finer_edge"))
+        place = self._place(b.get("depth") + 1, kept, b.get("finer_shift"), b.get("finer_edge"))
         b.put(next_place=place, next_stride=where(every, b.scalar(sum(self._record.words), "int32"), 0))
 
     def again(self, b: Body) -> None:
@@ -309,7 +309,7 @@ class _Backward:
         at = b.get("at")
         with b.when(at >= b.get("due")):
             b.put(due=at + b.get("finer") + 1)
-            self._save(b, self._place(b, b.get("depth") + 1, at, b.get("finer_shift"), b.get("finer_edge")))
+            self._save(b, self._place(b.get("depth") + 1, at, b.get("finer_shift"), b.get("finer_edge")))
 
     def _save(self, b: Body, place: Scalar) -> None:
         """The lane as it is at the beginning of the step at hand into an entry."""
@@ -334,7 +334,7 @@ class _Backward:
             return b.get("start")
         return b.get("turn").to(b.dtype).fused(b.get("step_size"), b.get("start"))
 
-    def _place(self, b: Body, depth: Scalar, at: Scalar, shift: Scalar, edge: Scalar) -> Scalar:
+    def _place(self, depth: Scalar, at: Scalar, shift: Scalar, edge: Scalar) -> Scalar:
         """The first word of an entry."""
         entry = (at & edge) >> shift
         return ((depth - 1) * WINDOW + entry) * sum(self._record.words)
@@ -390,7 +390,7 @@ class _Backward:
 
                 self._record.restore(b, read_slot)
             with window:
-                place = self._place(b, depth, at, shift, b.get("edge"))
+                place = self._place(depth, at, shift, b.get("edge"))
 
                 def read(part: int, index: Any) -> Any:
                     value = b.buf.checkpoint_window.load(self._element(b, place, part, index))

@@ -89,7 +89,7 @@ def fraction_of(b: Body, theta: Scalar, size: Jet, tangent: Callable[[int], Scal
     return Jet(terms)
 
 
-def pull_fraction(b: Body, cotangents: dict[int, Scalar], theta: Jet, size: Jet) -> tuple[dict[int, Scalar], dict[int, Scalar]]:
+def pull_fraction(cotangents: dict[int, Scalar], theta: Jet, size: Jet) -> tuple[dict[int, Scalar], dict[int, Scalar]]:
     """From the cotangents of a fraction's terms those of the save time's, and of the size's."""
     cotangents, times, sizes = dict(cotangents), {}, {}
 

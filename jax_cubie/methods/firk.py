@@ -285,7 +285,7 @@ class Firk(NewtonMethod):
         h = b.scalar(step_size)
         self.reuse.linearise(b, time)
         regular = b.scalar(True, "bool")
-        for number, shift in enumerate(self._shifts(b, h)):
+        for number, shift in enumerate(self._shifts(h)):
             regular = regular & self.linear.factor(b, shift, number)
         iteration = self.newton.begin(b, regular)
         self._predict(b, h)
@@ -301,7 +301,7 @@ class Firk(NewtonMethod):
 
     # --- Newton's iteration
 
-    def _shifts(self, b: Body, h: Scalar) -> list[Scalar | Complex]:
+    def _shifts(self, h: Scalar) -> list[Scalar | Complex]:
         """The eigenvalues of A^-1, over h."""
         inverse, found = 1.0 / h, []
         if self.transformation.gamma is not None:

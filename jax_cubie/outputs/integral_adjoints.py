@@ -65,7 +65,7 @@ def _pull_point(b: Body, part: Integrals, one: Sum, step: Step, point: Point) ->
             gather(b, **point.give_time(order, of_time[order]))
     of_theta, of_size = method.between_adjoint(b, point.theta, size, b.buf.integrand_adjoint)
     if point.moves:
-        times, sizes = pull_fraction(b, of_theta, point.theta, size)
+        times, sizes = pull_fraction(of_theta, point.theta, size)
         for order in orders:
             if order in times:
                 of_time[order] = of_time[order] + times[order]

@@ -190,7 +190,7 @@ class _Rows:
                 moment = dataclasses.replace(moment, give=own.update)
             self._cotangent(b, ratio, signed, moment, edge)
             of_theta, of_size = method.between_adjoint(b, theta, size, b.buf.output_adjoint)
-            of_time, also_of_size = pull_fraction(b, of_theta, theta, size)
+            of_time, also_of_size = pull_fraction(of_theta, theta, size)
             for order in self._lane.adjoint.orders:
                 time = of_time.get(order, b.scalar(0.0))
                 self._give_point(b, self._offsets, order, time + own[order] if order in own else time, edge)

@@ -183,7 +183,7 @@ def _cumulative(kind: str) -> Callable[..., Array]:
     def rule(context: Context, eqn: Any, x: Array) -> Array:
         b, axis, reverse = context.b, eqn.params["axis"], eqn.params["reverse"]
         n = x.shape[axis]
-        combine: Combine = _log_add_exp(context, x.dtype) if kind == "logsumexp" else combiners(b)[kind]
+        combine: Combine = _log_add_exp(context) if kind == "logsumexp" else combiners(b)[kind]
         if isinstance(x, Registers):
             ids = x.ids.copy()
             lines = np.moveaxis(np.flip(ids, axis) if reverse else ids, axis, 0)
@@ -224,7 +224,7 @@ def _cumulative(kind: str) -> Callable[..., Array]:
     return rule
 
 
-def _log_add_exp(context: Context, dtype: str) -> Combine:
+def _log_add_exp(context: Context) -> Combine:
     b = context.b
 
     def combine(x: Scalar, y: Scalar) -> Scalar:
