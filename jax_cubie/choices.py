@@ -13,10 +13,8 @@ from .foreign_names import instead_of_controller, instead_of_method, plain
 from .loop.buffers import BUFFERS
 from .methods import AUTO, NAMES, TABLEAUS, Method, Tableau, components_of, family_of, find_method, is_stiff
 from .problem import DEFAULT_MAX_STEPS, PARTS
-from .settings import Component, check_choice, check_count, closest, concrete, refuse_tracer
+from .settings import Component, check_choice, check_count, check_most_steps, closest, refuse_tracer
 from .times import count
-
-_MOST_STEPS = 2**31 - 1
 
 
 class Budget(Component):
@@ -25,9 +23,7 @@ class Budget(Component):
     max_steps: Int[Array, ""] | int = DEFAULT_MAX_STEPS
 
     def __check_init__(self) -> None:
-        known = concrete(self.max_steps)
-        if known is not None and not (known.dtype.kind in "iu" and ((known >= 1) & (known <= _MOST_STEPS)).all()):
-            raise ValueError(f"max_steps={self.max_steps!r}: expected an integer of at least 1 and at most {_MOST_STEPS}")
+        check_most_steps("max_steps", self.max_steps)
 
     def operands(self, state: Any) -> dict[str, Any]:
         return {"max_steps": count("max_steps", self.max_steps)}
@@ -56,7 +52,6 @@ class Code(Component):
             check_choice("block", self.block, ("auto",))
         elif check_count("block", self.block, 1) > 1024:
             raise ValueError(f"block={self.block}: expected at most 1024, the most threads of a CUDA block")
-
         check_count("directions", self.directions, 1)
         slots = check_count("checkpoints", self.checkpoints, 2)
         if slots & (slots - 1) or slots > 2**20:

@@ -19,6 +19,8 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+_MOST_STEPS = 2**31 - 1  # they are counted in int32
+
 
 class Component(eqx.Module):
     """A part of a solver whose fields are settings."""
@@ -113,6 +115,13 @@ def check_count(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not hasattr(type(value), "__index__") or value.__index__() < least:
         raise ValueError(f"{name}={value!r}: expected an integer of at least {least}")
     return value.__index__()
+
+
+def check_most_steps(name: str, value: Any) -> None:
+    """Raises ValueError for the most steps that there may be, where it is known and none that can be counted to."""
+    known = concrete(value)
+    if known is not None and not (known.dtype.kind in "iu" and ((known >= 1) & (known <= _MOST_STEPS)).all()):
+        raise ValueError(f"{name}={value!r}: expected an integer of at least 1 and at most {_MOST_STEPS}")
 
 
 def closest(given: Any, known: Iterable[Any]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import equinox as eqx
 from jaxtyping import Array, Float, Int
 
-from ..settings import Component, Range, check_choice, check_count, concrete
+from ..settings import Component, Range, check_choice, check_count, check_most_steps
 from ..times import count, scalar
 from .bicgstab import BiCGStab
 from .dense import DenseLU
@@ -66,7 +66,6 @@ _OWNERS = {
     "neumann_degree": ("preconditioner", ("neumann",)),
 }
 _DIMENSION, _MAX_STEPS, _DEGREE = 30, 300, 2
-_MOST_STEPS = 2**31 - 1
 _RTOL = Range(0, 1)
 
 
@@ -108,11 +107,8 @@ class LinearSettings(Component):
                 check_count(name, getattr(self, name), 1)
         if self.krylov_rtol is not None:
             _RTOL.check("krylov_rtol", self.krylov_rtol)
-        known = None if self.krylov_max_steps is None else concrete(self.krylov_max_steps)
-        if known is not None and not (known.dtype.kind in "iu" and ((known >= 1) & (known <= _MOST_STEPS)).all()):
-            raise ValueError(
-                f"krylov_max_steps={self.krylov_max_steps!r}: expected an integer of at least 1 and at most {_MOST_STEPS}"
-            )
+        if self.krylov_max_steps is not None:
+            check_most_steps("krylov_max_steps", self.krylov_max_steps)
 
     def operands(self, state: Any) -> dict[str, Any]:
         if self.linear_solver not in _KRYLOV:

@@ -9,11 +9,9 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from ..controllers.tolerances import Tolerance, Tolerances, known_tolerances, tolerance_array
-from ..settings import Component, check_choice, concrete
+from ..settings import Component, check_choice, check_most_steps
 from ..times import count
 from .newton import Newton
-
-_MOST_ITERATIONS = 2**31 - 1
 
 
 class NewtonSettings(Component):
@@ -32,11 +30,7 @@ class NewtonSettings(Component):
 
     def __check_init__(self) -> None:
         check_choice("jacobian_reuse", self.jacobian_reuse, (True, False))
-        known = concrete(self.newton_max_steps)
-        if known is not None and not (known.dtype.kind in "iu" and ((known >= 1) & (known <= _MOST_ITERATIONS)).all()):
-            raise ValueError(
-                f"newton_max_steps={self.newton_max_steps!r}: expected an integer of at least 1 and at most {_MOST_ITERATIONS}"
-            )
+        check_most_steps("newton_max_steps", self.newton_max_steps)
         Tolerances.check_all(self._given())
 
     def _given(self) -> dict[str, Tolerance]:
