@@ -22,7 +22,7 @@ from .checkpoints import WINDOW, WINDOW_BITS, checkpoint_name, from_word, power,
 from .clock import edges_of, end_of, floor_of, whole_steps
 from .cotangents import cell_of, clear, conclude, declare_cells, gather
 from .part import Step
-from .progress import build_progress, raw
+from .progress import begin_buffers, build_progress, raw
 
 if TYPE_CHECKING:
     from .body import Body
@@ -152,11 +152,7 @@ class _Backward:
         return [("void", self.begin), ("bool", self.worth), ("void", self.outer)]
 
     def begin(self, b: Body, present: Any) -> None:
-        for name, offset in b.lane.plan.parameter_offsets.items():
-            for index in range(b.lane.operand(name).size):
-                b.buf.parameters.store(offset + index, b.op(name, index))
-        for slot in range(len(b.lane.plan.counters)):
-            b.buf.counters.store(slot, b.int32(0))
+        begin_buffers(b)
         clear(b)
         behind = self._adjoint.slots * self._record.words[0]
         taken, code = (self._header(b, behind + offset) for offset in (0, 1))

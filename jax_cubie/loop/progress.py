@@ -145,6 +145,15 @@ def _counts_whole(lane: Lane) -> bool:
     return problem.one_size and bool(problem.moving or problem.checkpoints is not None or problem.adjoint is not None)
 
 
+def begin_buffers(b: Body) -> None:
+    """At the beginning of a lane: its parameters into their buffer, and all counters at 0."""
+    for name, offset in b.lane.plan.parameter_offsets.items():
+        for index in range(b.lane.operand(name).size):
+            b.buf.parameters.store(offset + index, b.op(name, index))
+    for slot in range(len(b.lane.plan.counters)):
+        b.buf.counters.store(slot, b.int32(0))
+
+
 def raw(write: Callable) -> Callable:
     """What `write` answers with as an llvmlite value."""
 
@@ -188,11 +197,7 @@ class _Writer:
         self._initial(b)
         if self._jumps:
             b.put(**edges_of(b, b.scalar(0.0), b.scalar(float("inf"))))
-        for name, offset in b.lane.plan.parameter_offsets.items():
-            for index in range(b.lane.operand(name).size):
-                b.buf.parameters.store(offset + index, b.op(name, index))
-        for slot in range(len(b.lane.plan.counters)):
-            b.buf.counters.store(slot, b.int32(0))
+        begin_buffers(b)
         b.put(start=0, residue=0, step_size=0, turn=0, repeat=1, forced=False, last=False)
         if self._divided:
             b.put(leg=0, resume=0, cut_at=0, paces=0, fresh=True, home=False, cut=False, exact=False)
