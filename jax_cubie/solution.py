@@ -125,9 +125,10 @@ class Solution(eqx.Module):
     gives, by their names. events: an `EventRecord` in place of each `Event` in `solve(..., events=)`; None without.
 
     stats: int32 `num_steps`, `num_accepted_steps`, `num_rejected_steps`, `max_steps`, `nfev`; of methods that are not explicit
-    also `num_jacobians`, `num_factorisations`, `num_linear_solves` and, where they solve nonlinear systems,
-    `num_newton_iterations`. result: one of `RESULTS`. interpolation: with `SaveAt(dense=True)` the solution as a function, of
-    `evaluate` and `derivative`; else None.
+    also `num_jacobians`, `num_factorisations`, `num_linear_solves`, where they solve nonlinear systems `num_newton_iterations`,
+    and of linear solvers without a matrix `num_krylov_iterations`; of "auto" `num_explicit_steps`, `num_implicit_steps`.
+    result: one of `RESULTS`. interpolation: with `SaveAt(dense=True)` the solution as a function, of `evaluate` and
+    `derivative`; else None.
     """
 
     t0: Float[Array, ""]

@@ -48,8 +48,10 @@ class Record:
     """What a checkpoint of a problem consists of.
 
     cells, with their dtypes, and counters: one word each; the sign of `step_size`, which is a positive number, says whether the
-    step is the last. moved: of each depth the cells with tangents of times that no operand names. rows: the arrays as long as
-    the state that outlive a step, the state itself among them; primal_rows: those as long as its primal piece.
+    step is the last. before: the cells that the step itself changes, of which it is kept what they were in front of it. moved:
+    of each depth the cells with tangents of times that no operand names. sizes: of each depth the components of the state.
+    rows: the arrays as long as the state that outlive a step, the state itself among them; primal_rows: those as long as its
+    primal piece.
     """
 
     cells: tuple[tuple[str, str], ...]

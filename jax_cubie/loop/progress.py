@@ -9,6 +9,8 @@ A lane's progress is kept in cells, scalars that end up in registers:
 - stop: where the step ends, of controllers that say so
 - result: a code; limit: the steps in all at which the loop pauses
 - reached, at_end: where parts may end a lane, and once it is done, the end of the last accepted step, and whether that is t1
+- whole: of steps of one size, where their number is asked for, those behind that are no turns of the loop at hand
+- start_k, size_k: the tangents of order k of the step's start and size; of legs leg_k and goal_k, those of both ends
 - begun, accepted, forced, failed, stuck, last, finished: whether it can be integrated, the step was accepted, the next step is
   accepted whatever its error, the controller gave up, no smaller step helps, the step ends at `end`, and the lane is at t1
 

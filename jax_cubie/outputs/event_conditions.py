@@ -92,7 +92,7 @@ class Conditions:
         return ~(b.get("events_beside") & (1 << number)).equals(0)
 
     def is_beyond(self, b: Body, number: int, value: Scalar) -> tuple[Scalar, Scalar]:
-        """The same of that value."""
+        """Whether a condition that is `value` has changed its side, and whether that is one of its event's crossings."""
         before = b.get(side(number))
         crossed = ((before > 0.0) & (value <= 0.0)) | ((before < 0.0) & (value >= 0.0))
         return crossed, crossed & self.may_cross(b, number)

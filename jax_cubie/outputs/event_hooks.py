@@ -54,7 +54,8 @@ class _Places:
     """Writes them. Cells: events_fired, a bit for each event at which the step ends; events_before, those at which the leg
     began; events_rapid, legs of no length; events_end, whether the lane ends at the end of the step.
     events_beside, a bit for each event at the time of those at which the step ends that is only counted; events_corrected, how
-    often their time was; events_vague, whether a condition has left its zero, rather than come to it, on the side where it was.
+    often their time was; events_level, how many levels of its tangents are known; events_vague, whether a condition has left
+    its zero, rather than come to it, on the side where it was.
 
     Where the state has tangents the step that ends at an event is taken once for each of their levels more: of the tangents of
     the conditions at that time come those of the time (the implicit function theorem), and with these it is taken again.

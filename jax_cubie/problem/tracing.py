@@ -176,8 +176,6 @@ def _default_int(value: int) -> Array:
         raise ValueError(f"args has the integer {value}, which {kind} does not hold: use a float, or switch x64 on") from None
 
 
-# Of f and the method, for each function that is traced elsewhere the names of its inputs, and its jaxpr over these and the
-# operands of args.
 @dataclasses.dataclass(frozen=True)
 class Output:
     """A function of the user's, `call(t, y, args)`, whose results are saved. name: the argument that it was. said: what the
