@@ -63,7 +63,6 @@ class SummaryReader:
         self._groups: dict[tuple[int, str | None], Group] = {}
         self._folds: list[Fold] = []
         self._asked: list[Asked] = []
-        self._named: dict[str, _Numbers] = {}
 
     def part_beside(self, *, events: bool, leaps: bool) -> Summaries:
         """The part of the loop of a solve in which there are events of the user's, or jumps of the state."""
