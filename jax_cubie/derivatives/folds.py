@@ -16,7 +16,7 @@ from ..operands import Traced, window_of
 from ..outputs import Saving
 from ..outputs.summaries import LATE, Fold, Window, missing
 from ..problem import Problem
-from ..solution import FINE
+from ..solution import is_fine
 
 
 def begin_of(window: Window, given: Mapping[str, Any]) -> Any:
@@ -50,10 +50,11 @@ def points_of(folds: Sequence[Fold], given: Mapping[str, Any], problem: Problem)
 def go_through(
     fold: Fold, functions: Mapping[str, Traced], given: Mapping[str, Any], solved: Mapping[str, Any], end: Any
 ) -> list[Any]:
-    """What a fold gives. solved: the results of the solve with its rows; end: when that ended, counted from t0."""
+    """What a fold gives; of a lane that failed what it would give of one point. solved: the results of the solve with its rows;
+    end: when that ended, counted from t0."""
     window = fold.window
     rows = solved[f"ys0_{_number_of(window)}"]
-    there = jax.lax.stop_gradient(_are_points(fold, given, rows, solved["accepted"], end))
+    there = jax.lax.stop_gradient(_are_points(fold, given, rows, solved["accepted"], end) & is_fine(solved["result"]))
     beside = jax.lax.stop_gradient(point(given["t0"], given["y0"], given))
     rows = jnp.where(there[:, None], rows, beside)  # what is not there may be no number
     init, update, result = (_of_inputs(functions[name], given) for name in fold.functions)
@@ -68,9 +69,7 @@ def go_through(
 
     first = init(rows[0, 0], rows[0, 1:])
     (carry, begun), _ = jax.lax.scan(go_on, (first, there[0]), (rows[1:], there[1:]))
-    failed = ~jnp.isin(solved["result"], jnp.array(FINE))
-    found = [one * jnp.where(failed, jnp.nan, 1) if one.dtype.kind == "f" else one for one in result(*carry)]
-    return [jnp.where(begun, one, missing(str(one.dtype))) for one in found]
+    return [jnp.where(begun, one, missing(str(one.dtype))) for one in result(*carry)]
 
 
 def _number_of(window: Window) -> int:

@@ -11,6 +11,7 @@ solve, which takes the same steps, integrates what they are of, and saves rows a
   theorem); times at t0 and t1, and those at which f jumps, move with these, and those of events with them
 - of samples: those of rows at their times, which move with where they begin and how far apart they are, and of sums of rows
 - of a fold: those of its functions, which JAX goes through again, over rows of all points
+- in a lane that failed: that of a row which was not come to, whatever the summary is
 
 Those are linear in tangents and differentiable themselves; in them times are those that have this derivative, too.
 """
@@ -31,7 +32,7 @@ from ..outputs import Dense, Integrals, Saving, Summaries
 from ..outputs.integrals import Sum
 from ..outputs.summaries import Asked, Window
 from ..problem import Problem
-from ..solution import CODES
+from ..solution import CODES, is_fine
 from ..times import next_time
 from ..translate.platforms import PLATFORMS
 from .bind import bind_solve
@@ -309,7 +310,8 @@ class _Derived:
 
     def _evaluate(self, arrays: Sequence[Any]) -> dict[str, Any]:
         """Of operands: integrals, and how long they go on; of each row's summary the numbers at its times and their derivatives
-        by time, its level, its times, but that those inside do not move, and whether each is one that does."""
+        by time, its level, its times, but that those inside do not move, and whether each is one that does. `lost` is what a
+        lane that failed did not come to."""
         given = dict(zip((operand.name for operand in self._problem.operands), arrays, strict=True))
         found: dict[str, Any] = {}
         times = offsets = None
@@ -322,6 +324,8 @@ class _Derived:
             offsets, inverse = offset[order], jnp.argsort(order)
             times = given["t0"] + offsets
         solved = self._solve(given, times, offsets)
+        found["failed"] = ~is_fine(solved["result"])
+        found["lost"] = jnp.sum(solved["ys" if times is None else "ys0"][-1])
         end = given["span"]
         if "reached" in solved:
             end = jnp.where(solved["result"] == CODES["event_occurred"], solved["reached"], end)
@@ -372,7 +376,7 @@ class _Derived:
 
     def _moved(self, row: _Row, given: Mapping[str, Any]) -> tuple[Any, Any]:
         """The row's times, counted from t0, and whether each is one that has a name: an end of what was looked at, or a time at
-        which f jumps, with which it moves. Those that there are not are at the beginning. Beside events the times are those in
+        which f jumps, with which it moves. Those that there are not are at t1, where a lane that failed did not come. Beside events the times are those in
         front of them, or behind."""
         if row.window.sampled:
             return self._samples(row, given), jnp.ones(row.times.shape, bool)
@@ -391,7 +395,7 @@ class _Derived:
             nearest = jumps[jnp.argmin(apart, axis=-1)]
             named = jnp.min(apart, axis=-1) <= 4 * jnp.finfo(span.dtype).eps * (jnp.abs(t0) + jnp.abs(offset))
             offset = jnp.where(named, nearest, offset)
-        at_end, at_begin = row.times == t0 + span, (row.times == t0 + begin) | jnp.isnan(row.times)
+        at_end, at_begin = (row.times == t0 + span) | jnp.isnan(row.times), row.times == t0 + begin
         offset = jnp.where(at_begin, begin, jnp.where(at_end, span, offset))
         if on_both_sides and not events:
             known = jax.lax.stop_gradient(offset[1])
@@ -415,7 +419,7 @@ class _Derived:
         if self._part.beside_events:  # which may have ended the lane there
             inside = offset - direction * _BESIDE * close
         inside = jnp.clip(inside, jnp.minimum(begin, span), jnp.maximum(begin, span))
-        return offset + jax.lax.stop_gradient(jnp.where(jnp.isnan(row.times), begin, inside) - offset)
+        return offset + jax.lax.stop_gradient(jnp.where(jnp.isnan(row.times), span, inside) - offset)
 
     def tangents(self, moved: Sequence[int], moves: Sequence[Any]) -> dict[str, Any]:
         """Those of the summaries by the names of their results, where the operands of numbers `moved` have tangents `moves`."""
@@ -429,7 +433,9 @@ class _Derived:
             return self._evaluate(arrays)
 
         values, tangents = jax.jvp(evaluate, [self._arrays[number] for number in moved], list(moves))
-        found = {}
+        failed, found = values["failed"], {}
+        # Else 0 times NaN, where nobody asks for the summary of such a lane.
+        values = jax.tree.map(lambda value: jnp.where(failed, jnp.ones_like(value), value), values)
         for number in self._folded:
             moved = tangents[f"fold{self._part.asked[number].owner}"]
             found |= {f"summary{number}_{place}": one for place, one in enumerate(moved)}
@@ -465,7 +471,7 @@ class _Derived:
                 found |= {f"{name}_times": time, f"{name}_values": jnp.where(there, value, 0)}
             else:
                 found[name] = time
-        return {name: found[name] for name in self.names}
+        return {name: jnp.where(failed, tangents["lost"], found[name]) for name in self.names}
 
     def _moved_line(self, number: int, there: Any, values: Mapping[str, Any], tangents: Mapping[str, Any]) -> Any:
         """The tangent of the time at which the line between two samples is at a level. there: whether there is such a time."""
@@ -501,7 +507,7 @@ class _Derived:
         if asked.kind in ("std", "rms"):
             # The root has no derivative at 0, but 0 among its subgradients. A constant's std is as near to 0 as its mean is
             # known.
-            root, least = self._known[f"summary{number}"], 0.0
+            root, least = jnp.where(values["failed"], 1, self._known[f"summary{number}"]), 0.0
             if asked.kind == "std":
                 mean = primals[f"sum{asked.owner}"] / primals[f"length{asked.owner}"]
                 least = _NO_SPREAD * jnp.finfo(root.dtype).eps * jnp.abs(mean)

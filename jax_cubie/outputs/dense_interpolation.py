@@ -96,28 +96,40 @@ class DenseInterpolation(eqx.Module):
             at = jax.vmap(at)
         return at(times)
 
-    def _step_at(self, time: Any, left: bool) -> tuple[Any, Any, Any]:
-        """The number of the step that a time lies in, the fraction of it, and 1, or NaN where it lies in none."""
+    def _step_at(self, time: Any, left: bool) -> tuple[Any, Any, Any, Any]:
+        """The number of the step that a time lies in, the fraction of it, its size, and whether it lies in one at all: if not, of
+        a step of size 0."""
         begins = jax.lax.stop_gradient(self.steps[:, 0] + self.steps[:, 1])
         now, reached = (jax.lax.stop_gradient(one) for one in (time, self.reached))
         number = jnp.searchsorted(begins, now, side="left" if left else "right") - 1
         number = jnp.clip(number, 0, jnp.maximum(self.taken - 1, 0))
-        start, residue, size = self.steps[number]
         known = (now >= 0) & (now <= reached) & (self.taken > 0)
+        start, residue, size = jnp.where(known, self.steps[number], 0)
         moves = size > 0  # but for where t1 is t0
         theta = jnp.where(moves, (time - start - residue) / jnp.where(moves, size, 1), 0)
-        return number, theta, jnp.where(known, 1, jnp.nan).astype(self.span.dtype)
+        return number, theta, size, known
 
     def _value(self, time: Any, left: bool) -> PyTree[Array]:
-        number, theta, known = self._step_at(time, left)
-        shares = known * lagrange(self.nodes, theta)
-        return jax.tree.map(lambda leaf: jnp.tensordot(shares, leaf[number], 1), self.values)
+        number, theta, _, known = self._step_at(time, left)
+        return self._of_step(number, known, lagrange(self.nodes, theta))
 
     def _slope(self, time: Any, left: bool) -> PyTree[Array]:
-        number, theta, known = self._step_at(time, left)
+        number, theta, size, known = self._step_at(time, left)
         _, shares = jax.jvp(lambda x: lagrange(self.nodes, x), (theta,), (jnp.ones_like(theta),))
-        shares = self._direction * known / self.steps[number, 2] * shares
-        return jax.tree.map(lambda leaf: jnp.tensordot(shares, leaf[number], 1), self.values)
+        return self._of_step(number, known, self._direction / jnp.where(known, size, 1) * shares)
+
+    def _of_step(self, number: Any, known: Any, shares: Any) -> PyTree[Array]:
+        """The sum of that step's values, each times its share: [nodes]. Where there is no step it is NaN, and so are its tangents;
+        its cotangent goes to a row of steps that were not taken, which makes NaN of it in a lane that failed, and 0 in others."""
+        never = jnp.zeros_like(known)
+
+        def total(leaf: Any) -> Any:
+            found = jnp.tensordot(shares, jnp.where(known, leaf[number], 0), 1)
+            lost = leaf[jnp.minimum(self.taken, leaf.shape[0] - 1), 0]
+            # No cotangent passes the NaN: 0 times it is none.
+            return jnp.where(known, found, lost + jnp.nan * jnp.where(never, lost + jnp.sum(shares), 1))
+
+        return jax.tree.map(total, self.values)
 
 
 @functools.lru_cache(maxsize=64)
