@@ -16,6 +16,7 @@ from jax.sharding import AxisType
 from jaxtyping import Array, Bool, Float, Int, PyTree, Real, Shaped
 
 from .foreign_names import missing_attribute
+from .kernel.partition import varying
 from .printing import solution_rows, solution_title, table, text
 
 
@@ -235,16 +236,17 @@ def raising(solution: Solution) -> Solution:
         _raise_failures(np.asarray(code))
         return solution
 
-    # One question for all lanes; what is saved depends on the answer, else nobody would wait for it.
+    # One question for all lanes; all that is read depends on the answer, else nobody would wait for it.
     code = jax.lax.stop_gradient(code)
     failed = eqx.internal.unvmap_any(~is_fine(code))
     fine = jax.lax.cond(failed, _ask, lambda codes: jnp.array(True), code)
+    asked = varying(jax.typeof(fine))
 
-    def kept(one: Solution) -> tuple[Any, ...]:
-        return one.ys, one.observables, one.summaries, one.interpolation
+    def waiting(leaf: Any) -> Any:
+        # In shard_map what all devices have alike was given, and none of them answers for all.
+        return jnp.where(fine, leaf, jnp.zeros_like(leaf)) if asked <= varying(jax.typeof(leaf)) else leaf
 
-    waiting = jax.tree.map(lambda leaf: jnp.where(fine, leaf, jnp.zeros_like(leaf)), kept(solution))
-    return eqx.tree_at(kept, solution, waiting, is_leaf=lambda leaf: leaf is None)
+    return jax.tree.map(waiting, solution)
 
 
 @jax.custom_batching.custom_vmap

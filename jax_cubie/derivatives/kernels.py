@@ -84,7 +84,7 @@ def backward_kernel(
     for name, traced in _differentiated(problem):
         own = problem.outputs_of(name)
         if own and not any(primal_of(one.name) in own for one in results):
-            continue  # what has no cotangent may have no derivative
+            continue  # what has no cotangent may have no derivative; likewise single outputs, below
         inputs = Inputs(traced, problem.pieces, problem.moving, operands, problem.dtype)
         if not own:
             function, numbers = field_of(inputs), list(range(len(problem.pieces)))
@@ -96,6 +96,8 @@ def backward_kernel(
             kinds = [one.dtype for one in jax.eval_shape(function, *inputs.avals)]
             numbers = [number for number, kind in enumerate(kinds) if jax.numpy.issubdtype(kind, jax.numpy.floating)]
             outputs = [one.name for one in problem.forward_results if primal_of(one.name) in own and one.differentiable]
+            both = zip(numbers, outputs, strict=True)
+            numbers, outputs = zip(*((number, one) for number, one in both if one in adjoint.cotangents), strict=True)
             if name in evaluated:
                 made.append({platform: problem.on(platform)[named[name]] for platform in PLATFORMS})
         made.append(backward(name, function, inputs, adjoint.wrt, adjoint.orders, outputs, numbers, problem.unroll))

@@ -108,15 +108,16 @@ def _level_specs(avals: Sequence[Any], operands: Sequence[Batched], levels: int)
 
 def vary_alike(arrays: Sequence[Any]) -> list[Any]:
     """Inside of `shard_map`, the arrays as values that vary over every mesh axis that one of them varies over."""
-    varying = [_varying(jax.typeof(array)) for array in arrays]
-    union = frozenset().union(*varying)
+    axes = [varying(jax.typeof(array)) for array in arrays]
+    union = frozenset().union(*axes)
     return [
         jax.lax.pcast(array, tuple(sorted(union - own)), to="varying") if union - own else array
-        for array, own in zip(arrays, varying, strict=True)
+        for array, own in zip(arrays, axes, strict=True)
     ]
 
 
-def _varying(aval: Any) -> frozenset[str]:
+def varying(aval: Any) -> frozenset[str]:
+    """The mesh axes that such an array varies over, inside of `shard_map`."""
     kind = getattr(aval, "manual_axis_type", None)  # JAX 0.9 says it in another way
     return aval.vma if kind is None else kind.varying
 

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 Y0 = np.array([1.0, 2.0, 3.0])
 TS = np.array([0.01, 0.05, 0.3, 0.3001, 0.61])
+BACK = np.array([0.64, 0.56, 0.5302, 0.53, 0.45])
 ENDS = np.append(np.linspace(0.02, 0.62, 40), 0.64)
 
 
@@ -79,14 +80,15 @@ def rows_of(saves, steps, point):
     return jnp.concatenate([jnp.where(jnp.isfinite(leaf), leaf, 0).reshape(-1) for leaf in floats])
 
 
-def point_of(saves, steps):
-    point = dict(POINT)
+def point_of(saves, steps, back=False):
+    """back: from t0 to an earlier t1, which is a save time."""
+    point = dict(POINT) | ({"t0": 0.65, "t1": 0.45} if back else {})
     if SAVES[saves].ts is not None:
-        point["ts"] = TS
+        point["ts"] = BACK if back else TS
     if STEPS[steps].get("controller") in ("fixed", "even"):
-        point["dt0"] = 0.0123
+        point["dt0"] = -0.0123 if back else 0.0123
     if STEPS[steps].get("controller") == "given":
-        point["ends"] = ENDS
+        point["ends"] = -0.2 / 0.64 * np.append(ENDS[:-1] - 0.01, 0.64) if back else ENDS
     return jax.tree.map(jnp.asarray, point)
 
 
@@ -96,13 +98,17 @@ COMBINATIONS += [("ts", "fixed"), ("ts", "dense"), ("ts", "even"), ("fn", "dense
 COMBINATIONS += [("steps", "fixed"), ("fn of steps", "given"), ("ts", "rosenbrock"), ("fn", "rosenbrock, cubic")]
 COMBINATIONS += [("ts", "dirk"), ("fn", "dirk, mixed"), ("ts", "dirk, dense")]
 COMBINATIONS += [("ts", "radau"), ("fn", "gauss"), ("ts", "radau, cubic"), ("ts", "radau, adaptive")]
+# The images are those of the same solves forwards in time.
+COMBINATIONS = [(*one, False) for one in COMBINATIONS]
+COMBINATIONS += [("ts", "adaptive", True), ("ts", "fixed", True), ("steps", "fixed", True), ("t1", "even", True)]
+COMBINATIONS += [("fn of steps", "given", True), ("fn", "rosenbrock, cubic", True), ("ts", "dirk", True)]
 
 
-@pytest.mark.parametrize(("saves", "steps"), COMBINATIONS)
-def test_forwards_backwards_and_differences(saves, steps):
+@pytest.mark.parametrize(("saves", "steps", "back"), COMBINATIONS)
+def test_forwards_backwards_and_differences(saves, steps, back):
     """By the state, arguments, both ends, save times and step sizes."""
     random = np.random.default_rng(3)
-    point, rows = point_of(saves, steps), functools.partial(rows_of, saves, steps)
+    point, rows = point_of(saves, steps, back), functools.partial(rows_of, saves, steps)
     weights = random.normal(size=jax.eval_shape(rows, point).shape)
     solved = jax.jit(jax.value_and_grad(lambda p: jnp.vdot(rows(p), weights)))
     _, gradient = solved(point)
@@ -116,8 +122,9 @@ def test_forwards_backwards_and_differences(saves, steps):
             continue  # these move other steps, too, or how many there are
         way = jax.tree.map(np.zeros_like, point)
         way[name] = jax.tree.map(lambda leaf: random.normal(size=leaf.shape), point[name])
-        if name in ("t0", "ts") and "ts" in point:  # the first save time is t0, and stays that
-            way["ts"][0] = way["t0"]
+        end, place = ("t1", -1) if back else ("t0", 0)
+        if name in (end, "ts") and "ts" in point:  # the first save time is t0, or the last one t1, and stays that
+            way["ts"][place] = way[end]
         if name == "ends":
             way["ends"][-1] = 0.0
         ahead, behind = (solved(jax.tree.map(lambda x, d, s=sign: x + 1e-6 * s * d, point, way))[0] for sign in (1, -1))
