@@ -376,8 +376,8 @@ class _Derived:
 
     def _moved(self, row: _Row, given: Mapping[str, Any]) -> tuple[Any, Any]:
         """The row's times, counted from t0, and whether each is one that has a name: an end of what was looked at, or a time at
-        which f jumps, with which it moves. Those that there are not are at t1, where a lane that failed did not come. Beside events the times are those in
-        front of them, or behind."""
+        which f jumps, with which it moves. Those that there are not are at t1, where a lane that failed did not come. Beside
+        events the times are those in front of them, or behind."""
         if row.window.sampled:
             return self._samples(row, given), jnp.ones(row.times.shape, bool)
         t0, span = given["t0"], given["span"]

@@ -97,8 +97,8 @@ class DenseInterpolation(eqx.Module):
         return at(times)
 
     def _step_at(self, time: Any, left: bool) -> tuple[Any, Any, Any, Any]:
-        """The number of the step that a time lies in, the fraction of it, its size, and whether it lies in one at all: if not, of
-        a step of size 0."""
+        """The number of the step that a time lies in, the fraction of it, its size, and whether there is one: if not, the step
+        has the size 0."""
         begins = jax.lax.stop_gradient(self.steps[:, 0] + self.steps[:, 1])
         now, reached = (jax.lax.stop_gradient(one) for one in (time, self.reached))
         number = jnp.searchsorted(begins, now, side="left" if left else "right") - 1
@@ -119,8 +119,9 @@ class DenseInterpolation(eqx.Module):
         return self._of_step(number, known, self._direction / jnp.where(known, size, 1) * shares)
 
     def _of_step(self, number: Any, known: Any, shares: Any) -> PyTree[Array]:
-        """The sum of that step's values, each times its share: [nodes]. Where there is no step it is NaN, and so are its tangents;
-        its cotangent goes to a row of steps that were not taken, which makes NaN of it in a lane that failed, and 0 in others."""
+        """The sum of that step's values, each times its share: [nodes]. Where there is no step it is NaN, and so are its
+        tangents; its cotangent goes to a row of steps that were not taken, which makes NaN of it in a lane that failed, and 0 in
+        others."""
         never = jnp.zeros_like(known)
 
         def total(leaf: Any) -> Any:

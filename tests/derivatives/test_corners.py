@@ -38,8 +38,8 @@ KINDS = {
     "std": Summary.std(), "max": Summary.max(), "first": Summary.first_crossing(0.25),
     "fold": Summary(lambda t, y, *_: y, lambda s, t, y, *_: s + t * y**2, lambda s, *_: s),
 }  # fmt: skip
-ASKED = ("ys", "evaluate", *KINDS)
-STATES, RATES = np.array([0.2, 3.0, -0.5, 0.24]), np.array([1.2, 1.1, 0.5, 0.9])  # the second fails, the third has no derivative
+# The second lane fails, the third has no derivative.
+STATES, RATES = np.array([0.2, 3.0, -0.5, 0.24]), np.array([1.2, 1.1, 0.5, 0.9])
 
 
 def asked_of(y0, rate, shared, t1):
@@ -99,7 +99,7 @@ def test_whatever_is_read_of_a_solution_waits_for_what_is_raised():
 
 
 def test_constant_steps_like_diffrax():
-    """By both ends, save times, the size of steps, state and arguments; forwards and backwards in time; in any adjoint's mode."""
+    """By both ends, save times, the size of steps, state and arguments; forwards and backwards in time; with any adjoint."""
 
     def field(t, y, rho):
         return 0.3 * jnp.stack([10 * (y[1] - y[0]), y[0] * (rho - y[2]) - y[1], y[0] * y[1] - 8 / 3 * y[2] + jnp.sin(3 * t)])
