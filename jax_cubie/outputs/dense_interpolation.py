@@ -120,8 +120,8 @@ class DenseInterpolation(eqx.Module):
 
     def _of_step(self, number: Any, known: Any, shares: Any) -> PyTree[Array]:
         """The sum of that step's values, each times its share: [nodes]. Where there is no step it is NaN, and so are its
-        tangents; its cotangent goes to a row of steps that were not taken, which makes NaN of it in a lane that failed, and 0 in
-        others."""
+        tangents; its cotangent goes to a row of a step that was not taken, which makes NaN of it in a lane that failed, and 0
+        in others."""
         never = jnp.zeros_like(known)
 
         def total(leaf: Any) -> Any:
