@@ -71,13 +71,13 @@ def read_jumps(jump_ts: Any, step_ts: Any, t0: Any, t1: Any, dtype: str, others:
     """
     given = {"jump_ts": jump_ts, "step_ts": step_ts}
     checked = {name: _checked(name, times, t0, t1) for name, times in given.items() if times is not None}
-    offsets = {name: as_array(difference(times, t0, dtype), dtype) for name, times in checked.items() if np.shape(times)[0]}
+    span = as_array(difference(t1, t0, dtype), dtype)
+    offsets = {name: _ahead(difference(times, t0, dtype), span) for name, times in checked.items() if np.shape(times)[0]}
     if not offsets and not others:
         return None
     if len(offsets) == 1 and not others:
         ((name, times),) = offsets.items()
         return Schedule(times, restarts=name == "jump_ts")
-    span = as_array(difference(t1, t0, dtype), dtype)
     arrays = [*offsets.values(), *others]
     if any(isinstance(one, jax.ShapeDtypeStruct) for one in (*arrays, span)):
         count = sum(one.shape[0] for one in arrays)
@@ -93,6 +93,13 @@ def read_jumps(jump_ts: Any, step_ts: Any, t0: Any, t1: Any, dtype: str, others:
     together = jnp.concatenate([*offsets.values(), *ahead, soft])
     order = jnp.argsort(jax.lax.stop_gradient(jnp.where(backwards, -together, together)), stable=True)
     return Schedule(together[order], restarts=order < together.size - soft.size)
+
+
+def _ahead(offsets: Any, span: Any) -> Any:
+    """Times since t0 as an array, of which those that are infinite lie behind all others, in either direction of time."""
+    if any(isinstance(value, jax.ShapeDtypeStruct) for value in (offsets, span)):
+        return as_array(offsets, span.dtype)
+    return jnp.where(jnp.isinf(offsets), jnp.where(span < 0, -jnp.inf, jnp.inf), offsets)
 
 
 def _checked(name: str, times: Any, t0: Any, t1: Any) -> Any:

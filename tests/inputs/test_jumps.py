@@ -127,6 +127,11 @@ def test_backwards_in_time():
     found = solve(lambda t, y, a: switched(t, y, a), 1.0, 0.0, end, times[::-1], jump_ts=times, rtol=1e-9, atol=1e-9)
     assert all_are(found, "successful") and np.allclose(found.ys[0], 1.0, rtol=1e-6)
     assert int(found.stats["num_rejected_steps"]) <= 2
+    # What is infinite is never reached in this direction, too.
+    for none in (jnp.inf, -jnp.inf):
+        padded = jnp.append(times, none)
+        again = solve(lambda t, y, a: switched(t, y, a), 1.0, 0.0, end, times[::-1], jump_ts=padded, rtol=1e-9, atol=1e-9)
+        assert all_are(again, "successful") and np.array_equal(again.ys, found.ys)
 
 
 def test_lanes_have_their_own():
