@@ -92,6 +92,12 @@ def as_array(value: Any, dtype: str) -> Any:
     return value if isinstance(value, jax.ShapeDtypeStruct) else jnp.asarray(value)
 
 
+def owned(value: Any) -> Any:
+    """The value, for a function with a derivative of its own: as JAX's array also where a vmap under jit goes over one of
+    NumPy's, which JAX 0.10 refuses there."""
+    return jax.lax.optimization_barrier(value) if isinstance(value, jax.core.Tracer) else value
+
+
 def rounded(value: Any, dtype: Any) -> Any:
     """The value in `dtype`: NumPy's array where it is known."""
     if isinstance(value, jax.ShapeDtypeStruct):

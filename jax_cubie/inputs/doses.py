@@ -21,12 +21,14 @@ from jaxtyping import Array, Int, PyTree, Real
 from ..foreign_names import front_door
 from ..printing import as_document, describe_call
 from ..settings import concrete, refuse_tracer
-from ..times import next_time, padded_offsets
+from ..times import next_time, owned, padded_offsets
 from .given import module, read_numbers, read_order, read_times, real
 from .jumps import Schedule
+from .reading import Drivers
 from .steady_doses import JUDGE, KEEP, SteadyDoses, are_wrong
 
-_LAST = np.iinfo(np.int32).max  # the place in a table of what stands in none
+# The places in a table of what stands in none.
+_FIRST, _LAST = np.iinfo(np.int32).min, np.iinfo(np.int32).max
 # In place of a component; of times at which the state is looked at, less what is done with it.
 _RESET = -1
 
@@ -262,12 +264,14 @@ def schedule_of(
     else:
         made = arrays(*leaves)
     *told, restarts = made
-    return Schedule(*told, restarts=True if restarts is None else restarts, infused=infused)
+    return Schedule(*told, restarts=True if restarts is None else restarts, infused=infused, exact=further.exact)
 
 
-def apart(schedule: Schedule, saved: Mapping[str, tuple[Any, Any]], t0: Any, span: Any) -> tuple[Schedule, dict[str, Any]]:
-    """The schedule and the times to save, since t0, where the solve is differentiated by them: with as little as there can be
-    between jumps of one time, and between t0 and those at it.
+def apart(
+    schedule: Schedule, saved: Mapping[str, tuple[Any, Any]], drivers: Drivers, t0: Any, span: Any
+) -> tuple[Schedule, dict[str, Any], Drivers]:
+    """The schedule, the times to save, since t0, and the drivers, where the solve is differentiated by them: with as little as
+    there can be between jumps of one time, and between t0 and those at it.
 
     Each of them may move by itself. What a kernel does at once, or in front of all steps, moves together, or has no time that
     could be moved; behind a step of almost no size it has. saved: by their names, such times, and booleans which of them are
@@ -275,10 +279,16 @@ def apart(schedule: Schedule, saved: Mapping[str, tuple[Any, Any]], t0: Any, spa
     """
     offsets = {name: times for name, (times, _) in saved.items()}
     right = {name: np.zeros(times.shape, bool) if behind is None else behind for name, (times, behind) in saved.items()}
-    if any(isinstance(value, jax.ShapeDtypeStruct) for value in jax.tree.leaves((schedule.times, offsets, right, t0, span))):
-        return schedule, offsets
-    times, offsets = _apart(schedule.times, offsets, right, t0, span)
-    return dataclasses.replace(schedule, times=times), offsets
+    jumps, exact = drivers.jumps, np.zeros(0) if schedule.exact is None else schedule.exact
+    # Where there is but one driver that jumps, no two are of one time.
+    alone = schedule.times.shape[0] == sum(one.shape[0] for one in jumps[:1])
+    tables = {number: one for number, one in enumerate(drivers.since) if one is not None and not alone}
+    given = schedule.times, offsets, tables, right, exact, t0, span
+    if any(isinstance(value, jax.ShapeDtypeStruct) for value in jax.tree.leaves(given)):
+        return schedule, offsets, drivers
+    times, offsets, tables = _apart(*jax.tree.map(owned, given))
+    since = tuple(tables.get(number, one) for number, one in enumerate(drivers.since))
+    return dataclasses.replace(schedule, times=times), offsets, dataclasses.replace(drivers, since=since)
 
 
 # What is between two: of the time, and of the smallest normal number, whose inverse is far from the largest. Functions that
@@ -287,30 +297,41 @@ _GAP, _TINIES = 6, 2.0**20
 
 
 @jax.custom_jvp
-def _apart(times: Any, offsets: Any, right: Any, t0: Any, span: Any) -> Any:
-    return times, offsets
+def _apart(times: Any, offsets: Any, tables: Any, right: Any, exact: Any, t0: Any, span: Any) -> Any:
+    return times, offsets, tables
 
 
 @_apart.defjvp
 def _(primals: Any, tangents: Any) -> Any:
-    times, offsets, right, t0, span = primals
-    kind, known = jnp.finfo(times.dtype), jax.lax.stop_gradient(times)
+    times, offsets, tables, right, exact, t0, span = primals
+    kind, forwards = jnp.finfo(times.dtype), jnp.where(span < 0, -1, 1).astype(times.dtype)
+    known, exact, end = (forwards * jax.lax.stop_gradient(one) for one in (times, exact, span))
     there = jnp.isfinite(known)
     gaps = jnp.where(there, _GAP * kind.eps * (jnp.abs(t0) + jnp.abs(known)) + _TINIES * kind.tiny, 0)
     # By the largest of those before, less all gaps up to them: it is 0 where a time is far enough behind the one before.
     less = known - jnp.cumsum(gaps)
     put = jnp.maximum(jax.lax.cummax(jnp.maximum(less, 0)) - less, 0)
-    put = jax.lax.stop_gradient(jnp.where(there & (known + put < span), put, 0))
-    moved, points = _apart(times, offsets, right, t0, span)
+    put = jax.lax.stop_gradient(jnp.where(there & (known + put < end), put, 0))
+    moved, points, unmoved = _apart(*primals)
 
     def behind_all(name: str) -> Any:
         """What is saved behind jumps of a time is so behind the last of them."""
-        point, number = points[name], jnp.searchsorted(known, offsets[name], side="right") - 1
+        offset = forwards * offsets[name]
+        number = jnp.searchsorted(known, offset, side="right") - 1
         behind = next_time((known + put)[number])
-        late = right[name] & (number >= 0) & (offsets[name] < behind) & (behind < span)
-        return point + jax.lax.stop_gradient(jnp.where(late, behind - offsets[name], 0))
+        late = right[name] & (number >= 0) & (offset < behind) & (behind < end)
+        return points[name] + forwards * jax.lax.stop_gradient(jnp.where(late, behind - offset, 0))
 
-    return (moved + put, {name: behind_all(name) for name in offsets}), (tangents[0], tangents[1])
+    # The points of a table go with its jumps, which of those of one time come behind what is exact, and drivers before it.
+    before, put_tables = [exact], {}
+    for number, table in tables.items():
+        table = forwards * jax.lax.stop_gradient(table)
+        tied = sum(jnp.searchsorted(one, table, side="right") - jnp.searchsorted(one, table) for one in before)
+        place = jnp.clip(jnp.searchsorted(known, table) + tied, 0, len(known) - 1)
+        put_tables[number] = unmoved[number] + forwards * jnp.where((known[place] == table) & (table > 0), put[place], 0)
+        before.append(jnp.sort(table))
+    made = moved + forwards * put, {name: behind_all(name) for name in offsets}, put_tables
+    return made, tangents[:3]
 
 
 def component_of(into: Callable[[PyTree], Any], state: Any) -> int:
@@ -395,10 +416,12 @@ def _make_arrays(
     # An end that is not behind the beginning, in this dtype: the dose is given at once.
     slow = (ends > begins) & xp.isfinite(ends)
 
-    # Sorted by time and order; of equals the ends of infusions come behind doses, and `others` last.
+    # Sorted by time and order; of equals the ends of infusions come behind doses, of `others` those at which f jumps in front
+    # of all, and the rest last.
     times = xp.concatenate([begins, xp.where(slow, ends, np.inf)[lasting], others])
     more = len(lasting) + len(others)  # of which none changes the state
-    places = xp.concatenate([order, np.full(more, _LAST, np.int32)])
+    leaps = np.full(len(others), True) if restarts is None else restarts
+    places = xp.concatenate([order, np.full(len(lasting), _LAST, np.int32), xp.where(leaps, _FIRST, _LAST).astype(np.int32)])
     by_time = xp.lexsort((places, jax.lax.stop_gradient(times) if xp is jnp else times))
     place_of = xp.argsort(by_time)
     count, total = len(kinds), len(times)

@@ -39,7 +39,8 @@ class Schedule:
     [jumps + 1, number of `infused`], what is added to these components of f before the first jump, between them, and behind the
     last; None: nothing is. looks: [jumps], int32, what is done there with the state before it is changed, as `steady_doses` has
     it; None: nothing. restarts: [jumps], booleans whether the method starts again there, of those of one time the first if
-    any, or one for all.
+    any, or one for all. exact: [m], of `times` those at which f jumps as the user has written it, so that they are what they
+    are; of those of one time these come first, then those of drivers, in their order. None: there are none.
     """
 
     times: Any
@@ -49,6 +50,7 @@ class Schedule:
     looks: Any = None
     restarts: Any = True
     infused: tuple[int, ...] = ()
+    exact: Any = None
 
     @property
     def changes_state(self) -> bool:
@@ -77,7 +79,7 @@ def read_jumps(jump_ts: Any, step_ts: Any, t0: Any, t1: Any, dtype: str, others:
         return None
     if len(offsets) == 1 and not others:
         ((name, times),) = offsets.items()
-        return Schedule(times, restarts=name == "jump_ts")
+        return Schedule(times, restarts=name == "jump_ts", exact=offsets.get("jump_ts"))
     arrays = [*offsets.values(), *others]
     if any(isinstance(one, jax.ShapeDtypeStruct) for one in (*arrays, span)):
         count = sum(one.shape[0] for one in arrays)
@@ -87,12 +89,12 @@ def read_jumps(jump_ts: Any, step_ts: Any, t0: Any, t1: Any, dtype: str, others:
     ahead = [jnp.where(backwards, jnp.where(one < 0, one, -jnp.inf), jnp.where(one > 0, one, jnp.inf)) for one in others]
     if "step_ts" not in offsets:
         together = jnp.concatenate([*offsets.values(), *ahead])
-        return Schedule(jnp.where(backwards, -jnp.sort(-together), jnp.sort(together)))
+        return Schedule(jnp.where(backwards, -jnp.sort(-together), jnp.sort(together)), exact=offsets.get("jump_ts"))
     # Of one time those at which the method starts again come first.
     soft = offsets.pop("step_ts")
     together = jnp.concatenate([*offsets.values(), *ahead, soft])
     order = jnp.argsort(jax.lax.stop_gradient(jnp.where(backwards, -together, together)), stable=True)
-    return Schedule(together[order], restarts=order < together.size - soft.size)
+    return Schedule(together[order], restarts=order < together.size - soft.size, exact=offsets.get("jump_ts"))
 
 
 def _ahead(offsets: Any, span: Any) -> Any:

@@ -17,25 +17,27 @@ from .drivers import Driver
 
 @dataclasses.dataclass(frozen=True)
 class Drivers:
-    """The leaves of what was given as `drivers=`, and its structure; None where nothing was."""
+    """The leaves of what was given as `drivers=`, and its structure; None where nothing was. since: of those that jump the
+    times of their points, counted from t0, in the solve's dtype; None of others."""
 
     leaves: tuple[Driver, ...]
     structure: Any
+    since: tuple[Any, ...] = ()
 
     @property
     def given(self) -> bool:
         """Whether functions of the user's are given their values."""
         return self.structure is not None
 
-    def jumps(self, t0: Any, dtype: str) -> list[Any]:
+    @property
+    def jumps(self) -> list[Any]:
         """The times of jumps, an array for each driver that has some, counted from t0."""
         found = []
-        for driver in self.leaves:
+        for driver, times in zip(self.leaves, self.since, strict=True):
             first = 1 if driver.outside == "hold" else 0  # its value before the first point is that at it
-            if driver.jumps and driver.points > first:
-                times, shape = as_array(difference(driver.ts, t0, dtype), dtype), (driver.points - first,)
+            if times is not None and driver.points > first:
                 is_shape = isinstance(times, jax.ShapeDtypeStruct)
-                found.append(jax.ShapeDtypeStruct(shape, times.dtype) if is_shape else times[first:])
+                found.append(jax.ShapeDtypeStruct((driver.points - first,), times.dtype) if is_shape else times[first:])
         return found
 
 
@@ -44,7 +46,7 @@ NO_DRIVERS = Drivers((), None)
 _ROUNDINGS = 2
 
 
-def read_drivers(drivers: PyTree, t0: Any, t1: Any) -> Drivers:
+def read_drivers(drivers: PyTree, t0: Any, t1: Any, dtype: str) -> Drivers:
     """The drivers of a solve; those that jump with all points that they come to written out.
 
     Raises TypeError for what is no driver; ValueError for one that is wrong.
@@ -58,7 +60,9 @@ def read_drivers(drivers: PyTree, t0: Any, t1: Any) -> Drivers:
                 f"drivers has {driver!r:.80} of type {type(driver).__name__}: expected a pytree of jax_cubie.Driver(ts, values)"
             )
         driver.check()
-    return Drivers(tuple(_written_out(one, t0, t1) if one.jumps else _by_distance(one) for one in found), structure)
+    leaves = tuple(_written_out(one, t0, t1) if one.jumps else _by_distance(one) for one in found)
+    since = tuple(as_array(difference(one.ts, t0, dtype), dtype) if one.jumps else None for one in leaves)
+    return Drivers(leaves, structure, since)
 
 
 def _by_distance(driver: Driver) -> Driver:

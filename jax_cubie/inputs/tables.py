@@ -69,7 +69,10 @@ def make_tables(drivers: Drivers, t0: Any, dtype: str, name: Callable[[int], str
         arrays[name(len(arrays))] = array
         return next(reversed(arrays))
 
-    tables = [_Table.of(driver, t0, dtype, f"cursor{number}", add) for number, driver in enumerate(drivers.leaves)]
+    tables = [
+        _Table.of(driver, since, t0, dtype, f"cursor{number}", add)
+        for number, (driver, since) in enumerate(zip(drivers.leaves, drivers.since, strict=True))
+    ]
 
     def at(t: Any, values: Mapping[str, Any]) -> PyTree:
         return jax.tree.unflatten(drivers.structure, [table.at(t, values) for table in tables])
@@ -98,9 +101,9 @@ class _Table:
     rates: str | None
 
     @staticmethod
-    def of(driver: Driver, t0: Any, dtype: str, cursor: str, add: Callable[[Any], str]) -> _Table:
-        """`add`: makes an array an operand, and answers with its name."""
-        made = _arrays(driver, t0, dtype)
+    def of(driver: Driver, since: Any, t0: Any, dtype: str, cursor: str, add: Callable[[Any], str]) -> _Table:
+        """since: as `Drivers` has it. `add`: makes an array an operand, and answers with its name."""
+        made = _arrays(driver, since, t0, dtype)
         values, slopes = (tuple(map(add, made.pop(key))) for key in ("values", "slopes"))
         named = {key: add(array) for key, array in made.items()}
         rates = named.pop("rates", None)
@@ -163,17 +166,17 @@ class _Table:
         return leaves
 
 
-def _arrays(driver: Driver, t0: Any, dtype: str) -> dict[str, Any]:
+def _arrays(driver: Driver, since: Any, t0: Any, dtype: str) -> dict[str, Any]:
     """What a kernel is handed of a driver, in the solve's dtype, by what a `Cursor` calls it. Shapes give shapes."""
-    leaves, structure = jax.tree.flatten((driver, t0))
+    leaves, structure = jax.tree.flatten((driver, since, t0))
     places = [number for number, leaf in enumerate(leaves) if isinstance(leaf, jax.ShapeDtypeStruct)]
 
     def computed(*traced: Any) -> dict[str, Any]:
         filled = dict(enumerate(leaves)) | dict(zip(places, traced, strict=True))
-        given, start = jax.tree.unflatten(structure, list(filled.values()))
+        given, times, start = jax.tree.unflatten(structure, list(filled.values()))
         known = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given))
         if given.jumps:
-            return _jumping(given, start, dtype)
+            return _jumping(given, times, dtype)
         # What is known is not computed again each time.
         with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
             found = _even(given, dtype) if given.ts is None else _uneven(given, dtype)
@@ -203,9 +206,9 @@ def _uneven(driver: Driver, dtype: str) -> dict[str, Any]:
     return tables | _values(driver, widths, dtype)
 
 
-def _jumping(driver: Driver, t0: Any, dtype: str) -> dict[str, Any]:
+def _jumping(driver: Driver, since: Any, dtype: str) -> dict[str, Any]:
     # Where it jumps is known by the steps that end there; so by its times this has no derivative.
-    times = jax.lax.stop_gradient(as_array(difference(driver.ts, t0, dtype), dtype))
+    times = jax.lax.stop_gradient(since)
     origin, length = times[0], times[-1] - times[0]
     rate = driver.points / jnp.where(length > 0, length, jnp.inf)
     tables = {"origin": origin, "rate": rate, "times": times, "length": length, "buckets": _buckets(times - origin, rate, 1)}

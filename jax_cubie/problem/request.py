@@ -31,7 +31,7 @@ from ..methods import Method
 from ..operands import Operand, Piece, numbered
 from ..outputs import ROWS, Dense, SaveAt, Saving, Steady, SubSaveAt
 from ..settings import Component, concrete
-from ..times import Times, check_scalar, read_times, rest_of, times_between
+from ..times import Times, check_scalar, owned, read_times, rest_of, times_between
 from .checks import flat_state, step_size
 from .events import EventReader
 from .matrices import Matrices, check_jacobian, flat_jacobian, read_mass, read_sparsity, refuse_matrices
@@ -138,13 +138,14 @@ def make_request(
         if save.steps or save.fn is not None or observables is not None:  # the kernel hands these times on
             values["t1"] = times.t1
             values |= {name: ts[name]} if save.points else {}
-    driven = read_drivers(drivers, t0, t1)
-    schedule = read_jumps(jump_ts, step_ts, t0, t1, state.dtype, driven.jumps(t0, state.dtype))
+    driven = read_drivers(drivers, t0, t1, state.dtype)
+    schedule = read_jumps(jump_ts, step_ts, t0, t1, state.dtype, driven.jumps)
     if given := read_doses(doses):
         schedule = schedule_of(given, values["y0"], state, t0, t1, schedule)
     if schedule is not None:
-        points = {numbered("offsets", number): save.side for number, save in saves.items() if save.points}
-        schedule, offsets = apart(schedule, {name: (values[name], side) for name, side in points.items()}, times.t0, times.span)
+        sides = {numbered("offsets", number): save.side for number, save in saves.items() if save.points}
+        saved = {name: (values[name], side) for name, side in sides.items()}
+        schedule, offsets, driven = apart(schedule, saved, driven, times.t0, times.span)
         values |= {**offsets, **schedule.operands}
     for component in solver.components:
         values |= component.operands(state)
@@ -225,7 +226,8 @@ def make_request(
         title=getattr(f, "__qualname__", type(f).__name__),
     )
     rest = rest_of(t0, state.dtype) if saveat.dense else None
-    arrays, presented = tuple(values.values()), (functions.structures, saveat.subs, times, rest, ts, reader.presented)
+    arrays = tuple(map(owned, values.values())) if reader.presented else tuple(values.values())
+    presented = (functions.structures, saveat.subs, times, rest, ts, reader.presented)
     return Request(problem, arrays, state, *presented, happening.structure, leaves.own, *leaves.of_drivers)
 
 

@@ -7,7 +7,7 @@ import pytest
 from one_compartment import by_superposition
 from solve_helpers import all_are, assert_same_bits, code
 
-from jax_cubie import Doses, Driver, Resets, SaveAt, Solver, read_dose_table, solve
+from jax_cubie import Doses, Driver, Resets, SaveAt, Solver, Summary, read_dose_table, solve
 from jax_cubie.solution import CODES
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -410,6 +410,20 @@ def test_a_table():
     np.testing.assert_allclose(found[1], in_blood(table.ts[1], [5.5], 30.0, K), rtol=1e-6)
     in_gut = jax.vmap(lane, (0, None))(table, 0.0)["gut"]
     np.testing.assert_allclose(in_gut[0], [100 + 100 * np.exp(-12), 100 * np.exp(-18)], rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_table_that_jitted_code_closes_over():
+    """It has NumPy's arrays, and a vmap goes over them in there."""
+    table = read_dose_table(dict(ID=[1, 1, 2, 2], TIME=[0, 8, 1, 9], AMT=[100, 0, 50, 0]), gut)
+    areas = {"area": Summary.integral(of=lambda t, y, k: y["gut"])}
+
+    def lane(lane, lag):
+        given = dict(doses=lane.doses(lag=lag), saveat=SaveAt(ts=lane.ts, side=lane.side), summaries=areas)
+        return solve(absorption, lane.t0, lane.t1, EMPTY, K, **given)
+
+    found = jax.jit(lambda lag: jax.vmap(lambda one: lane(one, lag))(table))(0.5)
+    np.testing.assert_allclose(found.ys["gut"][:, 0] + K["absorbed"] * found.summaries["area"], [100.0, 50.0], rtol=1e-5)
 
 
 def test_covariates_of_a_table_are_drivers():

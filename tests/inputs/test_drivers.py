@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
 from solve_helpers import all_are
 
-from jax_cubie import Driver, SaveAt, Solver, solve
+from jax_cubie import Doses, Driver, SaveAt, Solver, solve
 from jax_cubie.inputs.slopes import cubic_slopes, pchip_slopes
 
 SMOOTH = ("linear", "cubic", "pchip")
@@ -412,6 +412,33 @@ def test_derivatives_of_jumps(method):
     expected = [(exact(back(flat + unit)) - exact(back(flat - unit))) / 2e-6 for unit in units]
     np.testing.assert_allclose(ravel_pytree(jax.grad(loss)(given))[0], expected, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(ravel_pytree(jax.jacfwd(loss)(given))[0], expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("ends", [(0.0, 2.0), (2.0, 0.0)])
+def test_derivatives_of_jumps_at_one_time(ends):
+    """Of two drivers, of f as it is written and of an infusion, each by itself: by one of the times the others stay."""
+
+    def end(p):
+        drivers = [Driver(p["first"], [1.0, 2.0, -1.0], "previous"), Driver(p["second"], [-1.0, 0.5, 1.0], "previous")]
+        forwards = ends[0] < ends[1]  # there are no doses backwards in time
+        doses = Doses(p["dose"], 1.0, into=lambda y: y, duration=0.5) if forwards else None
+
+        def f(t, y, when, u):
+            return u[0] * (1 + 0.3 * y) + u[1] * y + jnp.where(t > when, 2.0, -0.5) * y
+
+        given = dict(drivers=drivers, jump_ts=p["own"][None], doses=doses, rtol=1e-10, atol=1e-10)
+        return solve(f, *ends, 1.0, p["own"], **given).ys[0]
+
+    given = jax.tree.map(jnp.asarray, {"first": [0.0, 0.5, 1.0], "second": [0.0, 1.0, 1.5], "own": 1.0, "dose": 1.0})
+    flat, back = ravel_pytree(given)
+    moved = jax.jit(jax.vmap(lambda point: end(back(point))))
+    # What is of second order differs from one side to the other.
+    expected = (moved(flat + 1e-6 * jnp.eye(len(flat))) - moved(flat - 1e-6 * jnp.eye(len(flat)))) / 2e-6
+    moving = flat != ends[0]  # a point at t0 is none at which steps end
+    for derivative in (jax.grad, jax.jacfwd):
+        found, _ = ravel_pytree(jax.jit(derivative(end))(given))
+        np.testing.assert_allclose(found[moving], expected[moving], rtol=1e-5, atol=1e-5)
 
 
 def test_jumps_far_from_zero_in_float32():
