@@ -45,7 +45,8 @@ class Driver(eqx.Module):
     for "previous", steps don't end on points; where a driver changes faster than the state, the error estimate has to find that
     out.
 
-    Raises ValueError or TypeError for times and values that are known and wrong.
+    Raises ValueError or TypeError for times and values that are known and wrong; traced times that are wrong end the lane with
+    `invalid_input`.
     """
 
     ts: Real[Array, " points"] | None

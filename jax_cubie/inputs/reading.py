@@ -29,6 +29,15 @@ class Drivers:
         """Whether functions of the user's are given their values."""
         return self.structure is not None
 
+    def checked(self, span: Any) -> Any:
+        """`span`, the length of a solve, and NaN where times of points, or their distance, are found not to be increasing."""
+        for driver in self.leaves:
+            given = driver.dt if driver.ts is None else driver.ts
+            if concrete(given) is None and not isinstance(given, jax.ShapeDtypeStruct):
+                rising = jnp.isfinite(given).all() & ((given > 0) if driver.ts is None else (jnp.diff(given) > 0).all())
+                span = jnp.where(rising, span, jnp.nan)
+        return span
+
     @property
     def jumps(self) -> list[Any]:
         """The times of jumps, an array for each driver that has some, counted from t0."""

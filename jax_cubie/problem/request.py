@@ -139,6 +139,7 @@ def make_request(
             values["t1"] = times.t1
             values |= {name: ts[name]} if save.points else {}
     driven = read_drivers(drivers, t0, t1, state.dtype)
+    values["span"] = driven.checked(times.span)
     schedule = read_jumps(jump_ts, step_ts, t0, t1, state.dtype, driven.jumps)
     if given := read_doses(doses):
         schedule = schedule_of(given, values["y0"], state, t0, t1, schedule)

@@ -9,10 +9,11 @@ import pytest
 import scipy.interpolate
 from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
-from solve_helpers import all_are
+from solve_helpers import all_are, code
 
 from jax_cubie import Doses, Driver, SaveAt, Solver, solve
 from jax_cubie.inputs.slopes import cubic_slopes, pchip_slopes
+from jax_cubie.solution import CODES
 
 SMOOTH = ("linear", "cubic", "pchip")
 
@@ -144,6 +145,19 @@ def test_ends_that_are_those_of_the_table():
 def test_nan_ends_a_lane():
     found = solve(lambda t, y, args, u: u - y, 0.0, 2.0, 1.0, drivers=Driver([0.0, 1.0], [1.0, 2.0], outside="nan"))
     assert all_are(found, "not_finite")
+
+
+def test_times_that_are_found_to_be_wrong():
+    """They end their lane, and no other."""
+    values, wrong = jnp.array([1.0, 2.0, 3.0]), CODES["invalid_input"]
+
+    def ended(kind, **times):
+        return solve(relax, 0.0, 1.0, 2.0, 0.8, drivers=Driver(values=values, kind=kind, **times))
+
+    ts = jnp.array([[0.0, 0.5, 1.0], [0.0, 1.0, 0.5], [0.0, jnp.nan, 1.0], [0.0, 0.5, 0.5]])
+    for kind in ("linear", "previous"):
+        assert code(jax.vmap(lambda ts, kind=kind: ended(kind, ts=ts))(ts)).tolist() == [0, wrong, wrong, wrong]
+    assert code(jax.vmap(lambda dt: ended("linear", t0=0.0, dt=dt))(jnp.array([0.5, -0.5]))).tolist() == [0, wrong]
 
 
 def test_far_from_zero_in_float32():
