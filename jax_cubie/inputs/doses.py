@@ -282,13 +282,11 @@ def apart(
     jumps, exact = drivers.jumps, np.zeros(0) if schedule.exact is None else schedule.exact
     # Where there is but one driver that jumps, no two are of one time.
     alone = schedule.times.shape[0] == sum(one.shape[0] for one in jumps[:1])
-    tables = {number: one for number, one in enumerate(drivers.since) if one is not None and not alone}
-    given = schedule.times, offsets, tables, right, exact, t0, span
+    given = schedule.times, offsets, [] if alone else jumps, right, exact, t0, span
     if any(isinstance(value, jax.ShapeDtypeStruct) for value in jax.tree.leaves(given)):
         return schedule, offsets, drivers
-    times, offsets, tables = _apart(*jax.tree.map(owned, given))
-    since = tuple(tables.get(number, one) for number, one in enumerate(drivers.since))
-    return dataclasses.replace(schedule, times=times), offsets, dataclasses.replace(drivers, since=since)
+    times, offsets, jumps = _apart(*jax.tree.map(owned, given))
+    return dataclasses.replace(schedule, times=times), offsets, drivers if alone else drivers.moved(jumps)
 
 
 # What is between two: of the time, and of the smallest normal number, whose inverse is far from the largest. Functions that
@@ -297,13 +295,13 @@ _GAP, _TINIES = 6, 2.0**20
 
 
 @jax.custom_jvp
-def _apart(times: Any, offsets: Any, tables: Any, right: Any, exact: Any, t0: Any, span: Any) -> Any:
-    return times, offsets, tables
+def _apart(times: Any, offsets: Any, jumps: Any, right: Any, exact: Any, t0: Any, span: Any) -> Any:
+    return times, offsets, jumps
 
 
 @_apart.defjvp
 def _(primals: Any, tangents: Any) -> Any:
-    times, offsets, tables, right, exact, t0, span = primals
+    times, offsets, jumps, right, exact, t0, span = primals
     kind, forwards = jnp.finfo(times.dtype), jnp.where(span < 0, -1, 1).astype(times.dtype)
     known, exact, end = (forwards * jax.lax.stop_gradient(one) for one in (times, exact, span))
     there = jnp.isfinite(known)
@@ -322,15 +320,15 @@ def _(primals: Any, tangents: Any) -> Any:
         late = right[name] & (number >= 0) & (offset < behind) & (behind < end)
         return points[name] + forwards * jax.lax.stop_gradient(jnp.where(late, behind - offset, 0))
 
-    # The points of a table go with its jumps, which of those of one time come behind what is exact, and drivers before it.
-    before, put_tables = [exact], {}
-    for number, table in tables.items():
-        table = forwards * jax.lax.stop_gradient(table)
-        tied = sum(jnp.searchsorted(one, table, side="right") - jnp.searchsorted(one, table) for one in before)
-        place = jnp.clip(jnp.searchsorted(known, table) + tied, 0, len(known) - 1)
-        put_tables[number] = unmoved[number] + forwards * jnp.where((known[place] == table) & (table > 0), put[place], 0)
-        before.append(jnp.sort(table))
-    made = moved + forwards * put, {name: behind_all(name) for name in offsets}, put_tables
+    # The points of a driver go with its jumps, which of those of one time come behind what is exact, and drivers before it.
+    before, driven = [exact], []
+    for driver, own in zip(jumps, unmoved, strict=True):
+        point = forwards * jax.lax.stop_gradient(driver)
+        tied = sum(jnp.searchsorted(one, point, side="right") - jnp.searchsorted(one, point) for one in before)
+        place = jnp.clip(jnp.searchsorted(known, point) + tied, 0, len(known) - 1)
+        driven.append(own + forwards * jnp.where((known[place] == point) & (point > 0), put[place], 0))
+        before.append(jnp.sort(point))
+    made = moved + forwards * put, {name: behind_all(name) for name in offsets}, driven
     return made, tangents[:3]
 
 

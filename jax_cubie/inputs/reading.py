@@ -42,12 +42,24 @@ class Drivers:
     def jumps(self) -> list[Any]:
         """The times of jumps, an array for each driver that has some, counted from t0."""
         found = []
-        for driver, times in zip(self.leaves, self.since, strict=True):
-            first = 1 if driver.outside == "hold" else 0  # its value before the first point is that at it
-            if times is not None and driver.points > first:
-                is_shape = isinstance(times, jax.ShapeDtypeStruct)
-                found.append(jax.ShapeDtypeStruct((driver.points - first,), times.dtype) if is_shape else times[first:])
+        for number, first in self._jumping:
+            times, shape = self.since[number], (self.leaves[number].points - first,)
+            is_shape = isinstance(times, jax.ShapeDtypeStruct)
+            found.append(jax.ShapeDtypeStruct(shape, times.dtype) if is_shape else times[first:])
         return found
+
+    def moved(self, jumps: list[Any]) -> Drivers:
+        """These drivers with other times of their jumps."""
+        since = list(self.since)
+        for (number, first), times in zip(self._jumping, jumps, strict=True):
+            since[number] = jnp.concatenate([since[number][:first], times])
+        return dataclasses.replace(self, since=tuple(since))
+
+    @property
+    def _jumping(self) -> list[tuple[int, int]]:
+        """The numbers of those that jump, and of the first point at which they do: the value before "hold"'s is that at it."""
+        firsts = ((number, int(driver.outside == "hold")) for number, driver in enumerate(self.leaves) if driver.jumps)
+        return [(number, first) for number, first in firsts if self.leaves[number].points > first]
 
 
 NO_DRIVERS = Drivers((), None)

@@ -435,11 +435,12 @@ def test_derivatives_of_jumps_at_one_time(ends):
 
     def end(p):
         drivers = [Driver(p["first"], [1.0, 2.0, -1.0], "previous"), Driver(p["second"], [-1.0, 0.5, 1.0], "previous")]
+        drivers.insert(0, Driver([1.0, 1.9], [0.0, 0.0], "previous"))  # which begins then, and does not jump
         forwards = ends[0] < ends[1]  # there are no doses backwards in time
         doses = Doses(p["dose"], 1.0, into=lambda y: y, duration=0.5) if forwards else None
 
         def f(t, y, when, u):
-            return u[0] * (1 + 0.3 * y) + u[1] * y + jnp.where(t > when, 2.0, -0.5) * y
+            return u[0] + u[1] * (1 + 0.3 * y) + u[2] * y + jnp.where(t > when, 2.0, -0.5) * y
 
         given = dict(drivers=drivers, jump_ts=p["own"][None], doses=doses, rtol=1e-10, atol=1e-10)
         return solve(f, *ends, 1.0, p["own"], **given).ys[0]
