@@ -72,16 +72,19 @@ def test_robertson(method, platform):
         assert stats["nfev"] == 2 + stages * stats["num_newton_iterations"] + stats["num_accepted_steps"] + second
 
 
-@pytest.mark.parametrize("method", [name for name in FIRK if FIRK[name].family == "FIRK"])
-def test_one_step_and_points_inside(method, platform):
-    """To rounding as in NumPy, forwards and backwards in time."""
+@pytest.mark.parametrize("method", FIRK)
+def test_steps_and_points_inside(method, platform):
+    """To rounding as in NumPy, forwards and backwards in time, of the second step, too."""
     inside, start = [Fraction(1, 7), Fraction(1, 2), Fraction(6, 7)], 0.3
     step = Implicit(FIRK[method], between=inside)
     for h in (0.11, -0.11):
-        y1, _, between = step(start, exact(start), h)
-        saveat = SaveAt(ts=start + h * np.array(inside, float), t1=True)
-        found = solve(field, start, start + h, exact(start), method=method, controller="fixed", dt0=h, saveat=saveat, **SETTLED)
-        np.testing.assert_allclose(found.ys, [*between, y1], rtol=1e-13, atol=1e-13)
+        middle, _, first = step(start, exact(start), h)
+        end, _, second = step(start + h, middle, h)
+        points = h * np.array(inside, float)
+        saveat = SaveAt(ts=start + np.concatenate([points, h + points]), t1=True)
+        settings = {"method": method, "controller": "fixed", "dt0": h, **SETTLED}
+        found = solve(field, start, start + 2 * h, exact(start), saveat=saveat, **settings)
+        np.testing.assert_allclose(found.ys, [*first, *second, end], rtol=1e-13, atol=1e-13)
 
 
 def estimates(method, f, jacobian, t, y, h, step):
