@@ -13,7 +13,7 @@ from jax.interpreters import mlir
 from solve_helpers import ADAPTIVE, KINDS, all_are, assert_same_bits, pairwise
 
 from jax_cubie import Doses, Driver, Event, SaveAt, Solver, SteadyDoses, Summary, choices, methods
-from jax_cubie.buffers import Buffer, BufferRegistry
+from jax_cubie.buffers import BACKWARD, Buffer, BufferRegistry
 from jax_cubie.buffers.memory import LaneMemory
 from jax_cubie.kernel.custom_call import lower
 from jax_cubie.kernel.device import Device
@@ -22,6 +22,7 @@ from jax_cubie.kernel.target import Target, default_targets
 from jax_cubie.loop.addressing import Addressing
 from jax_cubie.operands import Operand, Result, Words
 from jax_cubie.outputs import Integrals
+from jax_cubie.problem import PARTS
 
 LANES = 133  # a block and a bit
 
@@ -66,19 +67,24 @@ def solve_batch(method, field, y0, args, *, settings, dt0=None, **met):
     return jax.tree.map(np.asarray, jax.jit(jax.vmap(lambda y0, args: one(y0, args)))(y0, args))
 
 
-def solution_at(method, dtype="float32", **locations):
-    """All that a trajectory may meet, so that each part has its buffers."""
+# Small enough to be built often. FIRK methods have a buffer for drivers.
+PLAIN = {"saveat": SaveAt(ts=np.linspace(0.1, 0.9, 4), fn=MET["saveat"].fn), "drivers": MET["drivers"]}
+
+
+def solution_at(method, dtype, met, **locations):
+    """Of all that a trajectory may meet, MET, so that each part has its buffers; or of little, PLAIN."""
     with jax.enable_x64(dtype == "float64"):
-        return solve_batch(method, field, *problem(dtype), settings={"max_steps": 1000, **locations}, **MET)
+        return solve_batch(method, field, *problem(dtype), settings={"max_steps": 1000, **locations}, **met)
 
 
 @functools.cache
-def all_local(method, dtype, platform):
-    return solution_at(method, dtype)
+def all_local(method, dtype, platform, plain):
+    return solution_at(method, dtype, PLAIN if plain else MET)
 
 
-def check(method, dtype, platform, locations):
-    reference, solution = all_local(method, dtype, platform), solution_at(method, dtype, **locations)
+def check(method, dtype, platform, locations, plain=False):
+    reference = all_local(method, dtype, platform, plain)
+    solution = solution_at(method, dtype, PLAIN if plain else MET, **locations)
     assert solution.ys[0].dtype == dtype
     shared = sorted(name for name, place in locations.items() if place == "shared")
     assert_same_bits(solution, reference, f"{method} in {dtype} with {shared} shared")
@@ -93,7 +99,7 @@ def all_shared(method):
 
 
 def test_the_problem_is_one_where_it_shows(platform):
-    solution = all_local("tsit5", "float32", platform)
+    solution = all_local("tsit5", "float32", platform, plain=False)
     assert all_are(solution, "successful")
     assert len({lane.tobytes() for lane in solution.ys[0]}) == LANES
     assert solution.stats["num_rejected_steps"].sum() > LANES // 2
@@ -101,11 +107,8 @@ def test_the_problem_is_one_where_it_shows(platform):
     y0, args = jax.tree.map(lambda leaf: leaf[0], problem())
     inspected = Solver("tsit5", max_steps=1000, **all_shared("tsit5")).inspect(field, 0.0, 1.0, y0, args, **MET)
     regions = {name: region for name, (region, size) in inspected.buffers.items() if size}
-    backward = {buffer.keyword for buffer in Solver("tsit5").buffers if "backward" in buffer.live}
-    derivatives = {"event_tangents_location", *(buffer.keyword for buffer in Integrals.buffers())}
     # tsit5's dense output has no stages of its own.
-    idle = backward | derivatives | {"dense_rhs_location"}
-    assert {f"{name}_location" for name in regions} == set(locations_of("tsit5")) - idle
+    assert {f"{name}_location" for name in regions} == forwards("tsit5") - {"dense_rhs_location"}
     # What lies inside of another lies inside of error, the rest behind.
     assert set(regions.values()) == {"shared", "shared_fallback"}
 
@@ -116,21 +119,39 @@ def test_a_buffer_that_nobody_sizes(monkeypatch):
         Solver("tsit5").inspect(field, 0.0, 1.0, np.ones(3, np.float32), jax.tree.map(lambda leaf: leaf[0], problem()[1]))
 
 
-# For each family the methods whose buffers are put into every pair of places; each buffer is in each place with each method.
+# For each family two methods of the same buffers.
 FAMILIES = {
     "explicit Runge-Kutta": ("tsit5", "dop853"),
     "Rosenbrock": ("ros3p", "rodas4"),
     "DIRK": ("kvaerno3", "sdirk2"),
     "FIRK": ("radau_iia_5", "gauss_legendre_4"),
 }
-SMALL = "heun"  # of all buffers that have words in a small kernel, every placement
+SMALL = "heun"  # of the buffers that have words in a small kernel, every placement
+
+
+PARTS_BUFFERS = {buffer.keyword for part in PARTS for buffer in part.buffers()}
+
+
+def forwards(method):
+    """Those of its buffers that a solve may use, without those of derivatives."""
+    derivatives = {"event_tangents_location", *(buffer.keyword for buffer in Integrals.buffers())}
+    return {buffer.keyword for buffer in Solver(method).buffers if buffer.live != BACKWARD} - derivatives
+
+
+def own(method):
+    """Those of the loop, of the method and of linear systems. tests/linear/test_krylov.py and tests/test_mass.py have more."""
+    found = forwards(method) - PARTS_BUFFERS
+    return sorted(keyword for keyword in found if not keyword.startswith(("krylov_", "mass_")))
 
 
 def covers():
+    """Every pair of places of all buffers in explicit methods; of its own in a method of each other family."""
     for family, names in FAMILIES.items():
-        places = dict.fromkeys(locations_of(names[0]), ("local", "shared"))
-        for number, row in enumerate(pairwise({"method": names, "dtype": ("float32", "float64"), **places})):
-            yield pytest.param(row.pop("method"), row.pop("dtype"), row, id=f"{family} {number}")
+        plain = family != "explicit Runge-Kutta"
+        buffers = own(names[0]) if plain else sorted(forwards(names[0]))
+        factors = {"dtype": ("float32", "float64"), **dict.fromkeys(buffers, ("local", "shared"))}
+        for number, row in enumerate(pairwise(factors if plain else {"method": names, **factors})):
+            yield pytest.param(row.pop("method", names[0]), row.pop("dtype"), row, plain, id=f"{family} {number}")
 
 
 def test_every_family_has_its_methods():
@@ -150,14 +171,22 @@ def test_live_buffers_share_no_word(method):
         assert registry.update(**shared)[0].resize(**sizes).layout().overlaps() == [], (shared, sizes)
 
 
-@pytest.mark.parametrize(("method", "dtype", "locations"), list(covers()))
-def test_pairs_of_places(platform, method, dtype, locations):
-    check(method, dtype, platform, locations)
+@pytest.mark.parametrize(("method", "dtype", "locations", "plain"), list(covers()))
+def test_pairs_of_places(platform, method, dtype, locations, plain):
+    check(method, dtype, platform, locations, plain)
+
+
+@pytest.mark.parametrize("method", [other for family, (_, other) in FAMILIES.items() if family != "explicit Runge-Kutta"])
+def test_parts_beside_each_family(platform, method):
+    """The parts' buffers and the family's own, the one and the other and both."""
+    groups = [dict.fromkeys(group, "shared") for group in (forwards(method) & PARTS_BUFFERS, own(method))]
+    for locations in (*groups, groups[0] | groups[1]):
+        check(method, "float32", platform, locations)
 
 
 @pytest.mark.parametrize("method", KINDS)
 def test_every_kind_of_step(platform, method):
-    check(method, "float32", platform, all_shared(method))
+    check(method, "float32", platform, all_shared(method), plain=True)
 
 
 def small_field(t, y, args):
@@ -168,16 +197,17 @@ def small_field(t, y, args):
 def small_placements():
     found = Solver(SMALL).inspect(small_field, 0.0, 1.0, np.ones(2, np.float32), dt0=0.3)
     names = [f"{name}_location" for name, (_, size) in found.buffers.items() if size]
-    assert len(names) == 6  # one more doubles the time of this file
+    names.remove("counters_location")  # it has no alias, and is no other's
+    assert len(names) == 5  # one more doubles the time of this test
     return [dict(zip(names, row, strict=True)) for row in itertools.product(("local", "shared"), repeat=len(names))]
 
 
-@pytest.mark.parametrize("part", range(4))  # for those who run tests in parallel
+@pytest.mark.parametrize("part", range(2))  # for those who run tests in parallel
 def test_every_placement_in_a_small_kernel(platform, part):
     y0 = problem()[0][:, :2]
     reference = solve_batch(SMALL, small_field, y0, None, dt0=0.3, settings={})
     assert all_are(reference, "successful") and reference.stats["num_rejected_steps"].any()
-    for row in small_placements()[part::4]:
+    for row in small_placements()[part::2]:
         assert_same_bits(solve_batch(SMALL, small_field, y0, None, dt0=0.3, settings=row), reference, str(row))
 
 
