@@ -1,14 +1,13 @@
 """Mass matrices, singular ones among them; Jacobians that the user gives."""
 
 import functools
-import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from solve_helpers import all_are, assert_same_bits
+from tables.stiff_problems import PROBLEMS, reference, transistor_amplifier, van_der_pol
 
 from jax_cubie import RESULTS, Doses, Event, SaveAt, Solver, solve, solve_ivp
 from jax_cubie.linear import Pattern
@@ -35,6 +34,7 @@ def robertson(t, y, k):
 
 ROBERTSON = np.array([0.04, 3e7, 1e4, 1.0, 0.0])
 MILD = np.array([0.04, 30.0, 1.0, 1.0, 0.2])
+AMPLIFIER = PROBLEMS["transistor_amplifier"]
 
 
 class Operator:
@@ -80,78 +80,25 @@ def test_a_mass_may_be_an_array_an_operator_or_a_tree_like_y0():
 
 @pytest.mark.parametrize("method", ["rodas5p", "kvaerno5", "radau_iia_5"])
 def test_robertson_as_a_differential_algebraic_equation(method):
-    reference = json.loads((Path(__file__).parent / "tables/ivp.json").read_text())["robertson"]["y"]
     settings = {"rtol": 1e-8, "atol": np.array([1e-11, 1e-15, 1e-11])}
     found = solve(robertson, 0.0, 1e11, [1.0, 0.0, 0.0] @ np.eye(3), ROBERTSON, mass=[1, 1, 0], method=method, **settings)
     assert all_are(found, "successful")
-    np.testing.assert_allclose(found.ys[0], reference, rtol=2e-4)
+    np.testing.assert_allclose(found.ys[0], reference("robertson"), rtol=2e-4)
     np.testing.assert_allclose(found.ys.sum(), 1, rtol=1e-14)
 
 
-def chemical_akzo_nobel(t, y, args):
-    """Mazzia, Magherini, Test Set for IVP Solvers, problem CHEMAKZO; its last equation is algebraic."""
-    root, inflow = jnp.sqrt(jnp.abs(y[1])), 3.3 * (0.9 / 737 - y[1])
-    r1, r2, r3 = 18.7 * y[0] ** 4 * root, 0.58 * y[2] * y[3], 0.58 / 34.4 * y[0] * y[4]
-    r4, r5 = 0.09 * y[0] * y[3] ** 2, 0.42 * y[5] ** 2 * root
-    return jnp.stack([
-        -2 * r1 + r2 - r3 - r4, -0.5 * r1 - r4 - 0.5 * r5 + inflow, r1 - r2 + r3, -r2 + r3 - 2 * r4, r2 - r3 + r5,
-        115.83 * y[0] * y[3] - y[5],
-    ])  # fmt: skip
-
-
-@pytest.mark.parametrize("method", ["rodas4", "kvaerno4", "radau_iia_9"])
-def test_chemical_akzo_nobel(method):
-    y0 = np.array([0.444, 0.00123, 0, 0.007, 0, 1.0])  # the last is a guess
-    mass, settings = [1, 1, 1, 1, 1, 0], {"method": method, "rtol": 1e-8, "atol": 1e-10}
-    saveat = SaveAt(t0=True, ts=[1.0, 30.3, 77.7], t1=True)
-    found = solve(chemical_akzo_nobel, 0.0, 180.0, y0, mass=mass, saveat=saveat, **settings)
-    np.testing.assert_allclose(found.ys[0, 5], 115.83 * y0[0] * y0[3], rtol=1e-14)
-    # The test set's, of its page for this problem.
-    reference = [0.1150794920661702, 0.1203831471567715e-2, 0.1611562887407974, 0.3656156421249283e-3, 0.1708010885264404e-1,
-                 0.4873531310307455e-2]  # fmt: skip
-    np.testing.assert_allclose(found.ys[-1], reference, rtol=1e-6)
-    inside = found.ys[1:-1]
-    np.testing.assert_allclose(inside[:, 5], 115.83 * inside[:, 0] * inside[:, 3], rtol=1e-5)
-
-
-def transistor_amplifier(t, y, args):
-    """The same, problem TRANSAMP: capacitors couple components, so that no row of its singular mass matrix is 0."""
-    ub, r = 6.0, 9000.0
-    current = lambda u: 1e-6 * (jnp.exp(u / 0.026) - 1)  # noqa: E731
-    one, other = current(y[1] - y[2]), current(y[4] - y[5])
-    source = 0.1 * jnp.sin(200 * jnp.pi * t)
-    return jnp.stack([
-        -source / 1000 + y[0] / 1000, -ub / r + y[1] * 2 / r + 0.01 * one, -one + y[2] / r, -ub / r + y[3] / r + 0.99 * one,
-        -ub / r + y[4] * 2 / r + 0.01 * other, -other + y[5] / r, -ub / r + y[6] / r + 0.99 * other, y[7] / r,
-    ])  # fmt: skip
-
-
-def transistor_mass():
-    mass = np.zeros((8, 8))
-    for k, first in enumerate((0, 3, 6), start=1):
-        place = slice(first, first + 2)
-        mass[place, place] = np.array([[-1, 1], [1, -1]]) * k * 1e-6 * np.array([[1], [1]])
-    mass[2, 2], mass[5, 5] = -2e-6, -4e-6
-    mass[3:5, 3:5] = np.array([[-1, 1], [1, -1]]) * 3e-6
-    mass[0:2, 0:2] = np.array([[-1, 1], [1, -1]]) * 1e-6
-    mass[6:8, 6:8] = np.array([[-1, 1], [1, -1]]) * 5e-6
-    return mass
-
-
-@pytest.mark.parametrize(("method", "tolerance"), [("rodas5p", 1e-7), ("l_stable_sdirk4", 1e-5), ("kvaerno5", 1e-6)])
-def test_transistor_amplifier(method, tolerance):
-    y0 = np.array([0, 3, 3, 6, 3, 3, 6, 0.0])
-    settings = {"method": method, "rtol": tolerance, "atol": tolerance, "saveat": SaveAt(ts=[0.0111, 0.2])}
-    found = solve(transistor_amplifier, 0.0, 0.2, y0, mass=transistor_mass(), **settings)
-    reference = [-0.5562145012262709e-2, 0.3006522471903042e1, 0.2849958788608128e1, 0.2926422536206241e1, 0.2704617865010554e1,
-                 0.2761837778393145e1, 0.4770927631616772e1, 0.1236995868091548e1]  # fmt: skip
-    np.testing.assert_allclose(found.ys[-1], reference, atol=1e-4)
+def test_capacitors_between_neighbours_and_points_inside():
+    """No row of its singular mass matrix is 0. Of a method with an extension of its own."""
+    settings = {"method": "l_stable_sdirk4", "rtol": 1e-5, "atol": 1e-5, "saveat": SaveAt(ts=[0.0111, 0.2])}
+    found = solve(transistor_amplifier, 0.0, 0.2, AMPLIFIER.y0, AMPLIFIER.args, mass=AMPLIFIER.mass, **settings)
+    np.testing.assert_allclose(found.ys[-1], reference("transistor_amplifier"), atol=1e-4)
 
 
 def test_a_first_slope_that_a_singular_mass_does_not_give_ends_with_its_code():
     """Of a mass that is traced it is not known that sums of its rows are 0."""
-    run = jax.jit(lambda mass: solve(transistor_amplifier, 0.0, 0.2, np.full(8, 3.0), mass=mass, method="kvaerno5"))
-    assert all_are(run(transistor_mass()), "singular_matrix")
+    y0, method = np.full(8, 3.0), "kvaerno5"
+    run = jax.jit(lambda mass: solve(transistor_amplifier, 0.0, 0.2, y0, AMPLIFIER.args, mass=mass, method=method))
+    assert all_are(run(AMPLIFIER.mass), "singular_matrix")
 
 
 def coupled(t, y, k):
@@ -434,9 +381,6 @@ def test_a_jacobian_and_its_sparsity_may_be_given(method):
 
 
 def test_solve_ivp_takes_scipys_jacobian():
-    def van_der_pol(t, y, mu):
-        return jnp.stack([y[1], mu * (1 - y[0] ** 2) * y[1] - y[0]])
-
     def jac(t, y, mu):
         return jnp.array([[0.0, 1.0], [-2 * mu * y[0] * y[1] - 1, mu * (1 - y[0] ** 2)]])
 

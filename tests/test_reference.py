@@ -16,35 +16,14 @@ pytestmark = pytest.mark.usefixtures("x64")
 IVP = json.loads((Path(__file__).parent / "tables" / "ivp.json").read_text())
 
 
-@pytest.mark.parametrize("method", ["tsit5", "dopri5", "bosh3"])
-def test_lorenz(platform, method):
+def test_lorenz(platform):
     given = IVP["lorenz"]
     rho = np.array([float(text) for text in given["y_by_rho"]])
-    tolerance = 1e-12 if method != "bosh3" else 1e-10
-    solver = Solver(method, rtol=tolerance, atol=tolerance, max_steps=1_000_000)
+    solver = Solver("tsit5", rtol=1e-12, atol=1e-12, max_steps=1_000_000)
     y0 = jnp.array(given["y0"], float)
     solution = jax.vmap(lambda rho: solver.solve(lorenz, given["t0"], given["t1"], y0, rho))(rho)
     assert all_are(solution, "successful")
     np.testing.assert_allclose(solution.ys[:, 0], list(given["y_by_rho"].values()), rtol=3e-9, atol=1e-8)
-
-
-def test_hires(platform):
-    """Eight species, mildly stiff: many short steps of an explicit method, and the published end all the same."""
-    given = IVP["hires"]
-
-    def field(t, y, args):
-        y1, y2, y3, y4, y5, y6, y7, y8 = y
-        seventh = 280 * y6 * y8 - 1.81 * y7
-        return jnp.stack([
-            -1.71 * y1 + 0.43 * y2 + 8.32 * y3 + 0.0007, 1.71 * y1 - 8.75 * y2, -10.03 * y3 + 0.43 * y4 + 0.035 * y5,
-            8.32 * y2 + 1.71 * y3 - 1.12 * y4, -1.745 * y5 + 0.43 * y6 + 0.43 * y7,
-            -280 * y6 * y8 + 0.69 * y4 + 1.71 * y5 - 0.43 * y6 + 0.69 * y7, seventh, -seventh,
-        ])  # fmt: skip
-
-    y0 = jnp.array(given["y0"], float)
-    solution = solve(field, given["t0"], given["t1"], y0, rtol=1e-9, atol=1e-11, max_steps=1_000_000)
-    assert all_are(solution, "successful")
-    np.testing.assert_allclose(solution.ys[0], given["y"], rtol=1e-6)
 
 
 def test_oral_dose_in_closed_form(platform):
