@@ -18,6 +18,7 @@ os.environ["PYTHONSAFEPATH"] = "1"
 os.environ["PYTHONPATH"] = os.pathsep.join(folder for folder in sys.path if folder)
 
 import jax  # noqa: E402
+from solve_helpers import has_cuda  # noqa: E402
 
 
 class _Builds(logging.Handler):
@@ -57,6 +58,10 @@ def pytest_sessionfinish(session):
         session.config.workeroutput["jax_cubie_builds"] = _session.count
 
 
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.name != "test_eight_host_devices")  # a long one: others are to run beside it
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node, error):
     _of_workers.append(getattr(node, "workeroutput", {}).get("jax_cubie_builds", 0))
@@ -69,14 +74,6 @@ def pytest_terminal_summary(terminalreporter):
 def pytest_unconfigure(config):
     if not (_WORKER or "JAX_CUBIE_TEST_CACHE" in os.environ):
         shutil.rmtree(os.environ["JAX_CUBIE_CACHE"], ignore_errors=True)
-
-
-def has_cuda() -> bool:
-    """Whether JAX sees a CUDA device."""
-    try:
-        return bool(jax.devices("cuda"))
-    except RuntimeError:
-        return False
 
 
 def pytest_generate_tests(metafunc):

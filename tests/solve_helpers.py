@@ -31,6 +31,14 @@ MIXED = ImplicitTableau(
 LOCATIONS = tuple(Solver().buffers.settings)
 
 
+def has_cuda() -> bool:
+    """Whether JAX sees a CUDA device."""
+    try:
+        return bool(jax.devices("cuda"))
+    except RuntimeError:
+        return False
+
+
 def lorenz(t: Any, y: Any, rho: Any) -> Any:
     """The Lorenz system; products and sums only."""
     return jnp.stack([10 * (y[1] - y[0]), y[0] * (rho - y[2]) - y[1], y[0] * y[1] - (8 / 3) * y[2]])

@@ -1,6 +1,5 @@
 """What other tests rely on: the cover of pairs."""
 
-import time
 from itertools import combinations, product
 
 import pytest
@@ -31,8 +30,6 @@ def test_every_pair_of_values_is_covered(counts):
 @pytest.mark.parametrize(
     ("factors", "values", "most"), [(3, 2, 4), (4, 2, 5), (10, 2, 6), (15, 2, 7), (35, 2, 8), (40, 2, 9), (10, 4, 33)]
 )
-def test_covers_are_small_and_fast(factors, values, most):
-    started = time.perf_counter()
+def test_covers_are_small(factors, values, most):
     rows = check_cover({f"f{number}": tuple(range(values)) for number in range(factors)})
     assert len(rows) <= most
-    assert time.perf_counter() - started < 1

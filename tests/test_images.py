@@ -61,21 +61,6 @@ def test_what_builds_an_image(platform, builds):
             assert builds.new() == 0, other
 
 
-def test_locations_build_exactly_one(platform, builds):
-    batch()
-    assert builds.new() == 1
-    solver = Solver()
-    for expected in (1, 0):
-        solver = solver.update(stage_rhs_location="shared")
-        jax.vmap(lambda r, s=solver: s.solve(lambda t, y, a: lorenz(t, y, a) + 0 * t, 0.0, 0.2, Y0, r))(RHO)
-        assert builds.new() == expected
-        batch(stage_rhs_location="shared", rtol=1e-2)
-        assert builds.new() == 0
-        solver = solver.update(stage_rhs_location="local")
-        jax.vmap(lambda r, s=solver: s.solve(lambda t, y, a: lorenz(t, y, a) + 0 * t, 0.0, 0.2, Y0, r))(RHO)
-        assert builds.new() == 0
-
-
 def test_traced_known_and_nested_share_an_image(platform, builds):
     """jit or not, scan, an outer vmap over nothing new: one image while the masks of axes are the same."""
 

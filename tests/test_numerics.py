@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from solve_helpers import all_are, assert_same_bits, clock, code, decay, lorenz, stacked
+from solve_helpers import all_are, assert_same_bits, clock, code, decay, lorenz
 
 from jax_cubie import SaveAt, Solver, solve
 from jax_cubie.solution import CODES
@@ -600,16 +600,6 @@ def test_tolerances_for_each_component(platform):
     assert few < 30 < some <= many
     vector = solve(lorenz, 0.0, 1.0, LORENZ0, 28.0, rtol=np.full(3, 1e-6), atol=np.full(3, 1e-6))
     assert_same_bits(vector.ys, solve(lorenz, 0.0, 1.0, LORENZ0, 28.0).ys)
-
-
-@pytest.mark.usefixtures("x64")
-def test_batch_of_every_operand_equals_single_solves(platform):
-    rho, t1 = np.linspace(10, 28, 5), np.linspace(0.1, 1, 5)
-
-    def one(rho, t1):
-        return solve(lorenz, 0.0, t1, LORENZ0, rho, saveat=SaveAt(t0=True, t1=True))
-
-    assert_same_bits(jax.vmap(one)(rho, t1), stacked(one, rho, t1))
 
 
 @pytest.mark.parametrize(

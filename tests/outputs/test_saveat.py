@@ -1,12 +1,11 @@
 """What is saved: steps, functions of the state, and all kinds together, in the order of time."""
 
-import diffrax
 import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from solve_helpers import all_are, arrays, assert_same_bits, code
+from solve_helpers import all_are, assert_same_bits, code
 
 from jax_cubie import SaveAt, Solver, solve
 from jax_cubie.kernel import library
@@ -228,32 +227,6 @@ def test_a_function_builds_one_image(builds):
         observed(1.5, lambda t, y, rate: rate * y)
         observed(1.5, lambda t, y, rate, scale=scale: scale * y)
     assert builds.new() == 3  # a number in the code is code
-
-
-@pytest.mark.parametrize(
-    "what",
-    [dict(steps=True, t0=True), dict(steps=3, t1=True, ts=[0.5, 0.7]), dict(steps=2, fn=observe)],
-    ids=["steps", "all kinds", "function"],
-)
-def test_live_against_diffrax(platform, x64, what):
-    """The same rows in the same order as diffrax's, dopri5's dense output among them."""
-    options = dict(rtol=1e-6, atol=1e-6)
-    theirs = diffrax.diffeqsolve(
-        diffrax.ODETerm(turn), diffrax.Dopri5(), 0.0, 2.0, 0.01, Y0.astype(float), 1.5, saveat=diffrax.SaveAt(**what),
-        stepsize_controller=diffrax.PIDController(**options), max_steps=200,
-    )  # fmt: skip
-    ours = solve(
-        turn, 0.0, 2.0, Y0.astype(float), 1.5, saveat=SaveAt(**what), dt0=0.01, method="dopri5", max_steps=200, **options
-    )
-    assert jax.tree.structure(ours.ys) == jax.tree.structure(theirs.ys)
-    used = np.isfinite(theirs.ts)
-    # On a GPU the controller's powers have float32's accuracy, so steps differ in their eighth digit.
-    near = 1e-9 if platform == "cpu" else 1e-6
-    for got, want in zip(arrays((ours.ts, ours.ys)), arrays((theirs.ts, theirs.ys)), strict=True):
-        assert got.shape == want.shape and got.dtype == want.dtype
-        np.testing.assert_allclose(got[used].astype(float), want[used].astype(float), rtol=near, atol=near)
-        if got.dtype.kind == "f":
-            assert np.array_equal(np.isinf(got), np.isinf(want))
 
 
 def test_the_cost_of_points_is_counted(platform):

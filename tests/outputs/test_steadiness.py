@@ -38,7 +38,7 @@ def first_steady(tolerances, dtype=np.float64, **settings):
 
 # Of each family, with and without f at the end of the step among its stages; steps of one size, and of the user's.
 KINDS = {
-    "tsit5": {}, "vern7": {}, "rodas4": {}, "kvaerno3": {}, "l_stable_sdirk4": {}, "radau_iia_5": {},
+    "tsit5": {}, "rodas4": {}, "kvaerno3": {}, "l_stable_sdirk4": {}, "radau_iia_5": {},
     "gauss_legendre_4": {"dt0": 0.11}, "rk4": {"dt0": 0.11}, "euler": {"controller": "even", "dt0": 0.11},
 }  # fmt: skip
 

@@ -1,6 +1,5 @@
 """Several outputs of one solve, each with its own times and its own function."""
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,22 +53,6 @@ def test_each_is_what_it_is_alone(platform):
         assert_same_bits((ts, ys), (alone.ts, alone.ys), repr(sub))
         assert int(alone.stats["num_steps"]) == int(solution.stats["num_steps"])
     assert solution.ys["rest"][0]["late"].dtype == bool and solution.ys["rest"][1][0][1].shape == (6, 2)
-
-
-@pytest.mark.usefixtures("x64")
-def test_like_diffrax():
-    """The same pytrees, and the same values."""
-    subs = {"a": dict(t1=True), "b": [dict(ts=np.linspace(0, 0.8, 9), fn=moment), dict(t0=True, steps=True)]}
-    make = lambda kind: jax.tree.map(lambda sub: kind(**sub), subs, is_leaf=lambda x: isinstance(x, dict) and "a" not in x)  # noqa: E731
-    ours = run(SaveAt(subs=make(SubSaveAt)), y0=Y0.astype(float), dt0=0.01)
-    theirs = diffrax.diffeqsolve(
-        diffrax.ODETerm(lorenz), diffrax.Tsit5(), 0.0, 0.8, 0.01, jnp.asarray(Y0, float), 28.0, max_steps=60,
-        saveat=diffrax.SaveAt(subs=make(diffrax.SubSaveAt)), stepsize_controller=diffrax.PIDController(rtol=1e-4, atol=1e-4),
-    )  # fmt: skip
-    assert jax.tree.structure((ours.ts, ours.ys)) == jax.tree.structure((theirs.ts, theirs.ys))
-    # diffrax does not save t1 among the steps twice, and neither is it here.
-    compare = lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)  # noqa: E731
-    jax.tree.map(compare, (ours.ts, ours.ys), (theirs.ts, theirs.ys))
 
 
 def test_lanes(platform):
