@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
+from solve_helpers import has_cuda
 
 from jax_cubie.kernel import custom_call, library
 from jax_cubie.kernel.library import Blob
@@ -583,7 +584,7 @@ PTX = """.version 7.0
 """
 
 
-@pytest.mark.skipif("not has_cuda()", reason="needs a CUDA device")
+@pytest.mark.skipif(not has_cuda(), reason="needs a CUDA device")
 @pytest.mark.parametrize("shared", [0, 1024, 64 * 1024, 200 * 1024])
 def test_cuda_launch(shared):
     image = library.pack_blobs([Blob("cubin", 90, b"no code"), Blob("ptx", 80, PTX.encode())], 3)
@@ -595,7 +596,7 @@ def test_cuda_launch(shared):
             np.testing.assert_array_equal(got, 2 * np.arange(512, dtype=np.float32) + np.float32(3.5))
 
 
-@pytest.mark.skipif("not has_cuda()", reason="needs a CUDA device")
+@pytest.mark.skipif(not has_cuda(), reason="needs a CUDA device")
 def test_cuda_in_a_graph():
     """A chain long enough for XLA to make a CUDA graph of it, run often."""
     key, text = library.encode(library.pack_blobs([Blob("ptx", 80, PTX.encode())], 3))
@@ -615,7 +616,7 @@ def test_cuda_in_a_graph():
             np.testing.assert_array_equal(run(x), np.full(512, 17.5, np.float32))
 
 
-@pytest.mark.skipif("not has_cuda()", reason="needs a CUDA device")
+@pytest.mark.skipif(not has_cuda(), reason="needs a CUDA device")
 @pytest.mark.parametrize(
     ("launch", "why"),
     [
@@ -632,7 +633,7 @@ def test_cuda_refuses(launch, why):
     assert why in said and "the device allows" in said
 
 
-@pytest.mark.skipif("not has_cuda()", reason="needs a CUDA device")
+@pytest.mark.skipif(not has_cuda(), reason="needs a CUDA device")
 def test_cuda_bad_code_and_empty_grid():
     with jax.default_device(jax.devices("cuda")[0]):
         x = jnp.ones(4)
