@@ -47,12 +47,16 @@ class Operator:
         return self.matrix
 
 
-@pytest.mark.parametrize("method", ["rodas5p", "kvaerno5", "l_stable_sdirk4", "radau_iia_5"])
-@pytest.mark.parametrize("mass", [FULL, DIAGONAL])
+@pytest.mark.parametrize(
+    ("method", "mass"),
+    [("rodas5p", FULL), ("kvaerno5", FULL), ("l_stable_sdirk4", FULL), ("radau_iia_5", FULL), ("rodas5p", DIAGONAL)],
+)
 def test_an_invertible_mass_is_that_of_its_inverse_times_f(method, mass):
+    inverted = 1 / mass if mass.ndim == 1 else np.linalg.inv(mass)
+
     def inverse(t, y, rate):
         rhs = field(t, y, rate)
-        return rhs / mass if mass.ndim == 1 else jnp.linalg.solve(jnp.asarray(mass), rhs)
+        return inverted * rhs if mass.ndim == 1 else inverted @ rhs
 
     settings = {"method": method, **TIGHT}
     if method != "rodas5p":
