@@ -301,10 +301,10 @@ def test_second_derivatives_by_the_mass(method):
         return of_invertible({**INVERTIBLE, "mass": mass, "rate": scale * power}, method)
 
     at, step = jnp.array([1.2, 0.8]), 1e-5
-    gradient = jax.grad(lambda z: function(*z))
+    gradient = jax.jit(jax.grad(lambda z: function(*z)))
     expected = [(gradient(at.at[i].add(step)) - gradient(at.at[i].add(-step))) / (2 * step) for i in range(2)]
-    np.testing.assert_allclose(jax.jacfwd(gradient)(at), expected, rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(jax.jacfwd(jax.jacfwd(lambda z: function(*z)))(at), expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(jax.jit(jax.jacfwd(gradient))(at), expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(jax.jit(jax.jacfwd(jax.jacfwd(lambda z: function(*z))))(at), expected, rtol=1e-5, atol=1e-7)
 
 
 def of_robertson(point, method="rodas5p", ts=()):
@@ -334,10 +334,10 @@ def test_derivatives_of_a_differential_algebraic_equation(method):
 
 def test_second_derivatives_of_a_differential_algebraic_equation():
     point, step = jax.tree.map(jnp.asarray, ALGEBRAIC), 1e-5
-    gradient = jax.grad(lambda k: of_robertson({**point, "k": k}))
+    gradient = jax.jit(jax.grad(lambda k: of_robertson({**point, "k": k})))
     k = point["k"]
     expected = [(gradient(k.at[i].add(step)) - gradient(k.at[i].add(-step))) / (2 * step) for i in (0, 3, 4)]
-    found = jax.jacfwd(gradient)(k)
+    found = jax.jit(jax.jacfwd(gradient))(k)
     np.testing.assert_allclose(found[jnp.array([0, 3, 4])], expected, rtol=1e-5, atol=1e-6)
 
 
