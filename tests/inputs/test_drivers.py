@@ -431,8 +431,8 @@ def test_derivatives_of_jumps(method):
     flat, back = ravel_pytree(given)
     units = 1e-6 * np.eye(len(flat))
     expected = [(exact(back(flat + unit)) - exact(back(flat - unit))) / 2e-6 for unit in units]
-    np.testing.assert_allclose(ravel_pytree(jax.grad(loss)(given))[0], expected, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(ravel_pytree(jax.jacfwd(loss)(given))[0], expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(ravel_pytree(jax.jit(jax.grad(loss))(given))[0], expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(ravel_pytree(jax.jit(jax.jacfwd(loss))(given))[0], expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.usefixtures("x64")

@@ -137,7 +137,7 @@ def test_derivatives_are_those_of_the_steps_up_to_there(settings, fn):
 
     def derivatives(mode, solved, argnums):
         """With the values that they are of."""
-        return mode(lambda *inputs: (solved(*inputs),) * 2, argnums, has_aux=True)(*inputs)
+        return jax.jit(mode(lambda *inputs: (solved(*inputs),) * 2, argnums, has_aux=True))(*inputs)
 
     close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-11)
     *expected, values = jax.tree.leaves(derivatives(jax.jacfwd, told, (0, 1)))
@@ -146,12 +146,12 @@ def test_derivatives_are_those_of_the_steps_up_to_there(settings, fn):
     np.testing.assert_allclose(same, values, rtol=1e-12)
     for found, one in zip(forwards, expected, strict=False):
         close(found, one)
-    for found, one in zip(jax.jacrev(reached, argnums=(0, 1, 2))(*inputs), forwards, strict=True):
+    for found, one in zip(jax.jit(jax.jacrev(reached, argnums=(0, 1, 2)))(*inputs), forwards, strict=True):
         close(found, one)
     if fn is not None:
         return
     found, known = (lambda y, one=one: (one(y, *inputs[1:]) ** 2).sum() for one in (reached, told))
-    close(jax.jacfwd(jax.grad(found))(inputs[0]), jax.jacfwd(jax.jacfwd(known))(inputs[0]))
+    close(jax.jit(jax.jacfwd(jax.grad(found)))(inputs[0]), jax.jit(jax.jacfwd(jax.jacfwd(known)))(inputs[0]))
 
 
 def slow_field(t, y, goal):
