@@ -165,6 +165,7 @@ def test_derivatives(method):
         rate, times = args
         return -rate * y * y + jnp.sin(3 * t) + jnp.where(t >= times[0], 1.0, 0.0) - jnp.where(t >= times[2], y, 0.0)
 
+    @jax.jit
     def loss(flat):
         p = unravel(flat)
         saved = SaveAt(ts=jnp.array([0.2, 0.7, 1.6]), t1=True)
