@@ -1,7 +1,7 @@
 """An epidemic under contacts that were counted: fourteen surveys of Hungary in 2020 and 2021, and what they do not explain.
 
 Month by month a representative sample of Hungarians was asked by telephone how many people they met in a day outside of their
-homes, and once, looking back, how many before the epidemic (data/SOURCES.md). Here the rate of infection is proportional to
+homes; the first number is of the days before the epidemic (data/SOURCES.md). Here the rate of infection is proportional to
 these contacts: a driver, straight lines from survey to survey, since nothing is known in between; steps end on its corners. To
 it comes what is passed on at home, which stays as it was, in a model of the susceptible, the exposed and the infectious.
 
@@ -94,7 +94,7 @@ def solve(lane, contacts, saveat, **kept):
     share, days = jnp.exp(lane["start"]), lane["latent"] + lane["infectious"]
     y0 = jnp.stack([1 - share, share * lane["latent"] / days, share * lane["infectious"] / days])
     times, values = points(lane["fall"], contacts)
-    # With steps that end on the corners the error is a hundredth, in fewer steps.
+    # With steps that end on the corners errors were less than a hundredth, in fewer steps.
     kept |= dict(drivers=Driver(times, values), step_ts=times[1:-1], saveat=saveat)
     return SOLVER.solve(epidemic, 0.0, END, y0, lane | {"before": contacts[0]}, **kept)
 

@@ -13,6 +13,7 @@ import numpy as np
 from ..linear.dependence import Value, Walk
 from ..translate import trace
 from ..translate.errors import users_line
+from ..translate.program import FLOATS, SIGNED, UNSIGNED
 from .functions import Inputs
 
 if TYPE_CHECKING:
@@ -29,31 +30,21 @@ def warn_of_integers(problem: Problem, moved: tuple[str, ...]) -> None:
     if not any(map(_makes_integer, _equations(closed.jaxpr))):
         return
     asked = [number for number, name in enumerate(inputs.names) if name in (*inputs.vectors, *moved)]
-    differentiable, whole = Walk(len(asked)), _IntegersToo(len(asked))
+    made: list[tuple[str, np.ndarray]] = []  # where integers are made of floats: the line, and of which inputs
+
+    def look(eqn: Any, args: Any) -> None:
+        if _makes_integer(eqn) and (union := whole.union(args)) is not None:
+            made.append((users_line([eqn.source_info]), whole.unpacked(union).astype(bool)))
+
+    differentiable, whole = Walk(len(asked)), Walk(len(asked), (*FLOATS, *SIGNED, *UNSIGNED).__contains__, look)
     smooth, any_way = (_inputs_of(walk, closed, asked) for walk in (differentiable, whole))
-    line = next((line for line, through in whole.made if (through & any_way & ~smooth).any()), None)
+    line = next((line for line, through in made if (through & any_way & ~smooth).any()), None)
     if line is not None:
         warnings.warn(
             f"{traced.said} depends on values that are differentiated through integers alone, made at {line}: its derivative "
             "by these is 0, as JAX has it. Instead: keep them floats, or say that this is meant by jax.lax.stop_gradient",
             stacklevel=2,
         )
-
-
-class _IntegersToo(Walk):
-    """Integers depend on what they are made of. made: where they are made of floats, the line, and of what: bool [count]."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__(count)
-        self.made: list[tuple[str, np.ndarray]] = []
-
-    def carries(self, aval: Any) -> bool:
-        return super().carries(aval) or jnp.issubdtype(aval.dtype, jnp.integer)
-
-    def equation(self, eqn: Any, args: list[Value]) -> list[Value]:
-        if _makes_integer(eqn) and (union := self.union(args)) is not None:
-            self.made.append((users_line([eqn.source_info]), self.unpacked(union).astype(bool)))
-        return super().equation(eqn, args)
 
 
 def _inputs_of(walk: Walk, closed: Any, asked: list[int]) -> np.ndarray:

@@ -50,10 +50,17 @@ def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
 
 
 class Walk:
-    """The walk over a jaxpr, of `count` elements of the argument."""
+    """The walk over a jaxpr, of `count` elements of the argument.
 
-    def __init__(self, count: int) -> None:
+    carries: whether what something of a dtype, by its name, depends on matters; only floats have derivatives. look: is shown
+    each equation with its arguments.
+    """
+
+    def __init__(
+        self, count: int, carries: Callable[[str], bool] = FLOATS.__contains__, look: Callable[..., None] | None = None
+    ) -> None:
         self.count, self.words = count, -(-count // 64)
+        self._carries, self._look = carries, look
 
     def dependence(self, closed: jex.ClosedJaxpr) -> np.ndarray:
         """For each element of the first result, those of the first argument that it may depend on: bool [*shape, count]."""
@@ -110,6 +117,8 @@ class Walk:
 
     def equation(self, eqn: Any, args: list[Value]) -> list[Value]:
         name = eqn.primitive.name
+        if self._look is not None:
+            self._look(eqn, args)
         shapes = [tuple(getattr(var.aval, "shape", ())) for var in eqn.outvars]
         if name in _NESTED:
             found = _NESTED[name](self, eqn, *args)
@@ -122,14 +131,10 @@ class Walk:
             sets = [sets] if isinstance(sets, np.ndarray) else sets
             found = [Value(shape, sets=x) for shape, x in zip(shapes, sets, strict=True)]
         return [
-            Value(value.shape, value.known) if not self.carries(var.aval)
+            Value(value.shape, value.known) if not self._carries(dtype_name(getattr(var.aval, "dtype", "")))
             or (value.sets is not None and not value.sets.any()) else value
             for value, var in zip(found, eqn.outvars, strict=True)
         ]
-
-    def carries(self, aval: Any) -> bool:
-        """Whether what something of this kind depends on matters: only floats have derivatives."""
-        return dtype_name(getattr(aval, "dtype", "")) in FLOATS
 
 
 def _outside(value: Any, aval: Any = None) -> Value:

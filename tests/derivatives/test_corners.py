@@ -13,6 +13,7 @@ import jax_cubie.diffrax
 from jax_cubie import Event, SaveAt, Summary, solve
 
 pytestmark = pytest.mark.usefixtures("x64")
+REVERSE = diffrax.RecursiveCheckpointAdjoint()
 
 
 @jax.custom_jvp
@@ -104,7 +105,7 @@ def test_constant_steps_like_diffrax():
     def field(t, y, rho):
         return 0.3 * jnp.stack([10 * (y[1] - y[0]), y[0] * (rho - y[2]) - y[1], y[0] * y[1] - 8 / 3 * y[2] + jnp.sin(3 * t)])
 
-    def loss(library, point, adjoint=diffrax.RecursiveCheckpointAdjoint()):  # noqa: B008
+    def loss(library, point, adjoint=REVERSE):
         solution = library.diffeqsolve(
             diffrax.ODETerm(field), diffrax.Heun(), point["t0"], point["t1"], point["dt0"], point["y0"], point["rho"],
             saveat=diffrax.SaveAt(ts=point["ts"], steps=True, t1=True), max_steps=64, adjoint=adjoint,

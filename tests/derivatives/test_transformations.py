@@ -9,10 +9,9 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import has_cuda
 from jax._src import monitoring
 from jax.ad_checkpoint import checkpoint_name
-from solve_helpers import assert_same_bits, python
+from solve_helpers import assert_same_bits, has_cuda, python
 
 from jax_cubie import SaveAt, solve
 from jax_cubie.kernel.custom_call import FFI_TARGETS
