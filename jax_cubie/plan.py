@@ -13,9 +13,10 @@ from .kernel.target import Target
 from .loop import Dimensions
 from .loop import buffers as loop_buffers
 from .loop.checkpoints import WINDOW, record_of
-from .loop.weights import Arranged, arranged, stage
+from .loop.weights import SHARED_WITH_ROWS, Arranged, Staged, arranged, multiplied_by_warps, stage, warp_bytes
 from .operands import CHUNK, Function, Operand, Words, window_of, word_of
 from .problem import PARTS, Problem
+from .translate.warp_products import row_words
 
 # Shared memory that a block may opt in to, in KiB (CUDA C++ Programming Guide, table of technical specifications).
 _SHARED_KIB = {75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 110: 227, 120: 99, 121: 99}
@@ -32,6 +33,8 @@ _INLINE_BYTES = 16 * 1024
 # Threads of a multiprocessor that take lanes from a queue: more of them hide more of what each waits for, but have fewer lanes,
 # and so idle longer at the end.
 _QUEUED_THREADS = 640
+# The architecture from which on tensor cores take float32's exponents.
+_TENSOR_CORES = 80
 # What the user calls the functions of the user's.
 _SAID = {"f": "f", "output": "SaveAt.fn", "observables": "observables"}
 
@@ -54,7 +57,7 @@ class Plan:
     def queued(self) -> bool:
         """Whether threads take lanes from a queue. By itself where step sizes are chosen: then lanes end at different times."""
         # The host's threads take chunks of lanes in any case; backwards, sums are of neighbours.
-        if self.target.platform == "cpu" or self.problem.adjoint is not None:
+        if self.target.platform == "cpu" or self.problem.adjoint is not None or self._by_warps is not None:
             return False
         return self.problem.adaptive if self.problem.schedule == "auto" else self.problem.schedule == "queue"
 
@@ -65,18 +68,50 @@ class Plan:
 
     @property
     def in_warps(self) -> bool:
-        """Whether the threads of a warp sum what their lanes have: then all threads of a block are there, lane or not."""
-        return self.summed and self.target.platform == "cuda"
+        """Whether the threads of a warp sum or multiply what their lanes have: then all threads of a block are there, lane or
+        not."""
+        return (self.summed and self.target.platform == "cuda") or self._by_warps is not None
 
     @functools.cached_property
     def in_step(self) -> bool:
-        """Whether they do so wherever they come to a cotangent, and so go back over steps together."""
-        return self.problem.adjoint is not None and bool(self.problem.adjoint.together(self))
+        """Whether they do so wherever they come to f or a cotangent, and so take steps together, or go back over them."""
+        if self.problem.adjoint is not None:
+            return bool(self.problem.adjoint.together(self))
+        return self._by_warps is not None
 
-    @property
+    @functools.cached_property
     def functions(self) -> tuple[Function, ...]:
         """The user's functions as this platform runs them."""
-        return self._arranged.functions
+        found = self._by_warps
+        return self._arranged.functions if found is None else (found[0], *self._arranged.functions[1:])
+
+    @functools.cached_property
+    def _by_warps(self) -> tuple[Function, int] | None:
+        """f with products that warps compute, and the lanes of a block; None where there are none, or lanes come to f each at a
+        time of its own."""
+        problem, target = self.problem, self.target
+        if target.platform == "cpu" or target.architecture < _TENSOR_CORES or problem.dtype != "float32":
+            return None
+        if problem.adjoint is not None or problem.checkpoints is not None or problem.divided or problem.schedule == "queue":
+            return None
+        if not problem.method.in_step(self.dimensions) or any("f" in part.copies() for part in problem.parts):
+            return None
+        field = multiplied_by_warps(self._arranged.functions[0], self._arranged.operands, problem.dtype)
+        for block in (128, 64, 32) if problem.block == "auto" else (int(problem.block),):
+            used = warp_bytes(field, block)
+            if used and block % CHUNK == 0 and self._lane_bytes * block + used <= SHARED_WITH_ROWS:
+                return field, block
+        return None
+
+    @property
+    def row_words(self) -> int:
+        """Of what each thread shares with its warp."""
+        return row_words(self.field.program)
+
+    @property
+    def rows_begin(self) -> int:
+        """Behind the windows of the lanes."""
+        return -(-self._lane_bytes * self.block // 16) * 16
 
     @property
     def sources(self) -> tuple[int, ...]:
@@ -98,12 +133,13 @@ class Plan:
         return self.field.unroll
 
     @functools.cached_property
-    def staged(self) -> dict[str, int]:
-        """At which byte of a block's shared memory each operand begins that it keeps there, behind the windows of its lanes."""
+    def staged(self) -> dict[str, Staged]:
+        """Where in a block's shared memory each operand lies that it keeps there, behind the windows and rows of its lanes."""
         if self.target.platform == "cpu":
             return {}
         functions = [self.field] if self.problem.adjoint is None else self.functions
-        return stage(functions, self.words.operands, self.problem.dtype, self._lane_bytes * self.block)
+        used = self.rows_begin + 4 * self.row_words * self.block
+        return stage(functions, self.words.operands, self.problem.dtype, used, self._by_warps is not None)
 
     @functools.cached_property
     def parameter_offsets(self) -> dict[str, int]:
@@ -112,12 +148,13 @@ class Plan:
         Those are the batched leaves of the solve's dtype that are small; the others are read in place.
         """
         offsets, used = {}, 0
-        named = {operand.name: operand for operand in self.words.operands}
-        for name in self.field.operands:
+        named = {operand.name: operand for operand in self._arranged.operands}
+        field = self._arranged.functions[0]
+        for name in field.operands:
             operand = named[name]
-            if window_of(self.field.windows, name) is not None:
+            if window_of(field.windows, name) is not None:
                 continue  # where its rows begin is known at run time
-            if operand.batched and operand.dtype == self.problem.dtype and operand.size <= self.unroll:
+            if operand.batched and operand.dtype == self.problem.dtype and operand.size <= field.unroll:
                 offsets[name] = used
                 used += operand.size
         return offsets
@@ -125,7 +162,7 @@ class Plan:
     @functools.cached_property
     def dimensions(self) -> Dimensions:
         """What the sizes of buffers depend on."""
-        kept = (operand.size for operand in self.words.operands if operand.name in self.parameter_offsets)
+        kept = (operand.size for operand in self._arranged.operands if operand.name in self.parameter_offsets)
         return self.problem.dimensions(sum(kept))
 
     @functools.cached_property
@@ -212,6 +249,8 @@ class Plan:
         cpu = self.target.platform == "cpu"
         limit = _HOST_WINDOW_BYTES if cpu else _SHARED_KIB[self.target.architecture] * 1024
         chosen = self.problem.block
+        if self._by_warps is not None:
+            return self._by_warps[1]
         wanted = _AUTO_BLOCK[self.target.platform] if chosen == "auto" else int(chosen)
         least = _LEAST_BLOCK[self.target.platform]
         if self.summed and not cpu:
@@ -246,7 +285,7 @@ class Plan:
     def window_bytes(self) -> int:
         """Shared memory of a block."""
         sizes = {operand.name: operand.size for operand in self.words.operands}
-        ends = [begin + sizes[name] * self.word_bytes for name, begin in self.staged.items()]
+        ends = [one.begin + sizes[name] // one.columns * one.pitch * self.word_bytes for name, one in self.staged.items()]
         return max([self._lane_bytes * self.block, *ends])
 
     @property

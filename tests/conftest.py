@@ -110,3 +110,12 @@ def x64():
     """Float64 for the test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def cuda():
+    """Runs the test on a GPU."""
+    if not has_cuda():
+        pytest.skip("needs a CUDA device")
+    with jax.default_device(jax.devices("cuda")[0]):
+        yield

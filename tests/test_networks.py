@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from solve_helpers import assert_same_bits, python
+from solve_helpers import assert_same_bits, code, python
 
 import jax_cubie.loop.weights
 from jax_cubie import SaveAt, Solver
@@ -98,8 +98,10 @@ def test_one_image_for_all_weights_and_batches(builds):
     assert builds.count == 1
 
 
-def plan_of(f, args, n: int, target: str = "cpu", saveat: SaveAt | None = None, batched: bool = False) -> Plan:
-    request = make_request(solver(), f, 0.0, 1.0, jnp.zeros(n, jnp.float32), args, saveat or SaveAt(t1=True), 0.1)
+def plan_of(
+    f, args, n: int, target: str = "cpu", saveat: SaveAt | None = None, batched: bool = False, **chosen
+) -> Plan:
+    request = make_request(solver(**chosen), f, 0.0, 1.0, jnp.zeros(n, jnp.float32), args, saveat or SaveAt(t1=True), 0.1)
     operands = tuple(one.batch(0 if one.name == "y0" or batched else None) for one in request.problem.operands)
     return Plan(request.problem, operands, 1, Target.parse(target))
 
@@ -171,34 +173,90 @@ def test_transposed_weights_on_several_devices():
 
 def test_shared_weights_are_staged_on_cuda():
     layers = weights(2, 64, 64, 2)
-    plan = plan_of(network, layers, 2, "cuda:90")
+    plan = plan_of(network, layers, 2, "cuda:90", schedule="queue")
     shapes = {operand.name: operand.shape for operand in plan.operands}
-    sizes = {shapes[name]: start for name, start in plan.staged.items()}
+    sizes = {shapes[name]: staged.begin for name, staged in plan.staged.items()}
     assert sizes == {(64, 2): 0, (64, 64): 512, (2, 64): 512 + 16384}
     assert plan.launch()[6] == plan.window_bytes == 512 + 16384 + 512
     assert plan_of(network, layers, 2, "cpu").staged == {}
     assert plan_of(network, layers, 2, "cuda:90", batched=True).staged == {}
-    large = plan_of(network, weights(2, 200, 200, 2), 2, "cuda:90")
+    large = plan_of(network, weights(2, 200, 200, 2), 2, "cuda:90", schedule="queue")
     assert [one.shape for one in large.operands if one.name in large.staged] == [(200, 2), (2, 200)]
     assert large.window_bytes == 2 * 1600
 
 
+def inspected(**chosen):
+    given = network, 0.0, 1.0, np.zeros(2, np.float32), weights(2, 64, 64, 2)
+    return solver(**chosen).inspect(*given, dt0=0.1, batched=("y0",), target="cuda:90")
+
+
 def test_a_network_on_a_gpu_reads_four_weights_at_once():
-    found = solver().inspect(
-        network, 0.0, 1.0, np.zeros(2, np.float32), weights(2, 64, 64, 2), dt0=0.1, batched=("y0",), target="cuda:90"
-    )
+    found = inspected(schedule="queue")
     assert found.ptx.count("ld.shared.v4") >= 64 and found.ptx.count("bar.sync") == 1
     assert ".f64" not in found.ptx and found.registers <= 255 and found.spill_bytes <= 64
     assert found.shared_bytes == 17408
 
 
+def test_a_network_on_a_gpu_takes_its_tensor_cores():
+    """8 tiles of terms in a loop: 4 tiles of outputs, 4 of lanes, three products each."""
+    found = inspected()
+    assert found.ptx.count("mma.sync.aligned.m16n8k8") == 4 * 4 * 3
+    assert ".f64" not in found.ptx and found.registers <= 255 and found.spill_bytes == 0
+    rows, matrix = 4 * 68 * 128, 4 * 64 * 72
+    assert found.shared_bytes == rows + matrix + 2 * 4 * 128
+
+
+@pytest.mark.parametrize("sizes", [(2, 64, 64, 2), (3, 50, 39, 3), (5, 128, 128, 5)])
+@pytest.mark.parametrize("dt0", [0.01, None])
+def test_lanes_that_take_steps_together(cuda, sizes, dt0):
+    """Results are those of lanes that go alone, whatever a lane's neighbours do, and whatever becomes of them."""
+    layers, n = weights(*sizes), sizes[0]
+    count = 100
+    y0 = np.random.default_rng(1).normal(size=(count, n)).astype(np.float32)
+    y0[7] = np.nan
+    t1 = np.random.default_rng(2).uniform(0.1, 4, count).astype(np.float32)
+    t1[11], t1[12], t1[13] = 0, -1, np.inf
+    saveat = SaveAt(ts=np.linspace(0, 0.05, 4, dtype=np.float32), t1=True)
+
+    def solve(y0, t1, schedule="static"):
+        chosen = Solver("tsit5", controller="fixed" if dt0 else "pid", schedule=schedule, max_steps=300)
+
+        def one(y0, t1):
+            return chosen.solve(network, 0.0, t1, y0, layers, dt0=dt0, saveat=saveat)
+
+        return jax.jit(jax.vmap(one))(y0, t1)
+
+    together, alone = solve(y0, t1), solve(y0, t1, "queue")
+    np.testing.assert_array_equal(code(together), code(alone))
+    assert len(set(code(together).tolist())) >= 3
+    np.testing.assert_allclose(together.stats["num_steps"], alone.stats["num_steps"], atol=1)
+    np.testing.assert_allclose(together.ys, alone.ys, rtol=2e-5, atol=2e-5)
+    few = np.r_[5, 13, 7, 40:75]
+    assert_same_bits(solve(y0[few], t1[few]).ys, together.ys[few])
+
+
+def test_products_of_a_warp_are_those_of_float32(cuda):
+    """Against float64: no worse than twice what chains of float32 products are."""
+    random = np.random.default_rng(0)
+    w, y0 = random.normal(size=(96, 96)), random.normal(size=(500, 96))
+    w, y0 = w.astype(np.float32), y0.astype(np.float32)
+    want = np.float64(y0) + np.float64(y0) @ np.float64(w).T  # one step of Euler's method
+
+    def error(schedule: str) -> float:
+        chosen = Solver("euler", controller="fixed", schedule=schedule)
+        found = jax.vmap(lambda y: chosen.solve(lambda t, y, w: jnp.tanh(0 * y) + w @ y, 0.0, 1.0, y, w, dt0=1.0).ys)(y0)
+        return np.abs(found[:, 0] - want).max()
+
+    assert error("static") < 2 * error("queue") < 1e-4
+
+
 def test_staging_changes_no_bit(platform, monkeypatch):
     layers, y0 = weights(3, 40, 40, 3), states(3)
-    staged = many(network, layers, y0).ys
+    staged = many(network, layers, y0, schedule="queue").ys
     monkeypatch.setattr(jax_cubie.loop.weights, "_SHARED_WITH_WEIGHTS", 0)
     jax.clear_caches()
-    assert plan_of(network, layers, 3, "cuda:90").staged == {}
-    assert_same_bits(many(network, layers, y0).ys, staged)
+    assert plan_of(network, layers, 3, "cuda:90", schedule="queue").staged == {}
+    assert_same_bits(many(network, layers, y0, schedule="queue").ys, staged)
 
 
 def test_all_to_all_coupling(platform):

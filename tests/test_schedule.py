@@ -7,7 +7,7 @@ import pytest
 from solve_helpers import assert_same_bits, code
 
 from jax_cubie import SaveAt, Solver
-from jax_cubie.kernel import queue
+from jax_cubie.kernel import cache, queue, warp
 from jax_cubie.plan import Plan
 from jax_cubie.solution import CODES
 
@@ -50,21 +50,40 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_same_bits(platform, queued, case):
+def solved(case: str, schedule: str):
     settings = dict(CASES[case])
     saveat, dt0 = settings.pop("saveat", lambda t1: SaveAt(t1=True)), settings.pop("dt0", None)
     solver = Solver(settings.pop("method", "tsit5"), **{"max_steps": 5000, **settings})
 
-    def solve(mu, t1, schedule):
+    def solve(mu, t1):
         step = None if dt0 is None else jnp.where(t1 < 0, -dt0, dt0)
         chosen = solver.update(schedule=schedule)
         return chosen.solve(stiffness, 0.0, t1, jnp.array([2.0, 0.0], jnp.float32), mu, saveat=saveat(t1), dt0=step)
 
-    static, queue = (jax.jit(jax.vmap(lambda mu, t1, s=s: solve(mu, t1, s)))(*lanes()) for s in ("static", "queue"))
+    return jax.jit(jax.vmap(solve))(*lanes())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_same_bits(platform, queued, case):
+    static, queue = (solved(case, schedule) for schedule in ("static", "queue"))
     assert_same_bits(static, queue, case)
     codes = code(static)
     assert (codes == CODES["successful"]).any() and (codes != CODES["successful"]).any()
+
+
+@pytest.mark.parametrize("case", ["ts", "few steps", "dtmin", "not fsal", "fixed"])
+def test_steps_that_are_taken_together(platform, builds, monkeypatch, tmp_path, case):
+    """Where there is no GPU, in warps of one thread. What takes steps together is not in an image's key: f's products are."""
+    alone = solved(case, "static")
+    for name in ("in_step", "in_warps"):
+        monkeypatch.setattr(Plan, name, True)
+    if platform == "cpu":
+        monkeypatch.setattr(warp, "some", lambda emitter, condition: condition)
+    monkeypatch.setenv("JAX_CUBIE_CACHE", str(tmp_path / "others"))
+    cache.forget()
+    jax.clear_caches()
+    assert_same_bits(solved(case, "static"), alone, case)
+    assert builds.count == 2
 
 
 def test_each_launch_has_a_queue_of_its_own(platform, queued):

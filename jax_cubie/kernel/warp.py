@@ -30,6 +30,11 @@ def thread_of_warp(emitter: Emitter) -> Any:
     return call(emitter, "llvm.nvvm.read.ptx.sreg.laneid", INT32)
 
 
+def thread_of_block(emitter: Emitter) -> Any:
+    """The thread's number in its block, uint32."""
+    return call(emitter, "llvm.nvvm.read.ptx.sreg.tid.x", INT32)
+
+
 def some(emitter: Emitter, condition: Any) -> Any:
     """Whether the condition holds in one of the warp's 32 threads."""
     votes = call(emitter, "llvm.nvvm.vote.ballot.sync", INT32, INT32(_ALL), condition)
@@ -74,3 +79,23 @@ def totals(emitter: Emitter, dtype: str, values: Sequence[Any]) -> Any:
             for mine, other in zip(kept, given, strict=True)
         ]
     return values[0]
+
+
+def synchronise(emitter: Emitter) -> None:
+    """The threads of the warp wait for one another, and see what each has written."""
+    call(emitter, "llvm.nvvm.bar.warp.sync", ir.VoidType(), INT32(_ALL))
+
+
+def multiply_add(emitter: Emitter, left: Sequence[Any], right: Sequence[Any], totals: Sequence[Any]) -> list[Any]:
+    """totals + left x right, of 16 x 8, 16 x 8 and 8 x 8 elements, on tensor cores: products of 11 bits each, sums of float32.
+
+    With r = thread // 4 and c = thread % 4, a thread has of `left` the elements (r, c), (r + 8, c), (r, c + 4), (r + 8, c + 4),
+    of `right` (c, r), (c + 4, r), as the bits of float32, of which the lowest 13 are ignored; of `totals` (r, 2 c),
+    (r, 2 c + 1), (r + 8, 2 c), (r + 8, 2 c + 1). (PTX ISA, "Matrix Fragments for mma.m16n8k8"; from sm_80 on.)
+    """
+    kind = ir.LiteralStructType([ir.FloatType()] * 4)
+    form = ir.FunctionType(kind, [INT32] * 6 + [ir.FloatType()] * 4)
+    code = "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $9}, {$0, $1, $2, $3};"
+    assembly = ir.InlineAsm(form, code, "=f,=f,=f,=f,r,r,r,r,r,r,0,1,2,3", True)
+    found = emitter.builder.call(assembly, [*left, *right, *totals], attrs=("convergent",))
+    return [emitter.builder.extract_value(found, number) for number in range(4)]

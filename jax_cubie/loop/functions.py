@@ -15,7 +15,8 @@ from ..kernel.memory import undefined_words
 from ..kernel.scalar import shifted
 from ..operands import window_of
 from ..translate.emit import emit_program
-from .staging import staged_pointer
+from ..translate.warp_products import row_words
+from .staging import rows_of, staged_pointer
 
 if TYPE_CHECKING:
     from ..operands import Function
@@ -125,7 +126,8 @@ class FunctionCode:
                 return given.load(index) if isinstance(given, View) else given
             index = self._in_table(emitter, name, index, inputs)
             if name in staged:
-                return emitter.load(staged_pointer(emitter, lane, name), index, lane.operand(name).dtype)
+                place = staged[name].place(emitter, index)
+                return emitter.load(staged_pointer(emitter, lane, name), place, lane.operand(name).dtype)
             if name not in offsets:
                 return lane.addressing.load(emitter, words, bases, lane.operand_number(name), index)
             return parameters.part(offsets[name], lane.operand(name).size).load(index)
@@ -139,7 +141,9 @@ class FunctionCode:
             if name not in staged:
                 return lane.addressing.load_several(emitter, words, bases, lane.operand_number(name), index, count, aligned)
             pointer = staged_pointer(emitter, lane, name)
-            return emitter.load_several(pointer, index, count, lane.operand(name).dtype, aligned)
+            if staged[name].pitch != staged[name].columns and (staged[name].columns % count or not aligned):
+                return None
+            return emitter.load_several(pointer, staged[name].place(emitter, index), count, lane.operand(name).dtype, aligned)
 
         pulled = dict(function.pulled)
 
@@ -148,7 +152,8 @@ class FunctionCode:
 
         if lane.problem.fastmath:
             emitter = Emitter(emitter.builder, emitter.platform, fma=emitter.use_fma, fastmath=True)
-        emit_program(emitter, function.program, load, keep, load_several, store.together, store.several)
+        rows = rows_of(emitter, lane, function) if row_words(function.program) else None
+        emit_program(emitter, function.program, load, keep, load_several, store.together, store.several, rows)
 
     def _in_table(self, emitter: Emitter, name: str, index: Any, inputs: dict[str, Any]) -> Any:
         """Where element `index` of what is handed over of an operand lies in it."""

@@ -28,6 +28,8 @@ def build_image(plan: Plan, dump: Callable[[str, str], None]) -> Image:
     build = build_lanes
     if plan.problem.adjoint is not None:
         from .backward import build_backward_lanes as build  # its import would be a hundredth of any first build
+    elif plan.in_step:
+        from .in_step import build_lanes_in_step as build
     return compile_lanes(
         build(lane),
         lane.device,

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..operands import Function, Operand, window_of
 from ..translate.products import reads_of, transposed, weights_of
+from ..translate.warp_products import by_warps, pitches, row_words, warp_matrices
+
+if TYPE_CHECKING:
+    from ..kernel.emitter import Emitter
 
 # Shared memory up to which a block also keeps weights there: what every device gives without being asked, and of which
 # some blocks fit into a multiprocessor.
 _SHARED_WITH_WEIGHTS = 48 * 1024
+# And where products are computed by warps: two blocks fit into one of sm_90's.
+SHARED_WITH_ROWS = 112 * 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,16 +68,38 @@ def _copy(name: str) -> str:
     return f"{name}^T"
 
 
-def stage(functions: Sequence[Function], operands: Sequence[Operand], dtype: str, used: int) -> dict[str, int]:
-    """At which byte of a block's shared memory each of the functions' weights and tables begins that fits there, `used` bytes
-    of it being taken.
+@dataclasses.dataclass(frozen=True)
+class Staged:
+    """An operand in a block's shared memory: from which byte on; its rows of `columns` elements are `pitch` apart."""
+
+    begin: int
+    columns: int
+    pitch: int
+
+    def place(self, emitter: Emitter, index: Any) -> Any:
+        """Where element `index` (flat; a Python int or an int64 value) lies."""
+        if self.pitch == self.columns:
+            return index
+        if isinstance(index, int):
+            return index // self.columns * self.pitch + index % self.columns
+        columns, gap = emitter.constant("int64", self.columns), emitter.constant("int64", self.pitch - self.columns)
+        return emitter.add("int64", index, emitter.mul("int64", emitter.builder.udiv(index, columns), gap))
+
+
+def stage(
+    functions: Sequence[Function], operands: Sequence[Operand], dtype: str, used: int, by_warp: bool
+) -> dict[str, Staged]:
+    """Where in a block's shared memory each of the functions' weights and tables lies that fits there, `used` bytes of it being
+    taken. by_warp: whether warps compute products.
 
     Those are the weights that all lanes read; every thread of a warp takes the same at the same time. And tables of which a
     function is handed some rows: the lanes of a warp read different ones at a time.
     """
     named, places = {operand.name: operand for operand in operands}, {}
+    limit = SHARED_WITH_ROWS if by_warp else _SHARED_WITH_WEIGHTS
     for function in functions:
         numbers = weights_of(function.program)
+        apart = {function.arguments[number]: pitch for number, pitch in pitches(function.program).items()}
         wanted = [name for number, name in _inputs(function) if number in numbers]
         wanted += [name for name in function.operands if window_of(function.windows, name) is not None]
         for name in wanted:
@@ -77,10 +107,36 @@ def stage(functions: Sequence[Function], operands: Sequence[Operand], dtype: str
             if operand.batched or operand.dtype != dtype or name in places:
                 continue
             begin = -(-used // 16) * 16
-            end = begin + operand.size * (4 if dtype == "float32" else 8)
-            if end <= _SHARED_WITH_WEIGHTS:
-                places[name], used = begin, end
+            columns, pitch = apart.get(name, (1, 1))
+            end = begin + operand.size // columns * pitch * (4 if dtype == "float32" else 8)
+            if end <= limit:
+                places[name], used = Staged(begin, columns, pitch), end
     return places
+
+
+def multiplied_by_warps(function: Function, operands: Sequence[Operand], dtype: str) -> Function:
+    """The function with products computed by warps: those of matrices that all lanes read."""
+    named = {operand.name: operand for operand in operands}
+    whole = dict(_inputs(function))
+    shared = [
+        number
+        for number in warp_matrices(function.program)
+        if number in whole and not named[whole[number]].batched and named[whole[number]].dtype == dtype
+    ]
+    return dataclasses.replace(function, program=by_warps(function.program, shared))
+
+
+def warp_bytes(function: Function, block: int) -> int:
+    """Shared memory that a block needs for what warps compute of a function: rows and matrices. 0 where that is nothing."""
+    words = row_words(function.program)
+    if not words:
+        return 0
+    inputs = function.program.inputs
+    matrices = sum(
+        math.prod(inputs[number][0]) // columns * pitch
+        for number, (columns, pitch) in pitches(function.program).items()
+    )
+    return 4 * (words * block + matrices) + 16 * len(inputs)
 
 
 def _inputs(function: Function) -> Sequence[tuple[int, str]]:

@@ -49,6 +49,9 @@ class ExplicitRungeKutta(TableauMethod):
             return 0
         return 1 + (self.tableau.error_weights_low is not None)
 
+    def in_step(self, dimensions: Dimensions) -> bool:
+        return not (dimensions.inside and self.dense_stages)
+
     def rhs_rows(self, dimensions: Dimensions) -> int:
         """Rows of `stage_rhs`: one a stage, and never less than the two ends of a step. Its own dense output wants every
         stage, as a transposed step does, and the end's row is one more."""

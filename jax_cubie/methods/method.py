@@ -32,6 +32,11 @@ class Method(abc.ABC):
     family: ClassVar[str]
     fallible: ClassVar[bool]
 
+    def in_step(self, dimensions: Dimensions) -> bool:
+        """Whether lanes that take steps together come to each evaluation of f together: a step has the same of them for all,
+        and nothing but its `start` and `finish` has any besides."""
+        return False
+
     @property
     def primal_too(self) -> tuple[str, ...]:
         """Those functions of `differentiated` that it evaluates of the primal state alone, too, under their `primal_name` where

@@ -8,8 +8,9 @@ from weakref import WeakKeyDictionary
 
 from ..kernel.emitter import Emitter, Value
 from .emit_sums import Reads, emit_sums, index_of, together
+from .emit_warp_sums import Rows, emit_warp_sums
 from .lifetimes import PRIVATE
-from .program import Program, Region, Sums, regions_of
+from .program import ROW, Program, Region, Sums, WarpSums, regions_of
 
 GROUP = 32
 """Elements of an output that are kept at once."""
@@ -21,7 +22,8 @@ def emit_program(emitter: Emitter, program: Program, load: Callable[[int, Any], 
                  store: Callable[[int, Any, Value], None],
                  load_several: Callable[[int, Any, int, bool], Value | None] = lambda *_: None,
                  grouped: frozenset[int] = frozenset(),
-                 store_several: Callable[[int, Any, Sequence[Value]], None] | None = None) -> None:
+                 store_several: Callable[[int, Any, Sequence[Value]], None] | None = None,
+                 rows: Rows | None = None) -> None:
     """Write a program at the builder's place.
 
     ``load(input_number, flat_index)`` gives a scalar, ``store(output_number, flat_index, value)`` keeps one; the
@@ -29,7 +31,8 @@ def emit_program(emitter: Emitter, program: Program, load: Callable[[int, Any], 
     writes must not overlap what ``load`` reads. ``load_several(input_number, flat_index, count, aligned)`` gives so many that
     follow one another as a vector, None where they do not lie so in memory; aligned: the index is a multiple of the count.
     Of outputs in ``grouped`` a loop's elements that follow one another are kept 32 at once, where they can be:
-    ``store_several(output_number, flat_index_of_the_first, values)``.
+    ``store_several(output_number, flat_index_of_the_first, values)``. rows: what products need that a warp computes
+    together.
     """
     values: dict[int, Value] = {}
     known: dict[int, int] = {}
@@ -42,7 +45,13 @@ def emit_program(emitter: Emitter, program: Program, load: Callable[[int, Any], 
 
     def read(memory: tuple[str, int], index: Any, dtype: str) -> Value:
         space, k = memory
+        if memory == ROW:
+            return emitter.load(own_row(), index, dtype)
         return load(k, index) if space == "input" else emitter.load(local[k][0], index, dtype)
+
+    def own_row() -> Value:
+        assert rows is not None
+        return rows.own
 
     def reads(sums: Sums, dtype: str, args: tuple[int, ...]) -> Reads:
         def several(index: Any, count: int, aligned: bool) -> Value | None:
@@ -66,6 +75,15 @@ def emit_program(emitter: Emitter, program: Program, load: Callable[[int, Any], 
             return together(emitter, dtype, [term(index_of(emitter, i, 1, k)) for i in range(count)])
 
         return Reads(lambda index: read(sums.matrix, index, dtype), several, term, terms)
+
+    def multiply(sums: WarpSums, dtype: str, args: tuple[int, ...]) -> None:
+        def term(k: Any) -> Value:
+            if sums.vector is None:
+                return values[args[k]]
+            return read(sums.vector, index_of(emitter, place(args[0]), sums.stride, k), dtype)
+
+        assert rows is not None
+        emit_warp_sums(emitter, sums, rows, None if sums.vector == ROW else term)
 
     def go_together(dest: int, extent: int, body: Region) -> None:
         *rest, (_, _, _, (place_of, value_of), (_, output)) = body
@@ -95,13 +113,21 @@ def emit_program(emitter: Emitter, program: Program, load: Callable[[int, Any], 
                 values[dest] = read(attribute, place(args[0]), dtype)
             elif op == "store":
                 space, k = attribute
-                if space == "output":
+                if attribute == ROW:
+                    emitter.store(own_row(), place(args[0]), values[args[1]], dtype)
+                elif space == "output":
                     store(k, place(args[0]), values[args[1]])
                 else:
                     emitter.store(local[k][0], place(args[0]), values[args[1]], dtype)
             elif op == "sums":
                 emit_sums(emitter, dtype, attribute, place(args[0]), place(args[1]), reads(attribute, dtype, args[2:]),
                           local[attribute.out][0])
+            elif op == "warp_sums":
+                multiply(attribute, dtype, args)
+            elif op == "take":
+                for k in range(attribute[1]):
+                    value = emitter.load(own_row(), index_of(emitter, place(args[0]), 1, k), dtype)
+                    emitter.store(local[attribute[0]][0], k, value, dtype)
             elif op == "alloc":
                 local[attribute[0]] = (_array(emitter, dtype, *attribute), dtype)
             elif op == "cast":

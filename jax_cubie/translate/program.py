@@ -9,7 +9,8 @@ An instruction is ``(dest, op, dtype, args, attribute)``:
 - ``attribute`` is plain data: a constant's value (floats as ``float.hex`` text, so that equality is that of the
   bits), a memory ``(space, number)``, or the regions of a loop.
 
-Memory is named ``("input", k)``, ``("output", k)`` or ``("local", k)`` and is flat, in C order.
+Memory is named ``("input", k)``, ``("output", k)`` or ``("local", k)`` and is flat, in C order; ``("row", 0)`` is what a thread
+shares with its warp.
 
 ==========  ==============================  ==================================================================
 op          args                            attribute
@@ -26,6 +27,9 @@ if          condition                       (then, else)
 sums        first output, matrix's offset,  `Sums`
             then the terms, or the offset
             of the vector
+warp_sums   the terms, or the offset of     `WarpSums`
+            the vector, or none
+take        first output                    (local array, count): of what `warp_sums` has left in the row
 ==========  ==============================  ==================================================================
 """
 
@@ -47,6 +51,8 @@ FLOATS = ("float32", "float64")
 SIGNED = ("int8", "int16", "int32", "int64")
 UNSIGNED = ("uint8", "uint16", "uint32", "uint64")
 DTYPES = ("bool", *SIGNED, *UNSIGNED, *FLOATS)
+
+ROW = ("row", 0)
 
 PREDICATES = frozenset({"eq", "ne", "lt", "le", "gt", "ge", "is_finite"})
 """Operations whose result is bool, whatever they work in."""
@@ -98,6 +104,27 @@ class Sums:
     stride: int = 1
 
 
+@dataclass(frozen=True)
+class WarpSums:
+    """The whole product of a matrix, all of the input `matrix`, and a vector, which a warp computes for its 32 threads at once.
+
+    The elements begin the thread's row, over what was there. fast: whether outputs, not terms, run fastest in the matrix. The
+    vector's elements are arguments, lie in the memory `vector`, `stride` apart, or begin the row already.
+    """
+
+    matrix: int
+    fast: bool
+    outputs: int
+    terms: int
+    vector: tuple[str, int] | None = None
+    stride: int = 1
+
+    @property
+    def words(self) -> int:
+        """Of the row."""
+        return max(self.outputs, -(-self.terms // 8) * 8)
+
+
 def regions_of(instruction: Instruction) -> tuple[Region, ...]:
     """The regions inside an instruction."""
     op, attribute = instruction[1], instruction[4]
@@ -115,6 +142,8 @@ def local_reads(instruction: Instruction) -> list[int]:
         read = [attribute]
     elif op == "sums":
         read = [attribute.matrix, *([] if attribute.vector is None else [attribute.vector])]
+    elif op == "warp_sums":
+        read = [] if attribute.vector is None else [attribute.vector]
     else:
         read = []
     return [number for space, number in read if space == "local"]
@@ -125,6 +154,8 @@ def local_writes(instruction: Instruction) -> list[int]:
     op, attribute = instruction[1], instruction[4]
     if op == "sums":
         return [attribute.out]
+    if op == "take":
+        return [attribute[0]]
     return [attribute[1]] if op == "store" and attribute[0] == "local" else []
 
 
@@ -160,14 +191,17 @@ class Program:
         """The inputs that it reads."""
         found = set()
         for (_, op, _, _, attribute), _ in self.walk():
-            memories = [attribute] if op == "load" else [attribute.matrix, attribute.vector] if op == "sums" else []
+            if op == "warp_sums":
+                memories = [("input", attribute.matrix), attribute.vector]
+            else:
+                memories = [attribute] if op == "load" else [attribute.matrix, attribute.vector] if op == "sums" else []
             found |= {memory[1] for memory in memories if memory is not None and memory[0] == "input"}
         return frozenset(found)
 
     def has_long_sums(self) -> bool:
         """Whether it has products of a matrix and a vector that is in memory, loops each, or long: much code in each copy."""
-        sums = (attribute for (_, op, _, _, attribute), _ in self.walk() if op == "sums")
-        return any(one.vector is not None or one.terms >= 16 for one in sums)
+        sums = [(op, attribute) for (_, op, _, _, attribute), _ in self.walk() if op in ("sums", "warp_sums")]
+        return any(op == "warp_sums" or one.vector is not None or one.terms >= 16 for op, one in sums)
 
     def local_bytes(self) -> int:
         """The memory of its own arrays."""
@@ -219,6 +253,15 @@ def _describe(region: Region, indent: str, lines: list[str]) -> None:
                 f"{indent}local {attribute.out} [i < {attribute.count}] = sum over k < {attribute.terms}: "
                 f"{attribute.matrix[0]} {attribute.matrix[1]} [{offset} + {attribute.across} ({begin} + i) + "
                 f"{attribute.along} k] * {vector}")
+        elif op == "warp_sums":
+            kind = "[k, i]" if attribute.fast else "[i, k]"
+            vector = "row" if attribute.vector == ROW else f"({names})" if attribute.vector is None else (
+                f"{attribute.vector[0]} {attribute.vector[1]} [{names} + {attribute.stride} k]")
+            lines.append(
+                f"{indent}row [i < {attribute.outputs}] = by warp, sum over k < {attribute.terms}: "
+                f"input {attribute.matrix} {kind} * {vector}")
+        elif op == "take":
+            lines.append(f"{indent}local {attribute[0]} [i < {attribute[1]}] = row [{names} + i]")
         elif op == "alloc":
             lines.append(f"{target}local {attribute[0]} : {dtype}[{attribute[1]}]")
         elif op in ("cast", "bitcast"):

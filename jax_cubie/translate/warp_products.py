@@ -1,0 +1,274 @@
+"""Which products of a matrix and a vector the threads of a CUDA warp compute together, on the tensor cores.
+
+A vector is a thread's own, and the 32 threads of a warp have one each: with the same matrix, these are a product of two
+matrices. The loop over the elements of a product, some at once, as `Grouped` writes it, then finds them in a row of memory that
+the thread shares with its warp.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from .products import TOGETHER
+from .program import ROW, Instruction, Program, Region, Sums, WarpSums, local_reads, local_writes, regions_of
+
+_LEAST, _LEAST_PRODUCTS = 16, 1024
+"""Outputs and terms, and products in all, from which on the tensor cores are worth what it takes to hand vectors over."""
+_MOST = 256
+"""Outputs whose sums still fit into the registers of a warp, for 8 threads at a time."""
+
+
+def warp_matrices(program: Program) -> list[int]:
+    """The inputs that are matrices of such products, in order."""
+    return sorted({found.sums.matrix[1] for _, found in _products(program, range(len(program.inputs)))})
+
+
+def by_warps(program: Program, matrices: Iterable[int]) -> Program:
+    """The program with the products of these matrices computed by warps."""
+    products = dict(_products(program, matrices))
+    if not products:
+        return program
+    region, latest = [], None
+    constants = _constants(program.instructions)
+    for position, instruction in enumerate(program.instructions):
+        dest, op, dtype, args, attribute = instruction
+        if position in products:
+            latest = products[position]
+            region.append(latest.whole)
+            body = tuple(latest.take if one is latest.instruction else one for one in attribute[1])
+            instruction = (dest, op, dtype, args, (attribute[0], body))
+        elif op == "sums" and latest is not None and latest.is_rest(instruction, constants):
+            instruction = (-1, "take", dtype, args[:1], (attribute.out, attribute.count))
+        region.append(instruction)
+    return replace(program, instructions=_at_home(tuple(region)))
+
+
+def row_words(program: Program) -> int:
+    """The elements of a thread's row, 0 without such products: so many that threads 1 to 8 apart begin in different banks of
+    memory, 4 apart."""
+    words = [i[4].words for i in program.instructions if i[1] == "warp_sums"]
+    return 4 + -(-max(words) // 32) * 32 if words else 0
+
+
+def pitches(program: Program) -> dict[int, tuple[int, int]]:
+    """For each matrix of such products the elements of a row in memory, and how far apart rows should be: so that what threads
+    of a warp read at once, 4 x 8 or 8 x 4 neighbours, lies in different banks."""
+    found = {}
+    for _, op, _, _, sums in program.instructions:
+        if op == "warp_sums":
+            columns, bank = (sums.outputs, 8) if sums.fast else (sums.terms, 4)
+            found[sums.matrix] = columns, columns + (bank - columns) % 32
+    return found
+
+
+@dataclass(frozen=True)
+class _Product:
+    """One that a loop goes through, all but a few elements. instruction: its `sums` in the loop's body."""
+
+    instruction: Instruction
+    outputs: int
+
+    @property
+    def sums(self) -> Sums:
+        return self.instruction[4]
+
+    @property
+    def whole(self) -> Instruction:
+        sums = self.sums
+        whole = WarpSums(sums.matrix[1], sums.across == 1, self.outputs, sums.terms, sums.vector, sums.stride)
+        return (-1, "warp_sums", self.instruction[2], self.instruction[3][2:], whole)
+
+    @property
+    def take(self) -> Instruction:
+        return (-1, "take", self.instruction[2], self.instruction[3][:1], (self.sums.out, self.sums.count))
+
+    def is_rest(self, instruction: Instruction, constants: Mapping[int, int]) -> bool:
+        """Whether that computes the elements that the loop leaves."""
+        rest = self.outputs % TOGETHER
+        return (
+            replace(instruction[4], out=self.sums.out, count=self.sums.count) == self.sums
+            and instruction[3][1:] == self.instruction[3][1:]
+            and (constants.get(instruction[3][0]), instruction[4].count) == (self.outputs - rest, rest)
+        )
+
+
+def _products(program: Program, matrices: Iterable[int]) -> Iterable[tuple[int, _Product]]:
+    """Where the loops over such products are: those that every thread comes to, with one product each."""
+    constants, matrices = _constants(program.instructions), set(matrices)
+    for position, (index, op, _, _, attribute) in enumerate(program.instructions):
+        if op != "for":
+            continue
+        extent, body = attribute
+        for one in body:
+            if one[1] == "sums" and one[4].matrix[0] == "input" and one[4].matrix[1] in matrices:
+                outputs = math.prod(program.inputs[one[4].matrix[1]][0]) // one[4].terms
+                if extent == outputs // TOGETHER and _is_whole(one, index, body, outputs, constants):
+                    yield position, _Product(one, outputs)
+                    break
+
+
+def _is_whole(one: Instruction, index: int, body: Region, outputs: int, constants: Mapping[int, int]) -> bool:
+    """Whether a loop's turn number `index` computes so many elements of the whole product, which is worth it."""
+    _, _, dtype, (begin, offset, *vector), sums = one
+    made = {other[0]: other for other in body}
+    factors = made[begin][3] if begin in made and made[begin][1] == "mul" else ()
+    return (
+        dtype == "float32"
+        and sums.count == TOGETHER
+        and index in factors
+        and TOGETHER in map(constants.get, factors)
+        and constants.get(offset) == 0
+        and (sums.across, sums.along) in ((1, outputs), (sums.terms, 1))
+        and min(outputs, sums.terms) >= _LEAST
+        and outputs * sums.terms >= _LEAST_PRODUCTS
+        and outputs <= _MOST
+        and made.keys().isdisjoint(vector)
+        and (sums.vector is None or sums.vector[0] == "input" or not _touches(body, sums.vector[1])[1])
+    )
+
+
+def _constants(region: Region) -> dict[int, int]:
+    return {dest: value for dest, op, dtype, _, value in region if op == "const" and dtype == "int64"}
+
+
+# --- Arrays that live in the row
+
+
+def _at_home(region: Region) -> Region:
+    """The array that most products are of, in the row: then nobody has to hand it over."""
+    constants = _constants(region)
+    loads = {
+        dest: (memory[1], constants.get(args[0]))
+        for dest, op, _, args, memory in region
+        if op == "load" and memory[0] == "local"
+    }
+    homes = {
+        place: number
+        for place, (_, op, _, args, sums) in enumerate(region)
+        if op == "warp_sums" and (number := _array_of(args, sums, loads, constants)) is not None
+    }
+    uses = Counter(homes.values())
+    for number, _ in uses.most_common():
+        if _may_live(number, region):
+            there = {place for place, home in homes.items() if home == number}
+            ready = (
+                (*i[:3], (), replace(i[4], vector=ROW)) if place in there else i for place, i in enumerate(region)
+            )
+            return _moved(tuple(ready), number)
+    return region
+
+
+def _array_of(args: tuple[int, ...], sums: WarpSums, loads: Mapping, constants: Mapping[int, int]) -> int | None:
+    """The local array whose first elements a product's vector is."""
+    if sums.vector is not None:
+        begins = sums.vector[0] == "local" and sums.stride == 1 and constants.get(args[0]) == 0
+        return sums.vector[1] if begins else None
+    numbers = {loads.get(arg, (None, None))[0] for arg in args}
+    in_order = [loads.get(arg, (None, None))[1] for arg in args] == list(range(len(args)))
+    return numbers.pop() if len(numbers) == 1 and in_order else None
+
+
+def _may_live(number: int, region: Region) -> bool:
+    """Whether a local array may: what products leave there must not be in its way, nor it in theirs.
+
+    It is written element by element over what was just taken of a product, or while no product is there; and what it was
+    before a product is not asked for behind that.
+    """
+    constants = _constants(region)
+    size = next(i[4][1] for i in region if i[1] == "alloc" and i[4][0] == number)
+    for one in _all(region):
+        if one[1] == "sums" and one[4].matrix == ("local", number):
+            return False
+        if one[1] in ("sums", "take") and number in local_writes(one):
+            return False
+        if one[1] == "warp_sums" and one[4].vector == ("local", number) and _array_of(one[3], one[4], {}, constants) is None:
+            return False
+    begins = [place for place, i in enumerate(region) if i[1] == "warp_sums"]
+    for begin, end in zip(begins, [*begins[1:], len(region)], strict=True):
+        takes = [place for place in range(begin, end) if any(i[1] == "take" for i in _all((region[place],)))]
+        kept = 0
+        for place in range(begin + 1, takes[-1] + 1):
+            reads, writes = _touches((region[place],), number)
+            if writes:
+                kept = _written_over(region[place], number, constants) if [place] == takes else 0
+            if reads or (writes and not kept):
+                return False
+        behind = region[takes[-1] + 1 : end]
+        before = any(_touches(region[:begin], number))
+        if kept == size or not before and not kept:
+            continue
+        if not kept and any(any(_touches((i,), number)) for i in region[takes[-1] + 1 :]):
+            return False
+        if kept and (_touches(behind, number)[1] or not all(_reads_below(i, number, kept, constants) for i in behind)):
+            return False
+    return True
+
+
+def _written_over(loop: Instruction, number: int, constants: Mapping[int, int]) -> int:
+    """The first elements of a local array that a loop's turns write, each over what it has taken; 0 where it is not so."""
+    extent, body = loop[4]
+    taken = next(place for place, one in enumerate(body) if one[1] == "take")
+    (begin,) = body[taken][3]
+    made, places = {one[0]: one for one in body}, set()
+    for place, one in enumerate(body):
+        if number not in local_writes(one):
+            if number in (written for inner in regions_of(one) for i in _all(inner) for written in local_writes(i)):
+                return 0
+            continue
+        index, further = one[3][0], None
+        if index == begin:
+            further = 0
+        elif index in made and made[index][1] == "add" and begin in made[index][3]:
+            further = next(map(constants.get, (arg for arg in made[index][3] if arg != begin)), None)
+        if place < taken or further is None:
+            return 0
+        places.add(further)
+    return extent * TOGETHER if places == set(range(TOGETHER)) else 0
+
+
+def _reads_below(one: Instruction, number: int, limit: int, constants: Mapping[int, int]) -> bool:
+    """Whether an instruction reads no element of a local array but the first `limit`."""
+    _, op, _, args, attribute = one
+    if number not in local_reads(one):
+        return not _touches((one,), number)[0]
+    if op == "load":
+        return constants.get(args[0], limit) < limit
+    return attribute.stride == 1 and constants.get(args[-1], limit) + attribute.terms <= limit
+
+
+def _touches(region: Region, number: int) -> tuple[bool, bool]:
+    """Whether a local array is read, and written, in a region or in those inside of it."""
+    found = list(_all(region))
+    return any(number in local_reads(one) for one in found), any(number in local_writes(one) for one in found)
+
+
+def _all(region: Region) -> Iterable[Instruction]:
+    for instruction in region:
+        yield instruction
+        for inner in regions_of(instruction):
+            yield from _all(inner)
+
+
+def _moved(region: Region, number: int) -> Region:
+    """Local array `number` is the row."""
+
+    def place(memory: tuple[str, int] | None) -> tuple[str, int] | None:
+        return ROW if memory == ("local", number) else memory
+
+    moved = []
+    for dest, op, dtype, args, attribute in region:
+        if op == "alloc" and attribute[0] == number:
+            continue
+        if op in ("load", "store"):
+            attribute = place(attribute)
+        elif op == "sums":
+            attribute = replace(attribute, vector=place(attribute.vector))
+        elif op == "for":
+            attribute = (attribute[0], _moved(attribute[1], number))
+        elif op in ("while", "if"):
+            attribute = tuple(_moved(inner, number) for inner in attribute)
+        moved.append((dest, op, dtype, args, attribute))
+    return tuple(moved)

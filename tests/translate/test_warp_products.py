@@ -1,0 +1,214 @@
+"""Products that a warp computes together: which they are, and that nothing gets lost in the row where they are left.
+
+Programs are run by a few lines of NumPy, in float64, as one thread would run them.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jax_cubie import SaveAt, Solver
+from jax_cubie.kernel.target import Target
+from jax_cubie.plan import Plan
+from jax_cubie.problem import make_request
+from jax_cubie.translate import Program
+from jax_cubie.translate.program import ROW
+from jax_cubie.translate.warp_products import row_words
+
+OPERATIONS = {
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "tanh": np.tanh, "sin": np.sin, "neg": np.negative,
+    "max": np.maximum, "fma": lambda x, y, z: x * y + z, "eq": np.equal, "lt": np.less, "select": np.where,
+}  # fmt: skip
+
+
+def run(program: Program, inputs: list) -> list[np.ndarray]:
+    memory = {("input", k): np.asarray(one, np.float64).ravel() for k, one in enumerate(inputs)}
+    memory |= {("output", k): np.full(math.prod(shape), np.nan) for k, (shape, _) in enumerate(program.outputs)}
+    memory[ROW] = np.full(row_words(program), np.nan)
+    values: dict = {}
+
+    def go(region) -> None:
+        for dest, op, _, args, attribute in region:
+            if op == "const":
+                values[dest] = float.fromhex(attribute) if isinstance(attribute, str) else attribute
+            elif op == "load":
+                values[dest] = memory[attribute][values[args[0]]]
+            elif op == "store":
+                memory[attribute][values[args[0]]] = values[args[1]]
+            elif op == "alloc":
+                memory["local", attribute[0]] = np.full(attribute[1], np.nan)
+            elif op == "for":
+                for values[dest] in range(attribute[0]):
+                    go(attribute[1])
+            elif op == "sums":
+                begin, offset, *rest = (values[arg] for arg in args)
+                places = np.arange(attribute.terms) * attribute.stride
+                vector = rest if attribute.vector is None else memory[attribute.vector][rest[0] + places]
+                for i in range(attribute.count):
+                    row = offset + attribute.across * (begin + i) + attribute.along * np.arange(attribute.terms)
+                    memory["local", attribute.out][i] = memory[attribute.matrix][row] @ vector
+            elif op == "warp_sums":
+                given = [values[arg] for arg in args]
+                if attribute.vector == ROW:
+                    given = memory[ROW][: attribute.terms].copy()
+                elif attribute.vector is not None:
+                    given = memory[attribute.vector][given[0] + attribute.stride * np.arange(attribute.terms)]
+                shape = (attribute.outputs, attribute.terms)
+                matrix = memory["input", attribute.matrix]
+                matrix = matrix.reshape(shape[::-1]).T if attribute.fast else matrix.reshape(shape)
+                memory[ROW][:] = np.nan  # what else is there is nobody's
+                memory[ROW][: attribute.outputs] = matrix @ np.asarray(given)
+            elif op == "take":
+                begin = values[args[0]]
+                memory["local", attribute[0]][: attribute[1]] = memory[ROW][begin : begin + attribute[1]]
+            else:
+                values[dest] = OPERATIONS[op](*(values[arg] for arg in args))
+
+    go(program.instructions)
+    return [memory["output", k] for k in range(len(program.outputs))]
+
+
+def plan_of(f, args, n: int, **chosen) -> Plan:
+    solver = Solver("tsit5", controller="fixed", **chosen)
+    request = make_request(solver, f, 0.0, 1.0, jnp.zeros(n, jnp.float32), args, SaveAt(t1=True), 0.1)
+    operands = tuple(one.batch(0 if one.name == "y0" else None) for one in request.problem.operands)
+    return Plan(request.problem, operands, 1, Target.parse("cuda:90"))
+
+
+def count(program: Program) -> int:
+    return sum(i[1] == "warp_sums" for i in program.instructions)
+
+
+def check(f, args, n: int, products: int, handed_over: int, **chosen) -> None:
+    """products: that warps compute; handed_over: whose vectors are not in the row already."""
+    plan = plan_of(f, args, n, **chosen)
+    program = plan.field.program
+    assert count(program) == products and plan.in_step == (products > 0)
+    assert sum(i[1] == "warp_sums" and i[4].vector != ROW for i in program.instructions) == handed_over
+    random = np.random.default_rng(0)
+    y = random.normal(size=n)
+    leaves = {operand.name: value for operand, value in zip(plan.words.operands, _values(plan, args, y), strict=True)}
+    inputs = [y if name == "y" else np.zeros(1) if name == "t" else leaves[name] for name in plan.field.arguments]
+    want = f(0.0, y.astype(np.float32), args)
+    np.testing.assert_allclose(run(program, inputs)[0], want, rtol=2e-5, atol=2e-6)
+
+
+def _values(plan: Plan, args, y) -> list:
+    leaves = iter(jax.tree.leaves(args))
+    found = []
+    for operand in plan.words.operands:
+        if operand.name.startswith("f"):
+            value = np.asarray(next(leaves), np.float64)
+            found.append(value if operand.order is None else value.T)
+        else:
+            found.append(y)
+    return found
+
+
+def layers_of(*sizes: int) -> list:
+    random = np.random.default_rng(1)
+    pairs = zip(sizes[:-1], sizes[1:], strict=True)
+    return [
+        (random.normal(size=(m, n)).astype(np.float32) / np.sqrt(n), random.normal(size=m).astype(np.float32)) for n, m in pairs
+    ]
+
+
+def network(t, y, layers):
+    *hidden, (w, b) = layers
+    for matrix, bias in hidden:
+        y = jnp.tanh(matrix @ y + bias)
+    return w @ y + b
+
+
+@pytest.mark.parametrize(
+    "sizes, products, handed_over",
+    [
+        ((2, 64, 64, 2), 1, 0),
+        ((2, 64, 64, 64, 2), 2, 0),
+        ((3, 128, 64, 32, 3), 2, 0),
+        ((64, 64, 64), 2, 1),
+        ((2, 50, 50, 2), 1, 1),  # elements that the loop leaves are written behind it
+        ((2, 20, 20, 2), 0, 0),
+        ((40, 40), 1, 1),
+        ((2, 64, 300, 2), 0, 0),
+    ],
+)
+def test_networks(sizes, products, handed_over):
+    check(network, layers_of(*sizes), sizes[0], products, handed_over)
+
+
+@pytest.mark.parametrize("unroll", [1, 20, 64, 128])
+def test_whatever_is_unrolled(unroll):
+    check(network, layers_of(3, 64, 20, 3), 3, 1, 0, unroll=unroll)
+
+
+def test_what_stands_in_the_way():
+    w = layers_of(48, 48)[0][0]
+    v = layers_of(48, 48, 48)[1][0]
+
+    def residual(t, y, args):
+        h = jnp.tanh(args[0] @ y)
+        return jnp.sin(args[1] @ h) + h
+
+    def twice(t, y, args):
+        h = jnp.tanh(args[0] @ y)
+        return jnp.sin(args[1] @ h) * (args[0] @ h)
+
+    def again(t, y, args):
+        h = jnp.sin(y)
+        return args[1] @ jnp.tanh(args[0] @ h) + args[0] @ h
+
+    def right(t, y, args):
+        return jnp.tanh(y @ args[0]) @ args[1]
+
+    for f, products, handed_over in ((residual, 2, 2), (twice, 2, 1), (again, 2, 1), (right, 2, 1)):
+        check(f, (w, v), 48, products, handed_over)
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=15)
+def test_random_networks(data):
+    """Layers of random widths, of sums and products of what came before."""
+    sizes = data.draw(st.lists(st.sampled_from([16, 33, 34, 48, 64]), min_size=2, max_size=4))
+    n = sizes[0]
+    layers = layers_of(*sizes, n)
+    choices = [data.draw(st.sampled_from(["plain", "skip", "gate", "bare"])) for _ in layers]
+
+    def f(t, y, layers):
+        h = y
+        for (w, b), choice in zip(layers, choices, strict=True):
+            z = w @ h
+            if choice == "plain":
+                new = jnp.tanh(z + b)
+            elif choice == "skip" and z.shape == h.shape:
+                new = h + jnp.sin(z)
+            elif choice == "gate":
+                new = jnp.tanh(z) * (w @ jnp.sin(h))
+            else:
+                new = z
+            h = new
+        return h
+
+    plan = plan_of(f, layers, n)
+    products = count(plan.field.program)
+    handed = sum(i[1] == "warp_sums" and i[4].vector != ROW for i in plan.field.program.instructions)
+    check(f, layers, n, products, handed)
+
+
+def test_who_takes_steps_together():
+    layers = layers_of(2, 64, 64, 2)
+    assert plan_of(network, layers, 2).in_step and plan_of(network, layers, 2, block=64).in_step
+    assert not plan_of(network, layers, 2, schedule="queue").in_step
+    assert not plan_of(network, layers, 2, block=48).in_step
+    plan = plan_of(network, layers, 2)
+    assert not Plan(plan.problem, plan.operands, 1, Target.parse("cuda:75")).in_step
+    assert not Plan(plan.problem, plan.operands, 1, Target.parse("cpu")).in_step
+    batched = tuple(one if one.name == "y0" or one.batched else one.batch(0) for one in plan.problem.operands)
+    assert not Plan(plan.problem, batched, 1, Target.parse("cuda:90")).in_step
+    assert plan_of(network, layers_of(2, 128, 128, 2), 2).block == 64  # of whose rows more fit beside the weights
+    assert not plan_of(network, layers_of(2, 256, 256, 2), 2).in_step
