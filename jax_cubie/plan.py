@@ -13,7 +13,7 @@ from .kernel.target import Target
 from .loop import Dimensions
 from .loop import buffers as loop_buffers
 from .loop.checkpoints import WINDOW, record_of
-from .loop.weights import SHARED_WITH_ROWS, Arranged, Staged, arranged, multiplied_by_warps, stage, warp_bytes
+from .loop.weights import Arranged, Staged, arranged, multiplied_by_warps, stage, warp_bytes
 from .operands import CHUNK, Function, Operand, Words, window_of, word_of
 from .problem import PARTS, Problem
 from .translate.warp_products import row_words
@@ -99,9 +99,14 @@ class Plan:
         field = multiplied_by_warps(self._arranged.functions[0], self._arranged.operands, problem.dtype)
         for block in (128, 64, 32) if problem.block == "auto" else (int(problem.block),):
             used = warp_bytes(field, block)
-            if used and block % CHUNK == 0 and self._lane_bytes * block + used <= SHARED_WITH_ROWS:
+            if used and block % CHUNK == 0 and self._lane_bytes * block + used <= self._half_shared:
                 return field, block
         return None
+
+    @property
+    def _half_shared(self) -> int:
+        """Shared memory that two blocks of a multiprocessor have each."""
+        return _SHARED_KIB[self.target.architecture] * 512
 
     @property
     def row_words(self) -> int:
@@ -139,7 +144,8 @@ class Plan:
             return {}
         functions = [self.field] if self.problem.adjoint is None else self.functions
         used = self.rows_begin + 4 * self.row_words * self.block
-        return stage(functions, self.words.operands, self.problem.dtype, used, self._by_warps is not None)
+        limit = None if self._by_warps is None else self._half_shared
+        return stage(functions, self.words.operands, self.problem.dtype, used, limit)
 
     @functools.cached_property
     def parameter_offsets(self) -> dict[str, int]:

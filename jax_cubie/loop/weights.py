@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 # Shared memory up to which a block also keeps weights there: what every device gives without being asked, and of which
 # some blocks fit into a multiprocessor.
 _SHARED_WITH_WEIGHTS = 48 * 1024
-# And where products are computed by warps: two blocks fit into one of sm_90's.
-SHARED_WITH_ROWS = 112 * 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,21 +85,22 @@ class Staged:
 
 
 def stage(
-    functions: Sequence[Function], operands: Sequence[Operand], dtype: str, used: int, by_warp: bool
+    functions: Sequence[Function], operands: Sequence[Operand], dtype: str, used: int, limit: int | None
 ) -> dict[str, Staged]:
     """Where in a block's shared memory each of the functions' weights and tables lies that fits there, `used` bytes of it being
-    taken. by_warp: whether warps compute products.
+    taken. limit: how far it goes, where warps compute products.
 
     Those are the weights that all lanes read; every thread of a warp takes the same at the same time. And tables of which a
     function is handed some rows: the lanes of a warp read different ones at a time.
     """
     named, places = {operand.name: operand for operand in operands}, {}
-    limit = SHARED_WITH_ROWS if by_warp else _SHARED_WITH_WEIGHTS
+    limit = _SHARED_WITH_WEIGHTS if limit is None else limit
     for function in functions:
         numbers = weights_of(function.program)
         apart = {function.arguments[number]: pitch for number, pitch in pitches(function.program).items()}
         wanted = [name for number, name in _inputs(function) if number in numbers]
         wanted += [name for name in function.operands if window_of(function.windows, name) is not None]
+        wanted.sort(key=lambda name: name not in apart)  # what warps multiply has to be there
         for name in wanted:
             operand = named[name]
             if operand.batched or operand.dtype != dtype or name in places:

@@ -203,4 +203,6 @@ def _copies(extent: int, body: Region) -> int | None:
     """How often a loop's body may stand in the code: long loops are not unrolled whole, or they would not be loops."""
     if extent <= _SHORT:
         return None
+    if any(one[1] == "take" for one in body):  # a turn waits long for its row, and is worth little
+        return 4
     return 2 if len(body) <= _SMALL_BODY and not any(map(regions_of, body)) else 1
