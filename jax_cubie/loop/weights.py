@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Shared memory up to which a block also keeps weights there: what every device gives without being asked, and of which
 # some blocks fit into a multiprocessor.
 _SHARED_WITH_WEIGHTS = 48 * 1024
+# Elements from which on an operand beside products that warps compute is worth a place there.
+_VECTOR = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +102,9 @@ def stage(
         apart = {function.arguments[number]: pitch for number, pitch in pitches(function.program).items()}
         wanted = [name for number, name in _inputs(function) if number in numbers]
         wanted += [name for name in function.operands if window_of(function.windows, name) is not None]
-        wanted.sort(key=lambda name: name not in apart)  # what warps multiply has to be there
+        if apart:  # those have to be there; and what is added to their products is read as often as these
+            vectors = [name for _, name in _inputs(function) if name in named and named[name].size >= _VECTOR]
+            wanted = sorted({*wanted, *vectors}, key=lambda name: (name not in apart, named[name].size))
         for name in wanted:
             operand = named[name]
             if operand.batched or operand.dtype != dtype or name in places:

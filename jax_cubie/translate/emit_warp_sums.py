@@ -2,7 +2,8 @@
 
 Tensor cores multiply numbers of 11 bits. A float32 is the sum of two such, the second of which is what the first one leaves,
 and a product of two float32 the sum of three of theirs: what is left out is below 2^-21 of it, as sums' own rounding is.
-(Ootomo, Yokota: Recovering single precision accuracy from Tensor Cores while surpassing the FP32 theoretical peak performance, 2022.)
+(Ootomo and Yokota, Recovering single precision accuracy from Tensor Cores while surpassing the FP32 theoretical peak
+performance, 2022.)
 """
 
 from __future__ import annotations
