@@ -1,4 +1,4 @@
-"""The integration loop: the only one. It takes trajectories, lanes, from t0 to t1 with their own step sizes.
+"""The integration loop. It takes trajectories, lanes, from t0 to t1 with their own step sizes.
 
 It is compiled by Numba for one plan; what a plan does not need is a constant condition, and vanishes. What happens in between
 is written by `progress`, and by those whose places `part` names: the loop knows no method, controller or part.
