@@ -28,6 +28,7 @@ from ..operands import (
 )
 from ..problem import Problem
 from ..translate.platforms import PLATFORMS
+from .chain import within
 from .functions import Inputs, backward, field_of, forward, output_of
 
 # What the time that functions of the user's are given depends on.
@@ -80,6 +81,7 @@ def backward_kernel(
     given = [Operand(cotangent_name(one.name), one.shape, one.dtype) for one in results]
     named = {function.name: number for number, function in enumerate(problem.functions[0][1])}
     evaluated = {name for part in problem.parts for name in part.evaluated_backwards}
+    orders = {one.name: order for one, order in zip(problem.forward_results, chain.result_orders, strict=True)}
     made = []
     for name, traced in _differentiated(problem):
         own = problem.outputs_of(name)
@@ -96,8 +98,12 @@ def backward_kernel(
             kinds = [one.dtype for one in jax.eval_shape(function, *inputs.avals)]
             numbers = [number for number, kind in enumerate(kinds) if jax.numpy.issubdtype(kind, jax.numpy.floating)]
             outputs = [one.name for one in problem.forward_results if primal_of(one.name) in own and one.differentiable]
+            wanted = set(adjoint.cotangents)
+            if name in evaluated:  # by tangents of what they are multiplied by those below an order have cotangents, too
+                higher = [order for one, order in orders.items() if one in wanted and primal_of(one) in own]
+                wanted |= {one for one in outputs if any(within(orders[one], order) for order in higher)}
             both = zip(numbers, outputs, strict=True)
-            numbers, outputs = zip(*((number, one) for number, one in both if one in adjoint.cotangents), strict=True)
+            numbers, outputs = zip(*((number, one) for number, one in both if one in wanted), strict=True)
             if name in evaluated:
                 made.append({platform: problem.on(platform)[named[name]] for platform in PLATFORMS})
         made.append(backward(name, function, inputs, adjoint.wrt, adjoint.orders, outputs, numbers, problem.unroll))

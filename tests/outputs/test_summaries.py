@@ -448,6 +448,17 @@ def test_second_derivatives():
         np.testing.assert_allclose(second[number], (np.array(above) - np.array(below)) / (2 * width), rtol=1e-5)
 
 
+def test_second_derivatives_of_an_integral_by_its_end(x64):
+    """Of the height of a ramp, which is rate t1^2 / 2: with no other summary, and none of its value."""
+
+    def area(rate, t1):
+        ramp = solve(lambda t, y, rate: rate * jnp.ones_like(y), 0.0, t1, 0.0, rate, summaries={"area": Summary.integral()})
+        return ramp.summaries["area"]
+
+    second = jax.jit(jax.hessian(area, (0, 1)))(1.3, 0.7)
+    np.testing.assert_allclose(second, [[0, 0.7], [0.7, 1.3]], atol=1e-12)
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("method", ["rodas5p", "kvaerno3", "rk4"])
 def test_derivatives_of_methods_and_ends(method):
