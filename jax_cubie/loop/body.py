@@ -134,6 +134,10 @@ class Body:
         begin, piece = next(one for one in self.pieces if one[1].order == order)
         return view.part(begin, piece.size)
 
+    def by_pieces(self, name: str, view: View) -> dict[str, View]:
+        """An array that is as long as the state, as functions of the user's take it."""
+        return {in_order(name, piece.order): view.part(begin, piece.size) for begin, piece in self.pieces}
+
     def begin_piece(self, piece: Piece) -> None:
         """Makes a piece of the state what it is at t0; an operand that is the same for all directions has one of them."""
         name, state = piece.initial, self.piece(self.buf.state, piece.order)
@@ -154,7 +158,7 @@ class Body:
         """
         arrays = [(one, view) for one, view in given.items() if isinstance(view, View) and view.size == self.states]
         for one, view in arrays:
-            given |= {in_order(one, piece.order): self.piece(view, piece.order) for piece in self.lane.problem.pieces}
+            given |= self.by_pieces(one, view)
         begins = [begin for begin, _ in self.pieces]
         self._emit(name, into_view(out, begins) if isinstance(out, View) else out, given)
 

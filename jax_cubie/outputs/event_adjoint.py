@@ -118,7 +118,7 @@ class _Adjoint:
         for slope in along.values():
             b.call("f", y=b.buf.proposed_state, out=slope, **instant)
         b.call("event_slopes", y=b.buf.proposed_state, out=slopes.part(count, count), **along, **instant)
-        given = {in_order("y", piece.order): b.piece(b.buf.proposed_state, piece.order) for _, piece in b.pieces}
+        given = b.by_pieces("y", b.buf.proposed_state)
         for order, value in values.items():
             own, taken = ours.part(order * count, count), ~level.equals(order.bit_count())
             for number in range(count):

@@ -11,7 +11,7 @@ from ..loop.cotangents import gather, into_adjoints
 from ..loop.inside import prepare_between
 from ..loop.jets import Jet, pull_fraction, size_of
 from ..operands import cotangent_name, tangent_name
-from .integrals import Integrals, Point, Sum, cotangents_of, once, samples_at_t0, state_at, state_by_pieces, time_of_t0
+from .integrals import Integrals, Point, Sum, cotangents_of, once, samples_at_t0, state_at, time_of_t0
 
 if TYPE_CHECKING:
     from ..loop.body import Body
@@ -117,7 +117,7 @@ def _pull(
 ) -> None:
     """Through the function at one point, whose numbers are multiplied by these: the cotangent of the state there."""
     parts = part.parts(b, one)
-    given, begin = {**state_by_pieces(b, state), **time}, sum(count for _, _, count in parts)
+    given, begin = {**b.by_pieces("y", state), **time}, sum(count for _, _, count in parts)
     there = {piece.order: name for piece, name, _ in cotangents_of(b, one, parts)}
     for piece, first, count in parts:
         view = b.buf.integrand_values.part(begin + first, count)

@@ -284,7 +284,7 @@ class Integrals(Part):
         parts = self.parts(b, one)
         view = b.buf.integrand_values.part(0, sum(count for _, _, count in parts))
         sink = into_view(view, [begin for _, begin, _ in parts])
-        b.call_pieces(one.function, {**state_by_pieces(b, state), **time}, sink)
+        b.call_pieces(one.function, {**b.by_pieces("y", state), **time}, sink)
         return view
 
 
@@ -372,11 +372,6 @@ def state_at(b: Body, step: Step, point: Point) -> View:
     if b.moving:
         method.add_between_moved(b, point.theta, size_of(b, signed), view)
     return view
-
-
-def state_by_pieces(b: Body, state: View) -> dict[str, View]:
-    """A state as functions of the user's take it."""
-    return {tangent_name("y", piece.order): state.part(begin, piece.size) for begin, piece in b.pieces}
 
 
 def cotangents_of(b: Body, one: Sum, parts: list[tuple[Piece, int, int]]) -> list[tuple[Piece, str, int]]:

@@ -324,7 +324,7 @@ class _Rows:
     def _pull(self, b: Body, function: str, row: Scalar, moment: _Moment, state: View, into: View, *, add: bool) -> None:
         """Through one of them; the cotangents of the time are in `time_adjoint` then."""
         since_t0 = None if moment.since_t0 is None else moment.since_t0.value
-        begin, given = 0, {**b.given_time(moment.time.value, since_t0), "y": state}
+        begin, given = 0, {**b.given_time(moment.time.value, since_t0), **b.by_pieces("y", state)}
         given |= {tangent_name("t", order): moment.tangent(order).value for order in b.moving}
         for name, size, has in self._functions[function]:
             part = b.buf.output_cotangent.part(begin, size)
@@ -335,4 +335,4 @@ class _Rows:
             b.each(body, size)
             given[cotangent_name(name)] = part
             begin += size
-        b.call(f"{function}_vjp", out=into_adjoints(b, f"{function}_vjp", into, add=add), **given)
+        b.call_pieces(f"{function}_vjp", given, into_adjoints(b, f"{function}_vjp", into, add=add))

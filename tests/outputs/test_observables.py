@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from solve_helpers import code
+from solve_helpers import code, decay
 
 from jax_cubie import SaveAt, Solver, solve
 from jax_cubie.solution import CODES
@@ -111,6 +111,20 @@ def test_derivatives_of_ends_alone(method, saveat):
         return jnp.where(jnp.isfinite(rows), rows, 0.0)
 
     np.testing.assert_allclose(*(mode(ends)(2.0) for mode in (jax.jacfwd, jax.jacrev)), rtol=1e-9, atol=1e-12)
+
+
+def test_second_derivatives_of_as_many_numbers_as_a_state_and_its_tangents(x64):
+    """y = exp(-rate t), at t = 1: rows of y, rate y and y^2, rate y^2 of a state of two."""
+
+    def total(rate):
+        def numbers(t, y, rate):
+            return jnp.stack([y, rate * y, y**2, rate * y**2])
+
+        saveat = SaveAt(ts=jnp.ones(1), fn=lambda t, y, rate: numbers(t, y[0], rate))
+        return solve(decay, 0.0, 2.0, jnp.ones(2), rate, saveat=saveat, rtol=1e-9, atol=1e-9).ys.sum()
+
+    expected = np.exp(-0.5) * (1 + 0.5 - 2) + np.exp(-1) * (4 + 2 - 4)
+    np.testing.assert_allclose(jax.jit(jax.hessian(total))(0.5), expected, rtol=1e-6)
 
 
 @pytest.mark.usefixtures("x64")
