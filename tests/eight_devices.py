@@ -303,6 +303,22 @@ def test_shard_map(kind, check_vma):
     split(looped, arrays[0], arrays[2], expected=plain(loop, RATE, Y0))
 
 
+def test_shard_map_over_what_functions_close_over():
+    """Here f, in a branch of which some of it stands: derivatives are those of one device."""
+
+    def last(rate, push):
+        def closing(t, y, args):
+            return jax.lax.cond(t < 0.3, lambda y: -rate * y, lambda y: -rate * y + push, y)
+
+        return solve(closing, 0.0, 1.0, jnp.float32(1.0), method="rodas5p").ys[-1]
+
+    slopes = jax.vmap(jax.value_and_grad(last, (0, 1)))
+    mesh, push = mesh_of(AxisType.Auto), np.linspace(-1.0, 1.0, LANES, dtype=np.float32)
+    mapped = jax.shard_map(slopes, mesh=mesh, in_specs=(P("x"), P("x")), out_specs=P("x"))
+    expected, found = plain(slopes, RATE, push), jax.jit(mapped)(put(mesh, RATE, "x"), put(mesh, push, "x"))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), found, expected)
+
+
 @each_kind
 def test_throw(kind):
     """Where lanes are fine nothing is lost by it; in shard_map a device says which of its own are not."""

@@ -17,6 +17,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
+from ..kernel.partition import as_of_one_device
 from ..operands import Traced
 
 # A rule may call functions that have rules, itself among them: so many derivatives of these are looked at.
@@ -100,6 +101,7 @@ def _derivative(jaxpr: jex.Jaxpr, eqn: Any) -> jex.ClosedJaxpr:
         found, pull = jax.vjp(moved, *values)
         return found, pull(cotangents)
 
-    if eqn.primitive.name == "custom_jvp_call":
-        return jax.make_jaxpr(forwards)(avals, [avals[number] for number in floats])
-    return jax.make_jaxpr(backwards)(avals, [aval for aval in given if jnp.issubdtype(aval.dtype, jnp.floating)])
+    with as_of_one_device():
+        if eqn.primitive.name == "custom_jvp_call":
+            return jax.make_jaxpr(forwards)(avals, [avals[number] for number in floats])
+        return jax.make_jaxpr(backwards)(avals, [aval for aval in given if jnp.issubdtype(aval.dtype, jnp.floating)])

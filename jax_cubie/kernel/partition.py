@@ -7,6 +7,7 @@ batch's dimensions in front, and are split there alike. What has fewer dimension
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -120,6 +121,17 @@ def varying(aval: Any) -> frozenset[str]:
     """The mesh axes that such an array varies over, inside of `shard_map`."""
     kind = getattr(aval, "manual_axis_type", None)  # JAX 0.9 says it in another way
     return aval.vma if kind is None else kind.varying
+
+
+def as_of_one_device() -> contextlib.AbstractContextManager[Any]:
+    """In it, functions of a lane are traced inside of `shard_map` as they are outside. The types of what they close over would
+    say else over which mesh axes that varies, and derivatives, which are made of the functions alone, would not fit them."""
+    try:
+        from jax._src import config  # private: where this JAX has it not, such derivatives fail as JAX says
+
+        return config._check_vma(False)
+    except Exception:
+        return contextlib.nullcontext()
 
 
 def join(parts: Sequence[jax.Array]) -> jax.Array:

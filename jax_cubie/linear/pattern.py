@@ -11,6 +11,7 @@ import jax.extend.core as jex
 import numpy as np
 from jax.extend.core.primitives import closed_call_p
 
+from ..kernel.partition import as_of_one_device
 from .dependence import Walk
 
 
@@ -69,7 +70,8 @@ def jacobian_pattern(closed: jex.ClosedJaxpr, wrt: int = 1) -> Pattern:
 
         return jax.jvp(of_one, (values[wrt],), (moved,))[1]
 
-    derivative = jax.make_jaxpr(tangent)(avals[wrt], *avals)
+    with as_of_one_device():
+        derivative = jax.make_jaxpr(tangent)(avals[wrt], *avals)
     columns = int(np.prod(avals[wrt].shape, dtype=np.int64))
     found = Walk(columns).dependence(derivative)
     return Pattern.of(found.reshape(-1, columns))

@@ -8,10 +8,12 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.core
 import jax.extend.core as jex
 import numpy as np
 
 from ..kernel.cache import dump_directory
+from ..kernel.partition import as_of_one_device, varying
 from .arrays import Array, Index, flat_index, in_memory, strides_of
 from .builder import Builder, Scalar
 from .context import Context, Conversions, check_dtype
@@ -28,7 +30,10 @@ _ELEMENTWISE = frozenset({*SCALAR, "convert_element_type", "dot_general"})
 
 def trace(fn: Callable[..., Any], *avals: jax.ShapeDtypeStruct) -> jex.ClosedJaxpr:
     """The jaxpr of ``fn``, which takes flat arrays and returns an array or a flat sequence of arrays."""
-    closed = jax.make_jaxpr(fn)(*avals)
+    with as_of_one_device():
+        closed = jax.make_jaxpr(fn)(*avals)
+    if any(varying(jax.typeof(value)) for value in closed.consts):
+        closed = jex.ClosedJaxpr(_of_one_device(closed.jaxpr, {}), closed.consts)
     for aval in (*avals, *closed.out_avals):
         check_dtype("the function", aval)
     return closed
@@ -41,6 +46,30 @@ def translate(closed: jex.ClosedJaxpr, *, unroll: int, platform: str) -> tuple[P
     which are the program's inputs after those of the jaxpr, in order of first use.
     """
     return _translate(closed, _context(unroll, platform, {}))
+
+
+def _of_one_device(value: Any, renamed: dict[Any, Any]) -> Any:
+    """A jaxpr, an equation, or what one of these holds, whose variables have types without axes of `shard_map`."""
+
+    def inner(values: Any) -> Any:
+        return [_of_one_device(one, renamed) for one in values]
+
+    if isinstance(value, jex.Var) and varying(value.aval):
+        if value not in renamed:
+            aval: Any = value.aval
+            renamed[value] = jex.Var(jax.core.ShapedArray(aval.shape, aval.dtype, weak_type=aval.weak_type))
+        return renamed[value]
+    if isinstance(value, jex.ClosedJaxpr) and value.jaxpr is not value:  # from JAX 0.11 on a jaxpr has its constants itself
+        return jex.ClosedJaxpr(_of_one_device(value.jaxpr, renamed), value.consts)
+    if isinstance(value, jex.Jaxpr):
+        parts = {name: inner(getattr(value, name)) for name in ("constvars", "invars", "outvars", "eqns")}
+        return value.replace(**parts)
+    if isinstance(value, jex.JaxprEqn):
+        params = {name: _of_one_device(one, renamed) for name, one in value.params.items()}
+        return value.replace(invars=inner(value.invars), outvars=inner(value.outvars), params=params)
+    if type(value) is tuple or type(value) is list:
+        return type(value)(inner(value))
+    return value
 
 
 Translated = tuple[Program, list[Any], int]
