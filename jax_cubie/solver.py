@@ -52,9 +52,9 @@ class Solver(eqx.Module):
       have one order whatever it is; whether `x * y + z` elsewhere is rounded once may depend on it, and so the last bits.
     - `inline_f`: True, False or "auto": whether f is copied to each stage or called.
     - `schedule`: which lane a GPU's thread takes: "static", one alone; "queue", the next whenever its lane is done; "auto", the
-      latter where step sizes are chosen, unless the lanes of a warp multiply a network's weights together (see the README), which
-      they do not with "queue". But for that the results are the same, bit for bit. The host's threads take lanes in small chunks
-      in any case.
+      latter where step sizes are chosen, unless the lanes of a warp multiply a network's weights together (see the README),
+      which they do not with "queue". But for that the results are the same, bit for bit. The host's threads take lanes in
+      small chunks in any case.
     - `block`: the lanes of a block (on CUDA a block's threads), or "auto".
     - `checkpoints`: the slots, a power of two, in which a lane keeps steps for a derivative in reverse; `directions`: the most
       tangents that a lane takes along at once. Neither changes a result.
