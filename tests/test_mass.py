@@ -117,6 +117,23 @@ def coupled_solution(t, start, k):
     return (start - forced(0.0)) * jnp.exp(-0.5 * k * t) + forced(t)
 
 
+def test_algebraic_components_are_solved_for_beside_slower_ones():
+    """A stage whose equation is solved at once tells little of how fast the next one's is."""
+
+    def tracking(t, y, rate):
+        return jnp.stack([-rate * (y[0] - jnp.cos(t)) - jnp.sin(t), -y[0] * y[1], y[2] - t * y[0] - 1.0])
+
+    def run(rate, tolerance):
+        settings = {"method": "trbdf2", "rtol": tolerance, "atol": tolerance, "mass": np.array([1.0, 1.0, 0.0])}
+        return solve(tracking, 0.0, 2.0, np.array([1.0, 1.0, 0.3]), rate, **settings)
+
+    rates, tolerances = np.array([1.0, 50.0, 1.0, 50.0]), np.array([1e-4, 1e-4, 1e-6, 1e-6])
+    found = jax.jit(jax.vmap(run))(rates, tolerances)
+    assert all_are(found, "successful")
+    exact = np.array([np.cos(2.0), np.exp(-np.sin(2.0)), 1.0 + 2.0 * np.cos(2.0)])
+    assert (np.abs(found.ys[:, -1] - exact) < 100 * tolerances[:, None]).all()
+
+
 def test_algebraic_equations_in_sums_of_others():
     """Values and derivatives against the solution in closed form, with a Jacobian that is given."""
     mass, t1, start, k = np.array([[1.0, -1.0], [-1.0, 1.0]]), 1.5, 0.7, 1.3

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..kernel.memory import quick
 from ..kernel.scalar import Scalar, least, most, where
+from ..operands import MASS
 from ..solution import CODES
 from .newton import KAPPA
 
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 ROUNDING = 10.0
 # The tolerances, absolute and relative, of steps that are not judged, by the solve's dtype.
 UNJUDGED = {"float32": 1e-4, "float64": 1e-8}
+# The least eta that one system takes from the one before where equations may be algebraic. An increment of algebraic components
+# alone is exact, and says nothing of the next one, of others; and what an algebraic component is wrong by at a step's beginning
+# is an error of the step, however small that is.
+LEAST_LEARNT = 1e-2
 
 
 class Iteration:
@@ -86,7 +91,8 @@ class Iteration:
         self._going.set(self._ok.get())
         # What was learnt is forgotten bit by bit.
         learnt = most(b.scalar(self._eta.get()), b.scalar(float(np.finfo(b.dtype).eps)))
-        self._eta.set(_power(b, learnt, b.scalar(0.8)).value)
+        learnt = _power(b, learnt, b.scalar(0.8))
+        self._eta.set((most(learnt, b.scalar(LEAST_LEARNT)) if b.lane.has_operand(MASS) else learnt).value)
 
         def turn() -> None:
             linear = correct()
