@@ -626,13 +626,13 @@ class _Writer:
 
     @staticmethod
     def _is_finite(b: Body, name: str) -> Scalar:
-        """Whether each component of a state is."""
+        """Whether each component of a state is; a tangent that is not makes no lane fail, as in reverse."""
         state, held = getattr(b.buf, name), b.variable(b.emitter.constant("bool", 1), "bool")
 
         def body(index: Any) -> None:
             held.set(b.emitter.logical_and(held.get(), b.emitter.is_finite(b.dtype, state.load(index))))
 
-        b.each(body)
+        b.each(body, b.primal)
         return b.scalar(held.get(), "bool")
 
 

@@ -78,6 +78,18 @@ def test_lanes_that_nobody_asks_for():
     assert all(np.isnan(found[k][:, 1]).all() for k in (0, 1, 3)) and np.isnan(found[2]).all()
 
 
+@pytest.mark.parametrize("method", ["tsit5", "rodas5p"])
+def test_a_tangent_that_is_no_number_leaves_the_values_as_they_are(method):
+    def run(y0):
+        found = solve(lambda t, y, args: poisoned(y) * jnp.array([1.0, -1.0]), 0.0, 1.0, y0, method=method)
+        return found.ys[-1], found.result._value
+
+    y0, along = np.array([-0.5, 2.0]), np.ones(2)
+    found, tangents = jax.jit(lambda y: jax.jvp(run, (y,), (along,)))(y0)
+    assert_same_bits(found, jax.jit(run)(y0))
+    assert np.isnan(tangents[0][0]) and np.isfinite(tangents[0][1] if method == "tsit5" else 0.0)
+
+
 def test_whatever_is_read_of_a_solution_waits_for_what_is_raised():
     """In either pass, under jit; it says which of the lanes failed, and how many."""
 
