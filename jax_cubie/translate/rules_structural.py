@@ -134,8 +134,10 @@ def _iota(context: Context, eqn: Any, *dynamic: Array) -> Array:
 
 def take_slice(context: Context, x: Array, start: Sequence[int], limit: Sequence[int],
                strides: Sequence[int] | None = None) -> Array:
+    """From `start` to `limit` along each axis; JAX may have these, and what else is a number of an equation, as NumPy's."""
     b = context.b
-    step = tuple(strides) if strides is not None else (1,) * len(x.shape)
+    step = tuple(map(int, strides)) if strides is not None else (1,) * len(x.shape)
+    start, limit = tuple(map(int, start)), tuple(map(int, limit))
     if isinstance(x, Registers):
         ids = x.ids[tuple(slice(a, z, s) for a, z, s in zip(start, limit, step, strict=True))]
         return Registers(ids.shape, x.dtype, ids)
@@ -237,6 +239,7 @@ def _tile(context: Context, eqn: Any, x: Array) -> Array:
 def pad(context: Context, x: Array, fill: Scalar, config: Sequence[tuple[int, int, int]]) -> Array:
     """``x`` with (low, high, interior) elements of ``fill`` for each axis; negative ones cut off."""
     b = context.b
+    config = [tuple(map(int, numbers)) for numbers in config]
     shape = tuple(low + n + max(n - 1, 0) * inner + high for n, (low, high, inner) in zip(x.shape, config, strict=True))
     if not any(any(c) for c in config):
         return x
