@@ -42,15 +42,10 @@ class Code(Component):
 
     def __check_init__(self) -> None:
         check_choice("fastmath", self.fastmath, (True, False))
-        if isinstance(self.unroll, str):
-            check_choice("unroll", self.unroll, ("auto",))
-        else:
-            check_count("unroll", self.unroll, 1)
+        _check_automatic("unroll", self.unroll)
         check_choice("inline_f", self.inline_f, (True, False, "auto"))
         check_choice("schedule", self.schedule, ("auto", "static", "queue"))
-        if isinstance(self.block, str):
-            check_choice("block", self.block, ("auto",))
-        elif check_count("block", self.block, 1) > 1024:
+        if (_check_automatic("block", self.block) or 0) > 1024:
             raise ValueError(f"block={self.block}: expected at most 1024, the most threads of a CUDA block")
         check_count("directions", self.directions, 1)
         slots = check_count("checkpoints", self.checkpoints, 2)
@@ -59,6 +54,15 @@ class Code(Component):
 
     def operands(self, state: Any) -> dict[str, Any]:
         return {}
+
+
+def _check_automatic(name: str, value: Any) -> int | None:
+    """The count that is given, None where it is "auto"."""
+    if not isinstance(value, str):
+        return check_count(name, value, 1)
+    if value != "auto":
+        raise ValueError(f"{name}={value!r}: expected an integer of at least 1, or 'auto'")
+    return None
 
 
 def resolve(old: Any, method: str | Tableau, settings: dict[str, Any]) -> dict[str, Any]:
@@ -173,6 +177,12 @@ def _unknown(name: str, controller: str, method: str | Tableau, known: set[str])
             return (
                 f"{name} is a setting of controller {other!r}, and this solver's is {controller!r} (method {method!r}): "
                 f"leave it out, or take controller={other!r} and a method that it can steer"
+            )
+    for other in ("rodas5p", "kvaerno5"):
+        if any(name in component.settings() for component in components_of(other, lambda kind: kind())):
+            return (
+                f"{name} is a setting of methods like {other!r}, and this solver's is {method!r}: leave it out, or take "
+                f"method={other!r}"
             )
     near = closest(name, known) or "."
     return f"unknown setting {name!r}{near} The settings here are: {', '.join(sorted(known))}"

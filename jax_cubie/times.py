@@ -86,6 +86,13 @@ def rest_of(t0: Any, dtype: str) -> Any:
     return as_array(difference(t0, rounded(t0, dtype), dtype), dtype)
 
 
+def listed(times: Any) -> Any:
+    """An array of numbers that stand in a list; anything else as it is."""
+    if not isinstance(times, (list, tuple)) or not all(is_number(time) and np.shape(time) == () for time in times):
+        return times
+    return np.asarray(times, float) if all(concrete(time) is not None for time in times) else jnp.stack(times)
+
+
 def as_array(value: Any, dtype: str) -> Any:
     """The value as JAX's array of `dtype`; of a shape, a shape."""
     value = rounded(value, dtype)

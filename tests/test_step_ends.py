@@ -82,6 +82,10 @@ def test_wrong_ends(settings, message):
         solve(decay, 0.0, 2.0, Y0, 0.5, **{"controller": "given", **settings})
 
 
+def test_ends_may_be_a_list():
+    assert Solver(controller="given", step_ends=[0.5, 1]).step_ends.tolist() == [0.5, 1.0]
+
+
 def test_ends_on_cuda():
     """Images are built; nothing is judged, so no error estimate is kept."""
     for solver, dt0 in ((Solver(controller="even"), 0.1), (Solver(controller="given", step_ends=ENDS), None)):

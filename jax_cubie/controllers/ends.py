@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Real
 
 from ..loop.part import Control
 from ..settings import Component, concrete, is_number
-from ..times import as_array
+from ..times import as_array, listed
 from .controller import Unjudged
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class GivenSteps(Component):
     them (where t1 < t0, decreasing from below 0).
     """
 
-    step_ends: Real[Array, " steps"] | None = None
+    step_ends: Real[Array, " steps"] | None = eqx.field(converter=listed, default=None)
 
     def __check_init__(self) -> None:
         ends = self.step_ends

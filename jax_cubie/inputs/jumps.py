@@ -17,7 +17,7 @@ from ..loop import AdjointHooks, Dimensions, Hooks, Part, Step
 from ..operands import cotangent_name, tangent_name
 from ..settings import concrete, is_number
 from ..solution import CODES
-from ..times import as_array, difference
+from ..times import as_array, difference, listed
 from .steady_doses import TOLERANCES, look
 
 if TYPE_CHECKING:
@@ -105,8 +105,7 @@ def _ahead(offsets: Any, span: Any) -> Any:
 
 
 def _checked(name: str, times: Any, t0: Any, t1: Any) -> Any:
-    if isinstance(times, (list, tuple)) and all(is_number(time) and np.shape(time) == () for time in times):
-        times = np.asarray(times, float) if all(concrete(time) is not None for time in times) else jnp.stack(times)
+    times = listed(times)
     if not is_number(times) or len(np.shape(times)) != 1:
         raise ValueError(f"{name} is {times!r}: expected a one-dimensional array of times, [jumps]")
     known, begin, end = concrete(times), concrete(t0), concrete(t1)
