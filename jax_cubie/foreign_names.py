@@ -115,7 +115,7 @@ _ELSEWHERE: dict[str, dict[str, str]] = {
             "call jax_cubie.solve, which has jump_ts= and step_ts=",
         ),
         "dense": "use dense_output=True, for result.sol(t)",
-        "vectorized": "use jax.vmap of solve_ivp",
+        "vectorized": "leave it out: fun takes one state, y [n]; for many solves use jax.vmap of solve_ivp",
         **dict.fromkeys(("mass", "mass_pattern", "mass_matrix"), "call jax_cubie.solve, which has mass="),
         "Dfun": "use jac=, a function jac(t, y, *args)",
         "saveat": "use t_eval=, or jax_cubie.solve, which takes a SaveAt",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -244,13 +245,17 @@ def solve_ivp(
     room = {"max_steps": _DENSE_STEPS} if dense_output else {}
     solver = _solver(method, rtol, atol, max_step, {**room, **settings})
     ends = t_eval is None
-    saveat = SaveAt(t0=ends, t1=ends, ts=t_eval, dense=dense_output)
+    if getattr(t_eval, "size", 1) == 0 or (isinstance(t_eval, (list, tuple)) and not t_eval):
+        raise ValueError("t_eval has no times: give one at least, or None for both ends")
+    with _saying_t_eval():
+        saveat = SaveAt(t0=ends, t1=ends, ts=t_eval, dense=dense_output)
     matrices = dict(jac=None if jac is None else matrix, jac_sparsity=jac_sparsity)
     looked_for = None if events is None else _events(events, max_events, 2 + len(args))
-    solution = solver.solve(
-        field, t0, t1, y0, args, saveat=saveat, dt0=_first_step(first_step, t0, t1), throw=throw, events=looked_for or (),
-        **matrices,
-    )  # fmt: skip
+    with _saying_t_eval():
+        solution = solver.solve(
+            field, t0, t1, y0, args, saveat=saveat, dt0=_first_step(first_step, t0, t1), throw=throw, events=looked_for or (),
+            **matrices,
+        )  # fmt: skip
     found = {key: getattr(solution, key) for key in ("t0", "t1", "ts", "ys", "stats", "result", "interpolation")}
     made = IVPSolution(**found, events=None if looked_for is None else solution.events or [])
     for number, record in enumerate(made.events or []):
@@ -258,6 +263,18 @@ def solve_ivp(
     if dense_output and "max_steps" not in settings:
         _warn_of_more_steps(made)
     return made
+
+
+@contextlib.contextmanager
+def _saying_t_eval() -> Iterator[None]:
+    """Errors of times to save name them as SciPy does."""
+    ours = "SaveAt(ts=...)"
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith(ours):
+            raise
+        raise ValueError(f"t_eval{str(error).removeprefix(ours)}") from None
 
 
 def _events(given: Any, most: Any, arguments: int) -> list[Event]:

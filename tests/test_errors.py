@@ -165,13 +165,15 @@ VALUE = [
     ("jump_ts", lambda: ivp(jump_ts=[0.5]), "solve_ivp has no jump_ts: call jax_cubie.solve, which has jump_ts="),
     ("dense_output", lambda: ivp(dense_output=1), "dense_output=1: expected one of True, False"),
     ("dense", lambda: ivp(dense=True), r"solve_ivp has no dense: use dense_output=True, for result.sol\(t\)"),
-    ("vectorized", lambda: ivp(vectorized=True), "solve_ivp has no vectorized: use jax.vmap"),
+    ("vectorized", lambda: ivp(vectorized=True), "solve_ivp has no vectorized: leave it out: .* use jax.vmap"),
     ("t_span", lambda: ivp(t_span=1.0), r"t_span is 1.0: expected a pair \(t0, t1\)"),
     ("t_span of three", lambda: ivp(t_span=(0, 1, 2)), r"t_span is \(0, 1, 2\): expected a pair"),
     ("y0 matrix", lambda: ivp(y0=np.ones((2, 2))), r"y0 has shape \(2, 2\): solve_ivp takes a one-dimensional state; solve"),
     ("y0 number", lambda: ivp(y0=1.0), r"y0 has shape \(\): solve_ivp takes a one-dimensional state"),
     ("fun number", lambda: ivp(fun=lambda t, y: 1.0), r"what fun returns has shape \(\)"),
-    ("t_eval", lambda: ivp(t_eval=[2.0]), "expected times between t0=0.0 and t1=1.0"),
+    ("t_eval", lambda: ivp(t_eval=[2.0]), "t_eval runs from 2.0 to 2.0: expected times between t0=0.0 and t1=1.0"),
+    ("t_eval none", lambda: ivp(t_eval=[], dense_output=True), "t_eval has no times: give one at least, or None for both ends"),
+    ("t_eval shape", lambda: ivp(t_eval=0.5), "t_eval takes a one-dimensional array of times"),
     ("method of SciPy", lambda: ivp(method="LSODA"), "method 'LSODA' changes between methods"),
 ]  # fmt: skip
 TYPE = [
