@@ -66,8 +66,10 @@ class Dirk(NewtonMethod):
     def of(cls, tableau: ImplicitTableau, linear: LinearSolver, newton: Newton) -> Dirk:
         """That method; the linear solver is one that keeps J where that serves for several matrices.
 
-        Raises ValueError where a Jacobian is to be kept, and none is made.
+        Raises ValueError where a Jacobian is to be kept, and none is made; and where no stage has an equation to solve.
         """
+        if not any(row[stage] for stage, row in enumerate(tableau.a)):
+            raise ValueError(f"tableau {tableau.name!r}: none of its stages is implicit: make it a jax_cubie.ButcherTableau")
         if newton.reuse and not linear.makes_jacobian:
             raise ValueError(
                 "jacobian_reuse=True keeps Jacobians, and this linear_solver makes none: leave it out, or take "

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from reference_steps import BETWEEN, Implicit, error_at_end, exact, field, slope, slope_of_steps
 
+from jax_cubie import Solver
 from jax_cubie.content import content
 from jax_cubie.methods import DIRK, FIRK, TRANSFORMATIONS, ContinuousExtension, ImplicitTableau, StageTransformation
 from jax_cubie.methods.implicit_tableau import interpolant
@@ -338,6 +339,8 @@ def test_own_tableau_is_accepted():
     assert pickle.loads(pickle.dumps(tableau)) == tableau and hash(tableau) == hash(ImplicitTableau(**GOOD))
     explicit = ImplicitTableau("mine", order=1, a=[[]], b=[1])
     assert explicit.stability_at_infinity is None and explicit.singly is None
+    with pytest.raises(ValueError, match="'mine': none of its stages is implicit: make it a jax_cubie.ButcherTableau"):
+        Solver(explicit)
 
 
 @pytest.mark.parametrize("name", IMPLICIT)
