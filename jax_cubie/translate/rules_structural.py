@@ -239,7 +239,7 @@ def _tile(context: Context, eqn: Any, x: Array) -> Array:
 def pad(context: Context, x: Array, fill: Scalar, config: Sequence[tuple[int, int, int]]) -> Array:
     """``x`` with (low, high, interior) elements of ``fill`` for each axis; negative ones cut off."""
     b = context.b
-    config = [tuple(map(int, numbers)) for numbers in config]
+    config = [(int(low), int(high), int(inner)) for low, high, inner in config]
     shape = tuple(low + n + max(n - 1, 0) * inner + high for n, (low, high, inner) in zip(x.shape, config, strict=True))
     if not any(any(c) for c in config):
         return x
