@@ -49,11 +49,7 @@ def _cases() -> list[Case]:
             Case("dot_general", lambda x, y: x @ y, normal((n, k), (k, m)), 0, dtypes=("int32",)),
         ]
     # Sizes that are NumPy's, as those of jax.hessian.
-    cases += [
-        Case("dot_general", lambda x, y: jnp.split(x, np.array([13]))[1][:, np.int64(1):] @ y, normal((20, 8), (7,)), 256,
-             1e-5),
-        Case("dot_general", lambda x, y: jnp.pad(x, np.array([[1, 0], [2, 0]])) @ y, normal((6, 5), (7,)), 256, 1e-5),
-    ]
+    cases += [Case("dot_general", lambda x, y: jnp.split(x, np.array([13]))[1] @ y, normal((20, 7), (7,)), 256, 1e-5)]
     cases += _windows() + _convolutions() + _sorts()
     box = normal((3, 4, 5))
     cases += [
