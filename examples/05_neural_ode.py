@@ -9,6 +9,7 @@ equinox module that `solve` takes as it is. `eqx.filter_value_and_grad` goes thr
 whose gradient is the sum over them. The first 20 updates are done with diffrax, too: same model, same steps, same loss.
 """
 
+import argparse
 import time
 from pathlib import Path
 
@@ -25,14 +26,12 @@ import optax
 
 from jax_cubie import SaveAt, solve
 
-SERIES = 128
 POINTS = 16
 T1 = 4.0
 NOISE = 0.02
 TOLERANCE = 1e-5
 DT0 = 0.02
 COMPARED = 20  # updates
-UPDATES = 800
 SPIRAL = jnp.array([[-0.2, 1.5], [-1.5, -0.2]])
 
 
@@ -70,10 +69,10 @@ def theirs(field, y0, ts):
 def measure(key):
     """Initial states [series, 2], times [series, points] and noisy states at them [series, points, 2]."""
     of_states, of_times, of_noise = jax.random.split(key, 3)
-    radius = jax.random.uniform(of_states, (SERIES, 1), minval=0.6, maxval=1.2)
-    angle = jnp.linspace(0.0, 2 * jnp.pi, SERIES, endpoint=False)
+    radius = jax.random.uniform(of_states, (parsed.series, 1), minval=0.6, maxval=1.2)
+    angle = jnp.linspace(0.0, 2 * jnp.pi, parsed.series, endpoint=False)
     y0 = radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1)
-    ts = jnp.sort(jax.random.uniform(of_times, (SERIES, POINTS), maxval=T1), axis=1)
+    ts = jnp.sort(jax.random.uniform(of_times, (parsed.series, POINTS), maxval=T1), axis=1)
     ys = jax.vmap(ours, (None, 0, 0))(spiral, y0, ts)
     return y0, ts, ys + NOISE * jax.random.normal(of_noise, ys.shape)
 
@@ -107,8 +106,8 @@ def train(update, field, optimizer, data, updates):
 def draw(field, data, losses, compared, path):
     """Some series and what the trained field makes of them; the loss; how far it is from diffrax's."""
     y0, ts, measured = data
-    shown, fine = range(0, SERIES, SERIES // 4), jnp.broadcast_to(jnp.linspace(0.0, T1, 400), (4, 400))
-    curves, exact = (jax.vmap(ours, (None, 0, 0))(one, y0[:: SERIES // 4], fine) for one in (field, spiral))
+    shown, fine = range(0, len(y0), len(y0) // 4), jnp.broadcast_to(jnp.linspace(0.0, T1, 400), (4, 400))
+    curves, exact = (jax.vmap(ours, (None, 0, 0))(one, y0[jnp.array(shown)], fine) for one in (field, spiral))
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4), width_ratios=[1.2, 1, 1], layout="constrained")
     for number, series in enumerate(shown):
         color = f"C{number}"
@@ -118,7 +117,7 @@ def draw(field, data, losses, compared, path):
     left.set(title="four of the series: samples, truth (grey), fit", xlabel="x", ylabel="y", aspect="equal")
     middle.semilogy(losses, color="C0")
     middle.axhline(NOISE**2, color="0.5", linestyle="--", linewidth=1)
-    middle.text(UPDATES, NOISE**2, "variance of the noise", ha="right", va="bottom", color="0.4", fontsize=9)
+    middle.text(len(losses), NOISE**2, "variance of the noise", ha="right", va="bottom", color="0.4", fontsize=9)
     middle.set(title="loss", xlabel="update")
     right.semilogy(np.maximum(compared, 1e-8), "o", color="C3", markersize=4)
     right.axhline(np.finfo(np.float32).eps, color="0.5", linestyle="--", linewidth=1)
@@ -131,20 +130,20 @@ def draw(field, data, losses, compared, path):
 def main():
     data = measure(jax.random.key(0))
     field = Field(jax.random.key(1))
-    optimizer = optax.adam(optax.warmup_cosine_decay_schedule(1e-3, 6e-3, 50, UPDATES))
+    optimizer = optax.adam(optax.warmup_cosine_decay_schedule(1e-3, 6e-3, 50, parsed.updates))
     update = trainer(ours, optimizer)
 
     with jax.default_matmul_precision("highest"):  # a GPU's products have fewer bits else
         _, reference, their_seconds = train(trainer(theirs, optimizer), field, optimizer, data, COMPARED)
-    trained, losses, our_seconds = train(update, field, optimizer, data, UPDATES)
+    trained, losses, our_seconds = train(update, field, optimizer, data, parsed.updates)
     compared = np.abs(losses[:COMPARED] / reference - 1)
-    print(f"{SERIES} series of {POINTS} samples; the first {COMPARED} updates:")
+    print(f"{parsed.series} series of {POINTS} samples; the first {COMPARED} updates:")
     print("update      jax_cubie        diffrax   relative difference")
     for number in range(0, COMPARED, 3):
         print(f"{number:6d}  {losses[number]:13.8f}  {reference[number]:13.8f}   {compared[number]:.1e}")
     print(f"at most {compared.max():.1e} apart; {1e3 * our_seconds:.1f} ms an update, diffrax {1e3 * their_seconds:.1f} ms")
     assert compared.max() < 3e-6
-    print(f"after {UPDATES} updates the loss is {losses[-1]:.2e}; the noise has a variance of {NOISE**2:.2e}")
+    print(f"after {parsed.updates} updates the loss is {losses[-1]:.2e}; the noise has a variance of {NOISE**2:.2e}")
     assert losses[-1] < 3 * NOISE**2
 
     path = Path(__file__).with_suffix(".png")
@@ -153,4 +152,8 @@ def main():
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="a neural ODE")
+    parser.add_argument("--series", type=int, default=128, help="a multiple of 4")
+    parser.add_argument("--updates", type=int, default=800)
+    parsed = parser.parse_args()
     main()

@@ -12,7 +12,7 @@ import numpy as np
 import optimistix
 import pytest
 from jax.flatten_util import ravel_pytree
-from solve_helpers import KINDS, MIXED, all_are, assert_same_bits
+from solve_helpers import MIXED, all_are, assert_same_bits
 
 from jax_cubie import ButcherTableau, ImplicitTableau, SaveAt, Solver, solve
 from jax_cubie.field_errors import FieldError
@@ -92,7 +92,7 @@ def point_of(saves, steps, back=False):
     return jax.tree.map(jnp.asarray, point)
 
 
-COMBINATIONS = [("t1", steps) for steps in STEPS if not steps.startswith(("dirk", "radau", "gauss"))]
+COMBINATIONS = [("t1", steps) for steps in ("adaptive", "given", "rosenbrock")]
 COMBINATIONS += [(saves, "adaptive") for saves in SAVES if saves != "t1"]
 COMBINATIONS += [("ts", "fixed"), ("ts", "dense"), ("ts", "even"), ("fn", "dense")]
 COMBINATIONS += [("steps", "fixed"), ("fn of steps", "given"), ("ts", "rosenbrock"), ("fn", "rosenbrock, cubic")]
@@ -100,7 +100,7 @@ COMBINATIONS += [("ts", "dirk"), ("fn", "dirk, mixed"), ("ts", "dirk, dense")]
 COMBINATIONS += [("ts", "radau"), ("fn", "gauss"), ("ts", "radau, cubic"), ("ts", "radau, adaptive")]
 # The images are those of the same solves forwards in time.
 COMBINATIONS = [(*one, False) for one in COMBINATIONS]
-COMBINATIONS += [("ts", "adaptive", True), ("ts", "fixed", True), ("steps", "fixed", True), ("t1", "even", True)]
+COMBINATIONS += [("ts", "adaptive", True), ("ts", "fixed", True), ("steps", "fixed", True), ("ts", "even", True)]
 COMBINATIONS += [("fn of steps", "given", True), ("fn", "rosenbrock, cubic", True), ("ts", "dirk", True)]
 
 
@@ -172,14 +172,21 @@ def test_like_diffrax():
         return jnp.sum(jnp.sin(solution.ys))
 
     ends = np.sort(np.append(np.random.default_rng(0).uniform(POINT["t0"], POINT["t1"], 60), POINT["t1"]))
-    value, found = jax.value_and_grad(ours)(POINT, controller="given", step_ends=ends - POINT["t0"])
-    other, expected = jax.value_and_grad(theirs)(POINT, None, diffrax.StepTo(jnp.array([POINT["t0"], *ends])))
+
+    def both(given, judged):
+        """Values and gradients, by the two libraries, compiled as one."""
+        ways = functools.partial(ours, **given), functools.partial(theirs, **judged)
+        return jax.jit(lambda point: [jax.value_and_grad(way)(point) for way in ways])(jax.tree.map(jnp.asarray, POINT))
+
+    steps = diffrax.StepTo(jnp.array([POINT["t0"], *ends]))
+    given = {"controller": "given", "step_ends": ends - POINT["t0"]}
+    (value, found), (other, expected) = both(given, {"dt0": None, "controller": steps})
     np.testing.assert_allclose(value, other, rtol=1e-12)
     for name in ("y0", "args"):
         jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-9), found[name], expected[name])
-    value, found = jax.value_and_grad(ours)(POINT, dt0=0.01, rtol=1e-6, atol=1e-6)
-    other, expected = jax.value_and_grad(theirs)(POINT, 0.01, diffrax.PIDController(rtol=1e-6, atol=1e-6))
-    jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-5), (value, found), (other, expected))
+    tolerances = {"rtol": 1e-6, "atol": 1e-6}
+    found, expected = both({"dt0": 0.01, **tolerances}, {"dt0": 0.01, "controller": diffrax.PIDController(**tolerances)})
+    jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-5), found, expected)
 
 
 @pytest.mark.parametrize("method", ["tsit5", "rodas5p"])
@@ -248,12 +255,12 @@ def test_second_and_third_order():
     for matrix in matrices[1:]:
         np.testing.assert_allclose(matrix, matrices[0], rtol=1e-9, atol=1e-9)
     tight = functools.partial(end, Y0, t1=0.2, rtol=1e-11, atol=1e-11)
-    third = jax.grad(jax.grad(jax.grad(lambda rho: jnp.sum(tight((rho, 8 / 3))))))(28.0)
+    third = jax.jit(jax.grad(jax.grad(jax.grad(lambda rho: jnp.sum(tight((rho, 8 / 3)))))))(28.0)
     second = jax.jit(jax.grad(jax.grad(lambda rho: jnp.sum(tight((rho, 8 / 3))))))
     np.testing.assert_allclose(third, (second(28.01) - second(27.99)) / 0.02, rtol=1e-4)
 
 
-@pytest.mark.parametrize("steps", ["fixed", "rosenbrock", "rosenbrock, cubic", "dirk, mixed", "radau", "radau, cubic"])
+@pytest.mark.parametrize("steps", ["fixed", "rosenbrock", "dirk, mixed", "radau"])
 def test_second_order_of_times(steps):
     """Forwards and backwards by all that moves; products of moving times move fractions of a step, too."""
     flat, unravel = ravel_pytree(point_of("ts", steps))
@@ -267,10 +274,10 @@ def test_second_order_of_times(steps):
     np.testing.assert_allclose(matrices[0], matrices[0].T, rtol=1e-9, atol=1e-9 * np.abs(matrices[0]).max())
 
 
-@pytest.mark.parametrize("method", [*KINDS, "rodas5p", "kvaerno5", "radau_iia_5"])
+@pytest.mark.parametrize("method", ["rk4", "bosh3", "tsit5", "dop853", "rodas5p", "kvaerno5", "radau_iia_5"])
 def test_tangents_change_no_bit(method, platform):
     settings = {"method": method, "rtol": 1e-5, "atol": 1e-5}
-    if method in ("euler", "rk4"):
+    if method == "rk4":
         settings = {"method": method, "controller": "fixed", "dt0": 0.01}
     saveat = SaveAt(ts=np.linspace(0.1, 0.5, 3), t1=True)
 
@@ -308,15 +315,14 @@ def gradient_of(**settings):
         {"controller": "fixed", "dt0": 2.0 / 2000, "schedule": "queue"},
         {"rtol": 1e-8, "atol": 1e-8, "method": "kvaerno3"},
         {"method": "radau_iia_5", "rtol": 1e-9, "atol": 1e-9, "dt0": 0.5},
-        {"method": "gauss_legendre_4", "controller": "fixed", "dt0": 1e-3},
     ],
-    ids=["history", "dtmin", "fixed", "queue", "implicit", "radau", "gauss"],
+    ids=["history", "dtmin", "fixed", "queue", "implicit", "radau"],
 )
 def test_steps_are_taken_again_to_the_bit(settings, platform):
     """However few checkpoints there are: steps come from slots, from one window, or from windows in windows."""
     many = gradient_of(checkpoints=2**17, **settings)
-    implicit = settings.get("method") in ("kvaerno3", "radau_iia_5", "gauss_legendre_4")
-    for slots in (2,) if implicit else (2, 32):
+    chosen_or_many = "pcoeff" in settings or "max_steps" in settings  # how slots are used is the loop's, whatever the method
+    for slots in (2, 32) if chosen_or_many else (2,):
         assert_same_bits(gradient_of(checkpoints=slots, **settings), many, f"{slots} slots")
 
 

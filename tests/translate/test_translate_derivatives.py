@@ -114,22 +114,28 @@ def check(derivatives: Sequence[Derivative], unroll: int | str = "auto") -> None
     """Against JAX; and the function's own results in a program of tangents are those of its own program, bit by bit."""
     programs: list[Program] = []
     arguments: list[list[Any]] = []
+
+    def add(translated: Any, args: Arrays) -> None:
+        program, constants, _ = translated["cpu"]
+        programs.append(program)
+        arguments.append([*args, *constants])
+
     for d in derivatives:
-        conversions: dict[Any, Any] = {}
-        alone, _ = translate_for_all(d.closed, unroll, conversions)
         if d.own:
+            conversions: dict[Any, Any] = {}
+            alone, _ = translate_for_all(d.closed, unroll, conversions)
             made, _ = translate_tangents(d.derivative, d.closed, {name: one[2] for name, one in alone.items()}, conversions)
+            add(alone, d.args[:len(d.closed.in_avals)])
         else:
             made, _ = translate_for_all(d.derivative, unroll)
-        for translated, args in ((alone, d.args[:len(d.closed.in_avals)]), (made, d.args)):
-            program, constants, _ = translated["cpu"]
-            programs.append(program)
-            arguments.append([*args, *constants])
+        add(made, d.args)
     image = Compiled(programs)
+    found = (image(k, *args) for k, args in enumerate(arguments))
     failures = []
-    for k, (d, wants) in enumerate(zip(derivatives, reference(derivatives), strict=True)):
-        results = image(2 * k + 1, *arguments[2 * k + 1])
-        for own, result in zip(image(2 * k, *arguments[2 * k]), results[:d.own], strict=False):
+    for d, wants in zip(derivatives, reference(derivatives), strict=True):
+        by_itself = next(found) if d.own else []
+        results = next(found)
+        for own, result in zip(by_itself, results[:d.own], strict=True):
             if own.tobytes() != result.tobytes():
                 failures.append(f"{d.name}: {own} alone, and {result} with tangents")
         for number, (got, want) in enumerate(zip(results, wants, strict=True)):
