@@ -22,7 +22,7 @@ METHODS = tuple(row["name"] for row in methods())
 EXPLICIT_METHODS = tuple(row["name"] for row in methods() if row["family"] == "explicit Runge-Kutta")
 ADAPTIVE = tuple(row["name"] for row in methods() if row["embedded_order"])
 # Every kind of step that code is written for: one stage and many, with an error estimate or not, first same as last or not.
-KINDS = ("euler", "heun", "bosh3", "rk4", "dopri5", "tsit5", "vern9")
+KINDS = ("euler", "heun", "bosh3", "rk4", "tsit5", "vern9")
 # All that a row of diagonally implicit methods may have, and more: two matrices, and an explicit stage between them.
 MIXED = ImplicitTableau(
     "mixed", order=2, a=[["1/4"], ["1/2"], ["1/4", "1/4", "1/3"]], b=["1/3", "5/12", "1/4"], b_embedded=[0, 1, 0],

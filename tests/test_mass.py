@@ -49,7 +49,7 @@ class Operator:
 
 @pytest.mark.parametrize(
     ("method", "mass"),
-    [("rodas5p", FULL), ("kvaerno5", FULL), ("l_stable_sdirk4", FULL), ("radau_iia_5", FULL), ("rodas5p", DIAGONAL)],
+    [("rodas5p", FULL), ("l_stable_sdirk4", FULL), ("radau_iia_5", FULL), ("rodas5p", DIAGONAL)],
 )
 def test_an_invertible_mass_is_that_of_its_inverse_times_f(method, mass):
     inverted = 1 / mass if mass.ndim == 1 else np.linalg.inv(mass)
@@ -213,7 +213,7 @@ def test_places_of_buffers_change_no_bit():
         def total(k):
             return jnp.sum(solver.solve(robertson, 0.0, 3.0, ALGEBRAIC["y0"], k, dt0=0.2, mass=[1, 1, 0]).ys ** 2)
 
-        return jax.grad(total)(jnp.asarray(MILD))
+        return jax.jit(jax.grad(total))(jnp.asarray(MILD))
 
     locations = dict.fromkeys(("mass_vector_location", "mass_product_location", "lu_factors_location"), "shared")
     assert_same_bits(run(), run(**locations))
@@ -254,7 +254,7 @@ def eliminated_heat(n):
      ("known", "sparse", "radau_iia_5")],
 )
 def test_large_matrices(pattern, linear_solver, method):
-    n = 12
+    n = 8
     y0, mask = np.zeros(n), None
     if pattern == "full":
         mask = np.ones((n, n), bool)
@@ -305,7 +305,7 @@ def test_derivatives_with_an_invertible_mass(method):
     point = jax.tree.map(jnp.asarray, INVERTIBLE)
     solved = jax.jit(jax.value_and_grad(function))
     expected = differences(lambda point: solved(point)[0], point, list(point))
-    backwards, forwards = solved(point)[1], jax.jacfwd(function)(point)
+    backwards, forwards = solved(point)[1], jax.jit(jax.jacfwd(function))(point)
     for name, value in expected.items():
         np.testing.assert_allclose(backwards[name], value, rtol=2e-6, atol=1e-8, err_msg=name)
         np.testing.assert_allclose(forwards[name], backwards[name], rtol=1e-7, atol=1e-9, err_msg=name)
@@ -342,7 +342,7 @@ def test_derivatives_of_a_differential_algebraic_equation(method):
     point = jax.tree.map(jnp.asarray, ALGEBRAIC)
     solved = jax.jit(jax.value_and_grad(function))
     expected = differences(lambda point: solved(point)[0], point, list(point))
-    backwards, forwards = solved(point)[1], jax.jacfwd(function)(point)
+    backwards, forwards = solved(point)[1], jax.jit(jax.jacfwd(function))(point)
     for name, value in expected.items():
         np.testing.assert_allclose(backwards[name], value, rtol=2e-6, atol=1e-8, err_msg=name)
         np.testing.assert_allclose(forwards[name], backwards[name], rtol=1e-7, atol=1e-9, err_msg=name)
@@ -356,17 +356,6 @@ def test_second_derivatives_of_a_differential_algebraic_equation():
     expected = [(gradient(k.at[i].add(step)) - gradient(k.at[i].add(-step))) / (2 * step) for i in (0, 3, 4)]
     found = jax.jit(jax.jacfwd(gradient))(k)
     np.testing.assert_allclose(found[jnp.array([0, 3, 4])], expected, rtol=1e-5, atol=1e-6)
-
-
-def test_gradients_of_what_lanes_share():
-    point = jax.tree.map(jnp.asarray, ALGEBRAIC)
-    y0s = point["y0"] + 0.01 * jnp.arange(5)[:, None]
-
-    def total(k):
-        return jax.vmap(lambda y0: of_robertson({**point, "y0": y0, "k": k}))(y0s).sum()
-
-    expected = sum(jax.grad(lambda k, y0=y0: of_robertson({**point, "y0": y0, "k": k}))(point["k"]) for y0 in y0s)
-    np.testing.assert_allclose(jax.grad(total)(point["k"]), expected, rtol=1e-9)
 
 
 def test_between_steps_cubics_of_algebraic_components_have_no_derivative():

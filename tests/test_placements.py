@@ -165,7 +165,7 @@ def test_every_family_has_its_methods():
 def test_live_buffers_share_no_word(method):
     """Of the buffers that a solve really has, wherever each lies and whatever its size is."""
     registry, rng = Solver(method).buffers, np.random.default_rng(0)
-    for _ in range(500):
+    for _ in range(200):
         shared = {keyword: str(rng.choice(["local", "shared"])) for keyword in registry.settings}
         sizes = {buffer.name: int(rng.integers(0, 6)) for buffer in registry}
         assert registry.update(**shared)[0].resize(**sizes).layout().overlaps() == [], (shared, sizes)

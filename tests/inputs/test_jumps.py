@@ -13,7 +13,7 @@ from jax_cubie import Doses, SaveAt, Solver, solve
 from jax_cubie.solution import CODES
 
 # Of each family; steps of one size too.
-KINDS = {"tsit5": {}, "vern7": {}, "rodas5p": {}, "kvaerno5": {}, "radau_iia_5": {}, "auto": {}, "rk4": {"dt0": 0.03}}
+KINDS = {"tsit5": {}, "rodas5p": {}, "kvaerno5": {}, "radau_iia_5": {}, "auto": {}, "rk4": {"dt0": 0.03}}
 
 
 def switched(t, y, times):
@@ -81,8 +81,9 @@ def test_the_method_goes_on_behind_the_end_of_a_step():
     assert np.array_equal(again.ts[:6], plain.ts[:6]) and not np.allclose(again.ts[:9], plain.ts[:9], rtol=1e-4)
     # Through several, of which some cut steps.
     point, way = (y0, jnp.linspace(0.1, 0.6, 5)), (jnp.array([0.3, -1.0, 0.5]), jnp.linspace(1.0, -1.0, 5))
-    _, forwards = jax.jvp(lambda y0, times: run(y0, step_ts=times).ys.sum(), point, way)
-    backwards = jax.grad(lambda given: run(given[0], step_ts=given[1]).ys.sum())(point)
+    total = lambda given: run(given[0], step_ts=given[1]).ys.sum()  # noqa: E731
+    _, forwards = jax.jit(lambda given: jax.jvp(total, (given,), (way,)))(point)
+    backwards = jax.jit(jax.grad(total))(point)
     np.testing.assert_allclose(sum(map(jnp.vdot, backwards, way)), forwards, rtol=1e-10)
     assert np.all(backwards[1] != 0)
 
@@ -150,7 +151,7 @@ def test_lanes_have_their_own():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("method", ["tsit5", "rodas4", "kvaerno3", "rk4"])
+@pytest.mark.parametrize("method", ["tsit5", "kvaerno3", "rk4"])
 def test_derivatives(method):
     """By the times of jumps and of the ends of steps, with all that they meet: against differences, both modes, twice."""
     settings = {"dt0": 0.031} if method == "rk4" else {"rtol": 1e-10, "atol": 1e-10}
