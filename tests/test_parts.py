@@ -77,12 +77,14 @@ def test_derivatives_together(platform, x64):
     given = (jnp.asarray(0.7), jnp.asarray([1.0, 2.0]), jnp.asarray([2.1, 4.5]))
     along = (jnp.asarray(1.0), jnp.asarray([0.3, -1.0]), jnp.asarray([0.5, -0.7]))
 
-    def moved(h):
-        return objective(jax.tree.map(lambda x, v: x + h * v, given, along))
+    solved = jax.jit(jax.value_and_grad(objective))
 
-    value = jax.jvp(objective, (given,), (along,))[1]
+    def moved(h):
+        return solved(jax.tree.map(lambda x, v: x + h * v, given, along))[0]
+
+    value = jax.jit(lambda *at: jax.jvp(objective, at[:1], at[1:])[1])(given, along)
     np.testing.assert_allclose(value, (moved(1e-5) - moved(-1e-5)) / 2e-5, 1e-6)
-    gradient = jax.grad(objective)(given)
+    gradient = solved(given)[1]
     back = sum(jnp.vdot(g, v) for g, v in zip(gradient, along, strict=True))
     np.testing.assert_allclose(back, value, 1e-9)
 
@@ -133,15 +135,21 @@ def test_derivatives_of_summaries_together(events, x64):
     given, along = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (INPUTS, ALONG))
     names = ("mean", "top", "own", "when", "least", "peaks", "last")
 
-    solved = jax.jit(lambda given: summarised(given, names, events=events))
+    numbers = lambda given: summarised(given, names, events=events)  # noqa: E731
+    weights = jnp.arange(1.0, 1.0 + jax.eval_shape(numbers, given).size)
+
+    def weighed(given):
+        found = numbers(given)
+        return weights @ found, found
+
+    solved = jax.jit(jax.grad(weighed, has_aux=True))
 
     def moved(h):
-        return solved(jax.tree.map(lambda x, v: x + h * v, given, along))
+        return solved(jax.tree.map(lambda x, v: x + h * v, given, along))[1]
 
-    forwards = jax.jit(lambda *at: jax.jvp(solved, at[:1], at[1:])[1])(given, along)
+    forwards = jax.jit(lambda *at: jax.jvp(numbers, at[:1], at[1:])[1])(given, along)
     np.testing.assert_allclose(forwards, (moved(1e-5) - moved(-1e-5)) / 2e-5, 2e-6, 2e-6)
-    weights = jnp.arange(1.0, 1.0 + forwards.size)
-    gradient = jax.jit(jax.grad(lambda given: weights @ solved(given)))(given)
+    gradient, _ = solved(given)
     back = sum(jnp.vdot(g, v) for g, v in zip(gradient, along, strict=True))
     np.testing.assert_allclose(back, weights @ forwards, 1e-9)
 

@@ -121,13 +121,13 @@ def test_derivatives():
         jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5), found, expected)
 
 
-@pytest.mark.parametrize(("method", "duration"), [("tsit5", None), ("tsit5", 2.9), ("rodas5p", 2.9)])
-def test_derivatives_by_the_time_of_a_dose_at_the_start(method, duration):
+@pytest.mark.parametrize("duration", [None, 2.9])
+def test_derivatives_by_the_time_of_a_dose_at_the_start(duration):
     """As it is given later; the solve itself, without a derivative by that, gives it in front of all steps."""
 
     def solved(lag, gone):
         doses = Doses(0.0, 10.0, into=blood, lag=lag, duration=duration)
-        return run(doses, {**K, "gone": gone}, method=method, saveat=SaveAt(t0=True, ts=TIMES[1:])).ys["blood"]
+        return run(doses, {**K, "gone": gone}, saveat=SaveAt(t0=True, ts=TIMES[1:])).ys["blood"]
 
     def closed_form(lag, gone):
         return by_superposition(TIMES, gone, lag + np.zeros(1), np.array([10.0]), np.array([duration or 0.0]))
@@ -248,12 +248,12 @@ def test_infusions_in_float32():
     np.testing.assert_allclose(found, infused_exactly(*SLOWLY), atol=2e-4)
 
 
-@pytest.mark.parametrize("method", ["tsit5", "rodas5p", "rk4"])
+@pytest.mark.parametrize("method", ["tsit5", "rodas5p"])
 def test_derivatives_of_infusions(method):
     every = tuple(range(5))
     expected = jax.jit(jax.jacfwd(infused_exactly, every))(*SLOWLY, K)
     for derivative in (jax.jacrev, jax.jacfwd):
-        found = jax.jit(derivative(lambda *at: infused(*at, method=method, **KINDS[method]), every))(*SLOWLY, K)
+        found = jax.jit(derivative(lambda *at: infused(*at, method=method), every))(*SLOWLY, K)
         jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5), found, expected)
 
 

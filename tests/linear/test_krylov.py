@@ -83,7 +83,7 @@ def test_what_helps(platform):
 
 @pytest.mark.parametrize(
     ("method", "points", "settings"),
-    [("kvaerno3", 8, "gmres"), ("kvaerno3", 16, "bicgstab, jacobi"), ("rodas4", 16, "gmres"), ("rodas4", 8, "bicgstab")],
+    [("kvaerno3", 8, "gmres"), ("kvaerno3", 8, "bicgstab, jacobi"), ("rodas4", 16, "gmres"), ("rodas4", 8, "bicgstab")],
 )
 def test_brusselator(platform, method, points, settings):
     """The steps are those with factorisations, since errors of linear systems are small beside the tolerances."""
@@ -150,7 +150,7 @@ def test_diagonal():
 
 
 @pytest.mark.parametrize(
-    ("method", "settings"), [("kvaerno3", "gmres, jacobi"), ("rodas4", "bicgstab"), ("rodas4", "gmres, neumann")]
+    ("method", "settings"), [("kvaerno3", "gmres, jacobi"), ("rodas4", "bicgstab, neumann")]
 )
 def test_forwards_and_backwards(platform, method, settings):
     """Systems with the transposed matrix, and those of tangents, are solved to rounding."""

@@ -224,22 +224,26 @@ def test_derivatives(platform, controller, saves, pair):
         return solve(relaxing, point["t0"], point["t1"], point["y0"], point["args"], saveat=saveat, **chosen)
 
     point = jax.tree.map(jnp.asarray, point)
-    solution = run(point)
+    weights = np.random.default_rng(3).normal(size=jax.eval_shape(run, point).ys.shape)
+
+    def loss(point):
+        solution = run(point)
+        return jnp.vdot(solution.ys, weights), solution
+
+    solved = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (_, solution), gradient = solved(point)
     explicit, implicit = counts(solution)
     assert all_are(solution, "successful") and explicit > 15 and implicit > 15, (explicit, implicit)
-    weights = np.random.default_rng(3).normal(size=solution.ys.shape)
-    gradient = jax.jit(jax.grad(lambda p: jnp.vdot(run(p).ys, weights)))(point)
-    forwards = jax.jit(jax.jacfwd(lambda p: jnp.vdot(run(p).ys, weights)))(point)
+    forwards, _ = jax.jit(jax.jacfwd(loss, has_aux=True))(point)
     for name in point:
         np.testing.assert_allclose(gradient[name], forwards[name], rtol=1e-11, atol=1e-11 * np.abs(weights).sum())
     if controller != "fixed":
         return
-    solved = jax.jit(lambda p: run(p).ys)
     for name in ("y0", "args", "ts"):
         if name in point:
             way = np.random.default_rng(5).normal(size=point[name].shape)
-            ahead, behind = (solved({**point, name: point[name] + sign * 1e-6 * way}) for sign in (1, -1))
-            expected = float(jnp.vdot(ahead - behind, weights)) / 2e-6
+            ahead, behind = (solved({**point, name: point[name] + sign * 1e-6 * way})[0][0] for sign in (1, -1))
+            expected = float(ahead - behind) / 2e-6
             assert abs(float(jnp.vdot(gradient[name], way)) - expected) < 1e-6 * max(1.0, abs(expected)), name
 
 
@@ -265,13 +269,13 @@ def test_second_derivatives(platform):
         return jnp.sum(jnp.sin(solution.ys)), solution
 
     args = jnp.array([15.0, 1.0])
-    assert min(counts(end(args)[1])) > 15
-    value = lambda args: end(args)[0]  # noqa: E731
+    value, gradient = lambda args: end(args)[0], jax.jit(jax.grad(end, has_aux=True))
+    assert min(counts(gradient(args)[1])) > 15
     mixed = jax.jit(jax.jacfwd(jax.grad(value)))(args)
     np.testing.assert_allclose(mixed, jax.jit(jax.jacfwd(jax.jacfwd(value)))(args), rtol=1e-10, atol=1e-12)
-    gradient = jax.jit(jax.grad(value))
     for number, way in enumerate(1e-5 * np.eye(2)):
-        np.testing.assert_allclose(mixed[number], (gradient(args + way) - gradient(args - way)) / 2e-5, rtol=1e-6, atol=1e-8)
+        expected = (gradient(args + way)[0] - gradient(args - way)[0]) / 2e-5
+        np.testing.assert_allclose(mixed[number], expected, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.usefixtures("x64")
@@ -290,8 +294,8 @@ def test_gradients_that_lanes_share(platform):
         return jnp.sum(solution.ys**2), solution
 
     weights, rates = np.random.default_rng(1).normal(size=(6, 6)), np.linspace(1.0, 200.0, 70)
-    assert 10 < np.count_nonzero(counts(loss(weights, rates)[1])[1]) < 60
-    gradient = jax.jit(jax.grad(lambda w: loss(w, rates)[0]))(weights)
+    gradient, solution = jax.jit(jax.grad(lambda w: loss(w, rates), has_aux=True))(weights)
+    assert 10 < np.count_nonzero(counts(solution)[1]) < 60
     forwards = jax.jit(lambda way: jax.jvp(lambda w: loss(w, rates)[0], (weights,), (way,))[1])
     for seed in range(2):
         way = np.random.default_rng(seed).normal(size=weights.shape)

@@ -17,7 +17,7 @@ Y0 = np.array([1.0, 2.0, 3.0])
 TS = np.linspace(0.0, 0.8, 27)
 # Of each family, with values between steps of its own and by Hermite's cubic, of all degrees that there are.
 METHODS = {
-    "tsit5": {}, "dop853": {}, "bosh3": {}, "rodas5p": {}, "rosenbrock23": {}, "kvaerno3": {}, "radau_iia_5": {}, "auto": {},
+    "tsit5": {}, "dop853": {}, "rodas5p": {}, "rosenbrock23": {}, "kvaerno3": {}, "radau_iia_5": {}, "auto": {},
     "rk4": {"dt0": 0.013, "controller": "even"},
 }  # fmt: skip
 
@@ -208,7 +208,6 @@ def test_derivatives(method):
         point["step_ends"] = np.append(np.sort(rng.uniform(0, 0.3, 24)), 0.31)
     weights = rng.normal(size=(2, 4, 3))
 
-    @jax.jit
     def loss(p):
         stepped = {name: p[name] for name in ("dt0", "step_ends") if name in p}
         solution = solve(
@@ -218,7 +217,8 @@ def test_derivatives(method):
         return jnp.vdot(weights[0], solution.evaluate(p["t"])) + jnp.vdot(weights[1], solution.derivative(p["t"])) / 100
 
     point = jax.tree.map(jnp.asarray, point)
-    backwards, ways = jax.jit(jax.grad(loss))(point), jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), point)
+    solved = jax.jit(jax.value_and_grad(loss))
+    backwards, ways = solved(point)[1], jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), point)
     if "step_ends" in ways:
         ways["step_ends"][-1] = 0  # it stays t1
     _, forwards = jax.jit(lambda p: jax.jvp(loss, (p,), (jax.tree.map(jnp.asarray, ways),)))(point)
@@ -230,7 +230,7 @@ def test_derivatives(method):
             continue  # steps that are chosen do not stay where they are
         if method == "ralston3" and name in ("t0", "t1"):
             continue  # the last of the steps' ends has to stay at t1
-        ahead, behind = (loss(point | {name: point[name] + sign * 1e-6 * way}) for sign in (1, -1))
+        ahead, behind = (solved(point | {name: point[name] + sign * 1e-6 * way})[0] for sign in (1, -1))
         expected = (ahead - behind) / 2e-6
         assert abs(parts[name] - expected) <= 1e-5 * max(abs(expected), 1e-3 * scale), (name, parts[name], expected)
 
