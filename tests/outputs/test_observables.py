@@ -76,7 +76,7 @@ def test_derivatives_are_those_of_one_function(fn):
 
     inputs = (jax.tree.map(jnp.asarray, Y0), 2.0, jnp.asarray(TS), 0.0)
     modes = ((jax.jacfwd, together), (jax.jacfwd, apart), (jax.jacrev, apart))
-    expected, *found = (jax.tree.leaves(mode(one, argnums=(0, 1, 2, 3))(*inputs)) for mode, one in modes)
+    expected, *found = (jax.tree.leaves(jax.jit(mode(one, argnums=(0, 1, 2, 3)))(*inputs)) for mode, one in modes)
     for derivatives in found:
         for one, other in zip(derivatives, expected, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-12)
@@ -85,8 +85,8 @@ def test_derivatives_are_those_of_one_function(fn):
         def squares(rate, one):
             return sum((leaf**2).sum() for leaf in jax.tree.leaves(one(inputs[0], rate, TS, 0.0)[1]))
 
-        expected = jax.jacfwd(jax.jacfwd(squares))(2.0, together)
-        np.testing.assert_allclose(jax.hessian(squares)(2.0, apart), expected, rtol=1e-10)
+        expected = jax.jit(jax.jacfwd(jax.jacfwd(squares)), static_argnums=1)(2.0, together)
+        np.testing.assert_allclose(jax.jit(jax.hessian(squares), static_argnums=1)(2.0, apart), expected, rtol=1e-10)
 
 
 @pytest.mark.usefixtures("x64")
@@ -110,7 +110,7 @@ def test_derivatives_of_ends_alone(method, saveat):
         rows = found.ys if observables is None else found.observables
         return jnp.where(jnp.isfinite(rows), rows, 0.0)
 
-    np.testing.assert_allclose(*(mode(ends)(2.0) for mode in (jax.jacfwd, jax.jacrev)), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(*(jax.jit(mode(ends))(2.0) for mode in (jax.jacfwd, jax.jacrev)), rtol=1e-9, atol=1e-12)
 
 
 def test_second_derivatives_of_as_many_numbers_as_a_state_and_its_tangents(x64):

@@ -186,7 +186,7 @@ def test_derivatives_of_stiff_steps(method):
         return solve(field, 0.0, 1e6, y0, goal, **settings).ys[0]
 
     inputs = (jnp.asarray(Y0), jnp.asarray(GOAL))
-    forwards, backwards = (mode(end, argnums=(0, 1))(*inputs) for mode in (jax.jacfwd, jax.jacrev))
+    forwards, backwards = (jax.jit(mode(end, argnums=(0, 1)))(*inputs) for mode in (jax.jacfwd, jax.jacrev))
     for one, other in zip(forwards, backwards, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-12)
     np.testing.assert_allclose(forwards[0], np.zeros((3, 3)), atol=1e-4)

@@ -125,7 +125,7 @@ def test_second_derivatives():
     point = {"y0": jnp.asarray(Y0, float), "ts": jnp.array([0.01, 0.05, 0.149])}
     way = {"y0": jnp.array([0.3, -1.0, 0.5]), "ts": jnp.array([0.2, -0.4, 0.1])}
     gradient = jax.jit(jax.grad(loss))
-    _, found = jax.jvp(gradient, (point,), (way,))
+    found = jax.jit(lambda *at: jax.jvp(gradient, at[:1], at[1:])[1])(point, way)
     ahead, behind = (gradient(jax.tree.map(lambda x, d, s=s: x + s * d, point, way)) for s in (1e-5, -1e-5))
     for name in point:
         np.testing.assert_allclose(found[name], (ahead[name] - behind[name]) / 2e-5, rtol=1e-6, atol=1e-6)
