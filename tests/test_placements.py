@@ -178,9 +178,9 @@ def test_pairs_of_places(platform, method, dtype, locations, plain):
 
 @pytest.mark.parametrize("method", [other for family, (_, other) in FAMILIES.items() if family != "explicit Runge-Kutta"])
 def test_parts_beside_each_family(platform, method):
-    """The parts' buffers and the family's own, the one and the other and both."""
-    groups = [dict.fromkeys(group, "shared") for group in (forwards(method) & PARTS_BUFFERS, own(method))]
-    for locations in (*groups, groups[0] | groups[1]):
+    """The parts' buffers, alone and with the family's own; its own alone are in `test_pairs_of_places`."""
+    parts, others = (dict.fromkeys(group, "shared") for group in (forwards(method) & PARTS_BUFFERS, own(method)))
+    for locations in (parts, parts | others):
         check(method, "float32", platform, locations)
 
 

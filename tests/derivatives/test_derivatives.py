@@ -92,9 +92,8 @@ def point_of(saves, steps, back=False):
     return jax.tree.map(jnp.asarray, point)
 
 
-COMBINATIONS = [("t1", steps) for steps in ("adaptive", "given", "rosenbrock")]
-COMBINATIONS += [(saves, "adaptive") for saves in SAVES if saves != "t1"]
-COMBINATIONS += [("ts", "fixed"), ("ts", "dense"), ("ts", "even"), ("fn", "dense")]
+COMBINATIONS = [("t1", "adaptive"), ("ts", "adaptive"), ("steps", "adaptive"), ("fn", "adaptive")]
+COMBINATIONS += [("ts", "fixed"), ("ts", "even"), ("fn", "dense")]
 COMBINATIONS += [("steps", "fixed"), ("fn of steps", "given"), ("ts", "rosenbrock"), ("fn", "rosenbrock, cubic")]
 COMBINATIONS += [("ts", "dirk"), ("fn", "dirk, mixed"), ("ts", "dirk, dense")]
 COMBINATIONS += [("ts", "radau"), ("fn", "gauss"), ("ts", "radau, cubic"), ("ts", "radau, adaptive")]
@@ -252,10 +251,9 @@ def test_second_and_third_order():
     def loss(y0):
         return jnp.sum(jnp.sin(end(y0, POINT["args"], rtol=1e-7, atol=1e-7)))
 
-    both = (jax.jacfwd, jax.jacrev)
-    matrices = [jax.jit(outer(inner(loss)))(Y0) for outer in both for inner in both]
-    for matrix in matrices[1:]:
-        np.testing.assert_allclose(matrix, matrices[0], rtol=1e-9, atol=1e-9)
+    # The other ways are those of times, below.
+    one, other = (jax.jit(outer(jax.jacrev(loss)))(Y0) for outer in (jax.jacfwd, jax.jacrev))
+    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
     tight = functools.partial(end, Y0, t1=0.2, rtol=1e-11, atol=1e-11)
     third = jax.jit(jax.grad(jax.grad(jax.grad(lambda rho: jnp.sum(tight((rho, 8 / 3)))))))(28.0)
     second = jax.jit(jax.grad(jax.grad(lambda rho: jnp.sum(tight((rho, 8 / 3))))))
@@ -276,7 +274,7 @@ def test_second_order_of_times(steps):
     np.testing.assert_allclose(matrices[0], matrices[0].T, rtol=1e-9, atol=1e-9 * np.abs(matrices[0]).max())
 
 
-@pytest.mark.parametrize("method", ["rk4", "bosh3", "tsit5", "dop853", "rodas5p", "kvaerno5", "radau_iia_5"])
+@pytest.mark.parametrize("method", ["rk4", "tsit5", "dop853", "rodas5p", "kvaerno5", "radau_iia_5"])
 def test_tangents_change_no_bit(method, platform):
     settings = {"method": method, "rtol": 1e-5, "atol": 1e-5}
     if method == "rk4":
