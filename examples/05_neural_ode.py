@@ -9,7 +9,6 @@ equinox module that `solve` takes as it is. `eqx.filter_value_and_grad` goes thr
 whose gradient is the sum over them. The first 20 updates are done with diffrax, too: same model, same steps, same loss.
 """
 
-import argparse
 import time
 from pathlib import Path
 
@@ -26,6 +25,7 @@ import optax
 
 from jax_cubie import SaveAt, solve
 
+SERIES = 128
 POINTS = 16
 T1 = 4.0
 NOISE = 0.02
@@ -70,10 +70,10 @@ def theirs(field, y0, ts):
 def measure(key):
     """Initial states [series, 2], times [series, points] and noisy states at them [series, points, 2]."""
     of_states, of_times, of_noise = jax.random.split(key, 3)
-    radius = jax.random.uniform(of_states, (parsed.series, 1), minval=0.6, maxval=1.2)
-    angle = jnp.linspace(0.0, 2 * jnp.pi, parsed.series, endpoint=False)
+    radius = jax.random.uniform(of_states, (SERIES, 1), minval=0.6, maxval=1.2)
+    angle = jnp.linspace(0.0, 2 * jnp.pi, SERIES, endpoint=False)
     y0 = radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1)
-    ts = jnp.sort(jax.random.uniform(of_times, (parsed.series, POINTS), maxval=T1), axis=1)
+    ts = jnp.sort(jax.random.uniform(of_times, (SERIES, POINTS), maxval=T1), axis=1)
     ys = jax.vmap(ours, (None, 0, 0))(spiral, y0, ts)
     return y0, ts, ys + NOISE * jax.random.normal(of_noise, ys.shape)
 
@@ -107,8 +107,8 @@ def train(update, field, optimizer, data, updates):
 def draw(field, data, losses, compared, path):
     """Some series and what the trained field makes of them; the loss; how far it is from diffrax's."""
     y0, ts, measured = data
-    shown, fine = range(0, len(y0), len(y0) // 4), jnp.broadcast_to(jnp.linspace(0.0, T1, 400), (4, 400))
-    curves, exact = (jax.vmap(ours, (None, 0, 0))(one, y0[jnp.array(shown)], fine) for one in (field, spiral))
+    shown, fine = range(0, SERIES, SERIES // 4), jnp.broadcast_to(jnp.linspace(0.0, T1, 400), (4, 400))
+    curves, exact = (jax.vmap(ours, (None, 0, 0))(one, y0[:: SERIES // 4], fine) for one in (field, spiral))
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4), width_ratios=[1.2, 1, 1], layout="constrained")
     for number, series in enumerate(shown):
         color = f"C{number}"
@@ -138,7 +138,7 @@ def main():
         _, reference, their_seconds = train(trainer(theirs, optimizer), field, optimizer, data, COMPARED)
     trained, losses, our_seconds = train(update, field, optimizer, data, UPDATES)
     compared = np.abs(losses[:COMPARED] / reference - 1)
-    print(f"{parsed.series} series of {POINTS} samples; the first {COMPARED} updates:")
+    print(f"{SERIES} series of {POINTS} samples; the first {COMPARED} updates:")
     print("update      jax_cubie        diffrax   relative difference")
     for number in range(0, COMPARED, 3):
         print(f"{number:6d}  {losses[number]:13.8f}  {reference[number]:13.8f}   {compared[number]:.1e}")
@@ -153,7 +153,4 @@ def main():
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="a neural ODE")
-    parser.add_argument("--series", type=int, default=128, help="a multiple of 4")
-    parsed = parser.parse_args()
     main()

@@ -15,7 +15,6 @@ import jax_cubie
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("[0-9][0-9]_*.py"))
 SMALL = {
     "02_theophylline": ["--starts", "8"],
-    "05_neural_ode": ["--series", "48"],
     "08_robertson": ["--lanes", "1000"],
     "09_hodgkin_huxley": ["--neurons", "200"],
     "10_drivers": ["--lanes", "200"],
