@@ -296,7 +296,8 @@ def of_invertible(point, method="rodas5p"):
 
 EXACT = {"newton_rtol": 1e-11, "newton_atol": 1e-12}
 SOLVED = {"rodas5p": {}, "kvaerno3": EXACT, "l_stable_sdirk4": EXACT, "radau_iia_3": EXACT}
-INVERTIBLE = {"t0": 0.1, "y0": Y0, "rate": 1.3, "mass": FULL + 0.1}
+# Of one dtype, and so compiled once for those moved, too.
+INVERTIBLE = {"t0": np.float64(0.1), "y0": Y0, "rate": np.float64(1.3), "mass": FULL + 0.1}
 
 
 @pytest.mark.parametrize("method", list(SOLVED))
@@ -332,7 +333,7 @@ def of_robertson(point, method="rodas5p", ts=()):
     return jnp.sum(jnp.sin(found.ys) * WEIGHTS[: found.ts.size])
 
 
-ALGEBRAIC = {"t0": 0.5, "y0": np.array([0.8, 0.1, 0.3]), "k": MILD}
+ALGEBRAIC = {"t0": np.float64(0.5), "y0": np.array([0.8, 0.1, 0.3]), "k": MILD}
 
 
 @pytest.mark.parametrize("method", ["rodas5p", "kvaerno3", "sdirk2", "radau_iia_5"])

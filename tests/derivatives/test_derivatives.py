@@ -89,7 +89,7 @@ def point_of(saves, steps, back=False):
         point["dt0"] = -0.0123 if back else 0.0123
     if STEPS[steps].get("controller") == "given":
         point["ends"] = -0.2 / 0.64 * np.append(ENDS[:-1] - 0.01, 0.64) if back else ENDS
-    return jax.tree.map(jnp.asarray, point)
+    return jax.tree.map(lambda x: jnp.asarray(x, float), point)  # of one dtype, and so compiled once for those moved, too
 
 
 COMBINATIONS = [("t1", "adaptive"), ("ts", "adaptive"), ("steps", "adaptive"), ("fn", "adaptive")]

@@ -50,7 +50,7 @@ def differences(function, flat, step):
 
 
 def gradients(loss, flat):
-    """By differences, forwards, and in reverse, of the first of what it gives; and the second, which is asked of the solution."""
+    """By differences, forwards, and in reverse, of the first of what it gives; and the second, asked of the solution."""
     both = jax.jit(jax.value_and_grad(loss, has_aux=True))
     forwards, _ = jax.jit(jax.jacfwd(loss, has_aux=True))(flat)
     (_, asked), reverse = both(flat)

@@ -80,8 +80,8 @@ MODELS, CUDA_MODELS = numba.extending.models, cuda_extending.core_models
 NAMES = {
     "numba_host.py": [
         ("class _Library(codegen.JITCodeLibrary)", lambda: says(codegen.CPUCodeLibrary, "self._finalize_specific()")),
-        ("def _optimize_functions", lambda: says(codegen.CPUCodeLibrary.add_llvm_module, "self._optimize_functions(ll_module)")),
-        ("self._codegen._data_layout", lambda: says(codegen.CPUCodeLibrary._optimize_functions, "self._codegen._data_layout")),
+        ("def _optimize_functions", lambda: says(codegen.CPUCodeLibrary.add_llvm_module, "_optimize_functions(ll_module)")),
+        ("self._codegen._data_layout", lambda: says(codegen.CPUCodeLibrary._optimize_functions, "_codegen._data_layout")),
         ("def _optimize_final_module", lambda: says(codegen.CPUCodeLibrary.finalize, "self._optimize_final_module()")),
         ("super()._optimize_final_module()", lambda: takes(codegen.CPUCodeLibrary._optimize_final_module, 1)),
         ("def _finalize_specific", lambda: takes(codegen.JITCodeLibrary._finalize_specific, 1)),

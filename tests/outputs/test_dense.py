@@ -216,7 +216,7 @@ def test_derivatives(method):
         )  # fmt: skip
         return jnp.vdot(weights[0], solution.evaluate(p["t"])) + jnp.vdot(weights[1], solution.derivative(p["t"])) / 100
 
-    point = jax.tree.map(jnp.asarray, point)
+    point = jax.tree.map(lambda x: jnp.asarray(x, float), point)  # of one dtype, and so compiled once for those moved, too
     solved = jax.jit(jax.value_and_grad(loss))
     backwards, ways = solved(point)[1], jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), point)
     if "step_ends" in ways:
