@@ -97,12 +97,11 @@ if sys.argv[1] == "other first":  # counters and tables of the compilers are not
     Solver("heun").inspect(lambda t, y, a: -y, 0.0, 1.0, np.ones(2, np.float32), target="cuda:90")
 from jax_cubie.kernel import cache
 y0, saveat = np.ones(3, np.float32), SaveAt(t0=True, ts=np.array([0.5], np.float32), t1=True)
-for target in ("cpu", "cuda:90"):
-    for inline in (True, False):
-        found = Solver(inline_f=inline, error_location="shared").inspect(
-            lambda t, y, a: lorenz(t, y, a["rho"]) + jnp.exp(-y) * a["shift"], 0.0, 1.0, y0,
-            {"shift": y0, "rho": np.float32(28)}, saveat=saveat, target=target)
-        print(target, inline, found.key, hashlib.sha256(cache._images[found.key].data).hexdigest())
+for target in ("cpu", "cuda:90"):  # f is called, and has a name in there
+    found = Solver(inline_f=False, error_location="shared").inspect(
+        lambda t, y, a: lorenz(t, y, a["rho"]) + jnp.exp(-y) * a["shift"], 0.0, 1.0, y0,
+        {"shift": y0, "rho": np.float32(28)}, saveat=saveat, target=target)
+    print(target, found.key, hashlib.sha256(cache._images[found.key].data).hexdigest())
 """
 
 
@@ -110,8 +109,7 @@ def test_equal_bytes_in_every_process():
     """Another hash seed, another order of compilation: the same keys, and the same machine code to the byte."""
     one = python(SOURCE, "nothing first", PYTHONHASHSEED="1", JAX_CUBIE_CACHE="")
     two = python(SOURCE, "other first", PYTHONHASHSEED="4711", JAX_CUBIE_CACHE="")
-    assert one == two and len(set(one.splitlines())) == 4
-    assert len({line.split()[3] for line in one.splitlines()}) == 4
+    assert one == two and len({line.split()[2] for line in one.splitlines()}) == 2
 
 
 def test_threads(platform, builds):

@@ -157,10 +157,10 @@ SAME = """
             halved(words[0])
         numba_cuda.compile_entry(another, Target("cuda", 90), words=1, foreign=True, dump=lambda *_: None)
         numba.njit(lambda x: x + 1)(2.0)
-    from sample_kernels import call_of, reduce, saxpy, stencil
+    from sample_kernels import call_of, reduce, stencil
     from jax_cubie.kernel.target import Target
     x = np.zeros((3, 20, 300), np.float32)
-    calls = [call_of(jax.vmap(reduce), x[0]), call_of(saxpy, x[0, 0], x[0, 0]), call_of(jax.vmap(stencil), x)]
+    calls = [call_of(jax.vmap(reduce), x[0]), call_of(jax.vmap(stencil), x)]
     for call in calls:
         for target in ("cuda:90", "cpu"):
             print(hashlib.sha256(call.image(Target.parse(target)).data).hexdigest())
@@ -184,7 +184,7 @@ def test_same_bytes_in_every_process():
             )
         )
     (one, why), (other, also) = [process.communicate(timeout=200) for process in running]
-    assert len(one.split()) == 6, why
+    assert len(one.split()) == 4, why
     assert one == other, also
 
 
