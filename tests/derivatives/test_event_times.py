@@ -73,7 +73,7 @@ def test_bounces(method):
 
 
 def test_twice():
-    """By four routes; and a third time, in reverse."""
+    """By three routes; and a third time, in reverse."""
     flat, unravel = ravel_pytree(POINT)
 
     def loss(flat):
@@ -82,8 +82,8 @@ def test_twice():
     forwards, step, along = jax.jit(jax.jacfwd(jax.jacfwd(loss))), 1e-5, np.cos(np.arange(flat.size))
     hessian = forwards(flat)
     np.testing.assert_allclose(hessian, differences(jax.jit(jax.jacfwd(loss)), flat, step), rtol=1e-5, atol=1e-3)
-    for outer, inner in ((jax.jacfwd, jax.jacrev), (jax.jacrev, jax.jacfwd), (jax.jacrev, jax.jacrev)):
-        np.testing.assert_allclose(jax.jit(outer(inner(loss)))(flat), hessian, rtol=1e-10, atol=1e-9)
+    for outer in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_allclose(jax.jit(outer(jax.jacrev(loss)))(flat), hessian, rtol=1e-10, atol=1e-9)
 
     def curvature(flat):
         slope = lambda flat: jax.jvp(loss, (flat,), (along,))[1]  # noqa: E731
