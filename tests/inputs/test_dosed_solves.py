@@ -357,7 +357,7 @@ def test_derivatives_on_the_right():
         return run(Doses(time, amount, into=gut), saveat=SaveAt(ts=jnp.stack([time, time + 1]), side="right")).ys["gut"]
 
     for derivative in (jax.jacfwd, jax.jacrev):
-        by_time, by_amount = derivative(solved, (0, 1))(3.0, 8.0)
+        by_time, by_amount = jax.jit(derivative(solved, (0, 1)))(3.0, 8.0)
         np.testing.assert_allclose(by_time, [0, 0], atol=1e-7)
         np.testing.assert_allclose(by_amount, [1, np.exp(-1.5)], rtol=1e-7)
 
