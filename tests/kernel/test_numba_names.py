@@ -1,4 +1,4 @@
-"""What is used of Numba and numba-cuda that they do not promise to keep: private names, and public ones without documentation.
+"""What is used of Numba, numba-cuda and JAX that they do not promise to keep: private names, and public ones undocumented.
 
 A release that changes one of them fails here, and says which line of ours wants it, before anything else fails in a way that
 says less. So there is no upper bound on their versions, which would keep users from what works.
@@ -16,6 +16,7 @@ import numba.cuda.dispatcher
 import numba.cuda.extending as cuda_extending
 import numba.extending
 import pytest
+from jax._src import config as jax_config
 from llvmlite import ir
 from numba.core import codegen, config, cpu, imputils, registry, target_extension, types, typing
 from numba.core.compiler_lock import global_compiler_lock
@@ -172,6 +173,9 @@ NAMES = {
         ("config.DISABLE_JIT", lambda: config.DISABLE_JIT in (0, 1)),
         ("config.ENABLE_CUDASIM", lambda: config.ENABLE_CUDASIM in (0, 1)),
     ],
+    "partition.py": [
+        ("config._check_vma(False)", lambda: hasattr(jax_config._check_vma(False), "__enter__")),
+    ],
 }
 ROWS = [pytest.param(file, *row, id=f"{file}: {row[0]}") for file, rows in NAMES.items() for row in rows]
 
@@ -185,7 +189,7 @@ def line_of(file: str, piece: str) -> int:
 @pytest.mark.parametrize(("file", "piece", "holds"), ROWS)
 def test_is_as_we_know_it(file, piece, holds):
     line = line_of(file, piece)
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("numba", "numba-cuda", "llvmlite"))
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("numba", "numba-cuda", "llvmlite", "jax"))
     said = f"jax_cubie/kernel/{file}:{line} ({piece}) relies on what {versions} has no more"
     try:
         found = holds()
