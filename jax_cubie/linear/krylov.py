@@ -12,7 +12,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -38,7 +38,7 @@ PRECONDITIONERS = ("none", "jacobi", "neumann")
 # The error that may be left of an increment of Newton's, in units of its tolerance: a tenth of what the iteration leaves.
 INCREMENT_RTOL = 1e-3
 # The residual, relative to the right side and in units in the last place, that is left where nothing says how much may be. Less
-# is never asked for but by krylov_rtol.
+# is never asked for but by krylov_rtol, and of systems of derivatives (`derivative_rounding`).
 _ROUNDING = 100.0
 
 
@@ -53,6 +53,8 @@ class KrylovSolver(LinearSolver):
     keeps: bool = False
 
     makes_jacobian = False
+    # What is left in the systems of derivatives, in the units of _ROUNDING.
+    derivative_rounding: ClassVar[float] = _ROUNDING
 
     @property
     @abc.abstractmethod
@@ -162,7 +164,7 @@ class KrylovSolver(LinearSolver):
             inverse.store(index, (1.0 / allowed).value)
 
         b.each(keep, b.primal)
-        rounding = b.scalar(_ROUNDING * float(np.finfo(b.dtype).eps))
+        rounding = b.scalar((self.derivative_rounding if exactly else _ROUNDING) * float(np.finfo(b.dtype).eps))
         usual = rounding if within is None else b.scalar(INCREMENT_RTOL)
         given = b.lane.has_operand("krylov_rtol") and not exactly
         rtol, limit = b.number("krylov_rtol") if given else usual, b.number("krylov_max_steps")

@@ -78,7 +78,8 @@ class LinearSettings(Component):
     Those two have: krylov_rtol: where an iteration ends. Of Newton's increments it is the error that may be left, in units of
     the tolerances of that iteration (None: 1e-3), taken to be the residual times h gamma, which holds where f is dissipative.
     Of Rosenbrock methods, whose order is that of exact solutions, it is the residual relative to the right side (None: 100
-    units in the last place). The systems of derivatives always end so; a derivative whose systems are not solved is NaN.
+    units in the last place). The systems of derivatives always end so (at one unit with "bicgstab"); a derivative whose systems
+    are not solved is NaN.
     krylov_max_steps: the most steps for a system (None: 300); one that needs more makes its step fail.
     preconditioner: "none" (so does None); "jacobi", the diagonal of the matrix; "neumann", the series of its inverse in
     h gamma J up to the power `neumann_degree` (None: 2), of use where h gamma J is small.
