@@ -13,7 +13,7 @@ from .foreign_names import instead_of_controller, instead_of_method, plain
 from .loop.buffers import BUFFERS
 from .methods import AUTO, NAMES, TABLEAUS, Method, Tableau, components_of, family_of, find_method, is_stiff
 from .problem import DEFAULT_MAX_STEPS, PARTS
-from .settings import Component, check_choice, check_count, check_most_steps, closest, refuse_tracer
+from .settings import Component, as_python, check_choice, check_count, check_most_steps, closest, refuse_tracer
 from .times import count
 
 
@@ -32,13 +32,13 @@ class Budget(Component):
 class Code(Component):
     """How machine code is made: `Solver` says what each means."""
 
-    fastmath: bool = eqx.field(static=True, default=False)
-    unroll: int | str = eqx.field(static=True, default="auto")
-    inline_f: bool | str = eqx.field(static=True, default="auto")
+    fastmath: bool = eqx.field(static=True, default=False, converter=as_python)
+    unroll: int | str = eqx.field(static=True, default="auto", converter=as_python)
+    inline_f: bool | str = eqx.field(static=True, default="auto", converter=as_python)
     schedule: str = eqx.field(static=True, default="auto")
-    block: int | str = eqx.field(static=True, default="auto")
-    checkpoints: int = eqx.field(static=True, default=32)
-    directions: int = eqx.field(static=True, default=8)
+    block: int | str = eqx.field(static=True, default="auto", converter=as_python)
+    checkpoints: int = eqx.field(static=True, default=32, converter=as_python)
+    directions: int = eqx.field(static=True, default=8, converter=as_python)
 
     def __check_init__(self) -> None:
         check_choice("fastmath", self.fastmath, (True, False))

@@ -20,7 +20,7 @@ from .methods import NAMES, Tableau
 from .outputs import Event, EventRecord, SaveAt, SteadyState
 from .outputs.dense_interpolation import DenseInterpolation
 from .printing import describe_ivp
-from .settings import Range, check_choice, concrete
+from .settings import Range, as_python, check_choice, concrete
 from .solution import CODES, RESULTS, Solution, is_fine
 from .solver import Solver
 
@@ -215,7 +215,7 @@ def solve_ivp(
     """
     if vectorized:
         raise refused("solve_ivp", "vectorized")
-    check_choice("dense_output", dense_output, (True, False))
+    dense_output = check_choice("dense_output", dense_output, (True, False))
     try:
         t0, t1 = t_span
     except (TypeError, ValueError):
@@ -279,6 +279,7 @@ def _saying_t_eval() -> Iterator[None]:
 
 def _events(given: Any, most: Any, arguments: int) -> list[Event]:
     """Our events for SciPy's. most: of how many rows are kept. arguments: how many a function is called with."""
+    most = as_python(most)
     if isinstance(most, bool) or not isinstance(most, int) or most < 1:
         raise ValueError(f"max_events is {most!r}: expected of how many events times and states are kept, 1 or more")
     functions = [given] if callable(given) else given

@@ -91,6 +91,16 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (float, int))
 
 
+def as_python(value: Any) -> Any:
+    """An integer or a boolean of NumPy's or JAX's as Python's; all else as it is.
+
+    What is static has to be one: it is compared, and is part of keys.
+    """
+    if isinstance(value, (np.generic, np.ndarray, jax.Array)) and not isinstance(value, jax.core.Tracer):
+        return value.item() if value.shape == () and value.dtype.kind in "biu" else value
+    return value
+
+
 def refuse_tracer(name: str, value: Any) -> None:
     """Raises TypeError where a static setting is a traced value."""
     if isinstance(value, jax.core.Tracer):
@@ -101,9 +111,9 @@ def refuse_tracer(name: str, value: Any) -> None:
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
-    """`value` where it is one of `choices`; else a ValueError with the closest ones."""
+    """`value`, as Python has it, where it is one of `choices`; else a ValueError with the closest ones."""
     refuse_tracer(name, value)
-    choices = list(choices)
+    value, choices = as_python(value), list(choices)
     if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices):
         raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, choices))}{closest(value, choices)}")
     return value
@@ -112,9 +122,10 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
 def check_count(name: str, value: Any, least: int) -> int:
     """`value` as a static int of at least `least`."""
     refuse_tracer(name, value)
-    if isinstance(value, bool) or not hasattr(type(value), "__index__") or value.__index__() < least:
+    number = as_python(value)
+    if isinstance(number, bool) or not isinstance(number, int) or number < least:
         raise ValueError(f"{name}={value!r}: expected an integer of at least {least}")
-    return value.__index__()
+    return number
 
 
 def check_most_steps(name: str, value: Any) -> None:

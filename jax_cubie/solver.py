@@ -156,7 +156,7 @@ class Solver(eqx.Module):
         acting = dict(events=events, drivers=drivers, doses=doses, jump_ts=jump_ts, step_ts=step_ts)
         kept = dict(observables=observables, summaries=summaries)
         request = make_request(solver, f, t0, t1, y0, args, saveat, dt0, matrices, **kept, **acting)
-        check_choice("throw", throw, (True, False))
+        throw = check_choice("throw", throw, (True, False))
         solution = make_solution(request, run(request.problem, request.arrays))
         return raising(solution) if throw else solution
 

@@ -17,6 +17,7 @@ from jax_cubie import ButcherTableau, Doses, Driver, Event, Resets, SaveAt, Solv
 from jax_cubie import steady_state as steady
 from jax_cubie.controllers import CONTROLLERS
 from jax_cubie.methods import DIRK, EXPLICIT, ROSENBROCK
+from jax_cubie.settings import check_choice
 
 Y0 = np.array([1.0, 0.5, 0.0], np.float32)
 # Every setting of an adaptive solver, with a value that is not its default.
@@ -440,6 +441,42 @@ def test_replace_is_refused(value, words):
     """By what has another way to be made."""
     with pytest.raises(ValueError, match=words):
         dataclasses.replace(value)
+
+
+# What takes static numbers, made of integers by i and of booleans by b.
+STATIC = {
+    "Event": lambda i, b: (Event(condition, direction=i(1), record=i(3)), Event(condition, terminal=b(True))),
+    "occurrence": lambda i, b: Event(condition, terminal=i(2)),
+    "SaveAt": lambda i, b: (SaveAt(t1=b(True), steps=i(2), dense=b(True)), SubSaveAt(t0=b(True)), SaveAt(steps=b(True))),
+    "Summary": lambda i, b: (Summary.peaks(i(3), derivative=i(1)), Summary.crossings(direction=i(-1))),
+    "Doses": lambda i, b: Doses(TS, 1.0, into=condition).repeat(24.0, i(2)),
+    "steps": lambda i, b: Solver("kvaerno3", jacobian_reuse=b(True), force_dtmin=b(False)),
+    "predictive": lambda i, b: Solver("kvaerno3", controller="gustafsson", force_dtmin=b(False)),
+    "Krylov": lambda i, b: Solver("kvaerno3", linear_solver="gmres", krylov_dimension=i(3)),
+    "Neumann": lambda i, b: Solver("ros3p", linear_solver="gmres", preconditioner="neumann", neumann_degree=i(3)),
+    "code": lambda i, b: Solver(fastmath=b(True), unroll=i(4), inline_f=b(True), block=i(64), checkpoints=i(4), directions=i(2)),
+    "choice": lambda i, b: (check_choice("throw", b(True), (True, False)), check_choice("derivative", i(1), (0, 1))),
+    "tableau": lambda i, b: ButcherTableau(name="midpoint", order=i(2), a=[["1/2"]], b=[0, 1]),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", STATIC)
+def test_static_numbers_of_numpy(name):
+    """They are Python's, be they NumPy's or JAX's."""
+    plain, *others = (STATIC[name](*kinds) for kinds in ((int, bool), (np.int64, np.bool_), (np.asarray,) * 2, (jnp.asarray,) * 2))
+    leaves, structure = jax.tree.flatten(plain)
+    for other in others:
+        assert jax.tree.structure(other) == structure and repr(other) == repr(plain)
+        assert all(map(np.array_equal, leaves, jax.tree.leaves(other)))
+
+
+def test_numbers_that_are_no_booleans():
+    for refused in (lambda one: Event(condition, record=one), lambda one: Solver(directions=one), Summary.peaks):
+        with pytest.raises(ValueError, match="expected"):
+            refused(np.bool_(True))
+    with pytest.raises(ValueError, match="expected one of True, False"):
+        SaveAt(t1=np.int64(1))
 
 
 def test_solver_in_a_users_module(platform):

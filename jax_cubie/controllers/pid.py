@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import equinox as eqx
 
 from ..loop.part import Control
-from ..settings import Range
+from ..settings import Range, as_python
 from .adaptive import Adaptive, AdaptiveControl, Number, is_plain
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class PID(Adaptive):
     factormax: Number = 10.0
     dtmin: Number = 0.0
     dtmax: Number = float("inf")
-    force_dtmin: bool = eqx.field(static=True, default=True)
+    force_dtmin: bool = eqx.field(static=True, default=True, converter=as_python)
 
     RANGES: ClassVar[dict[str, Range]] = {
         "pcoeff": Range(),

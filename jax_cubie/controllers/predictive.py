@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import equinox as eqx
 
 from ..loop.part import Control
-from ..settings import Range
+from ..settings import Range, as_python
 from .adaptive import Adaptive, AdaptiveControl, Number
 from .pid import PID
 
@@ -39,7 +39,7 @@ class Predictive(Adaptive):
     factormax: Number = 8.0
     dtmin: Number = 0.0
     dtmax: Number = float("inf")
-    force_dtmin: bool = eqx.field(static=True, default=True)
+    force_dtmin: bool = eqx.field(static=True, default=True, converter=as_python)
 
     RANGES: ClassVar[dict[str, Range]] = {
         name: PID.RANGES[name] for name in ("safety", "factormin", "factormax", "dtmin", "dtmax")

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..controllers.tolerances import Tolerance
-from ..settings import closest, concrete
+from ..settings import as_python, closest, concrete
 from .doses import AnyDoses, Doses, Resets
 from .steady_doses import SteadyDoses
 
@@ -199,6 +199,7 @@ def read_dose_table(
     found = _read_columns(table, {**names, **{name: name for name in wanted}}, columns or {}, wanted)
     records = _check_records(found)
     compartments = _read_into(into, records)
+    steady_doses = as_python(steady_doses)
     _check_count_of_steady(steady_doses, records)
     subjects = [_read_subject(part, steady_doses or 0) for part in _split(records)]
     return _padded(subjects, records, compartments, {name: found[name] for name in wanted})

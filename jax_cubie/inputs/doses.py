@@ -7,7 +7,6 @@ numbers, also where a lag puts them into another order.
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -20,7 +19,7 @@ from jaxtyping import Array, Int, PyTree, Real
 
 from ..foreign_names import front_door
 from ..printing import as_document, describe_call
-from ..settings import concrete, refuse_tracer
+from ..settings import as_python, concrete, refuse_tracer
 from ..times import next_time, owned, padded_offsets
 from .given import module, read_numbers, read_order, read_times, real
 from .jumps import Schedule
@@ -120,11 +119,8 @@ class Doses(eqx.Module):
         Raises ValueError or TypeError for others.
         """
         refuse_tracer("Doses.repeat(number=...)", number)
-        try:
-            times = operator.index(number)
-        except TypeError:
-            times = -1
-        if times < 0 or isinstance(number, bool):
+        times = as_python(number)
+        if isinstance(times, bool) or not isinstance(times, int) or times < 0:
             raise ValueError(f"Doses.repeat(number={number!r}): expected how many doses there are more of each, at least 0")
         interval = real("Doses.repeat(interval=...)", interval)
         known = concrete(interval)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import equinox as eqx
 from jaxtyping import Array, Float, Int
 
-from ..settings import Component, Range, check_choice, check_count, check_most_steps
+from ..settings import Component, Range, as_python, check_choice, check_count, check_most_steps
 from ..times import count, scalar
 from .bicgstab import BiCGStab
 from .dense import DenseLU
@@ -87,8 +87,8 @@ class LinearSettings(Component):
 
     linear_solver: str = eqx.field(static=True, default="auto")
     preconditioner: str | None = eqx.field(static=True, default=None)
-    krylov_dimension: int | None = eqx.field(static=True, default=None)
-    neumann_degree: int | None = eqx.field(static=True, default=None)
+    krylov_dimension: int | None = eqx.field(static=True, default=None, converter=as_python)
+    neumann_degree: int | None = eqx.field(static=True, default=None, converter=as_python)
     krylov_rtol: Float[Array, ""] | float | None = None
     krylov_max_steps: Int[Array, ""] | int | None = None
 

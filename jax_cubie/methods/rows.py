@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from math import isqrt
 
+from ..settings import as_python
 from .order_conditions import ElementaryWeights, density, trees
 
 Number = Fraction | float | int | str
@@ -45,9 +46,9 @@ def square_root(value: int) -> Fraction:
 
 
 def assign(instance: object, **fields: object) -> None:
-    """Sets the fields of a frozen instance."""
+    """Sets the fields of a frozen instance, a NumPy integer as Python's."""
     for name, value in fields.items():
-        object.__setattr__(instance, name, value)
+        object.__setattr__(instance, name, as_python(value))
 
 
 def near(total: Fraction | int, expected: Fraction | int, magnitude: Fraction | int) -> bool:

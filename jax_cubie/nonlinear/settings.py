@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from ..controllers.tolerances import Tolerance, Tolerances, known_tolerances, tolerance_array
-from ..settings import Component, check_choice, check_most_steps
+from ..settings import Component, as_python, check_choice, check_most_steps
 from ..times import count
 from .newton import Newton
 
@@ -26,7 +26,7 @@ class NewtonSettings(Component):
     newton_rtol: Tolerance | None = None
     newton_atol: Tolerance | None = None
     newton_max_steps: Int[Array, ""] | int = 10
-    jacobian_reuse: bool = eqx.field(static=True, default=False)
+    jacobian_reuse: bool = eqx.field(static=True, default=False, converter=as_python)
 
     def __check_init__(self) -> None:
         check_choice("jacobian_reuse", self.jacobian_reuse, (True, False))

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ..settings import as_python
+
 
 class Event(eqx.Module):
     """Something that happens to a lane when a condition holds, for `solve(..., events=)`.
@@ -31,10 +33,10 @@ class Event(eqx.Module):
     """
 
     cond: Callable[[Float[Array, ""], PyTree, PyTree], Float[Array, ""] | Bool[Array, ""]]
-    direction: int = eqx.field(default=0, static=True)
-    terminal: bool | int | None = eqx.field(default=None, static=True)
+    direction: int = eqx.field(default=0, static=True, converter=as_python)
+    terminal: bool | int | None = eqx.field(default=None, static=True, converter=as_python)
     affect: Callable[[Float[Array, ""], PyTree, PyTree], PyTree] | None = None
-    record: int = eqx.field(default=0, static=True)
+    record: int = eqx.field(default=0, static=True, converter=as_python)
 
     def __check_init__(self) -> None:
         for name in ("cond", "affect"):

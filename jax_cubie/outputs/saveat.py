@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from jaxtyping import Array, Bool, PyTree, Real
 
 from ..foreign_names import front_door
 from ..printing import describe_call
-from ..settings import check_choice, concrete, refuse_tracer
+from ..settings import as_python, check_choice, concrete, refuse_tracer
 
 
 class SubSaveAt(eqx.Module):
@@ -171,15 +170,10 @@ def _check_side(door: str, side: Any, points: int) -> Any:
 
 def _check_steps(door: str, steps: Any) -> int:
     refuse_tracer(f"{door}(steps=...)", steps)
-    if isinstance(steps, (bool, np.bool_)):
-        return int(steps)
-    try:
-        every = operator.index(steps)
-    except TypeError:
-        every = -1
-    if every < 0:
+    every = as_python(steps)
+    if not isinstance(every, int) or every < 0:
         raise ValueError(f"{door}(steps={steps!r}): expected True, False, or n > 0 for every n-th step")
-    return every
+    return int(every)
 
 
 def _check_times(said: str, ts: Any) -> Any:
