@@ -68,7 +68,7 @@ def kernel_call(
         A `jax.ShapeDtypeStruct`, or a pytree of them: shape and dtype of the results of one launch, not batched.
         The kernel takes them in the order of `jax.tree.leaves`, which sorts the keys of a dict.
     grid
-        Blocks, one or two numbers; 0 launches nothing. The third dimension is the batch of `jax.vmap`: `blockIdx.z` and
+        Blocks, one or two numbers; 0, which launches nothing, where results have no elements. The third dimension is the batch of `jax.vmap`: `blockIdx.z` and
         `gridDim.z` are not for the kernel.
     block
         Threads of a block, one to three numbers; at most 1024 in all.
@@ -94,7 +94,8 @@ def kernel_call(
         An operand, a scalar, `out_shape` or a kernel of the wrong kind; an unsupported dtype; a traced value where
         a static one is due.
     ValueError
-        A wrong number of kernel parameters; a grid, block or `shared_bytes` that CUDA refuses; a kernel that raises or
+        A wrong number of kernel parameters; a grid, block or `shared_bytes` that CUDA refuses; a grid of 0 for results
+        that have elements; a kernel that raises or
         asserts (nothing would say so at run time); a 64-bit result without `jax_enable_x64`.
     BuildError
         At lowering: Numba or a part of the toolchain refuses the code; a kernel returns a value; the CPU is asked
@@ -141,6 +142,11 @@ def kernel_call(
         raise ValueError(f"kernel_call of {name}: out_shape holds no result; a kernel writes at least one")
     typed_scalars = _check_scalars(name, scalars)
     grid_sizes = _sizes(name, "grid", grid, _GRID_LIMITS, least=0)
+    if 0 in grid_sizes and (unwritten := [shape for shape, _ in results if 0 not in shape]):
+        raise ValueError(
+            f"kernel_call of {name}: grid={grid!r} launches nothing, and so a result of shape {unwritten[0]} would be written by "
+            "nobody: take a block at least, or do without the call where there is nothing to do"
+        )
     if math.prod(block_sizes := _sizes(name, "block", block, _BLOCK_LIMITS, least=1)) > _THREADS_OF_A_BLOCK:
         raise ValueError(
             f"kernel_call of {name}: block={block!r} has {math.prod(block_sizes)} threads; "

@@ -449,6 +449,7 @@ def test_call():
         (lambda: call(grid=(1, 1, 1)), ValueError, "3 dimensions.*batch of jax.vmap"),
         (lambda: call(grid=()), ValueError, "0 dimensions"),
         (lambda: call(grid=-1), ValueError, "-1 is not from 0"),
+        (lambda: call(grid=(4, 0)), ValueError, r"grid=\(4, 0\) launches nothing, and so a result of shape \(4,\)"),
         (lambda: call(grid=(1, 70_000)), ValueError, "70000 is not from 0 to 65535"),
         (lambda: call(grid=1.5), TypeError, "grid is 1.5; expected an int"),
         (lambda: call(grid=True), TypeError, "grid is True"),
