@@ -291,7 +291,8 @@ def test_rows_of_events(platform):
     last = event(lambda t, y, rate: y[1] - 0.5, terminal=2, direction=-1)
 
     def run(rate, **settings):
-        return solve_ivp(turning, (0.0, 10.0), [1.0, 0.0], args=(rate,), events=[zero, last], max_events=np.int64(3), **settings)
+        events = dict(events=[zero, last], max_events=np.int64(3))
+        return solve_ivp(turning, (0.0, 10.0), [1.0, 0.0], args=(rate,), **events, **settings)
 
     with pytest.warns(UserWarning, match="event 0 happened 4 times, of which the first 3 are in t_events") as warned:
         one = run(1.5, t_eval=[1.0, 5.0, 9.9])

@@ -454,7 +454,8 @@ STATIC = {
     "predictive": lambda i, b: Solver("kvaerno3", controller="gustafsson", force_dtmin=b(False)),
     "Krylov": lambda i, b: Solver("kvaerno3", linear_solver="gmres", krylov_dimension=i(3)),
     "Neumann": lambda i, b: Solver("ros3p", linear_solver="gmres", preconditioner="neumann", neumann_degree=i(3)),
-    "code": lambda i, b: Solver(fastmath=b(True), unroll=i(4), inline_f=b(True), block=i(64), checkpoints=i(4), directions=i(2)),
+    "code": lambda i, b: Solver(fastmath=b(True), unroll=i(4), inline_f=b(True), block=i(64)),
+    "derivatives": lambda i, b: Solver(checkpoints=i(4), directions=i(2)),
     "choice": lambda i, b: (check_choice("throw", b(True), (True, False)), check_choice("derivative", i(1), (0, 1))),
     "tableau": lambda i, b: ButcherTableau(name="midpoint", order=i(2), a=[["1/2"]], b=[0, 1]),
 }
@@ -464,7 +465,8 @@ STATIC = {
 @pytest.mark.parametrize("name", STATIC)
 def test_static_numbers_of_numpy(name):
     """They are Python's, be they NumPy's or JAX's."""
-    plain, *others = (STATIC[name](*kinds) for kinds in ((int, bool), (np.int64, np.bool_), (np.asarray,) * 2, (jnp.asarray,) * 2))
+    kinds = ((int, bool), (np.int64, np.bool_), (np.asarray, np.asarray), (jnp.asarray, jnp.asarray))
+    plain, *others = (STATIC[name](*one) for one in kinds)
     leaves, structure = jax.tree.flatten(plain)
     for other in others:
         assert jax.tree.structure(other) == structure and repr(other) == repr(plain)

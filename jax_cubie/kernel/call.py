@@ -68,8 +68,8 @@ def kernel_call(
         A `jax.ShapeDtypeStruct`, or a pytree of them: shape and dtype of the results of one launch, not batched.
         The kernel takes them in the order of `jax.tree.leaves`, which sorts the keys of a dict.
     grid
-        Blocks, one or two numbers; 0, which launches nothing, where results have no elements. The third dimension is the batch of `jax.vmap`: `blockIdx.z` and
-        `gridDim.z` are not for the kernel.
+        Blocks, one or two numbers; 0, which launches nothing, only where results have no elements. The third dimension is
+        the batch of `jax.vmap`: `blockIdx.z` and `gridDim.z` are not for the kernel.
     block
         Threads of a block, one to three numbers; at most 1024 in all.
     shared_bytes
@@ -144,8 +144,8 @@ def kernel_call(
     grid_sizes = _sizes(name, "grid", grid, _GRID_LIMITS, least=0)
     if 0 in grid_sizes and (unwritten := [shape for shape, _ in results if 0 not in shape]):
         raise ValueError(
-            f"kernel_call of {name}: grid={grid!r} launches nothing, and so a result of shape {unwritten[0]} would be written by "
-            "nobody: take a block at least, or do without the call where there is nothing to do"
+            f"kernel_call of {name}: grid={grid!r} launches nothing, and so a result of shape {unwritten[0]} would be "
+            "written by nobody: take a block at least, or do without the call where there is nothing to do"
         )
     if math.prod(block_sizes := _sizes(name, "block", block, _BLOCK_LIMITS, least=1)) > _THREADS_OF_A_BLOCK:
         raise ValueError(

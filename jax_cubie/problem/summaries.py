@@ -21,7 +21,7 @@ from ..outputs.summaries import Asked, Crossing, Fold, Group, Summaries, Window
 from ..outputs.summary import Summary
 from ..settings import concrete
 from ..times import as_array, check_scalar, difference
-from ..translate import trace
+from ..translate import check_dtype, trace
 from .state import State
 from .tracing import Arguments, Extra
 
@@ -258,7 +258,7 @@ class SummaryReader:
         if result is not None:
             check_signature(result, "result(carry)", 1)
         names = [f"fold{number}_{step}" for step in ("init", "update", "result")]
-        ended = trace(conclude, *avals, *args.avals)
+        ended = trace(conclude, *avals, *args.avals, said=f"result of {said}")
         self._jaxprs |= {
             names[0]: Extra(("t", "y"), trace(begin, *time_and_state, *args.avals), f"init of {said}", apart=True),
             names[1]: Extra(
@@ -361,6 +361,8 @@ def along(flat: Field, slope: Field) -> Field:
 def _real(leaf: Any, said: str, expected: str = "real numbers") -> Any:
     if not eqx.is_array_like(leaf):
         raise TypeError(f"what {said} returns has a leaf of type {type(leaf).__name__}: expected {expected}")
+    if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.extended):  # a key
+        check_dtype(said, leaf)
     if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
         raise TypeError(f"what {said} returns has a complex leaf: expected {expected}, its real and imaginary parts")
     return leaf

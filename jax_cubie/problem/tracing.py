@@ -350,7 +350,7 @@ def _trace_output(output: Output, state: State, args: Arguments) -> tuple[Any, A
         return [jnp.asarray(leaf) for leaf in leaves]
 
     args.check_signature(output.call, output.name)
-    closed = trace(flat, *_time_and_state(state), *args.avals)
+    closed = trace(flat, *_time_and_state(state), *args.avals, said=said)
     if not closed.out_avals:
         raise ValueError(f"{said} returns no arrays (structure {structures[-1]}): there is nothing to save")
     return closed, structures[-1]

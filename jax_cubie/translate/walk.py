@@ -28,14 +28,15 @@ from .rules_elementwise import SCALAR
 _ELEMENTWISE = frozenset({*SCALAR, "convert_element_type", "dot_general"})
 
 
-def trace(fn: Callable[..., Any], *avals: jax.ShapeDtypeStruct) -> jex.ClosedJaxpr:
-    """The jaxpr of ``fn``, which takes flat arrays and returns an array or a flat sequence of arrays."""
+def trace(fn: Callable[..., Any], *avals: jax.ShapeDtypeStruct, said: str = "the function") -> jex.ClosedJaxpr:
+    """The jaxpr of ``fn``, which the user calls ``said``, and which takes flat arrays and returns an array or a flat sequence
+    of arrays."""
     with as_of_one_device():
         closed = jax.make_jaxpr(fn)(*avals)
     if any(varying(jax.typeof(value)) for value in closed.consts):
         closed = jex.ClosedJaxpr(_of_one_device(closed.jaxpr, {}), closed.consts)
     for aval in (*avals, *closed.out_avals):
-        check_dtype("the function", aval)
+        check_dtype(said, aval)
     return closed
 
 

@@ -229,7 +229,8 @@ def test_observations_on_either_side_of_a_dose():
 @pytest.mark.parametrize("lag", [0.0, 1.5])
 def test_a_steady_state_at_the_beginning(lag):
     """Of one compartment, against the sum of a geometric series."""
-    table = read_dose_table(records(TIME=[48, 60], AMT=[100, 0], EVID=[1, 0], II=[12, 0], SS=[1, 0]), gut, steady_doses=np.int64(40))
+    columns = dict(TIME=[48, 60], AMT=[100, 0], EVID=[1, 0], II=[12, 0], SS=[1, 0])
+    table = read_dose_table(records(**columns), gut, steady_doses=np.int64(40))
     equal(table.t0, [48 - 40 * 12])
     equal(table.ts, [[60]])
     found = jumps(of_subject(table, 0), lag=lag)

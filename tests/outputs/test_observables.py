@@ -145,6 +145,8 @@ def test_wrong_functions():
         run(observables=lambda t, y, rate: ())
     with pytest.raises(TypeError, match="what observables returns has a leaf of type str"):
         run(observables=lambda t, y, rate: "y")
+    with pytest.raises(NotImplementedError, match="`observables` cannot be translated.*: complex64 has no place in a kernel"):
+        run(observables=lambda t, y, rate: rate * 1j)
     with pytest.raises(TypeError, match=r"is called as observables\(t, y, args\)"):
         run(observables=lambda t, y: y)
     inspected = Solver().inspect(field, 0.0, 1.2, jax.tree.map(np.float32, Y0), 2.0, observables=observe, target="cuda:90")

@@ -577,6 +577,10 @@ def test_wrong_summaries():
         run({"a": Summary.max(lambda t, y, args: ())})
     with pytest.raises(TypeError, match=r"of of summaries\['a'\] returns has a complex leaf"):
         run({"a": Summary.max(lambda t, y, args: y * 1j)})
+    with pytest.raises(NotImplementedError, match=r"`of of summaries\['a'\]` cannot be translated.*: key<fry> has no place"):
+        run({"a": Summary.max(lambda t, y, args: jax.random.key(0))})
+    with pytest.raises(NotImplementedError, match=r"`result of summaries\['a'\]` cannot be translated.*: float16 has no place"):
+        run({"a": Summary(lambda t, y, args: y, lambda c, t, y, args: y, lambda c: jnp.float16(1))})
     with pytest.raises(TypeError, match=r"is called as of\(t, y, args\)"):
         run({"a": Summary.max(lambda y: y)})
     for wrong in (0, -1, 2.5, True):
