@@ -16,7 +16,7 @@ from kernel.sample_kernels import saxpy
 from kernel.sample_lanes import counting
 from solve_helpers import all_are, assert_same_bits
 
-from jax_cubie import SaveAt, solve
+from jax_cubie import SaveAt, Summary, solve
 
 DEVICES = jax.device_count()
 LANES, OTHERS = 4 * DEVICES, 2 * DEVICES
@@ -317,6 +317,31 @@ def test_shard_map_over_what_functions_close_over():
     mapped = jax.shard_map(slopes, mesh=mesh, in_specs=(P("x"), P("x")), out_specs=P("x"))
     expected, found = plain(slopes, RATE, push), jax.jit(mapped)(put(mesh, RATE, "x"), put(mesh, push, "x"))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), found, expected)
+
+
+def test_shard_map_over_functions_of_summaries():
+    """Their derivatives are JAX's own: of branches, loops, functions with rules, and what is closed over."""
+
+    def last(rate, push):
+        def update(carry, t, y, args):
+            count, total = carry
+            more = jax.lax.cond(t < 0.3, lambda y: push * y, lambda y: jax.nn.softplus(y - args[1]), y[0])
+            return count + 1, jax.lax.fori_loop(0, 2, lambda number, total: total + number * more, total)
+
+        mean = Summary(lambda t, y, args: (jnp.int32(0), 0.0), update, lambda carry: carry[1] / carry[0])
+        solved = solve(field, 0.0, 1.0, jnp.ones(2, jnp.float32), (rate, push), summaries={"mean": mean}, max_steps=20, rtol=1e-3)
+        return solved.summaries["mean"]
+
+    def total(rate, push):
+        return jnp.sum(jax.vmap(last, (0, None))(rate, push))
+
+    mesh, push = mesh_of(AxisType.Auto), np.linspace(-1.0, 1.0, LANES, dtype=np.float32)
+    of_all = jax.vmap(jax.grad(last, (0, 1))), P("x"), push, (P("x"), P("x"))
+    of_sum = jax.grad(total, (0, 1)), P(), push[0], (P("x"), P())
+    for slopes, spec, given, places in (of_all, of_sum):
+        mapped = jax.jit(jax.shard_map(slopes, mesh=mesh, in_specs=(P("x"), spec), out_specs=places))
+        expected, found = plain(slopes, RATE, given), mapped(put(mesh, RATE, "x"), put(mesh, given, *spec))
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), found, expected)
 
 
 @each_kind

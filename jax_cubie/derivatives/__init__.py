@@ -4,7 +4,7 @@
 primitive takes and gives, and what depends on what. `bind.py`: the four primitives. `solve_rules.py`, `linear_rules.py` and
 `second_rules.py`: their rules. `lowering.py`: from them to launches. `kernels.py`: the kernels. `rule_content.py`: what tells
 derivatives of equal programs apart. `summaries.py`: derivatives of summaries, by solves of their own; `folds.py`: of those
-that are functions of the user's. `refused.py`: of results that have none.
+that are functions of the user's, which `evaluation.py` evaluates. `refused.py`: of results that have none.
 
 | primitive | gives | runs |
 |---|---|---|

@@ -12,12 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..kernel.partition import call_alike
 from ..operands import Traced, window_of
 from ..outputs import Saving
 from ..outputs.summaries import LATE, Fold, Window, missing
 from ..problem import Problem
 from ..solution import is_fine
+from .evaluation import evaluate
 
 
 def begin_of(window: Window, given: Mapping[str, Any]) -> Any:
@@ -109,4 +109,4 @@ def _of_inputs(traced: Traced, given: Mapping[str, Any]) -> Callable[..., list[A
             values.append(jnp.zeros((), traced.numbers[operand]))
         else:
             values.append(given[operand] if window is None else given[operand][: window.rows])
-    return lambda *inputs: call_alike(traced.call, *inputs, *values)
+    return lambda *inputs: evaluate(traced.call, *inputs, *values)

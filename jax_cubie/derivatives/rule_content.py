@@ -55,7 +55,7 @@ def _inside(jaxpr: jex.Jaxpr, depth: int) -> Iterator[str]:
                     yield from _inside(inner, depth)
         if eqn.primitive.name in _RULED and depth:
             try:
-                rule = _derivative(jaxpr, eqn)
+                rule = derivative_of(jaxpr, eqn)
             except Exception:  # it raises again where it is used, with what the user has to know
                 yield _unlike_any()
             else:
@@ -76,7 +76,7 @@ def _unlike_any() -> str:
     return f"number {next(_numbers)}"
 
 
-def _derivative(jaxpr: jex.Jaxpr, eqn: Any) -> jex.ClosedJaxpr:
+def derivative_of(jaxpr: jex.Jaxpr, eqn: Any) -> jex.ClosedJaxpr:
     """The derivative of a call of a function that has a rule, by all of its floats, as that rule gives it. eqn: in jaxpr."""
     inputs, outputs = ([jex.Var(one.aval) for one in ends] for ends in (eqn.invars, eqn.outvars))
     avals: list[Any] = [one.aval for one in inputs]

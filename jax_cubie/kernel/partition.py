@@ -12,12 +12,11 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.core
-import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.mlir import ir, lower_with_sharding_in_types
@@ -133,48 +132,6 @@ def as_of_one_device() -> contextlib.AbstractContextManager[Any]:
         return config._check_vma(False)
     except Exception:
         return contextlib.nullcontext()
-
-
-def call_alike(function: Callable[..., list[Any]], *arrays: Any) -> list[Any]:
-    """`function(*arrays)`, for one that was traced as of one device (`as_of_one_device`). Inside of `shard_map` all that it
-    computes varies over every axis that one of the arrays varies over, also inside of loops and branches."""
-    arrays = tuple(vary_alike(arrays))
-    axes = tuple(sorted(varying(jax.typeof(arrays[0])))) if arrays else ()
-    if not axes:
-        return function(*arrays)
-    with as_of_one_device():
-        closed = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays))
-    return _evaluate(closed.jaxpr, closed.consts, arrays, axes)
-
-
-def _evaluate(jaxpr: Any, consts: Sequence[Any], arrays: Sequence[Any], axes: tuple[str, ...]) -> list[Any]:
-    """What a jaxpr without such axes makes of arrays that vary over these."""
-
-    def vary(value: Any) -> Any:
-        missing = frozenset(axes) - varying(jax.typeof(value))
-        return jax.lax.pcast(value, tuple(sorted(missing)), to="varying") if missing else value
-
-    def retyped(parameter: Any) -> Any:
-        if isinstance(parameter, (tuple, list)):
-            return type(parameter)(map(retyped, parameter))
-        if not isinstance(parameter, (jex.ClosedJaxpr, jex.Jaxpr)):
-            return parameter
-        closed = parameter if isinstance(parameter, jex.ClosedJaxpr) else jex.ClosedJaxpr(parameter, ())
-        inputs = [vary(jnp.zeros(aval.shape, aval.dtype)) for aval in closed.in_avals]
-        found = jax.make_jaxpr(lambda *given: _evaluate(closed.jaxpr, closed.consts, given, axes))(*inputs)
-        return found if isinstance(parameter, jex.ClosedJaxpr) else found.jaxpr
-
-    values = dict(zip((*jaxpr.constvars, *jaxpr.invars), map(vary, (*consts, *arrays)), strict=True))
-
-    def read(atom: Any) -> Any:
-        return vary(atom.val) if isinstance(atom, jex.Literal) else values[atom]
-
-    for eqn in jaxpr.eqns:
-        bound = eqn.primitive.get_bind_params({name: retyped(one) for name, one in eqn.params.items()})
-        functions, parameters = ((), bound) if isinstance(bound, dict) else bound  # JAX 0.9 gives two
-        found = eqn.primitive.bind(*functions, *map(read, eqn.invars), **parameters)
-        values |= zip(eqn.outvars, map(vary, found if eqn.primitive.multiple_results else [found]), strict=True)
-    return [read(atom) for atom in jaxpr.outvars]
 
 
 def join(parts: Sequence[jax.Array]) -> jax.Array:
