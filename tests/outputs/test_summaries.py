@@ -514,7 +514,8 @@ def test_derivatives_of_folds(every):
     def update(carry, t, y, rate):
         """Trapezia, over where it is fast."""
         time, place = carry["before"]
-        share = jnp.where(carry["fast"], 0.5 * rate * (t - time) * (jnp.sin(place) + jnp.sin(y[0])), 0.0)
+        sums = jnp.sin(place) + jnp.sin(y[0])
+        share = jax.lax.cond(carry["fast"], lambda sums: 0.5 * rate * (t - time) * sums, jnp.zeros_like, sums)
         carry = carry | {"before": (t, y[0]), "fast": y[1] > 0.5}
         return carry | {"area": carry["area"] + share, "points": carry["points"] + 1}
 
