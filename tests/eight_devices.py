@@ -329,8 +329,8 @@ def test_shard_map_over_functions_of_summaries():
             return count + 1, jax.lax.fori_loop(0, 2, lambda number, total: total + number * more, total)
 
         mean = Summary(lambda t, y, args: (jnp.int32(0), 0.0), update, lambda carry: carry[1] / carry[0])
-        solved = solve(field, 0.0, 1.0, jnp.ones(2, jnp.float32), (rate, push), summaries={"mean": mean}, max_steps=20, rtol=1e-3)
-        return solved.summaries["mean"]
+        more = {"summaries": {"mean": mean}, "max_steps": 20, "rtol": 1e-3}
+        return solve(field, 0.0, 1.0, jnp.ones(2, jnp.float32), (rate, push), **more).summaries["mean"]
 
     def total(rate, push):
         return jnp.sum(jax.vmap(last, (0, None))(rate, push))
