@@ -80,7 +80,8 @@ class RESULTS(eqx.Enumeration, metaclass=_Listed):  # pyright: ignore[reportGene
     nonlinear_divergence = (
         "The nonlinear equations of an implicit step were not solved, and smaller steps did not mend it. Check that the vector "
         "field is smooth there; else take smaller steps or allow more iterations by newton_max_steps=, and do not ask for more "
-        "by newton_rtol= and newton_atol= than y0's dtype holds."
+        "by newton_rtol= and newton_atol= than y0's dtype holds. Of a singular mass matrix that is traced or batched say by "
+        "mass_pattern= where it is 0."
     )
     linear_divergence = (
         "A linear system of an implicit step was not solved by its iteration, and smaller steps did not mend it. Allow more "
