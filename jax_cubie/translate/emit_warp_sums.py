@@ -56,9 +56,9 @@ def emit_warp_sums(emitter: Emitter, sums: WarpSums, rows: Rows, term: Callable[
     thread = b.zext(warp.thread_of_warp(emitter), INT64)
     across, along = b.lshr(thread, INT64(2)), b.and_(thread, INT64(3))
     tiles = -(-sums.outputs // _TILE_OUTPUTS)
-    at_once = min(_SUMS_AT_ONCE // (4 * tiles), warp.WARP // _TILE_THREADS)
-    count = warp.WARP // _TILE_THREADS // at_once
-    with emitter.loop(count, 1) as turn:
+    groups = warp.WARP // _TILE_THREADS
+    at_once = next(count for count in (4, 2, 1) if 4 * tiles * count <= _SUMS_AT_ONCE)
+    with emitter.loop(groups // at_once, 1) as turn:
         begin = b.mul(turn, INT64(at_once * _TILE_THREADS))
         totals = _totals(emitter, sums, rows, weights, (across, along), begin, at_once, tiles)
         warp.synchronise(emitter)

@@ -120,8 +120,13 @@ class WarpSums:
     stride: int = 1
 
     @property
+    def columns(self) -> int:
+        """Elements of a row of the matrix, as it lies in memory."""
+        return self.outputs if self.fast else self.terms
+
+    @property
     def words(self) -> int:
-        """Of the row."""
+        """Of the thread's row."""
         return max(self.outputs, -(-self.terms // 8) * 8)
 
 

@@ -40,8 +40,10 @@ def by_warps(program: Program, matrices: Iterable[int]) -> Program:
             region.append(latest.whole)
             body = tuple(latest.take if one is latest.instruction else one for one in attribute[1])
             instruction = (dest, op, dtype, args, (attribute[0], body))
-        elif op == "sums" and latest is not None and latest.is_rest(instruction, constants):
+        elif latest is not None and op == "sums" and latest.is_rest(instruction, constants):
             instruction = (-1, "take", dtype, args[:1], (attribute.out, attribute.count))
+        elif latest is not None and latest.is_past(instruction):
+            latest = None
         region.append(instruction)
     return replace(program, instructions=_at_home(tuple(region)))
 
@@ -59,8 +61,8 @@ def pitches(program: Program) -> dict[int, tuple[int, int]]:
     found = {}
     for _, op, _, _, sums in program.instructions:
         if op == "warp_sums":
-            columns, bank = (sums.outputs, 8) if sums.fast else (sums.terms, 4)
-            found[sums.matrix] = columns, columns + (bank - columns) % 32
+            columns = sums.columns
+            found[sums.matrix] = columns, columns + ((8 if sums.fast else 4) - columns) % 32
     return found
 
 
@@ -85,6 +87,11 @@ class _Product:
     def take(self) -> Instruction:
         return (-1, "take", self.instruction[2], self.instruction[3][:1], (self.sums.out, self.sums.count))
 
+    def is_past(self, instruction: Instruction) -> bool:
+        """Whether that writes where the vector is: what follows is no element of this product."""
+        memory = self.sums.vector
+        return memory is not None and memory[0] == "local" and _touches((instruction,), memory[1])[1]
+
     def is_rest(self, instruction: Instruction, constants: Mapping[int, int]) -> bool:
         """Whether that computes the elements that the loop leaves."""
         rest = self.outputs % TOGETHER
@@ -98,16 +105,20 @@ class _Product:
 def _products(program: Program, matrices: Iterable[int]) -> Iterable[tuple[int, _Product]]:
     """Where the loops over such products are: those that every thread comes to, with one product each."""
     constants, matrices = _constants(program.instructions), set(matrices)
+    columns: dict[int, int] = {}  # of an input that is matrices of several shapes, one lies as it has to
     for position, (index, op, _, _, attribute) in enumerate(program.instructions):
         if op != "for":
             continue
         extent, body = attribute
         for one in body:
             if one[1] == "sums" and one[4].matrix[0] == "input" and one[4].matrix[1] in matrices:
-                outputs = math.prod(program.inputs[one[4].matrix[1]][0]) // one[4].terms
-                if extent == outputs // TOGETHER and _is_whole(one, index, body, outputs, constants):
-                    yield position, _Product(one, outputs)
-                    break
+                number = one[4].matrix[1]
+                found = _Product(one, math.prod(program.inputs[number][0]) // one[4].terms)
+                if extent == found.outputs // TOGETHER and _is_whole(one, index, body, found.outputs, constants):
+                    lies = found.whole[4].columns
+                    if columns.setdefault(number, lies) == lies:
+                        yield position, found
+                        break
 
 
 def _is_whole(one: Instruction, index: int, body: Region, outputs: int, constants: Mapping[int, int]) -> bool:
@@ -126,6 +137,7 @@ def _is_whole(one: Instruction, index: int, body: Region, outputs: int, constant
         and outputs * sums.terms >= _LEAST_PRODUCTS
         and outputs <= _MOST
         and made.keys().isdisjoint(vector)
+        and index not in vector
         and (sums.vector is None or sums.vector[0] == "input" or not _touches(body, sums.vector[1])[1])
     )
 
@@ -140,16 +152,18 @@ def _constants(region: Region) -> dict[int, int]:
 def _at_home(region: Region) -> Region:
     """The array that most products are of, in the row: then nobody has to hand it over."""
     constants = _constants(region)
-    loads = {
-        dest: (memory[1], constants.get(args[0]))
-        for dest, op, _, args, memory in region
-        if op == "load" and memory[0] == "local"
-    }
-    homes = {
-        place: number
-        for place, (_, op, _, args, sums) in enumerate(region)
-        if op == "warp_sums" and (number := _array_of(args, sums, loads, constants)) is not None
-    }
+    homes: dict[int, int] = {}
+    loads: dict[int, tuple[int, int | None]] = {}  # with what their arrays still hold
+    for place, instruction in enumerate(region):
+        dest, op, _, args, attribute = instruction
+        if op == "warp_sums":
+            if (number := _array_of(args, attribute, loads, constants)) is not None:
+                homes[place] = number
+            loads = {}
+        elif op == "load" and attribute[0] == "local":
+            loads[dest] = attribute[1], constants.get(args[0])
+        elif written := {number for one in _all((instruction,)) for number in local_writes(one)}:
+            loads = {dest: load for dest, load in loads.items() if load[0] not in written}
     uses = Counter(homes.values())
     for number, _ in uses.most_common():
         if _may_live(number, region):
@@ -179,6 +193,8 @@ def _may_live(number: int, region: Region) -> bool:
     """
     constants = _constants(region)
     size = next(i[4][1] for i in region if i[1] == "alloc" and i[4][0] == number)
+    if size > max(i[4].words for i in region if i[1] == "warp_sums"):
+        return False
     for one in _all(region):
         if one[1] == "sums" and one[4].matrix == ("local", number):
             return False
@@ -196,7 +212,7 @@ def _may_live(number: int, region: Region) -> bool:
                 kept = _written_over(region[place], number, constants) if [place] == takes else 0
             if reads or (writes and not kept):
                 return False
-        behind = region[takes[-1] + 1 : end]
+        behind = region[takes[-1] + 1 : end + 1]  # the next product, too
         before = any(_touches(region[:begin], number))
         if kept == size or not before and not kept:
             continue

@@ -170,6 +170,34 @@ def test_what_stands_in_the_way():
         check(f, (w, v), 48, products, handed_over)
 
 
+@pytest.mark.parametrize("unroll, handed_over", [(1, 4), (128, 3)])
+def test_two_products_of_one_vector(unroll, handed_over):
+    """The first one leaves its elements where the vector was, that of the second one, too."""
+
+    def heads(t, y, args):
+        first, one, other, *last = args
+        h = jnp.sin(first @ y)
+        return last[0] @ jnp.tanh(one @ h) + jnp.sin(last[1] @ jnp.tanh(other @ h))
+
+    check(heads, tuple(w for w, _ in layers_of(*[48] * 6)), 48, 4, handed_over, unroll=unroll)
+
+
+@pytest.mark.parametrize("unroll", [1, 64])
+def test_an_array_that_is_longer_than_a_row(unroll):
+    wide, w, last = np.ones((300, 3), np.float32) / 3, layers_of(64, 64)[0][0], layers_of(64, 3)[0][0]
+
+    def beginning(t, y, args):
+        h = jnp.tanh(args[0] @ y)
+        return args[2] @ jnp.tanh(args[1] @ h[:64] + h[100:].sum() * 0.005)
+
+    check(beginning, (wide, w, last), 3, 1, 1, unroll=unroll)
+
+
+def test_a_matrix_of_two_shapes():
+    """It lies in memory as the first product has it."""
+    check(lambda t, y, w: jnp.sin(w.reshape(64, 32) @ jnp.tanh(w @ y)), layers_of(64, 32)[0][0], 64, 1, 1)
+
+
 @given(st.data())
 @settings(deadline=None, max_examples=15)
 def test_random_networks(data):
