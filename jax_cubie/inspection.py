@@ -36,7 +36,8 @@ class Inspection:
     shared_bytes: its shared memory. occupancy: how many blocks run at once on a multiprocessor (None on the host). buffers:
     for each buffer its region and its words for one lane; slots: the same with its first word in that region, and the
     buffer whose words it uses. word_bytes: bytes of a word. ptx: the PTX ("" on the host). code_bytes: the machine code;
-    image_bytes: the image around it, in which a CUDA one has its PTX, too. key: the image's name in the cache.
+    image_bytes: the image around it, in which a CUDA one has its PTX, too. key: the image's name in the cache. in_step: whether
+    the lanes of a warp take their steps together.
 
     derivative: None, "jvp", or "vjp"; `program` of the latter is f, and behind it the transposes of f and `SaveAt.fn`.
     checkpoint_bytes: what a lane keeps in the device's memory from its solve to its gradient; recording: the solve that does so
@@ -58,6 +59,7 @@ class Inspection:
     code_bytes: int
     image_bytes: int
     key: str
+    in_step: bool = False
     derivative: str | None = None
     checkpoint_bytes: int = 0
     recording: Inspection | None = None
@@ -150,6 +152,7 @@ def _inspect(kernel: Problem, problem: Problem, chosen: set[str], target: Target
         code_bytes=code_bytes(image),
         image_bytes=len(image.data),
         key=plan.key,
+        in_step=plan.in_step,
     )
 
 

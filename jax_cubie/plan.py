@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from typing import NamedTuple
 
 from .buffers import Layout, fit_block
 from .content import content
@@ -37,6 +38,13 @@ _QUEUED_THREADS = 640
 _TENSOR_CORES = 80
 # What the user calls the functions of the user's.
 _SAID = {"f": "f", "output": "SaveAt.fn", "observables": "observables"}
+
+
+class _ByWarps(NamedTuple):
+    """f with products that warps compute, and the lanes of a block."""
+
+    field: Function
+    block: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +91,11 @@ class Plan:
     def functions(self) -> tuple[Function, ...]:
         """The user's functions as this platform runs them."""
         found = self._by_warps
-        return self._arranged.functions if found is None else (found[0], *self._arranged.functions[1:])
+        return self._arranged.functions if found is None else (found.field, *self._arranged.functions[1:])
 
     @functools.cached_property
-    def _by_warps(self) -> tuple[Function, int] | None:
-        """f with products that warps compute, and the lanes of a block; None where there are none, or lanes come to f each at a
-        time of its own."""
+    def _by_warps(self) -> _ByWarps | None:
+        """None where there are no products for warps, or lanes come to f each at a time of its own."""
         problem, target = self.problem, self.target
         if target.platform == "cpu" or target.architecture < _TENSOR_CORES or problem.dtype != "float32":
             return None
@@ -96,17 +103,20 @@ class Plan:
             return None
         if not problem.method.in_step(self.dimensions) or any("f" in part.copies() for part in problem.parts):
             return None
+        if problem.stops and problem.one_size and problem.moving:
+            return None  # where a lane has stopped, it needs the tangents of its last step; those of others move on
         field = multiplied_by_warps(self._arranged.functions[0], self._arranged.operands, problem.dtype)
         for block in (128, 64, 32) if problem.block == "auto" else (int(problem.block),):
             used = warp_bytes(field, block)
             if used and block % CHUNK == 0 and self._lane_bytes * block + used <= self._half_shared:
-                return field, block
+                return _ByWarps(field, block)
         return None
 
     @property
     def _half_shared(self) -> int:
-        """Shared memory that two blocks of a multiprocessor have each."""
-        return _SHARED_KIB[self.target.architecture] * 512
+        """Shared memory that two blocks of a multiprocessor have each: it has 1 KiB more than a block may opt in to, and each
+        block takes 1 KiB besides (see `kernel.occupancy`)."""
+        return (_SHARED_KIB[self.target.architecture] - 1) * 512
 
     @property
     def row_words(self) -> int:
@@ -116,7 +126,7 @@ class Plan:
     @property
     def rows_begin(self) -> int:
         """Behind the windows of the lanes."""
-        return -(-self._lane_bytes * self.block // 16) * 16
+        return self._lane_bytes * self.block
 
     @property
     def sources(self) -> tuple[int, ...]:
@@ -256,7 +266,7 @@ class Plan:
         limit = _HOST_WINDOW_BYTES if cpu else _SHARED_KIB[self.target.architecture] * 1024
         chosen = self.problem.block
         if self._by_warps is not None:
-            return self._by_warps[1]
+            return self._by_warps.block
         wanted = _AUTO_BLOCK[self.target.platform] if chosen == "auto" else int(chosen)
         least = _LEAST_BLOCK[self.target.platform]
         if self.summed and not cpu:
@@ -290,9 +300,7 @@ class Plan:
     @property
     def window_bytes(self) -> int:
         """Shared memory of a block."""
-        sizes = {operand.name: operand.size for operand in self.words.operands}
-        ends = [one.begin + sizes[name] // one.columns * one.pitch * self.word_bytes for name, one in self.staged.items()]
-        return max([self._lane_bytes * self.block, *ends])
+        return max([self._lane_bytes * self.block, *(one.end for one in self.staged.values())])
 
     @property
     def _lane_bytes(self) -> int:

@@ -175,6 +175,8 @@ def inspection_rows(found: Any) -> Rows:
         rows.append(("registers", f"{found.registers} a thread, {spills}"))
     if found.registers or found.stack_bytes:
         rows.append(("stack", f"{found.stack_bytes:,} bytes a thread" if found.stack_bytes else "none"))
+    if found.in_step:
+        rows.append(("warp", "32 lanes, which take their steps together"))
     rows.append(("block", f"{found.block} lanes, which share {found.shared_bytes:,} bytes"))
     if (occupancy := found.occupancy) is not None:
         rows.append((

@@ -194,7 +194,7 @@ def test_a_network_on_a_gpu_reads_four_weights_at_once():
     found = inspected(schedule="queue")
     assert found.ptx.count("ld.shared.v4") >= 64 and found.ptx.count("bar.sync") == 1
     assert ".f64" not in found.ptx and found.registers <= 255 and found.spill_bytes <= 64
-    assert found.shared_bytes == 17408
+    assert found.shared_bytes == 17408 and not found.in_step and "take their steps" not in str(found)
 
 
 def test_a_network_on_a_gpu_takes_its_tensor_cores():
@@ -202,6 +202,7 @@ def test_a_network_on_a_gpu_takes_its_tensor_cores():
     found = inspected()
     assert found.ptx.count("mma.sync.aligned.m16n8k8") == 4 * 4 * 3
     assert ".f64" not in found.ptx and found.registers <= 255 and found.spill_bytes <= 64
+    assert found.in_step and "\n  warp       32 lanes, which take their steps together\n" in str(found)
     rows, matrix = 4 * 68 * 128, 4 * 64 * 72
     assert found.shared_bytes == rows + matrix + 2 * 4 * 64 + 2 * 4 * 128
 

@@ -70,9 +70,11 @@ def _copy(name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Staged:
-    """An operand in a block's shared memory: from which byte on; its rows of `columns` elements are `pitch` apart."""
+    """An operand in a block's shared memory: from which byte on, and up to which; its rows of `columns` elements are `pitch`
+    apart."""
 
     begin: int
+    end: int
     columns: int
     pitch: int
 
@@ -104,7 +106,7 @@ def stage(
         wanted += [name for name in function.operands if window_of(function.windows, name) is not None]
         if apart:  # those have to be there; and what is added to their products is read as often as these
             vectors = [name for _, name in _inputs(function) if name in named and named[name].size >= _VECTOR]
-            wanted = sorted({*wanted, *vectors}, key=lambda name: (name not in apart, named[name].size))
+            wanted = sorted(dict.fromkeys([*wanted, *vectors]), key=lambda name: (name not in apart, named[name].size))
         for name in wanted:
             operand = named[name]
             if operand.batched or operand.dtype != dtype or name in places:
@@ -113,7 +115,7 @@ def stage(
             columns, pitch = apart.get(name, (1, 1))
             end = begin + operand.size // columns * pitch * (4 if dtype == "float32" else 8)
             if end <= limit:
-                places[name], used = Staged(begin, columns, pitch), end
+                places[name], used = Staged(begin, end, columns, pitch), end
     return places
 
 
@@ -139,7 +141,7 @@ def warp_bytes(function: Function, block: int) -> int:
         math.prod(inputs[number][0]) // columns * pitch
         for number, (columns, pitch) in pitches(function.program).items()
     )
-    return 4 * (words * block + matrices) + 16 * len(inputs)
+    return 4 * (words * block + matrices)
 
 
 def _inputs(function: Function) -> Sequence[tuple[int, str]]:
