@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..operands import Function, Operand, window_of
 from ..translate.products import reads_of, transposed, weights_of
-from ..translate.warp_products import by_warps, pitches, row_words, warp_matrices
+from ..translate.warp_products import by_warps, pitches, row_words
 
 if TYPE_CHECKING:
     from ..kernel.emitter import Emitter
@@ -121,14 +121,9 @@ def stage(
 
 def multiplied_by_warps(function: Function, operands: Sequence[Operand], dtype: str) -> Function:
     """The function with products computed by warps: those of matrices that all lanes read."""
-    named = {operand.name: operand for operand in operands}
-    whole = dict(_inputs(function))
-    shared = [
-        number
-        for number in warp_matrices(function.program)
-        if number in whole and not named[whole[number]].batched and named[whole[number]].dtype == dtype
-    ]
-    return dataclasses.replace(function, program=by_warps(function.program, shared))
+    shared = {operand.name for operand in operands if not operand.batched and operand.dtype == dtype}
+    numbers = {number for number, name in _inputs(function) if name in shared}
+    return dataclasses.replace(function, program=by_warps(function.program, numbers))
 
 
 def warp_bytes(function: Function, block: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from .products import TOGETHER
@@ -21,14 +21,9 @@ _MOST = 256
 """Outputs whose sums still fit into the registers of a warp, for 8 threads at a time."""
 
 
-def warp_matrices(program: Program) -> list[int]:
-    """The inputs that are matrices of such products, in order."""
-    return sorted({found.sums.matrix[1] for _, found in _products(program, range(len(program.inputs)))})
-
-
-def by_warps(program: Program, matrices: Iterable[int]) -> Program:
-    """The program with the products of these matrices computed by warps."""
-    products = dict(_products(program, matrices))
+def by_warps(program: Program, shared: Collection[int]) -> Program:
+    """The program with products computed by warps, those of matrices among these inputs, which all threads have alike."""
+    products = dict(_products(program, shared))
     if not products:
         return program
     region, latest = [], None
@@ -78,6 +73,10 @@ class _Product:
         return self.instruction[4]
 
     @property
+    def columns(self) -> int:
+        return max(self.sums.across, self.sums.along)
+
+    @property
     def whole(self) -> Instruction:
         sums = self.sums
         whole = WarpSums(sums.matrix[1], sums.across == 1, self.outputs, sums.terms, sums.vector, sums.stride)
@@ -102,23 +101,22 @@ class _Product:
         )
 
 
-def _products(program: Program, matrices: Iterable[int]) -> Iterable[tuple[int, _Product]]:
+def _products(program: Program, shared: Collection[int]) -> Iterable[tuple[int, _Product]]:
     """Where the loops over such products are: those that every thread comes to, with one product each."""
-    constants, matrices = _constants(program.instructions), set(matrices)
-    columns: dict[int, int] = {}  # of an input that is matrices of several shapes, one lies as it has to
+    constants = _constants(program.instructions)
+    columns: dict[int, int] = {}  # an input that is matrices of several shapes lies in memory as one of them has it
     for position, (index, op, _, _, attribute) in enumerate(program.instructions):
         if op != "for":
             continue
         extent, body = attribute
         for one in body:
-            if one[1] == "sums" and one[4].matrix[0] == "input" and one[4].matrix[1] in matrices:
-                number = one[4].matrix[1]
+            if one[1] == "sums" and one[4].matrix[0] == "input" and (number := one[4].matrix[1]) in shared:
                 found = _Product(one, math.prod(program.inputs[number][0]) // one[4].terms)
-                if extent == found.outputs // TOGETHER and _is_whole(one, index, body, found.outputs, constants):
-                    lies = found.whole[4].columns
-                    if columns.setdefault(number, lies) == lies:
-                        yield position, found
-                        break
+                if extent != found.outputs // TOGETHER or not _is_whole(one, index, body, found.outputs, constants):
+                    continue
+                if columns.setdefault(number, found.columns) == found.columns:
+                    yield position, found
+                    break
 
 
 def _is_whole(one: Instruction, index: int, body: Region, outputs: int, constants: Mapping[int, int]) -> bool:

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jax_cubie import SaveAt, Solver
+from jax_cubie import SaveAt, Solver, steady_state
+from jax_cubie.derivatives.chain import differentiable, tangent_of
+from jax_cubie.derivatives.kernels import forward_kernel
 from jax_cubie.kernel.target import Target
 from jax_cubie.plan import Plan
 from jax_cubie.problem import make_request
@@ -226,6 +228,30 @@ def test_random_networks(data):
     products = count(plan.field.program)
     handed = sum(i[1] == "warp_sums" and i[4].vector != ROW for i in plan.field.program.instructions)
     check(f, layers, n, products, handed)
+
+
+def test_where_weights_lie():
+    """The matrix that warps multiply first; what else is there by its size, and else in order: in each process alike."""
+    plan = plan_of(network, layers_of(2, 64, 64, 2), 2)
+    sizes = {operand.name: operand.size for operand in plan.words.operands}
+    matrix, *others = plan.staged
+    assert sizes[matrix] == 64 * 64 and len(others) == 4
+    assert others == sorted(others, key=lambda name: (sizes[name], name))
+    ends = [plan.rows_begin + 4 * plan.row_words * plan.block, *(one.end for one in plan.staged.values())]
+    assert [one.begin for one in plan.staged.values()] == ends[:-1] and plan.window_bytes == ends[-1]
+
+
+def test_lanes_that_stop_after_steps_of_a_size_that_moves_go_alone():
+    """A lane that waits for others would lose the tangents of its last step's time."""
+
+    def together(controller: str) -> bool:
+        solver, y0 = Solver("tsit5", controller=controller), jnp.zeros(2, jnp.float32)
+        given = network, 0.0, 1.0, y0, layers_of(2, 64, 64, 2), SaveAt(t1=True), 0.1
+        problem = make_request(solver, *given, events=steady_state(1e-3, 1e-3)).problem
+        kernel = forward_kernel(tangent_of(problem, [k for k, can in enumerate(differentiable(problem)) if can]), None)
+        return Plan(kernel, kernel.operands, 0, Target.parse("cuda:90")).in_step
+
+    assert together("pid") and not together("fixed")
 
 
 def test_who_takes_steps_together():
