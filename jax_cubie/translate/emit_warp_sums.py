@@ -1,8 +1,8 @@
 """Writes products that a CUDA warp computes together, as LLVM IR.
 
 Tensor cores multiply numbers of 11 bits. A float32 is the sum of two such, the second of which is what the first one leaves,
-and a product of two float32 the sum of three of theirs: what is left out is below 2^-21 of it, as sums' own rounding is. What an
-infinite number leaves is no number, and so are products with it.
+and a product of two float32 the sum of three of theirs: what is left out is below 2^-21 of it, as sums' own rounding is. What
+an infinite number leaves is no number, and so are products with it.
 (Ootomo and Yokota, Recovering single precision accuracy from Tensor Cores while surpassing the FP32 theoretical peak
 performance, 2022.)
 """
