@@ -207,7 +207,7 @@ def test_a_network_on_a_gpu_takes_its_tensor_cores():
     assert found.shared_bytes == rows + matrix + 2 * 4 * 64 + 2 * 4 * 128
 
 
-@pytest.mark.parametrize("sizes", [(2, 64, 64, 2), (3, 50, 39, 3), (5, 128, 128, 5)])
+@pytest.mark.parametrize("sizes", [(2, 64, 64, 2), (3, 50, 39, 3), (4, 70, 72, 4), (5, 128, 128, 5)])
 @pytest.mark.parametrize("dt0", [0.01, None])
 def test_lanes_that_take_steps_together_on_cuda(cuda, sizes, dt0):
     """Results are those of lanes that go alone, whatever a lane's neighbours do, and whatever becomes of them."""

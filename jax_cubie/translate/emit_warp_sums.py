@@ -47,7 +47,7 @@ class Rows:
 
 def emit_warp_sums(emitter: Emitter, sums: WarpSums, rows: Rows, term: Callable[[int | Value], Value] | None) -> None:
     """Writes the product into the threads' rows. term(k): element k of the vector; None: it is there."""
-    b, weights = emitter.builder, rows.weights(sums.matrix)
+    b, weights = emitter.builder, rows.weights(sums.matrix[1])
     terms = -(-sums.terms // _TILE_TERMS) * _TILE_TERMS
     if term is not None:
         _hand_over(emitter, sums, rows, term)

@@ -152,6 +152,5 @@ def transposed(program: Program, places: Mapping[int, int]) -> Program:
 
 def weights_of(program: Program) -> list[int]:
     """The inputs that products read as matrices, in order."""
-    found = {i[4].matrix for i, _ in program.walk() if i[1] == "sums"}
-    by_warps = {i[4].matrix for i, _ in program.walk() if i[1] == "warp_sums"}
-    return sorted({number for space, number in found if space == "input"} | by_warps)
+    found = {i[4].matrix for i, _ in program.walk() if i[1] in ("sums", "warp_sums")}
+    return sorted(number for space, number in found if space == "input")

@@ -106,13 +106,13 @@ class Sums:
 
 @dataclass(frozen=True)
 class WarpSums:
-    """The whole product of a matrix, all of the input `matrix`, and a vector, which a warp computes for its 32 threads at once.
+    """The whole product of a matrix, all of an input, and a vector, which a warp computes for its 32 threads at once.
 
     The elements begin the thread's row, over what was there. fast: whether outputs, not terms, run fastest in the matrix. The
     vector's elements are arguments, lie in the memory `vector`, `stride` apart, or begin the row already.
     """
 
-    matrix: int
+    matrix: tuple[str, int]
     fast: bool
     outputs: int
     terms: int
@@ -145,10 +145,8 @@ def local_reads(instruction: Instruction) -> list[int]:
     op, attribute = instruction[1], instruction[4]
     if op == "load":
         read = [attribute]
-    elif op == "sums":
+    elif op in ("sums", "warp_sums"):
         read = [attribute.matrix, *([] if attribute.vector is None else [attribute.vector])]
-    elif op == "warp_sums":
-        read = [] if attribute.vector is None else [attribute.vector]
     else:
         read = []
     return [number for space, number in read if space == "local"]
@@ -196,17 +194,16 @@ class Program:
         """The inputs that it reads."""
         found = set()
         for (_, op, _, _, attribute), _ in self.walk():
-            if op == "warp_sums":
-                memories = [("input", attribute.matrix), attribute.vector]
-            else:
-                memories = [attribute] if op == "load" else [attribute.matrix, attribute.vector] if op == "sums" else []
+            memories = [attribute] if op == "load" else []
+            if op in ("sums", "warp_sums"):
+                memories = [attribute.matrix, attribute.vector]
             found |= {memory[1] for memory in memories if memory is not None and memory[0] == "input"}
         return frozenset(found)
 
     def has_long_sums(self) -> bool:
         """Whether it has products of a matrix and a vector that is in memory, loops each, or long: much code in each copy."""
-        sums = [(op, attribute) for (_, op, _, _, attribute), _ in self.walk() if op in ("sums", "warp_sums")]
-        return any(op == "warp_sums" or one.vector is not None or one.terms >= 16 for op, one in sums)
+        sums = (attribute for (_, op, _, _, attribute), _ in self.walk() if op in ("sums", "warp_sums"))
+        return any(one.vector is not None or one.terms >= 16 for one in sums)
 
     def local_bytes(self) -> int:
         """The memory of its own arrays."""
@@ -264,7 +261,7 @@ def _describe(region: Region, indent: str, lines: list[str]) -> None:
                 f"{attribute.vector[0]} {attribute.vector[1]} [{names} + {attribute.stride} k]")
             lines.append(
                 f"{indent}row [i < {attribute.outputs}] = by warp, sum over k < {attribute.terms}: "
-                f"input {attribute.matrix} {kind} * {vector}")
+                f"input {attribute.matrix[1]} {kind} * {vector}")
         elif op == "take":
             lines.append(f"{indent}local {attribute[0]} [i < {attribute[1]}] = row [{names} + i]")
         elif op == "alloc":

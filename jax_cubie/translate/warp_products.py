@@ -57,7 +57,7 @@ def pitches(program: Program) -> dict[int, tuple[int, int]]:
     for _, op, _, _, sums in program.instructions:
         if op == "warp_sums":
             columns = sums.columns
-            found[sums.matrix] = columns, columns + ((8 if sums.fast else 4) - columns) % 32
+            found[sums.matrix[1]] = columns, columns + ((8 if sums.fast else 4) - columns) % 32
     return found
 
 
@@ -79,7 +79,7 @@ class _Product:
     @property
     def whole(self) -> Instruction:
         sums = self.sums
-        whole = WarpSums(sums.matrix[1], sums.across == 1, self.outputs, sums.terms, sums.vector, sums.stride)
+        whole = WarpSums(sums.matrix, sums.across == 1, self.outputs, sums.terms, sums.vector, sums.stride)
         return (-1, "warp_sums", self.instruction[2], self.instruction[3][2:], whole)
 
     @property

@@ -84,7 +84,7 @@ def test_products_of_a_warp(monkeypatch, outputs, terms, fast, in_row):
     random = np.random.default_rng(0)
     weights = random.normal(size=(outputs, terms)).astype(np.float32)
     vectors = random.normal(size=(warp.WARP, terms)).astype(np.float32)
-    sums = WarpSums(0, fast, outputs, terms, ROW if in_row else ("local", 0))
+    sums = WarpSums(("input", 0), fast, outputs, terms, ROW if in_row else ("local", 0))
     matrix = np.full((terms if fast else outputs, sums.columns + 3), np.nan, np.float32)
     matrix[:, : sums.columns] = weights.T if fast else weights
     rows = np.full((warp.WARP, sums.words + 4), np.nan, np.float32)

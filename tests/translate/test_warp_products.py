@@ -61,7 +61,7 @@ def run(program: Program, inputs: list) -> list[np.ndarray]:
                 elif attribute.vector is not None:
                     given = memory[attribute.vector][given[0] + attribute.stride * np.arange(attribute.terms)]
                 shape = (attribute.outputs, attribute.terms)
-                matrix = memory["input", attribute.matrix]
+                matrix = memory[attribute.matrix]
                 matrix = matrix.reshape(shape[::-1]).T if attribute.fast else matrix.reshape(shape)
                 memory[ROW][:] = np.nan  # what else is there is nobody's
                 memory[ROW][: attribute.outputs] = matrix @ np.asarray(given)
