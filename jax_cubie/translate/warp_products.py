@@ -111,9 +111,10 @@ def _products(program: Program, shared: Collection[int]) -> Iterable[tuple[int, 
         extent, body = attribute
         for one in body:
             if one[1] == "sums" and one[4].matrix[0] == "input" and (number := one[4].matrix[1]) in shared:
-                found = _Product(one, math.prod(program.inputs[number][0]) // one[4].terms)
-                if extent != found.outputs // TOGETHER or not _is_whole(one, index, body, found.outputs, constants):
+                outputs, more = divmod(math.prod(program.inputs[number][0]), one[4].terms)
+                if more or extent != outputs // TOGETHER or not _is_whole(one, index, body, outputs, constants):
                     continue
+                found = _Product(one, outputs)
                 if columns.setdefault(number, found.columns) == found.columns:
                     yield position, found
                     break

@@ -195,6 +195,17 @@ def test_an_array_that_is_longer_than_a_row(unroll):
     check(beginning, (wide, w, last), 3, 1, 1, unroll=unroll)
 
 
+def test_a_matrix_and_something_more():
+    """They are no matrix."""
+    w = layers_of(32, 51)[0][0].T
+
+    def gained(t, y, flat):
+        return flat[w.size] * jnp.resize(jnp.tanh(y @ flat[: w.size].reshape(w.shape)), y.shape)
+
+    check(gained, np.append(w, np.float32(0.5)), 32, 0, 0)
+    check(lambda t, y, flat: jnp.tanh(y @ flat.reshape(w.shape))[:32], w.ravel(), 32, 1, 1)
+
+
 def test_a_matrix_of_two_shapes():
     """It lies in memory as the first product has it."""
     check(lambda t, y, w: jnp.sin(w.reshape(64, 32) @ jnp.tanh(w @ y)), layers_of(64, 32)[0][0], 64, 1, 1)
