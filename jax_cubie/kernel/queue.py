@@ -14,7 +14,7 @@ from llvmlite import ir
 
 from .device import Device
 from .emitter import Emitter
-from .warp import INT32, INT64, WARP, call
+from .warp import INT32, INT64, WARP, call, thread_of_block, thread_of_warp
 
 # Steps between two looks at what the other threads of the warp do.
 STEPS_AT_ONCE = 64
@@ -140,7 +140,7 @@ def _members(emitter: Emitter, block: int) -> Any:
     rest = block % WARP
     if rest == 0:
         return every
-    thread = call(emitter, "llvm.nvvm.read.ptx.sreg.tid.x", INT32)
+    thread = thread_of_block(emitter)
     inside = emitter.compare("lt", "uint32", thread, emitter.constant("uint32", block - rest))
     return emitter.select(inside, every, emitter.constant("uint32", 2**rest - 1))
 
@@ -155,7 +155,7 @@ def _tickets(emitter: Emitter, block: int, address: Any, wanted: Any) -> Any:
     builder, i1 = emitter.builder, ir.IntType(1)
     wanting = _ballot(emitter, block, wanted)
     first = call(emitter, "llvm.cttz.i32", INT32, wanting, i1(0))
-    thread = call(emitter, "llvm.nvvm.read.ptx.sreg.laneid", INT32)
+    thread = thread_of_warp(emitter)
     below = builder.and_(wanting, call(emitter, "llvm.nvvm.read.ptx.sreg.lanemask.lt", INT32))
     counted = emitter.alloca("int64", 1)
     emitter.store(counted, 0, emitter.constant("int64", 0), "int64")

@@ -7,9 +7,9 @@ anything is compiled.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Mapping
 
-from .program import Instruction, Region, local_reads, local_writes, regions_of
+from .program import Region, local_reads, local_writes, regions_of, walk
 
 PRIVATE = 8
 """Elements up to which an array is left alone: a compiler may unroll the loops over it, and keep it in registers."""
@@ -37,7 +37,7 @@ def lifetimes(region: Region) -> dict[int, tuple[int, int]]:
     first turn would read what nobody has written.
     """
     total: dict[int, int] = {}
-    for instruction in _walk(region):
+    for instruction in walk(region):
         for number in (*local_reads(instruction), *local_writes(instruction)):
             total[number] = total.get(number, 0) + 1
     place = 0
@@ -100,15 +100,17 @@ def share(region: Region) -> Region:
                 break
         else:
             tenants[number] = [(first, last)]
-    return _moved(region, homes) if homes else region
+    return moved(region, {number: ("local", home) for number, home in homes.items()}) if homes else region
 
 
-def _moved(region: Region, homes: dict[int, int]) -> Region:
+def moved(region: Region, homes: Mapping[int, tuple[str, int]]) -> Region:
+    """The program with these local arrays in other memory."""
+
     def place(memory: tuple[str, int]) -> tuple[str, int]:
         space, number = memory
-        return (space, homes.get(number, number)) if space == "local" else memory
+        return homes.get(number, memory) if space == "local" else memory
 
-    moved = []
+    found = []
     for instruction in region:
         dest, op, dtype, args, attribute = instruction
         if op == "alloc" and attribute[0] in homes:
@@ -117,18 +119,11 @@ def _moved(region: Region, homes: dict[int, int]) -> Region:
             attribute = place(attribute)
         elif op == "sums":
             vector = attribute.vector and place(attribute.vector)
-            out = homes.get(attribute.out, attribute.out)
+            _, out = place(("local", attribute.out))
             attribute = dataclasses.replace(attribute, out=out, matrix=place(attribute.matrix), vector=vector)
         elif op == "for":
-            attribute = (attribute[0], _moved(attribute[1], homes))
+            attribute = (attribute[0], moved(attribute[1], homes))
         elif op in ("while", "if"):
-            attribute = tuple(_moved(inner, homes) for inner in attribute)
-        moved.append((dest, op, dtype, args, attribute))
-    return tuple(moved)
-
-
-def _walk(region: Region) -> Iterator[Instruction]:
-    for instruction in region:
-        yield instruction
-        for inner in regions_of(instruction):
-            yield from _walk(inner)
+            attribute = tuple(moved(inner, homes) for inner in attribute)
+        found.append((dest, op, dtype, args, attribute))
+    return tuple(found)

@@ -140,6 +140,14 @@ def regions_of(instruction: Instruction) -> tuple[Region, ...]:
     return ()
 
 
+def walk(region: Region) -> Iterator[Instruction]:
+    """Each instruction, those inside of regions after the one that holds them."""
+    for instruction in region:
+        yield instruction
+        for inner in regions_of(instruction):
+            yield from walk(inner)
+
+
 def local_reads(instruction: Instruction) -> list[int]:
     """The local arrays that an instruction reads."""
     op, attribute = instruction[1], instruction[4]

@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from .lifetimes import moved
 from .products import TOGETHER
-from .program import ROW, Instruction, Program, Region, Sums, WarpSums, local_reads, local_writes, regions_of
+from .program import ROW, Instruction, Program, Region, Sums, WarpSums, local_reads, local_writes, regions_of, walk
 
 _LEAST, _LEAST_PRODUCTS = 16, 1024
 """Outputs and terms, and products in all, from which on the tensor cores are worth what it takes to hand vectors over."""
@@ -161,7 +162,7 @@ def _at_home(region: Region) -> Region:
             loads = {}
         elif op == "load" and attribute[0] == "local":
             loads[dest] = attribute[1], constants.get(args[0])
-        elif written := {number for one in _all((instruction,)) for number in local_writes(one)}:
+        elif written := {number for one in walk((instruction,)) for number in local_writes(one)}:
             loads = {dest: load for dest, load in loads.items() if load[0] not in written}
     uses = Counter(homes.values())
     for number, _ in uses.most_common():
@@ -170,7 +171,7 @@ def _at_home(region: Region) -> Region:
             ready = (
                 (*i[:3], (), replace(i[4], vector=ROW)) if place in there else i for place, i in enumerate(region)
             )
-            return _moved(tuple(ready), number)
+            return moved(tuple(ready), {number: ROW})
     return region
 
 
@@ -194,7 +195,7 @@ def _may_live(number: int, region: Region) -> bool:
     size = next(i[4][1] for i in region if i[1] == "alloc" and i[4][0] == number)
     if size > max(i[4].words for i in region if i[1] == "warp_sums"):
         return False
-    for one in _all(region):
+    for one in walk(region):
         if one[1] == "sums" and one[4].matrix == ("local", number):
             return False
         if one[1] in ("sums", "take") and number in local_writes(one):
@@ -203,7 +204,7 @@ def _may_live(number: int, region: Region) -> bool:
             return False
     begins = [place for place, i in enumerate(region) if i[1] == "warp_sums"]
     for begin, end in zip(begins, [*begins[1:], len(region)], strict=True):
-        takes = [place for place in range(begin, end) if any(i[1] == "take" for i in _all((region[place],)))]
+        takes = [place for place in range(begin, end) if any(i[1] == "take" for i in walk((region[place],)))]
         kept = 0
         for place in range(begin + 1, takes[-1] + 1):
             reads, writes = _touches((region[place],), number)
@@ -230,7 +231,7 @@ def _written_over(loop: Instruction, number: int, constants: Mapping[int, int]) 
     made, places = {one[0]: one for one in body}, set()
     for place, one in enumerate(body):
         if number not in local_writes(one):
-            if number in (written for inner in regions_of(one) for i in _all(inner) for written in local_writes(i)):
+            if number in (written for inner in regions_of(one) for i in walk(inner) for written in local_writes(i)):
                 return 0
             continue
         index, further = one[3][0], None
@@ -256,34 +257,5 @@ def _reads_below(one: Instruction, number: int, limit: int, constants: Mapping[i
 
 def _touches(region: Region, number: int) -> tuple[bool, bool]:
     """Whether a local array is read, and written, in a region or in those inside of it."""
-    found = list(_all(region))
+    found = list(walk(region))
     return any(number in local_reads(one) for one in found), any(number in local_writes(one) for one in found)
-
-
-def _all(region: Region) -> Iterable[Instruction]:
-    for instruction in region:
-        yield instruction
-        for inner in regions_of(instruction):
-            yield from _all(inner)
-
-
-def _moved(region: Region, number: int) -> Region:
-    """Local array `number` is the row."""
-
-    def place(memory: tuple[str, int] | None) -> tuple[str, int] | None:
-        return ROW if memory == ("local", number) else memory
-
-    moved = []
-    for dest, op, dtype, args, attribute in region:
-        if op == "alloc" and attribute[0] == number:
-            continue
-        if op in ("load", "store"):
-            attribute = place(attribute)
-        elif op == "sums":
-            attribute = replace(attribute, vector=place(attribute.vector))
-        elif op == "for":
-            attribute = (attribute[0], _moved(attribute[1], number))
-        elif op in ("while", "if"):
-            attribute = tuple(_moved(inner, number) for inner in attribute)
-        moved.append((dest, op, dtype, args, attribute))
-    return tuple(moved)
