@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from jax_cubie import Solver
 from jax_cubie.translate import Program
-from jax_cubie.translate.lifetimes import lifetimes, share
+from jax_cubie.translate.lifetimes import lifetimes, moved, share
 from jax_cubie.translate.program import Region
 
 SIZE = 9  # the least that is shared
@@ -196,12 +196,10 @@ def test_sharing_changes_no_result(seed: int, arrays: int) -> None:
 
 def test_the_interpreter_sees_a_wrong_place() -> None:
     """The property above can fail: all arrays in one place give other results in most programs."""
-    from jax_cubie.translate.lifetimes import _moved
-
     wrong = 0
     for seed in range(50):
         region = Writer(seed, 4).program()
-        everything = _moved(region, dict.fromkeys(range(1, 4), 0))
+        everything = moved(region, dict.fromkeys(range(1, 4), ("local", 0)))
         wrong += interpret(everything) != interpret(region)
     assert wrong > 10
 
