@@ -1,7 +1,7 @@
 """Folds of a user's functions over a trajectory, as JAX has them: over rows of all points, which a solve has saved.
 
-A row is the time and the state, so that all tangents are there that its functions can depend on. Which points there are is held
-fixed.
+A row is the time, the state, and what the functions are handed of tables there, so that all tangents are there that they can
+depend on. Which points there are is held fixed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..operands import Traced, window_of
+from ..operands import LEG, TIME, Traced, window_of
 from ..outputs import Saving
 from ..outputs.summaries import LATE, Fold, Window, missing
 from ..problem import Problem
@@ -27,14 +27,28 @@ def begin_of(window: Window, given: Mapping[str, Any]) -> Any:
     return jnp.where(given[window.start] * span > 0, given[window.start], begin) if window.starts else begin
 
 
-def point(t: Any, y: Any, values: Mapping[str, Any]) -> Any:
-    """A row."""
-    return jnp.concatenate([t[None], y])
+def _looked_up(field: Traced) -> tuple[str, ...]:
+    """What functions are handed of tables, by name: rows, and where they are. field: one of the functions."""
+    rows = (window.operand for window in field.windows if window.cursor != LEG)
+    return (*rows, *(name for name in field.numbers if name != LEG))
 
 
-def points_of(folds: Sequence[Fold], given: Mapping[str, Any], problem: Problem) -> tuple[list[Saving], dict[str, Any]]:
+def point_of(field: Traced) -> Callable[[Any, Any, Mapping[str, Any]], Any]:
+    """The function that makes a row, of the time and the state, and of what else functions are handed, by name."""
+    names = _looked_up(field)
+
+    def point(t: Any, y: Any, values: Mapping[str, Any]) -> Any:
+        return jnp.concatenate([t[None], y, *(values[name].reshape(-1).astype(y.dtype) for name in names)])
+
+    return point
+
+
+def points_of(
+    folds: Sequence[Fold], field: Traced, given: Mapping[str, Any], problem: Problem
+) -> tuple[list[Saving], dict[str, Any]]:
     """The parts that save the points of folds, and their operands."""
-    outputs, found, operands = (((problem.primal_states + 1,), problem.dtype),), {}, {}
+    (row,) = jax.eval_shape(lambda: [_beside(field, given)])
+    outputs, found, operands = ((row.shape, problem.dtype),), {}, {}
     for fold in folds:
         number = _number_of(fold.window)
         if number in found:
@@ -54,23 +68,23 @@ def go_through(
     """What a fold gives; of a lane that failed what it would give of one point. solved: the results of the solve with its rows;
     end: when that ended, counted from t0."""
     window = fold.window
+    init, update, result = (functions[name] for name in fold.functions)
     rows = solved[f"ys0_{_number_of(window)}"]
-    there = jax.lax.stop_gradient(_are_points(fold, given, rows, solved["accepted"], end) & is_fine(solved["result"]))
-    beside = jax.lax.stop_gradient(point(given["t0"], given["y0"], given))
-    rows = jnp.where(there[:, None], rows, beside)  # what is not there may be no number
-    init, update, result = (_of_inputs(functions[name], given) for name in fold.functions)
+    there = jax.lax.stop_gradient(_are_points(fold, init, given, rows, solved["accepted"], end) & is_fine(solved["result"]))
+    rows = jnp.where(there[:, None], rows, jax.lax.stop_gradient(_beside(init, given)))  # what is not there may be no number
 
     def go_on(state: Any, following: Any) -> Any:
         (carry, begun), (row, counts) = state, following
-        new = update(*carry, row[0], row[1:])
+        new = _at_point(update, carry, row, given)
         if window.starts and not window.sampled:
-            new = [jnp.where(begun, one, other) for one, other in zip(new, init(row[0], row[1:]), strict=True)]
+            new = [jnp.where(begun, one, other) for one, other in zip(new, _at_point(init, (), row, given), strict=True)]
         carry = [jnp.where(counts, one, other) for one, other in zip(new, carry, strict=True)]
         return (carry, begun | counts), None
 
-    first = init(rows[0, 0], rows[0, 1:])
+    first = _at_point(init, (), rows[0], given)
     (carry, begun), _ = jax.lax.scan(go_on, (first, there[0]), (rows[1:], there[1:]))
-    return [jnp.where(begun, one, missing(str(one.dtype))) for one in result(*carry)]
+    found = evaluate(result.call, *carry, *(_at_t0(result, given)[name] for name in result.operands))
+    return [jnp.where(begun, one, missing(str(one.dtype))) for one in found]
 
 
 def _number_of(window: Window) -> int:
@@ -86,7 +100,9 @@ def _sample_times(fold: Fold, given: Mapping[str, Any]) -> tuple[Any, Any]:
     return jnp.clip(offsets, jnp.minimum(0, span), jnp.maximum(0, span)), direction * offsets
 
 
-def _are_points(fold: Fold, given: Mapping[str, Any], rows: Any, accepted: Any, end: Any) -> Any:
+def _are_points(
+    fold: Fold, field: Traced, given: Mapping[str, Any], rows: Any, accepted: Any, end: Any
+) -> Any:
     """Which rows are points."""
     window, direction = fold.window, jnp.where(given["span"] >= 0, 1, -1)
     if window.sampled:
@@ -94,19 +110,40 @@ def _are_points(fold: Fold, given: Mapping[str, Any], rows: Any, accepted: Any, 
         return times <= direction * end + jnp.where(end == given["span"], LATE * given[window.every], 0)
     there = jnp.arange(len(rows)) <= accepted
     if window.starts:
-        begin, since = direction * begin_of(window, given), direction * (rows[:, 0] - given["t0"])
+        begin, since = direction * begin_of(window, given), direction * (rows[:, 0] - _first_time(field, given))
         close = 4 * jnp.finfo(rows.dtype).eps * (jnp.abs(given["t0"]) + begin)
         there = there & (since >= begin - jnp.where(begin > 0, close, 0))
     return there
 
 
-def _of_inputs(traced: Traced, given: Mapping[str, Any]) -> Callable[..., list[Any]]:
-    """A function of a fold, of its inputs alone."""
-    values = []
-    for operand in traced.operands:
-        window = window_of(traced.windows, operand)
-        if operand in traced.numbers:  # nobody reads it
-            values.append(jnp.zeros((), traced.numbers[operand]))
+def _first_time(field: Traced, given: Mapping[str, Any]) -> Any:
+    """t0 as functions are given it: beside tables time is counted from there."""
+    return jnp.zeros_like(given["t0"]) if TIME in field.numbers else given["t0"]
+
+
+def _at_t0(field: Traced, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a function may be handed by name: all of the operands, but of tables the first rows."""
+    found: dict[str, Any] = {}
+    for name in field.operands:
+        window = window_of(field.windows, name)
+        if name in field.numbers:
+            found[name] = given["t0"] if name == TIME else jnp.zeros((), field.numbers[name])
         else:
-            values.append(given[operand] if window is None else given[operand][: window.rows])
-    return lambda *inputs: evaluate(traced.call, *inputs, *values)
+            found[name] = given[name] if window is None else given[name][: window.rows]
+    return found
+
+
+def _beside(field: Traced, given: Mapping[str, Any]) -> Any:
+    """A row of t0."""
+    return point_of(field)(_first_time(field, given), given["y0"], _at_t0(field, given))
+
+
+def _at_point(traced: Traced, carry: Sequence[Any], row: Any, given: Mapping[str, Any]) -> list[Any]:
+    """A function of a carry and of a point."""
+    values, size = _at_t0(traced, given), given["y0"].size
+    t, y, begin = row[0], row[1 : 1 + size], 1 + size
+    for name in _looked_up(traced):
+        one = values[name]
+        values[name] = row[begin : begin + one.size].reshape(one.shape).astype(one.dtype)
+        begin += one.size
+    return evaluate(traced.call, *carry, t, y, *(values[name] for name in traced.operands))

@@ -36,7 +36,7 @@ from ..solution import CODES, is_fine
 from ..times import next_time
 from ..translate.platforms import PLATFORMS
 from .bind import bind_solve
-from .folds import begin_of, go_through, point, points_of
+from .folds import begin_of, go_through, point_of, points_of
 from .functions import Inputs, forward, output_of
 
 # In units in the last place of the time, how far beside an event rows lie that are of the state in front of it, or behind it:
@@ -260,9 +260,10 @@ class _Derived:
                 given[one.start] = begin_of(window, given)
             if one.sampled:
                 given[one.every] = given[window.every]
-        points, operands = points_of([self._part.folds[owner] for owner in self._folds], given, problem)
+        field = self._functions["f"]
+        points, operands = points_of([self._part.folds[owner] for owner in self._folds], field, given, problem)
         given |= operands
-        functions |= {part.named("output"): point for part in points}
+        functions |= {part.named("output"): point_of(field) for part in points}
         parts += points
         if self._sums:
             parts.append(Integrals(tuple(self._sums), self._part.groups[0].order))

@@ -73,8 +73,7 @@ class Summary(eqx.Module):
     rounding of its mean, as of a constant, its derivative is 0. Those of the three functions are JAX's, of rows of all
     points, so they need room for these: for as many steps as max_steps, which has to be given, or with `every` for as
     many samples as t0, t1, start and every make, which have to be known. Which points there are is held fixed, and so are
-    integers and booleans. There are none yet of these beside drivers that are looked up: NotImplementedError says so where one
-    is asked for.
+    integers and booleans.
 
     A lane that failed has NaN, in integers the lowest of their range. Where there is nothing to look at, since `start` lies
     behind t1, counts of built-in kinds and integrals are 0, and all else is NaN, or the lowest integer; over no time at all,

@@ -272,8 +272,6 @@ class SummaryReader:
             refusal = f"{_FOLD} with every= has one only where t0, t1, start and every are known, not traced"
         elif room is None:
             refusal = f"{_FOLD} has one only where max_steps is given, and is not traced: a row of each step is kept for it"
-        elif args.tables is not None and args.tables.cursors:
-            refusal = f"{_FOLD} beside drivers that are looked up has none yet"
         functions = (names[0], names[1], names[2])
         self._folds.append(Fold(window, *functions, carry.floats, carry.integers, outputs, room or 0, refusal))
         self._asked.append(Asked("fold", number))

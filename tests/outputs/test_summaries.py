@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from solve_helpers import assert_same_bits, code, lorenz, stacked
 
-from jax_cubie import RESULTS, SaveAt, Solver, Summary, check_successful, solve, steady_state
+from jax_cubie import RESULTS, Doses, Driver, SaveAt, Solver, Summary, check_successful, solve, steady_state
 from jax_cubie.outputs.quadrature import gauss, with_slopes
 from jax_cubie.solution import CODES
 
@@ -547,6 +547,56 @@ def test_derivatives_of_folds(every):
     if every is not None:
         second = [jax.jit(jax.hessian(lambda rate, of=of: of(rate, 3.0, y0[0]).sum())) for of in (folded, of_rows)]
         assert float(second[0](1.1)) == pytest.approx(float(second[1](1.1)), rel=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_derivatives_of_folds_beside_drivers():
+    """They are handed what is looked up at each point: of uneven, even, periodic and jumping tables, which lanes have their own
+    values of; beside an infusion. By the values, the points and t0, too."""
+    points = np.array([0.0, 0.3, 0.9, 1.1, 1.7, 2.4, 3.2])
+    turn = jnp.linspace(0, 2 * np.pi, 8)
+    doses = Doses([0.4], [0.6], into=lambda y: y[0], duration=0.5)
+    more = {"method": "bosh3", "max_steps": 60, "rtol": 1e-4, "atol": 1e-4, "doses": doses}
+
+    def f(t, y, rate, u):
+        return jnp.stack([u["uneven"] * y[1] - rate * y[0], u["even"][0] - y[1] * y[0] + u["jumps"]])
+
+    def init(t, y, rate, u):
+        return t, y[0] * u["even"][1], 0.0 * t
+
+    def update(carry, t, y, rate, u):
+        """Trapezia, of the last value and the one before."""
+        time, before, area = carry
+        value = y[0] * u["even"][1] * rate + u["uneven"] * t + jnp.sin(u["jumps"])
+        return t, value, area + 0.5 * (t - time) * (value + before)
+
+    def drivers(scale, moved):
+        waves = jnp.stack([jnp.cos(turn), 1 + scale * jnp.sin(turn)], -1)
+        return {
+            "uneven": Driver(points * moved, jnp.sin(points) * scale, kind="pchip"),
+            "even": Driver(t0=-0.1, dt=0.37, values=waves, kind="cubic", outside="periodic"),
+            "jumps": Driver(points, scale * jnp.cos(points), kind="previous"),
+        }
+
+    def folded(t0, rate, scale, moved):
+        asks = {"area": Summary(init, update, lambda carry: carry[2], start=0.55)}
+        given = drivers(scale, moved)
+        return solve(f, t0, 2.6, jnp.array([0.3, 1.0]), rate, drivers=given, summaries=asks, **more).summaries["area"]
+
+    def of_rows(t0, rate, scale, moved):
+        rows = SaveAt(t0=True, steps=True, fn=lambda t, y, rate, u: (t, y, u))
+        ts, ys, us = solve(f, t0, 2.6, jnp.array([0.3, 1.0]), rate, drivers=drivers(scale, moved), saveat=rows, **more).ys
+        known = np.array(jax.lax.stop_gradient(ts))
+        inside = np.flatnonzero(np.isfinite(known) & (known >= 0.55))
+        first, others = (jax.tree.map(lambda one, rows=rows: one[rows], (ts, ys, us)) for rows in (inside[0], inside[1:]))
+        carry = init(*first[:2], rate, first[2])
+        return jax.lax.scan(lambda carry, at: (update(carry, at[0], at[1], rate, at[2]), 0), carry, others)[0][2]
+
+    arguments, numbers = (-0.7, 1.1, jnp.array([0.8, 1.3]), 1.05), (0, 1, 2, 3)
+    wanted = jax.jacfwd(of_rows, numbers)(*arguments[:2], arguments[2][0], arguments[3])
+    for mode in (jax.jacfwd, jax.jacrev):
+        found = jax.jit(jax.vmap(mode(folded, numbers), (None, None, 0, None)))(*arguments)
+        np.testing.assert_allclose(np.array(found)[:, 0], np.array(wanted), rtol=1e-9, atol=1e-12)
 
 
 def test_mass_matrices():
