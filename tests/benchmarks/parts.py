@@ -74,9 +74,11 @@ def falling(t: jax.Array, y: jax.Array, kept: jax.Array) -> jax.Array:
 
 
 def impacts(dtype: Any, count: int = 20) -> np.ndarray:
-    """When a ball hits the floor that falls from a height of 1 and keeps 0.9 of its speed: the closed form, in float64."""
-    speeds = np.sqrt(2 * GRAVITY) * 0.9 ** np.arange(count)
-    return np.sqrt(2 / GRAVITY) + np.concatenate([[0.0], np.cumsum(2 * speeds[1:] / GRAVITY)])
+    """When a ball hits the floor that falls from a height of 1 and keeps 0.9 of its speed: the closed form, in float64, of the
+    numbers that the solve has in its dtype."""
+    gravity, kept = (float(np.dtype(dtype).type(number)) for number in (GRAVITY, 0.9))
+    speeds = np.sqrt(2 * gravity) * kept ** np.arange(count)
+    return np.sqrt(2 / gravity) + np.concatenate([[0.0], np.cumsum(2 * speeds[1:] / gravity)])
 
 
 def accuracy(options: argparse.Namespace) -> Iterator[Row]:
