@@ -15,10 +15,21 @@ from typing import Any
 import numpy as np
 
 from .lifetimes import share
-from .program import DTYPES, FLOATS, PREDICATES, UNSIGNED, Instruction, Program, Region, Sums, local_reads, regions_of
+from .program import (
+    DTYPES,
+    FLOATS,
+    PREDICATES,
+    UNSIGNED,
+    Instruction,
+    Memory,
+    Program,
+    Region,
+    Sums,
+    local_reads,
+    regions_of,
+)
 
 Scalar = int
-Memory = tuple[str, int]
 
 _COMMUTATIVE = frozenset({"add", "mul", "min", "max", "and", "or", "xor", "eq", "ne"})
 _BITS = {d: 1 if d == "bool" else int(d.lstrip("uintfloa")) for d in DTYPES}

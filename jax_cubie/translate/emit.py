@@ -10,7 +10,8 @@ from ..kernel.emitter import Emitter, Value
 from .emit_sums import Reads, emit_sums, index_of, together
 from .emit_warp_sums import Rows, emit_warp_sums
 from .lifetimes import PRIVATE
-from .program import ROW, Program, Region, Sums, WarpSums, regions_of
+from .products import TOGETHER
+from .program import ROW, Memory, Program, Region, Sums, WarpSums, regions_of
 
 GROUP = 32
 """Elements of an output that are kept at once."""
@@ -85,6 +86,19 @@ def emit_program(emitter: Emitter, program: Program, load: Callable[[int, Any], 
         assert rows is not None
         emit_warp_sums(emitter, sums, rows, None if sums.vector == ROW else term)
 
+    def take(what: tuple[int, int, Memory], dtype: str, args: tuple[int, ...]) -> None:
+        out, count, source = what
+
+        def copy(k: Any) -> None:
+            emitter.store(local[out][0], k, read(source, index_of(emitter, place(args[0]), 1, k), dtype), dtype)
+
+        if count <= TOGETHER:
+            for k in range(count):
+                copy(k)
+        else:
+            with emitter.loop(count, TOGETHER) as turn:
+                copy(turn)
+
     def go_together(dest: int, extent: int, body: Region) -> None:
         *rest, (_, _, _, (place_of, value_of), (_, output)) = body
 
@@ -125,9 +139,7 @@ def emit_program(emitter: Emitter, program: Program, load: Callable[[int, Any], 
             elif op == "warp_sums":
                 multiply(attribute, dtype, args)
             elif op == "take":
-                for k in range(attribute[1]):
-                    value = emitter.load(own_row(), index_of(emitter, place(args[0]), 1, k), dtype)
-                    emitter.store(local[attribute[0]][0], k, value, dtype)
+                take(attribute, dtype, args)
             elif op == "alloc":
                 local[attribute[0]] = (_array(emitter, dtype, *attribute), dtype)
             elif op == "cast":

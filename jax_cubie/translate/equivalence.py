@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .builder import Memory
-from .program import Instruction, Region, Sums, local_writes, regions_of
+from .program import Instruction, Memory, Region, Sums, local_writes, regions_of
 
 Table = dict[tuple[Any, ...], int]
 

@@ -29,7 +29,7 @@ sums        first output, matrix's offset,  `Sums`
             of the vector
 warp_sums   the terms, or the offset of     `WarpSums`
             the vector, or none
-take        first output                    (local array, count): of what `warp_sums` has left in the row
+take        first element                   (local array, count, memory that they are copied from)
 ==========  ==============================  ==================================================================
 """
 
@@ -44,6 +44,7 @@ from typing import Any
 import numpy as np
 from jax.dtypes import float0
 
+Memory = tuple[str, int]
 Instruction = tuple[int, str, str, tuple[int, ...], Any]
 Region = tuple[Instruction, ...]
 
@@ -155,6 +156,8 @@ def local_reads(instruction: Instruction) -> list[int]:
         read = [attribute]
     elif op in ("sums", "warp_sums"):
         read = [attribute.matrix, *([] if attribute.vector is None else [attribute.vector])]
+    elif op == "take":
+        read = [attribute[2]]
     else:
         read = []
     return [number for space, number in read if space == "local"]
@@ -271,7 +274,9 @@ def _describe(region: Region, indent: str, lines: list[str]) -> None:
                 f"{indent}row [i < {attribute.outputs}] = by warp, sum over k < {attribute.terms}: "
                 f"input {attribute.matrix[1]} {kind} * {vector}")
         elif op == "take":
-            lines.append(f"{indent}local {attribute[0]} [i < {attribute[1]}] = row [{names} + i]")
+            out, count, (space, number) = attribute
+            place = "row" if attribute[2] == ROW else f"{space} {number}"
+            lines.append(f"{indent}local {out} [i < {count}] = {place} [{names} + i]")
         elif op == "alloc":
             lines.append(f"{target}local {attribute[0]} : {dtype}[{attribute[1]}]")
         elif op in ("cast", "bitcast"):

@@ -7,6 +7,7 @@ the thread shares with its warp.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from .lifetimes import moved
 from .products import TOGETHER
-from .program import ROW, Instruction, Program, Region, Sums, WarpSums, local_reads, local_writes, regions_of, walk
+from .program import ROW, Instruction, Memory, Program, Region, Sums, WarpSums, local_reads, local_writes, regions_of, walk
 
 _LEAST, _LEAST_PRODUCTS = 16, 1024
 """Outputs and terms, and products in all, from which on the tensor cores are worth what it takes to hand vectors over."""
@@ -23,23 +24,32 @@ _MOST = 256
 
 
 def by_warps(program: Program, shared: Collection[int]) -> Program:
-    """The program with products computed by warps, those of matrices among these inputs, which all threads have alike."""
-    products = dict(_products(program, shared))
-    if not products:
+    """The program with products computed by warps, those of matrices among these inputs, which all threads have alike.
+
+    Where a loop takes several, each leaves its elements in the row. All but the last are kept in arrays of the thread's own.
+    """
+    loops = dict(_loops(program, shared))
+    if not loops:
         return program
-    region, latest = [], None
     constants = _constants(program.instructions)
+    own = 1 + max(i[4][0] for i in program.instructions if i[1] == "alloc")
+    kept = itertools.zip_longest(*(products[:-1] for products in loops.values()))
+    sizes = [max(one.outputs for one in products if one is not None) for products in kept]
+    region: list[Instruction] = [(-1, "alloc", "float32", (), (own + k, size)) for k, size in enumerate(sizes)]
+    latest: list[tuple[_Product, Memory]] = []
     for position, instruction in enumerate(program.instructions):
         dest, op, dtype, args, attribute = instruction
-        if position in products:
-            latest = products[position]
-            region.append(latest.whole)
-            body = tuple(latest.take if one is latest.instruction else one for one in attribute[1])
-            instruction = (dest, op, dtype, args, (attribute[0], body))
-        elif latest is not None and op == "sums" and latest.is_rest(instruction, constants):
-            instruction = (-1, "take", dtype, args[:1], (attribute.out, attribute.count))
-        elif latest is not None and latest.is_past(instruction):
-            latest = None
+        if position in loops:
+            *others, last = loops[position]
+            latest = [*((one, ("local", own + k)) for k, one in enumerate(others)), (last, ROW)]
+            for one, place in latest:
+                region += [one.whole, *one.kept(place)]
+            taken = {one.instruction: one.take(place) for one, place in latest}
+            instruction = (dest, op, dtype, args, (attribute[0], tuple(taken.get(i, i) for i in attribute[1])))
+        elif op == "sums" and (rest := [place for one, place in latest if one.is_rest(instruction, constants)]):
+            instruction = (-1, "take", dtype, args[:1], (attribute.out, attribute.count, rest[0]))
+        else:
+            latest = [(one, place) for one, place in latest if not one.is_past(instruction)]
         region.append(instruction)
     return replace(program, instructions=_at_home(tuple(region)))
 
@@ -83,9 +93,13 @@ class _Product:
         whole = WarpSums(sums.matrix, sums.across == 1, self.outputs, sums.terms, sums.vector, sums.stride)
         return (-1, "warp_sums", self.instruction[2], self.instruction[3][2:], whole)
 
-    @property
-    def take(self) -> Instruction:
-        return (-1, "take", self.instruction[2], self.instruction[3][:1], (self.sums.out, self.sums.count))
+    def kept(self, place: Memory) -> Region:
+        """What copies the row there."""
+        begin = self.instruction[3][1:2]  # it is 0, as the matrix's offset is
+        return () if place == ROW else ((-1, "take", self.instruction[2], begin, (place[1], self.outputs, ROW)),)
+
+    def take(self, place: Memory) -> Instruction:
+        return (-1, "take", self.instruction[2], self.instruction[3][:1], (self.sums.out, self.sums.count, place))
 
     def is_past(self, instruction: Instruction) -> bool:
         """Whether that writes where the vector is: what follows is no element of this product."""
@@ -102,14 +116,14 @@ class _Product:
         )
 
 
-def _products(program: Program, shared: Collection[int]) -> Iterable[tuple[int, _Product]]:
-    """Where the loops over such products are: those that every thread comes to, with one product each."""
+def _loops(program: Program, shared: Collection[int]) -> Iterable[tuple[int, list[_Product]]]:
+    """Where the loops over such products are, those that every thread comes to, with their products."""
     constants = _constants(program.instructions)
     columns: dict[int, int] = {}  # an input that is matrices of several shapes lies in memory as one of them has it
     for position, (index, op, _, _, attribute) in enumerate(program.instructions):
         if op != "for":
             continue
-        extent, body = attribute
+        (extent, body), products = attribute, []
         for one in body:
             if one[1] == "sums" and one[4].matrix[0] == "input" and (number := one[4].matrix[1]) in shared:
                 outputs, more = divmod(math.prod(program.inputs[number][0]), one[4].terms)
@@ -117,8 +131,9 @@ def _products(program: Program, shared: Collection[int]) -> Iterable[tuple[int, 
                     continue
                 found = _Product(one, outputs)
                 if columns.setdefault(number, found.columns) == found.columns:
-                    yield position, found
-                    break
+                    products.append(found)
+        if products:
+            yield position, products
 
 
 def _is_whole(one: Instruction, index: int, body: Region, outputs: int, constants: Mapping[int, int]) -> bool:
@@ -204,7 +219,7 @@ def _may_live(number: int, region: Region) -> bool:
             return False
     begins = [place for place, i in enumerate(region) if i[1] == "warp_sums"]
     for begin, end in zip(begins, [*begins[1:], len(region)], strict=True):
-        takes = [place for place in range(begin, end) if any(i[1] == "take" for i in walk((region[place],)))]
+        takes = [place for place in range(begin, end) if any(map(_takes, walk((region[place],))))]
         kept = 0
         for place in range(begin + 1, takes[-1] + 1):
             reads, writes = _touches((region[place],), number)
@@ -216,9 +231,7 @@ def _may_live(number: int, region: Region) -> bool:
         before = any(_touches(region[:begin], number))
         if kept == size or not before and not kept:
             continue
-        if not kept and any(any(_touches((i,), number)) for i in region[takes[-1] + 1 :]):
-            return False
-        if kept and (_touches(behind, number)[1] or not all(_reads_below(i, number, kept, constants) for i in behind)):
+        if _touches(behind, number)[1] or not all(_reads_below(i, number, kept, constants) for i in behind):
             return False
     return True
 
@@ -226,7 +239,7 @@ def _may_live(number: int, region: Region) -> bool:
 def _written_over(loop: Instruction, number: int, constants: Mapping[int, int]) -> int:
     """The first elements of a local array that a loop's turns write, each over what it has taken; 0 where it is not so."""
     extent, body = loop[4]
-    taken = next(place for place, one in enumerate(body) if one[1] == "take")
+    taken = next(place for place, one in enumerate(body) if _takes(one))
     (begin,) = body[taken][3]
     made, places = {one[0]: one for one in body}, set()
     for place, one in enumerate(body):
@@ -243,6 +256,11 @@ def _written_over(loop: Instruction, number: int, constants: Mapping[int, int]) 
             return 0
         places.add(further)
     return extent * TOGETHER if places == set(range(TOGETHER)) else 0
+
+
+def _takes(one: Instruction) -> bool:
+    """Whether that takes what a product has left in the row."""
+    return one[1] == "take" and one[4][2] == ROW
 
 
 def _reads_below(one: Instruction, number: int, limit: int, constants: Mapping[int, int]) -> bool:

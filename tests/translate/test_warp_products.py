@@ -24,7 +24,7 @@ from jax_cubie.translate.warp_products import row_words
 
 OPERATIONS = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "tanh": np.tanh, "sin": np.sin, "neg": np.negative,
-    "max": np.maximum, "fma": lambda x, y, z: x * y + z, "eq": np.equal, "lt": np.less, "select": np.where,
+    "max": np.maximum, "exp": np.exp, "div": np.divide, "fma": lambda x, y, z: x * y + z, "eq": np.equal, "lt": np.less, "select": np.where,
 }  # fmt: skip
 
 
@@ -67,7 +67,8 @@ def run(program: Program, inputs: list) -> list[np.ndarray]:
                 memory[ROW][: attribute.outputs] = matrix @ np.asarray(given)
             elif op == "take":
                 begin = values[args[0]]
-                memory["local", attribute[0]][: attribute[1]] = memory[ROW][begin : begin + attribute[1]]
+                out, count, source = attribute
+                memory["local", out][:count] = memory[source][begin : begin + count]
             else:
                 values[dest] = OPERATIONS[op](*(values[arg] for arg in args))
 
@@ -168,11 +169,11 @@ def test_what_stands_in_the_way():
     def right(t, y, args):
         return jnp.tanh(y @ args[0]) @ args[1]
 
-    for f, products, handed_over in ((residual, 2, 2), (twice, 2, 1), (again, 2, 1), (right, 2, 1)):
+    for f, products, handed_over in ((residual, 2, 2), (twice, 3, 2), (again, 3, 2), (right, 2, 1)):
         check(f, (w, v), 48, products, handed_over)
 
 
-@pytest.mark.parametrize("unroll, handed_over", [(1, 4), (128, 3)])
+@pytest.mark.parametrize("unroll, handed_over", [(1, 5), (128, 4)])
 def test_two_products_of_one_vector(unroll, handed_over):
     """The first one leaves its elements where the vector was, that of the second one, too."""
 
@@ -181,7 +182,42 @@ def test_two_products_of_one_vector(unroll, handed_over):
         h = jnp.sin(first @ y)
         return last[0] @ jnp.tanh(one @ h) + jnp.sin(last[1] @ jnp.tanh(other @ h))
 
-    check(heads, tuple(w for w, _ in layers_of(*[48] * 6)), 48, 4, handed_over, unroll=unroll)
+    check(heads, tuple(w for w, _ in layers_of(*[48] * 6)), 48, 5, handed_over, unroll=unroll)
+
+
+def gated(t, y, ws):
+    return jnp.tanh(ws[0] @ y) * jax.nn.sigmoid(ws[1] @ y)
+
+
+def gru(t, h, ws):
+    """A gated recurrent unit in continuous time."""
+    r, z = jax.nn.sigmoid(ws[0] @ h), jax.nn.sigmoid(ws[1] @ h)
+    return (1 - z) * (jnp.tanh(r * (ws[2] @ h)) - h)
+
+
+def quadratic(t, y, ws):
+    return (ws[0] @ y) * (ws[1] @ y) + ws[2] @ y
+
+
+def deep(t, y, ws):
+    for k in range(0, 6, 2):
+        y = y + gated(t, jnp.sin(y), ws[k : k + 2])
+    return y
+
+
+def tangent(t, y, ws):
+    n = len(y) // 2
+    return jnp.concatenate(jax.jvp(lambda x: gated(t, jnp.tanh(ws[2] @ x), ws), (y[:n],), (y[n:],)))
+
+
+@pytest.mark.parametrize("f, size, matrices, products, handed_over", [
+    (gated, 50, 2, 2, 2), (gru, 39, 3, 3, 3), (quadratic, 48, 3, 3, 3), (deep, 34, 6, 6, 6), (tangent, 33, 3, 6, 6),
+])  # fmt: skip
+@pytest.mark.parametrize("unroll", [1, 64])
+def test_loops_of_several_products(f, size, matrices, products, handed_over, unroll):
+    """Behind each but the last there is another one in the row, also for elements that the loop leaves."""
+    ws = tuple(w for w, _ in layers_of(*[size] * (matrices + 1)))
+    check(f, ws, 2 * size if f is tangent else size, products, handed_over, unroll=unroll)
 
 
 @pytest.mark.parametrize("unroll", [1, 64])
@@ -218,7 +254,7 @@ def test_random_networks(data):
     sizes = data.draw(st.lists(st.sampled_from([16, 33, 34, 48, 64]), min_size=2, max_size=4))
     n = sizes[0]
     layers = layers_of(*sizes, n)
-    choices = [data.draw(st.sampled_from(["plain", "skip", "gate", "bare"])) for _ in layers]
+    choices = [data.draw(st.sampled_from(["plain", "skip", "gate", "gates", "bare"])) for _ in layers]
 
     def f(t, y, layers):
         h = y
@@ -230,6 +266,8 @@ def test_random_networks(data):
                 new = h + jnp.sin(z)
             elif choice == "gate":
                 new = jnp.tanh(z) * (w @ jnp.sin(h))
+            elif choice == "gates":
+                new = jnp.tanh(z) * (w @ jnp.sin(h)) + w @ jnp.tanh(h)
             else:
                 new = z
             h = new
