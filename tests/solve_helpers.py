@@ -15,7 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_cubie import RESULTS, ImplicitTableau, Solver, methods
+from jax_cubie import RESULTS, ImplicitTableau, SaveAt, Solver, methods
+from jax_cubie.kernel.target import Target
+from jax_cubie.plan import Plan
+from jax_cubie.problem import make_request
 from jax_cubie.solution import CODES
 
 METHODS = tuple(row["name"] for row in methods())
@@ -138,3 +141,13 @@ def python(script: str, *arguments: str, **environment: str) -> str:
     )
     assert finished.returncode == 0, finished.stderr[-4000:]
     return finished.stdout
+
+
+def plan_of(
+    f, args, n: int, target: str = "cpu", saveat: SaveAt | None = None, batched: bool = False, **chosen
+) -> Plan:
+    """Of tsit5's fixed steps from n numbers in float32, of which each lane has its own. batched: each has its own args, too."""
+    solver, y0 = Solver("tsit5", controller="fixed", **chosen), jnp.zeros(n, jnp.float32)
+    request = make_request(solver, f, 0.0, 1.0, y0, args, saveat or SaveAt(t1=True), 0.1)
+    operands = tuple(one.batch(0 if one.name == "y0" or batched else None) for one in request.problem.operands)
+    return Plan(request.problem, operands, 1, Target.parse(target))

@@ -6,15 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from solve_helpers import assert_same_bits, code, python
+from solve_helpers import assert_same_bits, code, plan_of, python
 
 import jax_cubie.loop.weights
 from jax_cubie import SaveAt, Solver
 from jax_cubie.content import content
-from jax_cubie.kernel.target import Target
 from jax_cubie.operands import Operand
 from jax_cubie.plan import Plan
-from jax_cubie.problem import make_request
 
 LANES = 6
 
@@ -96,14 +94,6 @@ def test_one_image_for_all_weights_and_batches(builds):
     many(network, layers, states(3))
     many(network, jax.tree.map(lambda x: 2 * x, layers), states(3)[:4])
     assert builds.count == 1
-
-
-def plan_of(
-    f, args, n: int, target: str = "cpu", saveat: SaveAt | None = None, batched: bool = False, **chosen
-) -> Plan:
-    request = make_request(solver(**chosen), f, 0.0, 1.0, jnp.zeros(n, jnp.float32), args, saveat or SaveAt(t1=True), 0.1)
-    operands = tuple(one.batch(0 if one.name == "y0" or batched else None) for one in request.problem.operands)
-    return Plan(request.problem, operands, 1, Target.parse(target))
 
 
 def orders(plan: Plan) -> list[tuple[int, ...] | None]:

@@ -3,12 +3,14 @@
 Programs are run by a few lines of NumPy, in float64, as one thread would run them.
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import solve_helpers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,11 +78,7 @@ def run(program: Program, inputs: list) -> list[np.ndarray]:
     return [memory["output", k] for k in range(len(program.outputs))]
 
 
-def plan_of(f, args, n: int, **chosen) -> Plan:
-    solver = Solver("tsit5", controller="fixed", **chosen)
-    request = make_request(solver, f, 0.0, 1.0, jnp.zeros(n, jnp.float32), args, SaveAt(t1=True), 0.1)
-    operands = tuple(one.batch(0 if one.name == "y0" else None) for one in request.problem.operands)
-    return Plan(request.problem, operands, 1, Target.parse("cuda:90"))
+plan_of = functools.partial(solve_helpers.plan_of, target="cuda:90")
 
 
 def count(program: Program) -> int:
