@@ -105,7 +105,8 @@ def stage(
         wanted = [name for number, name in _inputs(function) if number in numbers]
         wanted += [name for name in function.operands if window_of(function.windows, name) is not None]
         if apart:  # those have to be there; and what is added to their products is read as often as these
-            vectors = [name for _, name in _inputs(function) if name in named and named[name].size >= _VECTOR]
+            read = function.program.reads()
+            vectors = [name for number, name in _inputs(function) if number in read and named[name].size >= _VECTOR]
             wanted = sorted(dict.fromkeys([*wanted, *vectors]), key=lambda name: (name not in apart, named[name].size))
         for name in wanted:
             operand = named[name]

@@ -26,7 +26,8 @@ from jax_cubie.translate.warp_products import row_words
 
 OPERATIONS = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "tanh": np.tanh, "sin": np.sin, "neg": np.negative,
-    "max": np.maximum, "exp": np.exp, "div": np.divide, "fma": lambda x, y, z: x * y + z, "eq": np.equal, "lt": np.less, "select": np.where,
+    "max": np.maximum, "exp": np.exp, "div": np.divide, "fma": lambda x, y, z: x * y + z, "eq": np.equal,
+    "lt": np.less, "select": np.where,
 }  # fmt: skip
 
 
@@ -278,8 +279,9 @@ def test_random_networks(data):
 
 
 def test_where_weights_lie():
-    """The matrix that warps multiply first; what else is there by its size, and else in order: in each process alike."""
-    plan = plan_of(network, layers_of(2, 64, 64, 2), 2)
+    """The matrix that warps multiply first; what else is read by its size, and else in order: in each process alike."""
+    layers, unread = layers_of(2, 64, 64, 2), np.ones(64, np.float32)
+    plan = plan_of(lambda t, y, args: network(t, y, args[0]), (layers, unread), 2)
     sizes = {operand.name: operand.size for operand in plan.words.operands}
     matrix, *others = plan.staged
     assert sizes[matrix] == 64 * 64 and len(others) == 4
