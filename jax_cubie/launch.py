@@ -17,6 +17,7 @@ from jax.interpreters import mlir
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from .build import plan_and_image
+from .kernel.custom_call import lower_on
 from .kernel.partition import QUEUE_COUNTER, Batched, devices_of, lower_batched, result_avals, vary_alike
 from .kernel.target import default_targets
 from .operands import CHUNK, Operand, Result
@@ -250,5 +251,4 @@ def _sum_afterwards(
     return found
 
 
-for _platform in ("cpu", "cuda"):
-    mlir.register_lowering(launch_p, functools.partial(_lower, platform=_platform), platform=_platform)
+lower_on(launch_p, lambda platform: functools.partial(_lower, platform=platform))

@@ -13,6 +13,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
+from ..kernel.custom_call import lower_on
 from ..launch import axes_of, launch
 from ..loop.adjoint import is_of_functions
 from ..operands import CHUNK
@@ -26,8 +27,8 @@ _MANY = 1024  # about what a level has whose size nobody knows
 
 def lower_as(primitive: Primitive, function: Any) -> None:
     """Lowers it as this function of its arrays and parameters, on platforms that have kernels."""
-    for platform in ("cpu", "cuda"):
-        mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=True), platform=platform)
+    rule = mlir.lower_fun(function, multiple_results=True)
+    lower_on(primitive, lambda _: rule)
 
 
 def launch_solve(*arrays: Any, **params: Any) -> list[Any]:

@@ -14,11 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 from jaxtyping import Array, PyTree
 
 from . import cache
 from .content import Content, function_content, plain_function
+from .custom_call import lower_on
 from .partition import Batched, lower_batched, result_avals, vary_alike
 from .target import BuildError, Image, Target, default_targets, join_images
 
@@ -381,8 +382,7 @@ def _lower(context: Any, *values: Any, call: KernelCall, platform: str) -> Any:
     )
 
 
-for _platform in ("cpu", "cuda"):
-    mlir.register_lowering(kernel_call_p, functools.partial(_lower, platform=_platform), platform=_platform)
+lower_on(kernel_call_p, lambda platform: functools.partial(_lower, platform=platform))
 
 
 def _name(function: Any, parameter: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
 
 from . import library
 from .target import Image
@@ -31,6 +33,21 @@ def _load_host(key: str, data: bytes) -> tuple[int, int]:
 @functools.lru_cache(maxsize=256)
 def _encoded(data: bytes) -> tuple[str, str]:
     return library.encode(data)
+
+
+def lower_on(primitive: Primitive, rule: Callable[[str], Any]) -> None:
+    """Has a primitive lowered by `rule(platform)` on the platforms that have kernels; elsewhere NotImplementedError says so."""
+    for platform in FFI_TARGETS:
+        mlir.register_lowering(primitive, rule(platform), platform=platform)
+    mlir.register_lowering(primitive, _refuse)
+
+
+def _refuse(context: Any, *_: Any, **__: Any) -> Any:
+    raise NotImplementedError(
+        "jax_cubie makes machine code for CPUs ('cpu') and NVIDIA GPUs ('cuda'), but this is compiled for "
+        f"{' and '.join(context.module_context.platforms)}: run it on one of these, as with jax.default_device("
+        "jax.devices('cpu')[0]), or export for these platforms"
+    )
 
 
 def lower(
