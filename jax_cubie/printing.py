@@ -120,7 +120,8 @@ def solution_title(solution: Any) -> str:
     if not all(isinstance(size, int) for size in shape):  # an export may leave sizes open
         lanes, axes = f"{axes} lanes", ""
     else:
-        lanes, axes = f"{math.prod(shape):,} lanes" if shape else "one lane", f" ({axes})" if len(shape) > 1 else ""
+        count = math.prod(shape)
+        lanes, axes = f"{count:,} lane{'s' * (count != 1)}" if shape else "one lane", f" ({axes})" if len(shape) > 1 else ""
     return f"{type(solution).__name__} of {lanes}{axes}{', traced' * traced}"
 
 
@@ -132,6 +133,8 @@ def _ends(code: Any, results: Any) -> str:
     names = list(getattr(results, "__members__", ()))
     if known.dtype.kind not in "iu" or not names:
         return str(known.dtype)
+    if not known.size:
+        return "none of none"
     if known.ndim == 0:
         return names[int(known)] if 0 <= known < len(names) else str(known)
     return ", ".join(f"{count:,} {names[number]}" for number, count in zip(*np.unique(known, return_counts=True), strict=True))
