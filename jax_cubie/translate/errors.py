@@ -27,7 +27,7 @@ _PACKAGE = str(Path(__file__).parents[1])
 _LINEAR_ALGEBRA = "use jnp.linalg.solve, inv, qr or cholesky, write it out by hand, or move it outside the solve"
 _RANDOM = "draw the numbers outside the solve and pass them in through args"
 _COLLECTIVE = "collectives cannot run inside one trajectory; move it outside the solve"
-_CALLBACK = "a solve is one kernel and cannot call back into Python; remove the callback"
+_CALLBACK = "a solve is one kernel and cannot call back into Python; leave it out; SaveAt(steps=True, fn=...) keeps values"
 _NESTED = "a solve inside of f is not there: make its state a part of y, or solve it before"
 _GENERIC = "write it with arithmetic, jnp.where, indexing, matmul, lax.cond, lax.scan or lax.while_loop"
 
