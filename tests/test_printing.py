@@ -137,8 +137,9 @@ def test_many_lanes_are_counted():
     assert lines[:2] == ["Solution of 1,001 lanes", "  ended   858 successful, 143 max_steps_reached"]
     assert lines[2].startswith(f"  steps   {steps.min()} to {steps.max()} (")
     assert lines[4:] == ["  ts      float32[1001, 5], from 0 to 1", "  ys      float32[1001, 5, 3]"]
-    for count, said in ((1, ["Solution of 1 lane", "  ended   1 successful"]), (0, ["Solution of 0 lanes", "  ended   none of none"])):
-        assert repr(jax.tree.map(lambda leaf: leaf[:count], solution)).splitlines()[:2] == said
+    one, none = (repr(jax.tree.map(lambda leaf, n=n: leaf[:n], solution)).splitlines() for n in (1, 0))
+    assert one[:2] == ["Solution of 1 lane", "  ended   1 successful"]
+    assert none[:2] == ["Solution of 0 lanes", "  ended   none of none"]
 
 
 def test_nested_lanes_and_pytrees():
