@@ -15,6 +15,7 @@ import importlib
 import inspect
 import linecache
 import os
+import re
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,12 +39,31 @@ _RENAMED = {
 _ADVICE: dict[type[Exception], str] = {
     jax.errors.TracerBoolConversionError: "write jnp.where(condition, a, b) or jax.lax.cond in place of if; &, | and ~ in "
     "place of and, or and not",
-    jax.errors.TracerIntegerConversionError: "index a jnp.array in place of a list; count with jax.lax.fori_loop",
+    jax.errors.TracerIntegerConversionError: "index a jnp.array in place of a list; count with jax.lax.fori_loop; or let f "
+    "close over a Python number, which it knows, in place of one in args",
     jax.errors.NonConcreteBooleanIndexError: "write jnp.where(mask, array, other), which keeps the shape",
     jax.errors.TracerArrayConversionError: "use functions of jax.numpy in place of NumPy's",
     jax.errors.ConcretizationTypeError: "leave out float(), int(), .item() and .tolist(), for which x.astype(dtype) stands; "
-    "where a number decides on a shape, it has to be a Python number",
+    "where a number decides on a shape, it has to be a Python number that f closes over, none in args",
 }
+_MEASURED = (
+    "give solve drivers=jax_cubie.Driver(ts, values, kind='linear'), say, whose value at t is a last argument of f; or use "
+    "jnp.interp"
+)
+# Operands that an operation can't have, and what to write. The first row that fits counts.
+_OPERANDS: tuple[tuple[str, str], ...] = (
+    ("NoneType", "one of them is None: give solve args=, or return what is meant"),
+    ("not callable", "an array or a number is no function, as none in args stays one"),
+    ("has no attribute", "what y and args hold in f are JAX's arrays: use their methods, and functions of jax.numpy"),
+    ("0-d array", "a scalar has no items: give an array of them in y0 or args, jnp.array([...]), or leave out the unpacking"),
+    ("list|tuple|sequence", "a list in y0 or args is one in f, too: give one array, jnp.array([...])"),
+    ("dict", "a dict in y0 or args is one in f, too: take an item, or map over all of them with jax.tree.map"),
+    ("", "these are for arrays and numbers"),
+)
+_BAD_OPERANDS = re.compile(
+    r"unsupported operand type|not supported between instances|object is not callable|can only concatenate|"
+    r"bad operand type for|can't multiply sequence|Tracer has no attribute|iteration over a 0-d array"
+)
 
 # What JAX says where it can't differentiate: what that means, and what to write. The first row that fits counts.
 _FORWARDS = "or ask for a forward derivative (jax.jvp, jax.jacfwd)"
@@ -65,7 +85,12 @@ _UNDERIVED: tuple[tuple[str, str, str], ...] = (
 
 
 class FieldError(TypeError):
-    """A function of the user's can't be traced as it is written; the message says where, and what to write instead."""
+    """A function of the user's can't be traced as it is written; the message says where, and what to write instead.
+
+    operands: whether it is an operation that has operands which it can't have.
+    """
+
+    operands = False
 
 
 def check_signature(function: Callable[..., Any], called: str, arguments: int = 3) -> None:
@@ -78,13 +103,15 @@ def check_signature(function: Callable[..., Any], called: str, arguments: int = 
     except (TypeError, ValueError):  # some callables have none
         return
     names = [p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    given = f"{getattr(function, '__name__', type(function).__name__)}({', '.join(map(str, signature.parameters.values()))})"
+    plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    shown = signature.replace(parameters=plain, return_annotation=signature.empty)
+    given = f"{getattr(function, '__name__', type(function).__name__)}{shown}"
     if names and names[0] in _STATES and _TIMES & set(names[1:3]):
         raise FieldError(f"{given} takes the state first, but is called as {called}: put the time first, and the state second")
     try:
         signature.bind(*(None,) * arguments)
     except TypeError:
-        hint = ""
+        hint = "; it is a class: give an object of it" if isinstance(function, type) else ""
         if called.endswith(", args, u)") and len(names) < arguments:
             hint = ", the last of which are the values of drivers="
         elif called.endswith(", args)") and len(names) > arguments:
@@ -103,13 +130,13 @@ def call_field(
     try:
         with in_our_words(called.partition("(")[0]):
             return flatten(function(t, y, *others))
-    except FieldError:
-        raise
     except Exception as error:
+        if isinstance(error, RecursionError) or (isinstance(error, FieldError) and not error.operands):
+            raise
         if _fits(function, flatten, t, y, *others):
             raise FieldError(
-                f"{called} fails ({_first_line(error)}), but with time and state the other way round it gives what a "
-                "derivative of y0 looks like. Was it written for odeint, state first? Here the time comes first"
+                f"{called} fails ({_first_line(error.__cause__ or error)}), but with time and state the other way round it "
+                "gives what a derivative of y0 looks like. Was it written for odeint, state first? Here the time comes first"
             ) from error
         raise
 
@@ -147,7 +174,11 @@ def in_our_words(what: str) -> Iterator[None]:
             ) from error
         advice = _advice(error)
         if advice is None:
-            raise
+            if (mistake := _mistake(error)) is None:
+                raise
+            found = FieldError(f"{what} fails{mistake}")
+            found.operands = True
+            raise found from error
         where, instead = advice
         raise FieldError(
             f"{what} is traced, so that its arrays have shapes and no values yet, but it asks for values {where}. "
@@ -215,7 +246,9 @@ def _advice(error: Exception) -> tuple[str, str] | None:
             generic = _ADVICE[kinds.TracerArrayConversionError]
         elif isinstance(error, ValueError) and "truth value of an array" in text:
             generic = _ADVICE[kinds.TracerBoolConversionError]
-        elif isinstance(error, TypeError) and "Tracer'" in text or "Tracer.__format__" in text:
+        elif isinstance(error, TypeError) and "Shapes must be 1D sequences of concrete values" in text:
+            generic = _ADVICE[kinds.ConcretizationTypeError]
+        elif isinstance(error, TypeError) and ("unhashable type" in text and "Tracer'" in text or "Tracer.__format__" in text):
             generic = "a traced value is no key of a dict or a set, and prints no number"
         else:
             return None
@@ -223,6 +256,8 @@ def _advice(error: Exception) -> tuple[str, str] | None:
     if step is None:
         return "in a package", generic
     where, written = _place(step), _written(step)
+    if any(os.path.join("scipy", "interpolate") in frame.f_code.co_filename for frame in _frames(step)):
+        return where, _MEASURED
     if _stores(step):
         return where.removesuffix("`") + " = ...`", (
             "an array of NumPy's can't hold traced values: stack the components, jnp.stack([...]), or begin with jnp.zeros and "
@@ -232,6 +267,28 @@ def _advice(error: Exception) -> tuple[str, str] | None:
     if replaced:
         return where, "write " + ", ".join(f"{ours} in place of {theirs}" for theirs, ours in replaced.items())
     return where, generic
+
+
+def _frames(step: types.TracebackType | None) -> Iterator[types.FrameType]:
+    """Those of a traceback, from the outermost on."""
+    while step is not None:
+        yield step.tb_frame
+        step = step.tb_next
+
+
+def _mistake(error: Exception) -> str | None:
+    """Where a function of the user's has operands that it can't have, which, and what to write; None where it is another."""
+    step, text = _users_step(error.__traceback__), _first_line(error)
+    where = ": " if step is None else f" {_place(step)}: "
+    if type(error).__module__.partition(".")[0] == "numba":
+        return (
+            f"{where}Numba can't compile a function for JAX's arrays. Instead: leave numba's decorators out, and write it with "
+            "jax.numpy: it is compiled here"
+        )
+    if step is None or not isinstance(error, (TypeError, AttributeError)) or not _BAD_OPERANDS.search(text):
+        return None
+    said = re.sub(r"'?\b\w+Tracer\b'?", "an array", text).replace("an array object", "an array")
+    return f"{where}{said}. Instead: {next(instead for words, instead in _OPERANDS if re.search(words, text))}"
 
 
 def _users_step(step: types.TracebackType | None) -> types.TracebackType | None:
@@ -284,7 +341,9 @@ def _replacements(written: str, names: dict[str, Any]) -> dict[str, str]:
     found: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and (ours := _in_jax(_resolve(node.func, names))) is not None:
-            found[ast.unparse(node.func)] = ours
+            # Python's max and min of one argument go through its items.
+            folds = len(node.args) == 1 and ours in ("jnp.maximum", "jnp.minimum")
+            found[ast.unparse(node.func)] = ours.removesuffix("imum") if folds else ours
     return found
 
 

@@ -46,7 +46,8 @@ def solve(
     - t0, t1: scalars, the ends of the interval; t1 < t0 integrates backwards.
     - y0: the state, a pytree of arrays. Its dtype, float32 or float64, is that of the solve; integers become the default
       float.
-    - args: any pytree; integers stay integers, and what is no array is handed to f as it is.
+    - args: any pytree. Real numbers are arrays to f, those of Python, too; integers stay integers. What else is no array is
+      handed to f as it is and is part of the code, Python's booleans among it.
     - saveat: what to save; shape [points] in front of each leaf of `Solution.ys`. Several outputs of one solve:
       `SaveAt(subs=...)`. The solution as a function of time, `Solution.evaluate(t)`: `SaveAt(dense=True)` with max_steps.
     - dt0: the first step (of the sign of t1 - t0), or every step of the controller "fixed"; None: chosen here.

@@ -87,8 +87,39 @@ def is_number(value: Any) -> bool:
     if isinstance(value, (bool, np.bool_)):
         return False
     if isinstance(value, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)):
-        return jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
+        return is_real(value.dtype)
     return isinstance(value, (float, int))
+
+
+_NARROWER = {"float64": "float32", "int64": "int32", "uint64": "uint32"}
+
+
+def dtype_now(dtype: Any) -> str:
+    """The dtype that there is for it here: an array of 64 bits may come from where `jax_enable_x64` was on, which it is not."""
+    name = str(dtype)
+    return name if jax.config.jax_enable_x64 else _NARROWER.get(name, name)
+
+
+def as_now(array: Any) -> Any:
+    """JAX's array in the dtype that there is for it here."""
+    name = dtype_now(array.dtype)
+    return array if name == str(array.dtype) else array.astype(name)
+
+
+def refuse_symbolic(said: str, value: Any) -> None:
+    """Raises ValueError where an export leaves a size of a lane's own array open."""
+    shape = np.shape(value)
+    if not all(isinstance(size, int) for size in shape):
+        raise ValueError(
+            f"{said} has a size that is symbolic, in ({', '.join(map(str, shape))}): machine code is of known sizes. Leave "
+            "that of the batch open alone, an axis that jax.vmap goes over, and export for each of the others"
+        )
+
+
+def is_real(dtype: Any) -> bool:
+    """Whether it is one of real numbers; to NumPy spans of time are integers, too."""
+    number = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+    return number and getattr(dtype, "kind", "f") != "m"
 
 
 def as_python(value: Any) -> Any:

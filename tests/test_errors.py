@@ -4,15 +4,19 @@ import math
 import re
 from pathlib import Path
 
+import equinox as eqx
 import jax
+import jax.export
 import jax.numpy as jnp
+import numba
 import numpy as np
 import pytest
+import scipy.interpolate
 import scipy.special
 from jax.dtypes import float0
 from solve_helpers import lorenz
 
-from jax_cubie import BuildError, SaveAt, Solver, check_successful, solve, solve_ivp
+from jax_cubie import BuildError, Doses, Driver, Event, SaveAt, Solver, check_successful, solve, solve_ivp
 from jax_cubie.translate import UnsupportedPrimitiveError
 
 Y0 = np.array([1.0, 0.0, 0.0], np.float32)
@@ -38,11 +42,18 @@ def unsupported(t, y, args):
     return jnp.linalg.eigh(jnp.outer(y, y))[0]  # the line that is named
 
 
+def annotated(t: float, y: "jax.Array", rate: float = 1.0, *, key: int) -> "jax.Array":
+    return -rate * y
+
+
 VALUE = [
     # f
     ("three", lambda: run(f=lambda t, y, a: y[:2]), r"what f returns has a leaf of shape \(2,\) where y0 has \(3,\)"),
-    ("tuple", lambda: run(f=lambda t, y, a: (y,)), r"what f returns has the structure .*\(\*,\).*they have to be equal"),
-    ("none", lambda: run(f=lambda t, y, a: None), r"what f returns has the structure PyTreeDef\(None\)"),
+    ("tuple", lambda: run(f=lambda t, y, a: (y,)), "what f returns is a tuple of 1, but y0 is one array: give what is in it"),
+    ("list", lambda: run(f=lambda t, y, a: [y[1], y[0], t]), r"what f returns is a list of 3, .* one array of it, jnp.stack\("),
+    ("list y0", lambda: run(f=lambda t, y, a: jnp.ones(3), y0=[1.0, 2.0]), r"one array, but y0 is a list of 2.*jnp.array\("),
+    ("none", lambda: run(f=lambda t, y, a: None), "what f returns has the structure None, but y0 has .*is a return missing"),
+    ("dict", lambda: run(f=lambda t, y, a: {"b": y["a"]}, y0={"a": Y0}), r"structure {'b': \*}, but y0 has {'a': \*}, where"),
     ("complex", lambda: run(f=lambda t, y, a: y * 1j), r"what f returns has a leaf of dtype complex64; expected real numbers"),
     ("float0", lambda: run(f=lambda t, y, a: np.zeros(3, float0)), "what f returns has a leaf of dtype float0 .the derivative"),
     ("bool", lambda: run(f=lambda t, y, a: y > 0), r"what f returns has a leaf of dtype bool; expected real numbers"),
@@ -55,6 +66,8 @@ VALUE = [
     ("float0 y0", lambda: run(y0={"a": Y0, "b": np.zeros(3, float0)}), "y0 has a leaf of dtype float0 .the derivative by an"),
     ("half y0", lambda: run(y0=Y0.astype(np.float16)), "y0 has dtype float16: expected float32 or float64"),
     ("bfloat16 y0", lambda: run(y0=jnp.asarray(Y0, "bfloat16")), "y0 has dtype bfloat16"),
+    ("records", lambda: run(y0=np.zeros(1, [("a", float)])), r"y0 has a leaf of dtype \[.*\]: expected real numbers"),
+    ("big endian", lambda: run(y0=np.ones(3, ">f8")), r"dtype >f8, its bytes in the other order: give y0.astype\('float64'\)"),
     # times
     ("t1 is many", lambda: run(t1=np.ones(3)), r"t1 has shape \(3,\): expected a scalar.*jax.vmap of it takes many"),
     ("t0 nan", lambda: run(t0=NAN), "t0=nan: expected a finite number"),
@@ -76,7 +89,7 @@ VALUE = [
     ("t1 beyond floats", lambda: run(t1=10**400), r"t1=10{400}"),
     ("dt0 is 0 in float32", lambda: run(dt0=1e-60), "dt0=1e-60 is 0 in float32, y0's dtype"),
     ("tolerances are 0 in float32", lambda: run(rtol=1e-60, atol=1e-60), "rtol and atol are both 0 .in float32"),
-    ("list for an array", lambda: run(atol=[1e-3, 1e-3]), "atol has the structure .*an array is one leaf, a list has"),
+    ("list for an array", lambda: run(atol=[1e-3, 1e-3]), r"atol is a list of 2, .* make one array of it, jnp.stack\("),
     ("f gives text", lambda: solve(lambda t, y, a: "abc", 0.0, 1.0, np.ones(2)), "what f returns has a leaf 'abc'; expected"),
     ("longdouble", lambda: run(y0=np.ones(3, np.longdouble)), "y0 has a leaf of dtype float128"),
     ("fixed has no rtol", lambda: Solver("rk4", rtol=1e-3), "rtol is a setting of controller 'pid'.*leave it out, or take"),
@@ -95,6 +108,7 @@ VALUE = [
     ("ts nan", lambda: run(ts=[0.5, NAN]), "times that are not finite"),
     ("ts text", lambda: run(ts=["a"]), "takes real times, got dtype"),
     ("ts complex", lambda: run(ts=[1j]), "takes real times, got dtype complex128"),
+    ("ts spans", lambda: run(ts=np.ones(1, "m8[s]")), "takes real times, got dtype timedelta64"),
     ("ts ragged", lambda: run(ts=[[1.0], [2.0, 3.0]]), "takes an array of times"),
     ("t1 is a time", lambda: SaveAt(t1=1.0), r"SaveAt\(t1=...\)=1.0: expected one of True, False"),
     # tolerances
@@ -178,6 +192,9 @@ VALUE = [
 ]  # fmt: skip
 TYPE = [
     ("f", lambda: run(f=3), r"f is 3 of type int: expected a function f\(t, y, args\)"),
+    ("a class", lambda: run(f=type("Field", (), {})), r"Field\(\) is called as f\(.*; it is a class: give an object of it"),
+    ("names alone", lambda: run(f=lambda *, t, y, args: y), r"<lambda>\(\*, t, y, args\) is called as f"),
+    ("annotated", lambda: run(f=annotated), r"annotated\(t, y, rate=1\.0, \*, key\) is called as f"),
     ("f of two", lambda: run(f=lambda t, y: y), r"<lambda>\(t, y\) is called as f\(t, y, args\): it has to take 3 arguments$"),
     ("f of four", lambda: run(f=lambda t, y, a, b: y), r"called as f\(t, y, args\): .*3 arguments, several parameters in args"),
     ("fn of one", lambda: run(saveat=SaveAt(t1=True, fn=lambda y: y)), r"<lambda>\(y\) is called as fn\(t, y, args\)"),
@@ -189,6 +206,7 @@ TYPE = [
     ("y0 bool", lambda: run(y0=True), "y0 has a leaf of type bool: expected arrays and numbers"),
     ("y0 function", lambda: run(y0={"a": Y0, "b": max}), "y0 has a leaf of type builtin_function_or_method"),
     ("t1 None", lambda: run(t1=None), "t1 is None of type NoneType: expected a number"),
+    ("t1 a span", lambda: run(t0=0, t1=np.timedelta64(1)), "t1 is np.timedelta64.1. of type timedelta64: expected a number"),
     ("t1 complex", lambda: run(t1=1j), "t1 is 1j of type complex: expected a number"),
     ("dt0 text", lambda: run(dt0="auto"), "dt0 is 'auto' of type str: expected a number"),
     ("rtol text", lambda: run(rtol="tight"), "rtol is 'tight' of type str: expected a number"),
@@ -237,6 +255,9 @@ def stored(t, y, args):
     return dy
 
 
+CURVE = scipy.interpolate.CubicSpline([0.0, 0.5, 1.0], [1.0, 2.0, 1.0])
+
+
 def sliced(t, y, args):
     dy = np.zeros(3, np.float32)
     dy[:2] = y[1:]
@@ -256,6 +277,9 @@ def sliced(t, y, args):
         (lambda t, y, a: y * math.sin(t), "math.sin(t)", "write jnp.sin in place of math.sin"),
         (lambda t, y, a: y * math.erf(t), "math.erf(t)", "write jax.scipy.special.erf in place of math.erf"),
         (lambda t, y, a: y * max(y[0], t), "max(y[0], t)", "write jnp.maximum in place of max"),
+        (lambda t, y, a: y * max(y), "max(y)", "write jnp.max in place of max"),
+        (lambda t, y, a: y * CURVE(t), "CURVE(t)", "give solve drivers=jax_cubie.Driver(ts, values, kind='linear')"),
+        (lambda t, y, a: y * jnp.ones(jnp.int32(t)).sum(), "jnp.ones(jnp.int32(t))", "a Python number that f closes over"),
         (lambda t, y, a: float(y[0]) * y, "float(y[0])", "leave out float(), int(), .item() and .tolist()"),
         (lambda t, y, a: y[0].item() * y, "y[0].item()", "leave out float(), int(), .item() and .tolist()"),
         (lambda t, y, a: y if t > 1 else -y, "t > 1", "write jnp.where(condition, a, b) or jax.lax.cond in place of if"),
@@ -283,6 +307,26 @@ def test_values_that_are_not_there_yet(f, written, instead):
         line = int(said.search(str(caught.value))[1])
         assert written.removesuffix("...").strip() in Path(__file__).read_text().splitlines()[line - 1]
         assert any(entry.frame.code.raw is f.__code__ for entry in caught.traceback)
+
+
+@pytest.mark.parametrize(
+    ("f", "args", "said", "instead"),
+    [
+        (lambda t, y, a: -y * a, None, "for *: an array and 'NoneType'", "one of them is None: give solve args="),
+        (lambda t, y, a: -y * a, [1.0, 2.0], "for *: an array and 'list'", "give one array, jnp.array([...])"),
+        (lambda t, y, a: -a, [1.0, 2.0], "bad operand type for unary -: 'list'", "a list in y0 or args is one in f, too"),
+        (lambda t, y, a: y * -a, {"k": 1.0}, "unary -: 'dict'", "a dict in y0 or args is one in f, too: take an item"),
+        (lambda t, y, a: -y * a(t), 2.0, "an array is not callable", "an array or a number is no function"),
+        (lambda t, y, a: y.numpy(), None, "an array has no attribute numpy", "functions of jax.numpy"),
+        (lambda t, y, a: y * jnp.stack([*a]), 2.0, "iteration over a 0-d array", "a scalar has no items"),
+        (lambda t, y, a: y < "a", None, "between instances of an array and 'str'", "these are for arrays and numbers"),
+        (numba.njit(lambda t, y, a: -y), None, "Numba can't compile", "leave numba's decorators out"),
+        (lambda t, y, a: numba.njit(lambda y: -y)(y), None, "Numba can't compile", "leave numba's decorators out"),
+    ],
+)
+def test_operands_that_an_operation_cannot_have(f, args, said, instead):
+    with pytest.raises(TypeError, match=rf"^f fails.*: .*{re.escape(said)}.*\. Instead: .*{re.escape(instead)}"):
+        run(f=f, args=args)
 
 
 def test_from_numpy_imported_by_name():
@@ -442,6 +486,19 @@ def test_float64_is_not_switched_on():
     assert "float32" in inspected.program and "float64" not in inspected.program
 
 
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype float64")  # JAX, where it gives the gradient y0's dtype
+def test_arrays_of_float64_where_it_is_off():
+    """They come from where it was on, and are float32 as NumPy's are; those of integers, and what is closed over, too."""
+    with jax.enable_x64(True):
+        y0, rate, power = jnp.array([1.0, 2.0]), jnp.array(2.0), jnp.array([1, 1])
+    f = lambda t, y, args: -jnp.sin(rate) * args[0] * y ** args[1][0]  # noqa: E731
+    loss = lambda y: solve(f, 0.0, 1.0, y, (rate, power)).ys.sum()  # noqa: E731
+    value, slope = jax.jit(jax.value_and_grad(loss))(y0)
+    assert value.dtype == np.float32
+    np.testing.assert_allclose(slope, np.full(2, np.exp(-2 * np.sin(2.0))), rtol=1e-5)
+    np.testing.assert_allclose(value, 3 * slope[0], rtol=1e-5)
+
+
 def test_throw(platform):
     run(t1=0.1, throw=True)
     text = r"^The solve failed. max_steps_reached: .*Give a larger max_steps"
@@ -496,3 +553,53 @@ def test_leaves_of_args_that_f_never_reads():
         solve(lambda t, y, args: -y * jax.random.uniform(args["key"]), 0.0, 1.0, y0, args)
     with pytest.raises(UnsupportedPrimitiveError, match="bfloat16.*use float32"):
         solve(lambda t, y, args: -y * args["half"], 0.0, 1.0, y0, args)
+
+
+def test_booleans_in_args_choose_what_f_does():
+    """Python's are handed on as they are, as by equinox.filter_jit; complex numbers that f never reads are no error."""
+    y0 = np.ones(2, np.float32)
+    f = lambda t, y, args: args["dropped"](-y) if args["damped"] else y  # noqa: E731
+    args = {"damped": True, "dropped": eqx.nn.Dropout(inference=True), "other": 1 + 2j}
+    np.testing.assert_allclose(solve(f, 0.0, 1.0, y0, args).ys[-1], np.exp(-y0), rtol=1e-5)
+    np.testing.assert_allclose(solve(f, 0.0, 1.0, y0, args | {"damped": False}).ys[-1], np.exp(y0), rtol=1e-5)
+
+
+def test_leaks_nothing():
+    """What is traced around a solve may end; the solve's problem, which jit keeps, holds nothing of it."""
+    y0 = np.ones(2, np.float32)
+
+    def run(k):
+        event = Event(lambda t, y, a: y[0] - k / 4)
+        return solve(lambda t, y, a: -k * y, 0.0, 1.0, y0, saveat=SaveAt(t1=True, fn=lambda t, y, a: k * y), events=event).ys
+
+    with jax.checking_leaks():
+        jax.make_jaxpr(jax.vmap(run))(jnp.ones(2))
+        jax.make_jaxpr(jax.grad(lambda k: run(k).sum()))(1.0)
+
+
+def test_sizes_that_an_export_leaves_open():
+    """That of a batch may be; those of a lane's own arrays are part of the machine code."""
+    y0 = np.ones(2, np.float32)
+    for said, run in (
+        ("y0", lambda n: solve(lambda t, y, a: -y, 0.0, 1.0, n)),
+        (r"SaveAt\(ts=...\)", lambda n: solve(lambda t, y, a: -y, 0.0, 1.0, y0, saveat=SaveAt(ts=n))),
+        (r"args\['k'\]", lambda n: solve(lambda t, y, a: -y, 0.0, 1.0, y0, {"k": n})),
+        ("an array that the function closes over", lambda n: solve(lambda t, y, a: -y * n.sum(), 0.0, 1.0, y0)),
+        ("jump_ts", lambda n: solve(lambda t, y, a: -y, 0.0, 1.0, y0, jump_ts=n)),
+        (r"Doses\(ts=...\)", lambda n: solve(lambda t, y, a: -y, 0.0, 1.0, y0, doses=Doses(n, 1.0, into=lambda y: y[0]))),
+        ("step_ends", lambda n: solve(lambda t, y, a: -y, 0.0, 1.0, y0, controller="given", step_ends=n)),
+        ("Driver's values", lambda n: Driver(jnp.arange(3.0), n)),
+        ("Driver's ts", lambda n: Driver(n, jnp.arange(3.0))),
+    ):
+        open_size = jax.ShapeDtypeStruct(jax.export.symbolic_shape("size"), np.float32)
+        with pytest.raises(ValueError, match=rf"^{said} has a size that is symbolic, in \(size\): .* Leave that of the batch"):
+            jax.eval_shape(run, open_size)
+
+
+def test_platforms_without_kernels(builds):
+    safe = [jax.export.DisabledSafetyCheck.custom_call("jax_cubie_host_2")]
+    run = lambda y: solve(lambda t, y, a: -y, 0.0, 1.0, y).ys.sum()  # noqa: E731
+    for platforms, said in ((["tpu"], "tpu"), (["rocm"], "rocm")):
+        with pytest.raises(NotImplementedError, match=f"machine code for CPUs .* compiled for {said}: run it on one of these"):
+            jax.export.export(jax.jit(jax.grad(run)), platforms=platforms, disabled_checks=safe)(np.ones(2, np.float32))
+    assert builds.count == 0

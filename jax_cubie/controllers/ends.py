@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Real
 
 from ..loop.part import Control
-from ..settings import Component, concrete, is_number
+from ..settings import Component, concrete, is_number, refuse_symbolic
 from ..times import as_array, listed
 from .controller import Unjudged
 
@@ -45,6 +45,7 @@ class GivenSteps(Component):
                 "controller='given' takes steps that end at step_ends, which is None: give step_ends=, the times since t0 at "
                 "which steps end, the last of them t1 - t0"
             )
+        refuse_symbolic("step_ends", self.step_ends)
         return {"step_ends": as_array(self.step_ends, state.dtype)}
 
     @property

@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree, Real
 
 from ..foreign_names import front_door
 from ..printing import describe_call
-from ..settings import check_choice, concrete, is_number
+from ..settings import check_choice, concrete, is_number, refuse_symbolic
 from ..times import check_scalar
 from .given import real
 
@@ -117,6 +117,7 @@ class Driver(eqx.Module):
         named = [(f"Driver's values{jax.tree_util.keystr(path)}", leaf) for path, leaf in leaves]
         first, least = named[0], KINDS[self.kind]
         for name, leaf in named:
+            refuse_symbolic(name, leaf)
             if len(leaf.shape) == 0:
                 raise ValueError(f"{name} is a number: expected an array [points, ...]; what is constant belongs into args")
             if leaf.shape[0] != first[1].shape[0]:

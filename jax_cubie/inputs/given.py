@@ -9,7 +9,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from ..settings import concrete
+from ..settings import concrete, is_real, refuse_symbolic
 
 
 def real(what: str, value: Any) -> Any:
@@ -20,8 +20,9 @@ def real(what: str, value: Any) -> Any:
             value = jnp.asarray(value) if traced else np.asarray(value)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{what} takes a number or an array of them: {error}") from None
-    if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
+    if not is_real(value.dtype):
         raise TypeError(f"{what} takes real numbers, got dtype {value.dtype}")
+    refuse_symbolic(what, value)
     return value
 
 

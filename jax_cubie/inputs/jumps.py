@@ -15,7 +15,7 @@ from ..buffers import Buffer
 from ..kernel.scalar import Scalar, where
 from ..loop import AdjointHooks, Dimensions, Hooks, Part, Step
 from ..operands import cotangent_name, tangent_name
-from ..settings import concrete, is_number
+from ..settings import concrete, is_number, refuse_symbolic
 from ..solution import CODES
 from ..times import as_array, difference, listed
 from .steady_doses import TOLERANCES, look
@@ -108,6 +108,7 @@ def _checked(name: str, times: Any, t0: Any, t1: Any) -> Any:
     times = listed(times)
     if not is_number(times) or len(np.shape(times)) != 1:
         raise ValueError(f"{name} is {times!r}: expected a one-dimensional array of times, [jumps]")
+    refuse_symbolic(name, times)
     known, begin, end = concrete(times), concrete(t0), concrete(t1)
     if known is None or begin is None or end is None:
         return times

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, PyTree, Real
 
 from ..foreign_names import front_door
 from ..printing import describe_call
-from ..settings import as_python, check_choice, concrete, refuse_tracer
+from ..settings import as_python, check_choice, concrete, is_real, refuse_symbolic, refuse_tracer
 
 
 class SubSaveAt(eqx.Module):
@@ -183,11 +183,12 @@ def _check_times(said: str, ts: Any) -> Any:
             ts = jnp.asarray(ts) if traced else np.asarray(ts)
         except ValueError as error:
             raise ValueError(f"{said} takes an array of times: {error}") from None
-    if not (jnp.issubdtype(ts.dtype, jnp.floating) or jnp.issubdtype(ts.dtype, jnp.integer)):
+    if not is_real(ts.dtype):
         raise ValueError(f"{said} takes real times, got dtype {ts.dtype}")
     if len(ts.shape) != 1:
         raise ValueError(
             f"{said} takes a one-dimensional array of times, got shape {ts.shape}; for times per lane, vmap a "
             "function that makes the SaveAt"
         )
+    refuse_symbolic(said, ts)
     return ts

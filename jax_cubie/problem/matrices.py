@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ..linear import Mass, Pattern
-from ..settings import concrete, refuse_tracer
+from ..settings import concrete, is_real, refuse_tracer
 from .state import State
 
 # Of a Jacobian in units of the largest entry in its row: what rounding, in float32 and of differences, may leave.
@@ -85,7 +85,7 @@ def _mass_array(mass: Any, state: State) -> Any:
     array = mass if isinstance(mass, (jax.core.Tracer, jax.ShapeDtypeStruct)) else _numbers(mass, expected)
     if array.shape not in ((n,), (n, n)):
         raise ValueError(f"mass has shape {array.shape}, where y0 has {n} components: {expected}")
-    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+    if not is_real(array.dtype):
         raise ValueError(f"mass has dtype {array.dtype}: expected real numbers ({state.dtype})")
     return jax.ShapeDtypeStruct(array.shape, dtype) if isinstance(array, jax.ShapeDtypeStruct) else array.astype(dtype)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from jax.dtypes import float0
 from jaxtyping import Array, PyTree
 
 from ..kernel.partition import join
-from ..settings import concrete
+from ..settings import concrete, dtype_now, refuse_symbolic
 from ..times import rounded
 
 DTYPES = ("float32", "float64")
@@ -35,10 +36,7 @@ class State:
         """`tree`, of this structure, as one vector [size]. Raises ValueError that speaks of `what` where it is not."""
         leaves, structure = jax.tree.flatten(tree)
         if structure != self.structure:
-            hint = "; an array is one leaf, a list has one for each item" if isinstance(tree, list | tuple) else ""
-            raise ValueError(
-                f"{what} has the structure {structure}, but y0 has {self.structure}; they have to be equal{hint}"
-            )
+            raise ValueError(self._unlike(tree, structure, what))
         parts = []
         for leaf, shape in zip(leaves, self.shapes, strict=True):
             leaf = _readable(leaf, what, self.dtype)
@@ -48,6 +46,22 @@ class State:
                 raise ValueError(f"{what} has a leaf of dtype {name_of(leaf.dtype)}; expected real numbers ({self.dtype})")
             parts.append(jnp.broadcast_to(leaf.astype(self.dtype), shape).reshape(-1))
         return join(parts)
+
+    def _unlike(self, tree: PyTree, structure: Any, what: str) -> str:
+        """Says how `tree` of another structure differs from y0, and what to write."""
+        one = jax.tree.structure(0)
+        if self.structure == one and isinstance(tree, (list, tuple)):
+            scalars = all(np.shape(leaf) == () for leaf in jax.tree.leaves(tree))
+            instead = "make one array of it, jnp.stack([...])" if scalars and self.shapes != ((),) else "give what is in it"
+            return f"{what} is a {type(tree).__name__} of {len(tree)}, but y0 is one array: {instead}"
+        if structure == one and self.structure == jax.tree.structure([0] * self.structure.num_leaves):
+            return (
+                f"{what} is one array, but y0 is a list of {self.structure.num_leaves}, each an array of its own: give y0 as "
+                "one array, jnp.array([...])"
+            )
+        hint = ": is a return missing?" if tree is None else ""
+        theirs, ours = _written(structure), _written(self.structure)
+        return f"{what} has the structure {theirs}, but y0 has {ours}, where * is an array; they have to be equal{hint}"
 
     def unflatten(self, vector: Array) -> PyTree:
         """[..., size] back as a pytree of [..., *shape]."""
@@ -70,6 +84,12 @@ def _readable(leaf: Any, what: str, dtype: str) -> Array:
         raise ValueError(f"{what} has a leaf {leaf!r:.60}; expected numbers or an array of them ({dtype})") from error
 
 
+def _written(structure: Any) -> str:
+    """The structure of a pytree as the user would write it, with * in place of arrays."""
+    text = str(structure).removeprefix("PyTreeDef(").removesuffix(")")
+    return re.sub(r"CustomNode\(namedtuple\[(\w+)\], \[(.*?)\]\)", r"\1(\2)", text)
+
+
 def name_of(dtype: Any) -> str:
     return "float0 (the derivative by an integer, which has no values)" if dtype == float0 else str(dtype)
 
@@ -84,14 +104,17 @@ def read_state(y0: PyTree) -> State:
         ):
             raise TypeError(f"y0 has a leaf of type {type(leaf).__name__}: expected arrays and numbers")
         known = getattr(leaf, "dtype", None)
-        if isinstance(known, np.dtype) and known.kind in "OSUmM" or known in (np.longdouble, float0):
+        if isinstance(known, np.dtype) and (known.kind in "OSUmM" or known.names) or known in (np.longdouble, float0):
             name = name_of(known)
             raise ValueError(f"y0 has a leaf of dtype {name}: expected real numbers that JAX knows, float32 or float64")
+        if isinstance(known, np.dtype) and not known.isnative:
+            raise ValueError(f"y0 has a leaf of dtype {known}, its bytes in the other order: give y0.astype({known.name!r})")
+        refuse_symbolic("y0", leaf)
         shapes.append(tuple(np.shape(leaf)) if not isinstance(leaf, jax.ShapeDtypeStruct) else leaf.shape)
         dtypes.append(leaf)
     if sum(math.prod(shape) for shape in shapes) == 0:
         raise ValueError(f"y0 has no components (structure {structure}): there is nothing to integrate")
-    given = jnp.result_type(*dtypes)
+    given = dtype_now(jnp.result_type(*dtypes))
     if jnp.issubdtype(given, jnp.integer):
         given = jnp.result_type(float)
     if str(given) not in DTYPES:

@@ -20,6 +20,7 @@ from ..inputs import NO_DRIVERS, Drivers, Schedule, make_tables
 from ..linear import Mass, Pattern, without_custom_vjp
 from ..methods import Method
 from ..operands import LEG, MASS, TIME, Function, Traced, Window, window_of
+from ..settings import as_now, refuse_symbolic
 from ..times import as_array
 from ..translate import check_dtype, trace, translate_for_all
 from ..translate.platforms import PLATFORMS
@@ -52,16 +53,18 @@ class Arguments:
         self.arrays: list[Any] = []
         self.avals: list[jax.ShapeDtypeStruct] = []
         for path, leaf in leaves:
+            said = f"args{jax.tree_util.keystr(path)}"
+            refuse_symbolic(said, leaf)
             if isinstance(leaf, jax.ShapeDtypeStruct):
                 array, weak = leaf, False
             elif isinstance(leaf, float):
                 # A Python number adapts to the solve's dtype, as it does anywhere in JAX.
                 array, weak = jnp.asarray(leaf, dtype), True
-            elif isinstance(leaf, int) and not isinstance(leaf, bool):
+            elif isinstance(leaf, int):
                 array, weak = _default_int(leaf), True
             else:
-                array, weak = jnp.asarray(leaf), False
-            check_dtype(f"args{jax.tree_util.keystr(path)}", array)
+                array, weak = as_now(jnp.asarray(leaf)), False
+            check_dtype(said, array)
             self.arrays.append(array)
             self.avals.append(jax.ShapeDtypeStruct(array.shape, array.dtype, weak_type=weak))
         self.own = tuple(f"f{number}" for number in range(len(self.arrays)))
@@ -162,9 +165,14 @@ def _with_derivative(value: Array, like: Array) -> Array:
 
 
 def _is_operand(leaf: Any) -> bool:
-    """Arrays and numbers, but for those that no kernel can hold and f may never read: keys, half-precision, complex, text."""
+    """Arrays and real numbers, but for those that no kernel can hold and f may never read: keys, half-precision, complex, text.
+
+    Python's booleans are none: they choose what f does, as those of modules that tell how a layer is called.
+    """
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return True
+    if isinstance(leaf, (bool, complex)):
+        return False
     return eqx.is_array_like(leaf) and str(getattr(leaf, "dtype", "float32")) in KERNEL_DTYPES
 
 
@@ -303,10 +311,11 @@ def _traced(
     def call(*handed: Any) -> list[Any]:
         own, values = handed[: len(inputs)], handed[len(inputs) :]
         consts = [value if number is None else values[number].astype(dtype) for number, dtype, value in kept]
-        return jex.jaxpr_as_fun(jex.ClosedJaxpr(closed.jaxpr, consts))(*own, *values[: len(names)])
+        return jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, consts))(*own, *values[: len(names)])
 
+    jaxpr = closed.jaxpr  # without its constants, which may be tracers: a problem outlives what is traced around it
     closed_over = tuple(value if number is None else number for number, _, value in kept)
-    return Traced(call, tuple(operands), known, said, closed.jaxpr, closed_over, inputs, args.windows, args.numbers)
+    return Traced(call, tuple(operands), known, said, jaxpr, closed_over, inputs, args.windows, args.numbers)
 
 
 def flat_field(f: Callable, state: State, args: Arguments) -> Callable[..., Array]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..kernel.cache import dump_directory
 from ..kernel.partition import as_of_one_device, varying
+from ..settings import as_now, refuse_symbolic
 from .arrays import Array, Index, flat_index, in_memory, strides_of
 from .builder import Builder, Scalar
 from .context import Context, Conversions, check_dtype
@@ -33,6 +34,11 @@ def trace(fn: Callable[..., Any], *avals: jax.ShapeDtypeStruct, said: str = "the
     of arrays."""
     with as_of_one_device():
         closed = jax.make_jaxpr(fn)(*avals)
+        for value in closed.consts:
+            refuse_symbolic(f"an array that {said} closes over", value)
+        held = [as_now(value) for value in closed.consts]
+        if any(value.dtype != given.dtype for value, given in zip(held, closed.consts, strict=True)):
+            closed = jax.make_jaxpr(jex.jaxpr_as_fun(jex.ClosedJaxpr(closed.jaxpr, held)))(*avals)
     if any(varying(jax.typeof(value)) for value in closed.consts):
         closed = jex.ClosedJaxpr(_of_one_device(closed.jaxpr, {}), closed.consts)
     for aval in (*avals, *closed.out_avals):
