@@ -52,7 +52,7 @@ _MEASURED = (
 )
 # Operands that an operation can't have, and what to write. The first row that fits counts.
 _OPERANDS: tuple[tuple[str, str], ...] = (
-    ("NoneType", "one of them is None: give solve args=, or return what is meant"),
+    ("NoneType", "what is used there is None: give solve args=, or return what is meant"),
     ("not callable", "an array or a number is no function, as none in args stays one"),
     ("has no attribute", "what y and args hold in f are JAX's arrays: use their methods, and functions of jax.numpy"),
     ("0-d array", "a scalar has no items: give an array of them in y0 or args, jnp.array([...]), or leave out the unpacking"),
@@ -62,7 +62,7 @@ _OPERANDS: tuple[tuple[str, str], ...] = (
 )
 _BAD_OPERANDS = re.compile(
     r"unsupported operand type|not supported between instances|object is not callable|can only concatenate|"
-    r"bad operand type for|can't multiply sequence|Tracer has no attribute|iteration over a 0-d array"
+    r"bad operand type for|can't multiply sequence|Tracer has no attribute|iteration over a 0-d array|NoneType'? object"
 )
 
 # What JAX says where it can't differentiate: what that means, and what to write. The first row that fits counts.
@@ -152,7 +152,7 @@ def _fits(function: Callable[..., Any], flatten: Callable[[Any], Any], t: Any, y
     return True
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
 
 

@@ -97,7 +97,7 @@ _NARROWER = {"float64": "float32", "int64": "int32", "uint64": "uint32"}
 def dtype_now(dtype: Any) -> str:
     """The dtype that there is for it here: an array of 64 bits may come from where `jax_enable_x64` was on, which it is not."""
     name = str(dtype)
-    return name if jax.config.jax_enable_x64 else _NARROWER.get(name, name)
+    return name if jnp.result_type(float) == np.float64 else _NARROWER.get(name, name)
 
 
 def as_now(array: Any) -> Any:

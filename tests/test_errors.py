@@ -312,7 +312,8 @@ def test_values_that_are_not_there_yet(f, written, instead):
 @pytest.mark.parametrize(
     ("f", "args", "said", "instead"),
     [
-        (lambda t, y, a: -y * a, None, "for *: an array and 'NoneType'", "one of them is None: give solve args="),
+        (lambda t, y, a: -y * a, None, "for *: an array and 'NoneType'", "what is used there is None: give solve args="),
+        (lambda t, y, a: -y * a["k"], None, "'NoneType' object is not subscriptable", "what is used there is None"),
         (lambda t, y, a: -y * a, [1.0, 2.0], "for *: an array and 'list'", "give one array, jnp.array([...])"),
         (lambda t, y, a: -a, [1.0, 2.0], "bad operand type for unary -: 'list'", "a list in y0 or args is one in f, too"),
         (lambda t, y, a: y * -a, {"k": 1.0}, "unary -: 'dict'", "a dict in y0 or args is one in f, too: take an item"),
