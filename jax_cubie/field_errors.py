@@ -52,7 +52,7 @@ _MEASURED = (
 )
 # Operands that an operation can't have, and what to write. The first row that fits counts.
 _OPERANDS: tuple[tuple[str, str], ...] = (
-    ("NoneType", "what is used there is None: give solve args=, or return what is meant"),
+    ("NoneType", "what is used there is None: give args=, or return what is meant"),
     ("not callable", "an array or a number is no function, as none in args stays one"),
     ("has no attribute", "what y and args hold in f are JAX's arrays: use their methods, and functions of jax.numpy"),
     ("0-d array", "a scalar has no items: give an array of them in y0 or args, jnp.array([...]), or leave out the unpacking"),

@@ -70,7 +70,7 @@ class RESULTS(eqx.Enumeration, metaclass=_Listed):  # pyright: ignore[reportGene
     invalid_input = (
         "This lane was given values that cannot be solved with: t0, t1 or dt0 is not finite or dt0 has the wrong sign, a "
         "tolerance or a coefficient of the controller is NaN or outside of its range, rtol and atol are both 0, max_steps is "
-        "below 1, or ts are not in order between t0 and t1."
+        "below 1, ts are not in order between t0 and t1, or step_ends are not, with t1 - t0 behind all others."
     )
     singular_matrix = (
         "The matrix of an implicit step was singular, and smaller steps did not mend it. Check the Jacobian of the vector "

@@ -73,6 +73,8 @@ def test_codes_of_traced_ends(platform):
         (dict(step_ends=np.array([0.5, 0.5])), "step_ends=.*each further from it than the one before"),
         (dict(), "takes steps that end at step_ends, which is None: give step_ends="),
         (dict(step_ends=ENDS, dt0=0.1), "dt0 is 0.1, but controller 'given' says itself where steps end: leave dt0 out"),
+        (dict(step_ends=[0.5, 1.9]), "step_ends ends with 1.9, and t0=0.0 and t1=2.0 are 2 apart: .* last of which is t1 - t0"),
+        (dict(step_ends=[-1.0, -2.0]), "step_ends ends with -2, and t0=0.0 and t1=2.0 are 2 apart"),
         (dict(controller="even"), "dt0 is None, but the controller is 'even'.*give dt0"),
         (dict(controller="even", step_ends=ENDS), "step_ends is a setting of controller 'given', and this solver's is 'even'"),
     ],

@@ -150,6 +150,7 @@ def make_request(
         values |= {**offsets, **schedule.operands}
     for component in solver.components:
         values |= component.operands(state)
+    _check_last_end(values, t0, t1)
     linear = any(isinstance(component, LinearSettings) for component in solver.components)
     if matrices.given and not linear:
         refuse_matrices(matrices.given, method.name)
@@ -287,6 +288,16 @@ def _refuse_named_ends(parts: Sequence[Part], controller: Controller, name: str)
             f"controller={name!r} says itself where steps end, and so do jump_ts, step_ts, doses, events and drivers of the "
             "kind 'previous': take controller='fixed', whose steps are of one size between these, or one that chooses step "
             "sizes, as 'pid'"
+        )
+
+
+def _check_last_end(values: Mapping[str, Any], t0: Any, t1: Any) -> None:
+    """Raises ValueError where the last of known steps ends elsewhere than at t1; how near it has to be, each lane looks at."""
+    ends, span = concrete(values.get("step_ends")), concrete(values["span"])
+    if "step_ends" in values and ends is not None and span is not None and span and abs(ends[-1] / span - 1) > 1e-4:
+        raise ValueError(
+            f"step_ends ends with {ends[-1]:g}, and t0={t0} and t1={t1} are {span:g} apart: expected times since t0, the last "
+            "of which is t1 - t0"
         )
 
 
