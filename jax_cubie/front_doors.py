@@ -10,6 +10,7 @@ from jaxtyping import Array, PyTree, Real
 from .foreign_names import front_door, instead_of_solver
 from .inputs import AnyDoses
 from .outputs import Event, SaveAt, SteadyState, Summary
+from .settings import told
 from .solution import Solution
 from .solver import Solver
 
@@ -101,7 +102,7 @@ def solve(
         solver = Solver(**settings)
     elif not isinstance(solver, Solver):
         instead = instead_of_solver(solver)
-        given = f"solver is {solver!r} of type {type(solver).__name__}: expected a jax_cubie.Solver"
+        given = f"solver is {told(solver)}: expected a jax_cubie.Solver"
         raise TypeError(given + (f"; {instead}" if instead else ""))
     elif settings:
         solver = solver.update(**settings)

@@ -20,7 +20,7 @@ from .methods import NAMES, Tableau
 from .outputs import Event, EventRecord, SaveAt, SteadyState
 from .outputs.dense_interpolation import DenseInterpolation
 from .printing import describe_ivp
-from .settings import Range, as_python, check_choice, concrete
+from .settings import Range, as_python, check_choice, concrete, told
 from .solution import CODES, RESULTS, Solution, is_fine
 from .solver import Solver
 
@@ -225,7 +225,7 @@ def solve_ivp(
     if not isinstance(args, tuple):
         raise TypeError(f"args is {args!r}: solve_ivp calls fun(t, y, *args), so args is a tuple")
     if not callable(fun):
-        raise TypeError(f"fun is {fun!r} of type {type(fun).__name__}: expected a function fun(t, y, *args)")
+        raise TypeError(f"fun is {told(fun)}: expected a function fun(t, y, *args)")
     check_signature(fun, "fun(t, y, *args)", 2 + len(args))
 
     def derivative(returned: Any) -> Array:
@@ -291,7 +291,7 @@ def _events(given: Any, most: Any, arguments: int) -> list[Event]:
             raise TypeError(f"events has a jax_cubie.{name}: solve_ivp takes functions; call jax_cubie.solve, which takes it")
         if not callable(one):
             raise TypeError(
-                f"events has {one!r:.80} of type {type(one).__name__}: expected a function event(t, y, *args) or a list of such"
+                f"events has {told(one)}: expected a function event(t, y, *args) or a list of such"
             )
         check_signature(one, "event(t, y, *args)", arguments)
     return [_event(one, f"events[{number}]" if len(functions) > 1 else "events", most) for number, one in enumerate(functions)]

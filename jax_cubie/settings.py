@@ -54,7 +54,7 @@ class Range:
     def check(self, name: str, value: Any) -> None:
         """Raises TypeError for what is no real number, and ValueError for what is known and outside."""
         if not is_number(value):
-            raise TypeError(f"{name} is {value!r} of type {type(value).__name__}: expected a number")
+            raise TypeError(f"{name} is {told(value)}: expected a number")
         known = concrete(value)
         if known is None:
             return
@@ -116,6 +116,14 @@ def refuse_symbolic(said: str, value: Any) -> None:
         )
 
 
+def told(value: Any) -> str:
+    """What was given, as messages say it: of JAX's arrays what they are like, and neither values nor what JAX calls them."""
+    if isinstance(value, jax.Array):
+        traced = "a traced array" if isinstance(value, jax.core.Tracer) else "an array"
+        return f"{traced}, {value.dtype}[{','.join(map(str, value.shape))}]"
+    return f"{value!r:.80} of type {type(value).__name__}"
+
+
 def is_real(dtype: Any) -> bool:
     """Whether it is one of real numbers; to NumPy spans of time are integers, too."""
     number = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
@@ -136,8 +144,8 @@ def refuse_tracer(name: str, value: Any) -> None:
     """Raises TypeError where a static setting is a traced value."""
     if isinstance(value, jax.core.Tracer):
         raise TypeError(
-            f"{name} is a traced value ({type(value).__name__}), but it chooses which machine code is built, so it has to "
-            "be static: set it on the Solver, outside of jit, vmap and grad"
+            f"{name} is a traced value here, but it chooses what is built, so it has to be static: a Python value from outside "
+            "of jit, vmap and grad, or an argument that static_argnames of jit names"
         )
 
 

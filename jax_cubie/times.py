@@ -14,7 +14,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from .settings import concrete, is_number
+from .settings import concrete, is_number, told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _check_offsets(t0: Any, t1: Any, ts: Any, span: Any, offsets: Any, said: str
 def check_scalar(name: str, value: Any) -> None:
     """Raises TypeError or ValueError for what is no scalar."""
     if not is_number(value):
-        raise TypeError(f"{name} is {value!r} of type {type(value).__name__}: expected a number")
+        raise TypeError(f"{name} is {told(value)}: expected a number")
     if np.shape(value) != ():
         raise ValueError(
             f"{name} has shape {np.shape(value)}: expected a scalar. solve takes one trajectory; jax.vmap of it takes many"

@@ -227,6 +227,9 @@ TYPE = [
         lambda: jax.jit(lambda n: run(saveat=SaveAt(steps=True), max_steps=n).ys)(3),
         r"SaveAt\(steps=...\) needs max_steps as a Python int.*here it is traced.*outside of jit",
     ),
+    ("traced bool", lambda: jax.jit(lambda n: run(max_steps=n))(True), r"max_steps is a traced array, bool\[\]: expected"),
+    ("throw traced", lambda: jax.jit(lambda n: run(throw=n))(True), "throw is a traced value here.*static_argnames of jit"),
+    ("f array", lambda: run(f=jnp.ones(2)), r"f is an array, float32\[2\]: expected a function"),
     ("location", lambda: traced(state_location=1), "state_location is a traced value .*has to be static.*outside of jit"),
     ("method", lambda: traced(method=1), "method is a traced value .*has to be static.*outside of jit"),
     ("block", lambda: traced(block=32), "block is a traced value .*outside of jit"),
@@ -312,7 +315,7 @@ def test_values_that_are_not_there_yet(f, written, instead):
 @pytest.mark.parametrize(
     ("f", "args", "said", "instead"),
     [
-        (lambda t, y, a: -y * a, None, "for *: an array and 'NoneType'", "what is used there is None: give solve args="),
+        (lambda t, y, a: -y * a, None, "for *: an array and 'NoneType'", "what is used there is None: give args="),
         (lambda t, y, a: -y * a["k"], None, "'NoneType' object is not subscriptable", "what is used there is None"),
         (lambda t, y, a: -y * a, [1.0, 2.0], "for *: an array and 'list'", "give one array, jnp.array([...])"),
         (lambda t, y, a: -a, [1.0, 2.0], "bad operand type for unary -: 'list'", "a list in y0 or args is one in f, too"),

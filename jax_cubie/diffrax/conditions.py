@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from ..field_errors import FieldError, in_our_words
 from ..outputs import Event
+from ..settings import told
 
 _DIRECTIONS = {None: 0, True: 1, False: -1}
 
@@ -22,7 +23,7 @@ def check_event(event: Any, controller: Any) -> None:
     if event is None:
         return
     if not isinstance(event, diffrax.Event):
-        raise TypeError(f"event is {event!r:.80} of type {type(event).__name__}: expected diffrax's Event(cond_fn, ...)")
+        raise TypeError(f"event is {told(event)}: expected diffrax's Event(cond_fn, ...)")
     if type(controller) is diffrax.StepTo:
         raise ValueError(
             "event is given, and stepsize_controller is StepTo, which says itself where steps end: use ConstantStepSize() or a "

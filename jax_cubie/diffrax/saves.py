@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..outputs import SaveAt, SubSaveAt
+from ..settings import told
 
 _SAVE_Y = diffrax.SubSaveAt(t1=True).fn
 
@@ -24,7 +25,7 @@ def is_sub(value: Any) -> bool:
 def check_saveat(saveat: Any, max_steps: int | None) -> None:
     """Raises TypeError or ValueError for what can't be saved here."""
     if not isinstance(saveat, diffrax.SaveAt):
-        raise TypeError(f"saveat is {saveat!r:.80} of type {type(saveat).__name__}: expected diffrax's SaveAt")
+        raise TypeError(f"saveat is {told(saveat)}: expected diffrax's SaveAt")
     if saveat.dense and max_steps is None:
         raise ValueError(
             "SaveAt(dense=True) keeps each step there may be, and max_steps is None: give max_steps=, somewhat more steps than "
@@ -38,7 +39,7 @@ def check_saveat(saveat: Any, max_steps: int | None) -> None:
             )
     for sub in jax.tree.leaves(saveat.subs, is_leaf=is_sub):
         if not is_sub(sub):
-            raise TypeError(f"SaveAt(subs=...) has {sub!r:.80} of type {type(sub).__name__}: expected SubSaveAts")
+            raise TypeError(f"SaveAt(subs=...) has {told(sub)}: expected SubSaveAts")
         if sub.steps and max_steps is None:
             raise ValueError(
                 f"SaveAt(steps={sub.steps}) keeps a row for every step there may be, and max_steps is None: give max_steps=, "

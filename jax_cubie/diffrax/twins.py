@@ -21,7 +21,7 @@ from jaxtyping import PyTree
 from ..field_errors import check_signature
 from ..methods import ContinuousExtension, Tableau, find_tableau
 from ..nonlinear import KAPPA
-from ..settings import concrete, is_number
+from ..settings import concrete, is_number, told
 from ..solver import Solver
 from ..times import read_times
 
@@ -304,4 +304,4 @@ def _described(value: Any) -> str:
         return f"the class {value.__name__}"
     if type(value).__module__.partition(".")[0] in ("diffrax", "optimistix", "lineax"):
         return type(value).__name__
-    return f"{value!r:.80} of type {type(value).__name__}"
+    return told(value)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Int, PyTree, Real
 
 from ..foreign_names import front_door
 from ..printing import as_document, describe_call
-from ..settings import as_python, concrete, refuse_tracer
+from ..settings import as_python, concrete, refuse_tracer, told
 from ..times import next_time, owned, padded_offsets
 from .given import module, read_numbers, read_order, read_times, real
 from .jumps import Schedule
@@ -84,7 +84,7 @@ class Doses(eqx.Module):
     ):
         if not callable(into):
             raise TypeError(
-                f"Doses(into=...) is {into!r:.80} of type {type(into).__name__}: expected a function of y that names a "
+                f"Doses(into=...) is {told(into)}: expected a function of y that names a "
                 "component, as lambda y: y['depot']"
             )
         self.ts = read_times("Doses", ts)
@@ -179,7 +179,7 @@ def read_doses(doses: Any) -> tuple[AnyDoses, ...]:
     for one in given:
         if not isinstance(one, AnyDoses):
             raise TypeError(
-                f"doses has {one!r:.80} of type {type(one).__name__}: expected jax_cubie.Doses(ts, amounts, into=...), or a "
+                f"doses has {told(one)}: expected jax_cubie.Doses(ts, amounts, into=...), or a "
                 "tuple of them"
             )
         if len(one.ts.shape) != 1:

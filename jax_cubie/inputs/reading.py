@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..settings import concrete
+from ..settings import concrete, told
 from ..times import as_array, difference
 from .drivers import Driver
 
@@ -78,7 +78,7 @@ def read_drivers(drivers: PyTree, t0: Any, t1: Any, dtype: str) -> Drivers:
     for driver in found:
         if not isinstance(driver, Driver):
             raise TypeError(
-                f"drivers has {driver!r:.80} of type {type(driver).__name__}: expected a pytree of jax_cubie.Driver(ts, values)"
+                f"drivers has {told(driver)}: expected a pytree of jax_cubie.Driver(ts, values)"
             )
         driver.check()
     leaves = tuple(_written_out(one, t0, t1) if one.jumps else _by_distance(one) for one in found)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, Real
 
-from ..settings import check_choice, is_number
+from ..settings import check_choice, is_number, told
 from ..times import since
 
 
@@ -69,7 +69,7 @@ class DenseInterpolation(eqx.Module):
             )
         given = np.asarray(t) if isinstance(t, (list, tuple)) else t
         if not is_number(given):
-            raise TypeError(f"{name} is {t!r:.80} of type {type(t).__name__}: expected a time, or an array of times")
+            raise TypeError(f"{name} is {told(t)}: expected a time, or an array of times")
         dtype = self.span.dtype
         time = self._direction * jnp.asarray(since(given, self.t0, self.t0_rest, str(dtype)))
         # The ends themselves, as far as the time's own dtype holds them.

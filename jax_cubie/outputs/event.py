@@ -7,7 +7,7 @@ from collections.abc import Callable
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..settings import as_python
+from ..settings import as_python, told
 
 
 class Event(eqx.Module):
@@ -42,7 +42,7 @@ class Event(eqx.Module):
         for name in ("cond", "affect"):
             function = getattr(self, name)
             if not callable(function) and not (name == "affect" and function is None):
-                raise TypeError(f"{name} is {function!r:.80} of type {type(function).__name__}: expected {name}(t, y, args)")
+                raise TypeError(f"{name} is {told(function)}: expected {name}(t, y, args)")
         if isinstance(self.direction, bool) or self.direction not in (-1, 0, 1):
             raise ValueError(f"direction is {self.direction!r}: expected 1 (cond grows), -1 (it falls) or 0 (either)")
         if self.terminal is not None and not (isinstance(self.terminal, int) and self.terminal >= 0):

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, PyTree, Real
 
 from ..foreign_names import front_door
 from ..printing import describe_call
-from ..settings import as_python, check_choice, concrete, is_real, refuse_symbolic, refuse_tracer
+from ..settings import as_python, check_choice, concrete, is_real, refuse_symbolic, refuse_tracer, told
 
 
 class SubSaveAt(eqx.Module):
@@ -62,7 +62,7 @@ class SubSaveAt(eqx.Module):
         self.side = _check_side(door, side, self.points)
         self.steps = _check_steps(door, steps)
         if fn is not None and not callable(fn):
-            raise TypeError(f"{door}(fn=...) is {fn!r} of type {type(fn).__name__}: expected a function fn(t, y, args)")
+            raise TypeError(f"{door}(fn=...) is {told(fn)}: expected a function fn(t, y, args)")
         self.fn = fn
 
     def __repr__(self) -> str:
@@ -112,7 +112,7 @@ class SaveAt(SubSaveAt):
         given += [name for name in ("ts", "fn") if getattr(self, name) is not None]
         for sub in jax.tree.leaves(subs, is_leaf=is_sub):
             if not is_sub(sub) or isinstance(sub, SaveAt):
-                raise TypeError(f"SaveAt(subs=...) has {sub!r:.80} of type {type(sub).__name__}: expected SubSaveAts")
+                raise TypeError(f"SaveAt(subs=...) has {told(sub)}: expected SubSaveAts")
         if subs is not None and given:
             raise ValueError(f"SaveAt(subs=...) is given beside {given[0]}: make that a SubSaveAt of its own, among the subs")
         if not self._saves and (fn is not None or not (self.dense or self.several)):

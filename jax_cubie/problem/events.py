@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ..field_errors import in_derivative_words, in_our_words
 from ..outputs import Event, Events, Kind, SteadyState
+from ..settings import told
 from ..translate import trace
 from .state import State
 from .tracing import Arguments, Extra
@@ -28,9 +29,10 @@ class EventReader:
         leaves, _ = jax.tree.flatten(given, is_leaf=_is_event)
         for leaf in leaves:
             if not _is_event(leaf):
+                instead = "; write Event(cond) of a function cond(t, y, args)" if callable(leaf) else ""
                 raise TypeError(
-                    f"events has {leaf!r:.80} of type {type(leaf).__name__}: expected a jax_cubie.Event, or "
-                    "jax_cubie.steady_state(), or a tuple, list or dict of these"
+                    f"events has {told(leaf)}: expected a jax_cubie.Event, or jax_cubie.steady_state(), or a tuple, list or "
+                    f"dict of these{instead}"
                 )
         steady = [leaf for leaf in leaves if isinstance(leaf, SteadyState)]
         if len(steady) > 1:

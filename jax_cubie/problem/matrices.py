@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ..linear import Mass, Pattern
-from ..settings import concrete, is_real, refuse_tracer
+from ..settings import concrete, is_real, refuse_tracer, told
 from .state import State
 
 # Of a Jacobian in units of the largest entry in its row: what rounding, in float32 and of differences, may leave.
@@ -107,7 +107,7 @@ def _numbers(mass: Any, expected: str) -> Any:
             return array
     except (TypeError, ValueError):
         pass
-    raise TypeError(f"mass is {mass!r:.80} of type {type(mass).__name__}: {expected}")
+    raise TypeError(f"mass is {told(mass)}: {expected}")
 
 
 def read_sparsity(matrices: Matrices, state: State) -> Pattern | None:

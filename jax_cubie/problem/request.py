@@ -30,7 +30,7 @@ from ..loop.checkpoints import windows_for
 from ..methods import Method
 from ..operands import Operand, Piece, numbered
 from ..outputs import ROWS, Dense, SaveAt, Saving, Steady, SubSaveAt
-from ..settings import Component, concrete
+from ..settings import Component, concrete, told
 from ..times import Times, check_scalar, owned, read_times, rest_of, times_between
 from .checks import flat_state, step_size
 from .events import EventReader
@@ -105,7 +105,7 @@ def make_request(
 ) -> Request:
     """Checks everything that is known now, traces f, and lists the kernel's operands."""
     if not callable(f):
-        raise TypeError(f"f is {f!r} of type {type(f).__name__}: expected a function f(t, y, args)")
+        raise TypeError(f"f is {told(f)}: expected a function f(t, y, args)")
     if not isinstance(saveat, SaveAt):
         instead = instead_of_saveat(saveat)
         raise TypeError(f"saveat is {saveat!r}: expected a jax_cubie.SaveAt" + (f"; {instead}" if instead else ""))
@@ -253,7 +253,7 @@ def _jacobian(
     jac = matrices.jac
     if jac is not None:
         if not callable(jac):
-            raise TypeError(f"jac is {jac!r} of type {type(jac).__name__}: expected a function jac(t, y, args) -> [n, n]")
+            raise TypeError(f"jac is {told(jac)}: expected a function jac(t, y, args) -> [n, n]")
         leaves.check_signature(jac, "jac")
     flat = None if jac is None else flat_jacobian(jac, state, leaves.at)
     if all(concrete(one) is not None for one in (t0, *leaves.arrays)):
@@ -318,8 +318,8 @@ def _room(said: str, solver: Choices) -> int:
     known = concrete(solver.settings()["max_steps"])
     if known is None:
         raise TypeError(
-            f"{said} needs max_steps as a Python int, since it bounds what is kept of a lane, but here it is traced "
-            f"({type(solver.settings()['max_steps']).__name__}): set it outside of jit, vmap and grad"
+            f"{said} needs max_steps as a Python int, since it bounds what is kept of a lane, but here it is traced: set it "
+            "outside of jit, vmap and grad"
         )
     if "max_steps" not in solver.given and known == DEFAULT_MAX_STEPS:
         raise ValueError(

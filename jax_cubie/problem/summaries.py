@@ -19,7 +19,7 @@ from ..linear import without_custom_vjp
 from ..methods import Method
 from ..outputs.summaries import Asked, Crossing, Fold, Group, Summaries, Window
 from ..outputs.summary import Summary
-from ..settings import concrete
+from ..settings import concrete, told
 from ..times import as_array, check_scalar, difference
 from ..translate import check_dtype, trace
 from .state import State
@@ -369,7 +369,7 @@ def _real(leaf: Any, said: str, expected: str = "real numbers") -> Any:
 def _checked(given: Any) -> Mapping[str, Summary]:
     if not isinstance(given, Mapping):
         raise TypeError(
-            f"summaries is {given!r:.80} of type {type(given).__name__}: expected a dict of jax_cubie.Summary, as "
+            f"summaries is {told(given)}: expected a dict of jax_cubie.Summary, as "
             "{'peak': Summary.max()}"
         )
     for name, summary in given.items():
@@ -377,7 +377,7 @@ def _checked(given: Any) -> Mapping[str, Summary]:
             raise TypeError(f"summaries has the name {name!r} of type {type(name).__name__}: expected text")
         if not isinstance(summary, Summary):
             raise TypeError(
-                f"summaries[{name!r}] is {summary!r:.80} of type {type(summary).__name__}: expected a jax_cubie.Summary, as "
+                f"summaries[{name!r}] is {told(summary)}: expected a jax_cubie.Summary, as "
                 "Summary.max()"
             )
     return given
