@@ -229,6 +229,7 @@ TYPE = [
     ),
     ("traced bool", lambda: jax.jit(lambda n: run(max_steps=n))(True), r"max_steps is a traced array, bool\[\]: expected"),
     ("throw traced", lambda: jax.jit(lambda n: run(throw=n))(True), "throw is a traced value here.*static_argnames of jit"),
+    ("event alone", lambda: run(events=lambda t, y, a: y[0]), r"events has <function .*expected a .*; write Event\(cond\)"),
     ("f array", lambda: run(f=jnp.ones(2)), r"f is an array, float32\[2\]: expected a function"),
     ("location", lambda: traced(state_location=1), "state_location is a traced value .*has to be static.*outside of jit"),
     ("method", lambda: traced(method=1), "method is a traced value .*has to be static.*outside of jit"),
