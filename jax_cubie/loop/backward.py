@@ -19,7 +19,7 @@ from ..solution import CODES
 from . import inside
 from .adjoint import WRITTEN
 from .checkpoints import WINDOW, WINDOW_BITS, checkpoint_name, from_word, power, record_of, slot_of, to_word, turn_of
-from .clock import edges_of, end_of, floor_of, whole_steps
+from .clock import edges_of, end_of, floor_of, until, whole_steps
 from .cotangents import cell_of, clear, conclude, declare_cells, gather
 from .part import Step
 from .progress import begin_buffers, build_progress, raw
@@ -323,7 +323,8 @@ class _Backward:
         end, last = where(b.get("last"), b.get("end"), reached), b.get("last")
         if self._problem.divided:
             last = last & b.get("home")
-        return Step(self._start(b), b.get("residue"), end, b.get("step_size"), last)
+        clips = [hooks for _, hooks in self._dividing if hooks.clip is not None]
+        return Step(self._start(b), b.get("residue"), end, b.get("step_size"), last, until(b, end, clips))
 
     def _start(self, b: Body) -> Scalar:
         if not self._problem.one_size:
@@ -411,7 +412,7 @@ class _Backward:
     def _resume_leg(self, b: Body) -> None:
         """What is known of the leg at hand, of a step that may be the first or the last of it."""
         end, floor = b.get("end"), floor_of(b)
-        home = ~(end < floor)
+        home = ~(end < end_of(b))
         b.put(home=home, floor=where(home, floor, floor_of(b, end)), fresh=False, cut=False, exact=False)
         for order in () if self._problem.cuts else b.moving:
             for part, hooks in self._dividing:

@@ -13,7 +13,7 @@ from llvmlite import ir
 
 from ..kernel.device import View, each
 from ..kernel.emitter import Emitter
-from ..kernel.scalar import Scalar
+from ..kernel.scalar import Scalar, most
 from ..operands import LEG, TIME, Piece, in_order, tangent_name
 from .clock import inside_of_leg
 from .cursors import find
@@ -215,6 +215,16 @@ class Body:
     def time_of(self, since_t0: Any) -> Any:
         """A time since t0 as functions of the user's take it in the leg at hand."""
         return self._times(since_t0)["t"]
+
+    def held_back(self, since_t0: Any) -> Scalar:
+        """How much earlier than it is that time is to functions of the user's, at the end of a leg behind which they jump."""
+        given, exact = self._times(since_t0), {"t": self.emitter.add(self.dtype, self.op("t0"), since_t0)}
+        if self.lane.problem.counts_from_t0:
+            exact = {"t": since_t0, TIME: exact["t"]}
+        held, forwards = self.scalar(0.0), self.scalar(self.direction)
+        for name, time in given.items():
+            held = most(forwards * (self.scalar(exact[name]) - self.scalar(time)), held)
+        return held
 
     def _times(self, since_t0: Any) -> dict[str, Any]:
         from_t0, jumps = self.lane.problem.counts_from_t0, self.lane.problem.jumps

@@ -5,6 +5,7 @@ Time is counted from t0 and runs forwards inside: a solve with t1 < t0 is integr
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from .legs import SINCE_T0, TIMES, edges
 
 if TYPE_CHECKING:
     from .body import Body
+    from .part import Hooks
 
 # A step ends at t1 if it would come this close, in units in the last place of t1 - t0: an adaptive one as diffrax 0.7.2 has
 # it; fixed ones are all of one size, so the last may be longer by no more than what is rounded in their sum.
@@ -85,6 +87,20 @@ def inside_of_leg(b: Body, time: Scalar, pair: tuple[str, str] = TIMES) -> Scala
     first, last, forwards = b.get(pair[0]), b.get(pair[1]), b.scalar(b.direction) > 0.0
     low, high = where(forwards, first, last), where(forwards, last, first)
     return most(low, least(high, time))
+
+
+def before(b: Body, time: Scalar) -> Scalar:
+    """The time in front of one above 0, as near as can be."""
+    return (time.bits - 1).float(b.dtype)
+
+
+def until(b: Body, end: Scalar, clips: Iterable[Hooks]) -> Scalar:
+    """Up to which time points are those of a step that ends there: `Step.until`."""
+    found = end
+    for part in clips if b.lane.problem.cuts else ():
+        stop = part.clip(b)
+        found = where(b.get("exact") & before(b, stop).equals(end), stop, found)
+    return found
 
 
 def whole_steps(b: Body, step_size: Scalar, floor: Scalar) -> Scalar:

@@ -97,13 +97,15 @@ class Control:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """An accepted step, in `Scalar`s. residue: what `start` has lost to rounding. last: whether it ends at t1."""
+    """An accepted step, in `Scalar`s. residue: what `start` has lost to rounding. last: whether it ends at t1. until: up to
+    which time points are the step's: its end, or that of a jump in front of which an event has ended it."""
 
     start: Scalar
     residue: Scalar
     end: Scalar
     size: Scalar
     last: Scalar
+    until: Scalar
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,7 +36,7 @@ from ..operands import tangent_name
 from ..solution import CODES
 from . import inside
 from .checkpoints import Recording
-from .clock import edges_of, end_of, floor_of, whole_steps
+from .clock import edges_of, end_of, floor_of, until, whole_steps
 from .legs import edges
 from .part import Step
 
@@ -335,6 +335,8 @@ class _Writer:
         if self._jumps:
             # f is to be what it is behind the jump once the method starts.
             found, jumped = edges_of(b, time, b.scalar(float("inf"))), ~b.get("exact")
+            for part in self._clips:  # an event may be where the leg had ended anyway
+                jumped = jumped | (part.clip(b) <= time)
             for first, last in edges(b.lane.problem):
                 b.put(**{first: where(jumped, found[first], b.get(first)), last: found[last]})
         resume = b.get("resume")
@@ -356,7 +358,7 @@ class _Writer:
     def _cut(self, b: Body) -> None:
         """To the step that was taken, up to where it is to end."""
         start, time = b.get("start"), b.get("cut_at")
-        home = ~(time < floor_of(b))
+        home = ~(time < end_of(b))
         # One that is taken again, to end a little elsewhere or for the sake of tangents, counts for nothing.
         again = b.get("exact").to("int32").value
         for name in ("steps", "rejected"):
@@ -484,7 +486,8 @@ class _Writer:
     def _step(self, b: Body) -> Step:
         """The step at hand."""
         last = b.get("last") & b.get("home") if self._divided else b.get("last")
-        return Step(self._now(b), b.get("residue"), self._reached(b), b.get("step_size"), last)
+        end = self._reached(b)
+        return Step(self._now(b), b.get("residue"), end, b.get("step_size"), last, until(b, end, self._clips))
 
     def _ask(self, b: Body, place: str, *arguments: Any) -> None:
         """The parts: the first code that is not 0 is the lane's, unless it has one."""

@@ -16,7 +16,8 @@ class Event(eqx.Module):
     - cond: cond(t, y, args), a scalar. A float: the event is where it becomes 0, found on the method's values between steps to
       a few units in the last place. A bool: the event is at the end of each accepted step where it is True.
     - direction: of a float, 1: only where it grows, -1: only where it falls, 0: either. Of a bool, 1: only where it has become
-      True, as it was not at the end of the step before, -1: where it has become False, 0: wherever it is True.
+      True, as it was not at the end of the step before, or behind a jump there, -1: where it has become False, 0: wherever it
+      is True.
     - terminal: whether the lane ends there, with `RESULTS.event_occurred`; a number: at which of them. None: only where there
       is no `affect`.
     - affect: affect(t, y, args) -> y, the state to go on from, a pytree like y; the method starts again. Components that follow
@@ -24,10 +25,11 @@ class Event(eqx.Module):
     - record: of how many, from the first on, times and states are kept.
 
     At t0 no event happens: a cond that is 0 there, or behind an event of its own, is on the side to which it goes on. Where it
-    is 0 over a stretch of time, that is no event. Of events at one time all happen, in the order in which they are given. A
-    step in which one happens that ends the lane, changes the state or is kept is taken once more, so that it ends there. More
-    than one zero of a cond in a step is found where they are more than a sixteenth of it apart, and values and slopes of cond
-    at the ends of the step give a hint of them; others are missed, which shorter steps, by dtmax=, help against.
+    is 0 over a stretch of time, that is no event. Of events at one time all happen, in the order in which they are given, and
+    in front of doses and other jumps of that time. A step in which one happens that ends the lane, changes the state or is kept
+    is taken once more, so that it ends there. More than one zero of a cond in a step is found where they are more than a
+    sixteenth of it apart, and values and slopes of cond at the ends of the step give a hint of them; others are missed, which
+    shorter steps, by dtmax=, help against.
 
     Raises TypeError or ValueError for what can't be.
     """

@@ -53,6 +53,23 @@ class Conditions:
             along = {} if self._mass else {"dy": slope(b)}
             b.call("event_slopes", y=state, out=self.part(b.buf.event_values, 1), **along, **instant)
 
+    def reach_end(self, b: Body, step: Step, values: View) -> None:
+        """What conditions, `values`, are at the end of a step, where rounding may have them on the other side: how fast they
+        change there is in `event_values`.
+
+        At the end of a leg behind which functions jump they are asked at an earlier time: one that comes to 0 by then is 0. One
+        that goes to the side on which it was is there, be it also in a step that is as short as time resolves.
+        """
+        short = self._is_short(b, step)
+        held = b.held_back((b.scalar(b.direction) * step.end).value) if b.lane.problem.jumps else b.scalar(0.0)
+        for number in self.real:
+            value, change, before = b.scalar(values.load(number)), self.change(b, number), b.get(side(number))
+            near = (abs(value) <= 2.0 * held * abs(change)) & (held > 0.0)
+            value = where(near & alike(before, -change), 0.0, value)
+            near = near | (short & (abs(value) <= self.resolution(b, number, step.end)))
+            back = near & alike(before, change) & ~alike(before, value)
+            values.store(number, where(back, self.beyond(b, -before, b.scalar(0.0)), value).value)
+
     def tell_wrong(self, b: Body) -> None:
         """Whether a condition is no number; it is suspicious then. With a mass matrix its slope may be none, either."""
         for number in self.real:
@@ -82,7 +99,14 @@ class Conditions:
 
     def resolution(self, b: Body, number: int, time: Scalar) -> Scalar:
         """By how much a condition changes while time hardly does."""
-        return abs(self.change(b, number)) * (_STANDING * self.eps * most(abs(b.number("t0")), time))
+        return abs(self.change(b, number)) * self._resolved(b, time)
+
+    def _is_short(self, b: Body, step: Step) -> Scalar:
+        return step.size <= self._resolved(b, step.end)
+
+    def _resolved(self, b: Body, time: Scalar) -> Scalar:
+        """What time hardly tells apart."""
+        return _STANDING * self.eps * most(abs(b.number("t0")), time)
 
     def fires(self, b: Body, number: int) -> Scalar:
         """Whether the step ends at that event."""
@@ -123,11 +147,11 @@ class Conditions:
         return near
 
     def suspicious(self, b: Body, step: Step) -> Scalar:
-        """Whether a condition has changed its side, or may have done so in between."""
-        found = b.scalar(False, "bool")
+        """Whether a condition has changed its side, or may have done so in between, of which a short step has nothing."""
+        found, short = b.scalar(False, "bool"), self._is_short(b, step)
         for number in self.real:
             ends = _Ends(b, self, number, step)
-            found = found | ~(ends.value > 0.0) | ends.touching | ends.hiding | ends.on_zero
+            found = found | ~(ends.value > 0.0) | (~short & (ends.touching | ends.hiding)) | ends.on_zero
         return found
 
     def simple(self, b: Body, step: Step) -> Scalar:

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..kernel.scalar import Scalar, least, most, where
 from ..loop import Hooks, Step
+from ..loop.clock import before
 from ..loop.functions import into_view
 from ..solution import CODES
 from .event_conditions import Conditions, alike
@@ -41,6 +42,7 @@ def build_hooks(lane: Lane, events: Events) -> Hooks:
         lane.cell(name, "int32")
     for name in ("events_end", "events_vague"):
         lane.cell(name, "bool")
+    lane.cell("events_limit", lane.problem.dtype)
     if places.counts_beside:
         lane.cell("events_beside", "int32")
     for name, kind in events.remembered[1:]:
@@ -55,7 +57,7 @@ class _Places:
     began; events_rapid, legs of no length; events_end, whether the lane ends at the end of the step.
     events_beside, a bit for each event at the time of those at which the step ends that is only counted; events_corrected, how
     often their time was; events_level, how many levels of its tangents are known; events_vague, whether a condition has left
-    its zero, rather than come to it, on the side where it was.
+    its zero, rather than come to it, on the side where it was; events_limit, the latest time of an event in the leg at hand.
 
     Where the state has tangents the step that ends at an event is taken once for each of their levels more: of the tangents of
     the conditions at that time come those of the time (the implicit function theorem), and with these it is taken again.
@@ -74,7 +76,7 @@ class _Places:
 
     def start(self, b: Body) -> None:
         b.put(events_fired=0, events_before=0, events_rapid=0, events_level=0, events_corrected=0)
-        b.put(events_end=False, events_vague=False)
+        b.put(events_end=False, events_vague=False, events_limit=0)
         if self._conditions.beside:
             b.put(events_beside=0)
         for name, _ in self._events.remembered[1:]:
@@ -99,7 +101,10 @@ class _Places:
             before = where(awaited, b.get(side(number)), where(standing, tiny, value))
             b.put(**{side(number): before, changing(number): self._conditions.rate(b, number)})
         for number in self._conditions.bools:
-            b.put(**{side(number): self._conditions.value(b, number)})
+            value = self._conditions.value(b, number)
+            # What a jump has made True or False becomes so at the end of the next step, as what was taken back does.
+            towards = least if self._conditions.kinds[number].direction > 0 else most
+            b.put(**{side(number): where(time > 0.0, towards(value, reached[number]), value)})
         b.put(events_fired=0, events_level=0, events_corrected=0)
         if self._conditions.beside:
             b.put(events_beside=0)
@@ -108,6 +113,7 @@ class _Places:
         """Looks at the step; whether it should have ended earlier."""
         conditions = self._conditions
         conditions.evaluate(b, step.end, b.buf.proposed_state, self._method.end_rhs)
+        conditions.reach_end(b, step, conditions.part(b.buf.event_values, 0))
         cut, eventful = b.variable(b.emitter.constant("bool", 0), "bool"), conditions.come_near(b, step) | b.get("exact")
         for number in conditions.bools:
             eventful = eventful | self._holds(b, number)
@@ -194,6 +200,10 @@ class _Places:
         if self._conditions.real:
             with b.when(suspicious & ~exact if self._conditions.cutting == self._conditions.real else suspicious):
                 found.set(self._search.first(b, step, exact).value)
+                if self._conditions.cutting:
+                    with b.when(~exact & (b.scalar(found.get()) < float("inf"))):
+                        b.put(events_limit=self._limit(b, step))
+                        found.set(least(b.scalar(found.get()), b.get("events_limit")).value)
         sooner = b.scalar(found.get()) < float("inf")
         for number, kind in enumerate(self._conditions.kinds):
             if kind.cuts:
@@ -283,10 +293,19 @@ class _Places:
         for number in reversed(self._conditions.cutting):
             fires = self._conditions.fires(b, number)
             moved = where(fires, -(self._conditions.value(b, number) / self._conditions.change(b, number)), moved)
-        time = least(step.end + moved, b.scalar(b.direction) * b.number("span"))
+        time = least(step.end + moved, b.get("events_limit"))
         near = (abs(moved) <= step.size / PARTS) & (time > step.start)
         more = ~time.equals(step.end) & (b.get("events_corrected") < MOST_CORRECTIONS)
         return where(near & more, time, float("inf"))
+
+    def _limit(self, b: Body, step: Step) -> Scalar:
+        """The latest time at which an event of this leg may be: in front of the leg's end, which moves by itself. At t1 it is
+        that, for what ends the lane or changes the state there: nothing is changed any more."""
+        kinds = self._conditions.kinds
+        final = sum(1 << number for number in self._conditions.cutting if kinds[number].affects or kinds[number].ends_at)
+        end, finally_ = b.get("end"), b.get("home") & ~(b.get("events_fired") & final).equals(0)
+        earlier = before(b, end)
+        return where(finally_ | ~(earlier > step.start), end, earlier)
 
     def _count_rapid(self, b: Body, time: Scalar) -> Scalar:
         """How many legs of no length there have been, one behind the other; more than may be, where there is no end to them."""

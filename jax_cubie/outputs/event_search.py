@@ -52,6 +52,8 @@ class Search:
             time = self._time(b, step, theta)
             trial = self._conditions.part(b.buf.event_trial, 0)
             b.call(self._conditions.plain, y=b.buf.event_state, out=trial, **b.instant((b.scalar(b.direction) * time).value))
+            with b.when(time.equals(step.end)):
+                self._conditions.reach_end(b, step, trial)
             mode = state.integer("mode")
             with b.emitter.builder.if_else(mode.equals(_SCAN).value) as (scans, others):
                 with scans:

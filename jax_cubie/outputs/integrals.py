@@ -210,7 +210,7 @@ class Integrals(Part):
 
     def pass_samples(self, b: Body, one: Sum, step: Step, visit: Callable[[Point], None] | None = None) -> None:
         """The samples inside of a step lie behind now."""
-        limit = where(step.last, step.end + LATE * b.number(one.every), step.end)
+        limit = where(step.last, step.end + LATE * b.number(one.every), step.until)
 
         def sample() -> None:
             if visit is not None:

@@ -91,12 +91,13 @@ class _Rows:
         ordered = b.variable(b.emitter.constant("bool", 1), "bool")
         if self._saving.points:
             signed = b.scalar(b.direction) * step.size
-            with b.when(b.get(self._point_cell) <= step.end):
+            with b.when(b.get(self._point_cell) <= step.until):
                 prepare_between(b, step)
 
             def save() -> None:
                 point = b.get(self._point_cell)
                 theta = (point - step.start - step.residue) / step.size
+                theta = where(point > step.end, 1.0, theta) if b.lane.problem.cuts else theta
                 since_t0 = b.scalar(b.direction) * point
                 time = self._time_of_point(b, b.number("t0") + since_t0)
                 edge = edge_of(b, step, point) if self._saving.clings else None
@@ -109,7 +110,7 @@ class _Rows:
                 self._save_values(b, time, since_t0.value, values, edge)
                 self._go_on(b, ordered)
 
-            b.repeat_while(lambda: b.get(self._point_cell) <= step.end, save)
+            b.repeat_while(lambda: b.get(self._point_cell) <= step.until, save)
         if self._saving.steps:
             b.put(**{self._until: b.get(self._until) - 1})
             with b.when(b.get(self._until).equals(0)):

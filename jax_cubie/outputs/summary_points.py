@@ -165,7 +165,7 @@ class _Points:
     def _step_of_samples(self, b: Body, window: Window, step: Step) -> None:
         name = f"{window.every}_next"
         every = b.number(window.every)
-        limit = where(step.last, step.end + LATE * every, step.end)
+        limit = where(step.last, step.end + LATE * every, step.until)
         if not self._always:
             with b.when(b.get(name) <= limit):
                 self._prepare(b, step)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jax_cubie import Driver, Event, SaveAt, Summary, solve, steady_state
+from jax_cubie import Doses, Driver, Event, SaveAt, Summary, solve, steady_state
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -223,3 +223,29 @@ def test_summaries_of_lanes_that_events_end():
     for transform in (jax.jacfwd, jax.jacrev, jax.hessian):
         found, closed_form = (jax.jit(transform(function, (0, 1)))(0.7, 2.0) for function in (summarised, expected))
         np.testing.assert_allclose(np.array(found), np.array(closed_form), rtol=1e-10, atol=1e-10)
+
+
+def test_at_the_time_of_a_dose_and_at_t1():
+    """An event in front of a dose of its time, and one that is kept at t1, move by themselves; the first one's change of state
+    does not commute with the dose."""
+    events = {
+        "halved": Event(lambda t, y, p: t - p[1], affect=lambda t, y, p: 0.5 * y, record=1),
+        "kept": Event(lambda t, y, p: t - p[3], terminal=False, record=1),
+    }
+
+    def run(p):
+        doses = Doses(p[0], 1.0, into=lambda y: y)
+        tolerances = {"rtol": 1e-10, "atol": 1e-10}
+        return solve(lambda t, y, p: -y, 0.0, p[2], jnp.ones(()), p, events=events, doses=doses, method="dopri8", **tolerances)
+
+    def asked(p):
+        found = run(p)
+        halved, kept = found.events["halved"], found.events["kept"]
+        return jnp.stack([found.ys[-1], halved.ys[0], kept.ys[0], kept.times[0]])
+
+    point = jnp.array([1.0, 1.0, 2.0, 2.0])  # of the dose, of the event in front of it, t1, of the event there
+    assert all(int(one.count) == 1 for one in run(point).events.values())
+    end = 0.5 * np.exp(-2.0) + np.exp(-1.0)
+    expected = [[np.exp(-1.0), 0, -end, 0], [0, -np.exp(-1.0), 0, 0], [np.exp(-1.0), 0, 0, -end], [0, 0, 0, 1]]
+    for transform in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_allclose(jax.jit(transform(asked))(point), expected, rtol=1e-8, atol=1e-8)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from solve_helpers import all_are, assert_same_bits, clock, code
 
-from jax_cubie import Event, SaveAt, Solver, check_successful, solve
+from jax_cubie import Doses, Event, SaveAt, Solver, check_successful, solve
 from jax_cubie.solution import CODES
 
 # Of each family; steps of one size.
@@ -147,6 +147,29 @@ def test_several_at_one_time(platform):
         assert_same_bits(found.events[0].times, found.events[1].times)
         assert int(found.events[4].count) in ((4,) if not end else (3, 4))
         assert all_are(found, "event_occurred" if end else "successful")
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("dtype", "jump"), [("float32", 2.1), ("float64", 2.1), ("float64", 2.0)])
+def test_at_the_time_of_a_dose(dtype, jump, platform):
+    """Events by the time alone, and by a state that counts it, of which the last changes the state: in front of the dose, and
+    of what f jumps to; rows on the left of all are in front of both."""
+
+    def field(t, y, level):
+        return jnp.stack([-0.5 * y[0] * jnp.where(t <= level, 1.0, 2.0), jnp.ones_like(t)])
+
+    halved = seen(lambda t, y, level: t - level, affect=lambda t, y, level: y * jnp.array([0.5, 1.0], y.dtype))
+    events = [seen(lambda t, y, level: y[1] - level), seen(lambda t, y, level: level - t, record=0), halved]
+    saved = SaveAt(ts=[jump, jump, 4.0], side=np.array([False, True, False]))
+    y0, doses = jnp.array([1.0, 0.0], dtype), Doses(jump, 1.0, into=lambda y: y[0])
+    steps = {"events": events, "doses": doses, "saveat": saved, "method": "rk4", "dt0": 0.1}
+    found = solve(field, 0.0, 4.0, y0, jnp.asarray(jump, dtype), **steps)
+    assert [int(one.count) for one in found.events] == [1, 1, 1]
+    close = dict(rtol=20 * np.finfo(dtype).eps)
+    np.testing.assert_allclose([found.events[0].times[0], found.events[2].times[0]], jump, **close)
+    before, step = np.exp(-0.5 * jump), 1e-4 + close["rtol"]
+    left = [before, before / 2 + 1, (before / 2 + 1) * np.exp(jump - 4.0)]
+    np.testing.assert_allclose([found.events[2].ys[0, 0], *found.ys[:, 0]], [before, *left], rtol=step)
 
 
 # --- What they change
