@@ -10,8 +10,10 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..buffers import BACKWARD, Buffer
-from ..kernel.scalar import Scalar, where
+from ..kernel.scalar import Scalar, most, where
 from ..loop import AdjointHooks, Dimensions, Hooks, Part, Step
 from ..loop.inside import prepare_between
 from ..loop.jets import Jet, fraction_of, size_of
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from ..kernel.device import View
     from ..loop.body import Body
     from ..loop.lane import Lane
+
+
+# In units in the last place, how far the end of a step may be from where a window begins that begins there.
+_CLOSE = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +207,7 @@ class Integrals(Part):
         if one.sampled:
             self.pass_samples(b, one, step, visit)
         elif one.starts:
-            with b.when(step.end > begin_of(b, one)):
+            with b.when(step.end > _latest_begin(b, one)):
                 for point in self._points_from_start(b, one, step):
                     visit(point)
         else:
@@ -245,8 +251,8 @@ class Integrals(Part):
         """
         rule, direction = gauss(self.order), b.scalar(b.direction)
         before = (begin_of(b, one) - step.start - step.residue) / step.size
-        inside, size = before > 0.0, size_of(b, direction * step.size)
-        begin = where(inside, before, 0.0)
+        inside, size = step.start <= _latest_begin(b, one), size_of(b, direction * step.size)
+        begin = where(inside, most(before, b.scalar(0.0)), 0.0)
 
         def begins(order: int) -> Scalar:
             return where(inside, b.tangent(one.start, order), b.get(f"start_{order}"))
@@ -306,6 +312,11 @@ class Point:
 def begin_of(b: Body, one: Sum) -> Scalar:
     """When it begins, counted from t0 and running forwards."""
     return b.scalar(b.direction) * b.number(one.start) if one.starts else b.scalar(0.0)
+
+
+def _latest_begin(b: Body, one: Sum) -> Scalar:
+    """When the window begins, and rounding: a step that begins there, and the end of the one before, are no earlier."""
+    return begin_of(b, one) * (1.0 + _CLOSE * float(np.finfo(b.dtype).eps))
 
 
 def once(b: Body) -> Jet:

@@ -482,6 +482,22 @@ def test_derivatives_of_methods_and_ends(method):
 
 
 @pytest.mark.usefixtures("x64")
+def test_derivatives_where_a_window_begins_with_a_step():
+    """It moves by itself: where steps of one size end, and where a dose is given, which it is behind."""
+
+    def area(start, dose):
+        given = {"doses": Doses(1.4, dose, into=lambda y: y)} if dose is not None else {}
+        summaries = {"area": Summary.integral(start=start)}
+        return solve(lambda t, y, p: -y, 0.0, 3.0, 1.0, method="rk4", dt0=0.1, summaries=summaries, **given).summaries["area"]
+
+    for dose, start in ((None, 0.7), (2.0, 1.4)):
+        expected = -np.exp(-start) - (dose or 0.0)
+        for transform in (jax.jacfwd, jax.grad):
+            moved = jax.jit(transform(lambda start, dose=dose: area(start, dose)))(start)
+            np.testing.assert_allclose(moved, expected, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
 def test_derivatives_beside_summaries():
     """Those of rows are as without; those that are not there are refused, by name, where somebody asks for them."""
 
