@@ -98,10 +98,13 @@ def read_jumps(jump_ts: Any, step_ts: Any, t0: Any, t1: Any, dtype: str, others:
 
 
 def _ahead(offsets: Any, span: Any) -> Any:
-    """Times since t0 as an array, of which those that are infinite lie behind all others, in either direction of time."""
+    """Times since t0 as an array, of which those that are infinite lie behind all others, in either direction of time; NaN
+    where they do not."""
     if any(isinstance(value, jax.ShapeDtypeStruct) for value in (offsets, span)):
         return as_array(offsets, span.dtype)
-    return jnp.where(jnp.isinf(offsets), jnp.where(span < 0, -jnp.inf, jnp.inf), offsets)
+    never = jnp.isinf(offsets)
+    followed = jax.lax.cummax((~never).astype(jnp.int32), reverse=True) > 0
+    return jnp.where(never, jnp.where(followed, jnp.nan, jnp.where(span < 0, -jnp.inf, jnp.inf)), offsets)
 
 
 def _checked(name: str, times: Any, t0: Any, t1: Any) -> Any:
