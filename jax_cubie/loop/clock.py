@@ -89,9 +89,14 @@ def inside_of_leg(b: Body, time: Scalar, pair: tuple[str, str] = TIMES) -> Scala
     return most(low, least(high, time))
 
 
-def before(b: Body, time: Scalar) -> Scalar:
-    """The time in front of one above 0, as near as can be."""
-    return (time.bits - 1).float(b.dtype)
+# So many units in the last place in front of the end of a leg does an event happen that would be at it: so far that what is
+# just behind the event is nearer to it than to that end.
+_IN_FRONT_ULPS = 4
+
+
+def in_front_of(b: Body, time: Scalar) -> Scalar:
+    """The time of an event at the end of a leg: so there is a step from the one to the other, and each moves by itself."""
+    return (time.bits - _IN_FRONT_ULPS).float(b.dtype)
 
 
 def until(b: Body, end: Scalar, clips: Iterable[Hooks]) -> Scalar:
@@ -99,7 +104,7 @@ def until(b: Body, end: Scalar, clips: Iterable[Hooks]) -> Scalar:
     found = end
     for part in clips if b.lane.problem.cuts else ():
         stop = part.clip(b)
-        found = where(b.get("exact") & before(b, stop).equals(end), stop, found)
+        found = where(b.get("exact") & in_front_of(b, stop).equals(end), stop, found)
     return found
 
 

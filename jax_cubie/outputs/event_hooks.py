@@ -19,7 +19,7 @@ import numpy as np
 
 from ..kernel.scalar import Scalar, least, most, where
 from ..loop import Hooks, Step
-from ..loop.clock import before
+from ..loop.clock import in_front_of
 from ..loop.functions import into_view
 from ..solution import CODES
 from .event_conditions import Conditions, alike
@@ -304,7 +304,7 @@ class _Places:
         kinds = self._conditions.kinds
         final = sum(1 << number for number in self._conditions.cutting if kinds[number].affects or kinds[number].ends_at)
         end, finally_ = b.get("end"), b.get("home") & ~(b.get("events_fired") & final).equals(0)
-        earlier = before(b, end)
+        earlier = in_front_of(b, end)
         return where(finally_ | ~(earlier > step.start), end, earlier)
 
     def _count_rapid(self, b: Body, time: Scalar) -> Scalar:

@@ -116,7 +116,7 @@ class _Rows:
                     b.counter(saving.named("points")).add()
                 b.put(**{self._point_cell: self._point(b)})
 
-            b.repeat_while(lambda: b.get(self._point_cell) <= step.until, count)
+            b.repeat_while(lambda: b.get(self._point_cell) <= saving.until(step), count)
         if saving.steps:
             b.put(**{self._until: b.get(self._until) - 1})
             with b.when(b.get(self._until).equals(0)):
@@ -162,7 +162,7 @@ class _Rows:
         def missing() -> Scalar:
             number = b.get(self._behind)
             time = b.number(self._offsets, where(number >= 0, number, 0).to("int64").value)
-            return (number >= 0) & (b.scalar(b.direction) * time > step.until)
+            return (number >= 0) & (b.scalar(b.direction) * time > self._saving.until(step))
 
         if self._saving.points:
             b.repeat_while(missing, lambda: b.put(**{self._behind: b.get(self._behind) - 1, self._row: b.get(self._row) - 1}))

@@ -90,8 +90,8 @@ class _Rows:
         """What is saved inside of a step, and at its end."""
         ordered = b.variable(b.emitter.constant("bool", 1), "bool")
         if self._saving.points:
-            signed = b.scalar(b.direction) * step.size
-            with b.when(b.get(self._point_cell) <= step.until):
+            signed, until = b.scalar(b.direction) * step.size, self._saving.until(step)
+            with b.when(b.get(self._point_cell) <= until):
                 prepare_between(b, step)
 
             def save() -> None:
@@ -110,7 +110,7 @@ class _Rows:
                 self._save_values(b, time, since_t0.value, values, edge)
                 self._go_on(b, ordered)
 
-            b.repeat_while(lambda: b.get(self._point_cell) <= step.until, save)
+            b.repeat_while(lambda: b.get(self._point_cell) <= until, save)
         if self._saving.steps:
             b.put(**{self._until: b.get(self._until) - 1})
             with b.when(b.get(self._until).equals(0)):
@@ -299,8 +299,9 @@ def points_wait(problem: Problem) -> bool:
 def edge_of(b: Body, step: Step, point: Scalar) -> Edge:
     """Of a save time inside of a step."""
     close = _CLOSE * float(np.finfo(b.dtype).eps) * (abs(b.number("t0")) + step.end)
-    begins = step.start.equals(b.get("leg")) & (abs(point - step.start) <= close)
-    return Edge(begins, b.get("last") & (abs(point - step.end) <= close) & ~begins)
+    behind, ahead = abs(point - step.start), abs(point - step.end)
+    begins = step.start.equals(b.get("leg")) & (behind <= close) & (behind < ahead)
+    return Edge(begins, b.get("last") & (ahead <= close) & ~begins)
 
 
 def moved_offset(b: Body, offsets: str, number: Scalar, edge: Edge | None) -> Callable[[int], Scalar]:

@@ -18,6 +18,8 @@ from ..solution import CODES
 from .saveat import is_sub
 
 if TYPE_CHECKING:
+    from ..kernel.scalar import Scalar
+    from ..loop import Step
     from ..loop.lane import Lane
 
 # The functions of rows, and how the names of their results begin; the number of the output follows.
@@ -53,6 +55,10 @@ class Saving(Part):
         """Of the words of `ROWS` that there is a function of: shape and dtype of its outputs."""
         given = {"output": self.outputs, "observables": self.observables}
         return {word: outputs for word in ROWS if (outputs := given[word]) is not None}
+
+    def until(self, step: Step) -> Scalar:
+        """Up to which time points are saved in a step. Those that cling move with the nearest end of a leg."""
+        return step.end if self.clings else step.until
 
     @property
     def functions(self) -> tuple[str, ...]:

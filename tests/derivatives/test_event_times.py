@@ -235,17 +235,19 @@ def test_at_the_time_of_a_dose_and_at_t1():
 
     def run(p):
         doses = Doses(p[0], 1.0, into=lambda y: y)
-        tolerances = {"rtol": 1e-10, "atol": 1e-10}
-        return solve(lambda t, y, p: -y, 0.0, p[2], jnp.ones(()), p, events=events, doses=doses, method="dopri8", **tolerances)
+        summaries = {"least": Summary.min(), "peak": Summary.time_of_max()}
+        given = {"events": events, "doses": doses, "summaries": summaries, "method": "dopri8", "rtol": 1e-10, "atol": 1e-10}
+        return solve(lambda t, y, p: -y, 0.0, p[2], jnp.ones(()), p, **given)
 
     def asked(p):
         found = run(p)
         halved, kept = found.events["halved"], found.events["kept"]
-        return jnp.stack([found.ys[-1], halved.ys[0], kept.ys[0], kept.times[0]])
+        return jnp.stack([found.ys[-1], halved.ys[0], kept.ys[0], kept.times[0], *found.summaries.values()])
 
     point = jnp.array([1.0, 1.0, 2.0, 2.0])  # of the dose, of the event in front of it, t1, of the event there
     assert all(int(one.count) == 1 for one in run(point).events.values())
     end = 0.5 * np.exp(-2.0) + np.exp(-1.0)
-    expected = [[np.exp(-1.0), 0, -end, 0], [0, -np.exp(-1.0), 0, 0], [np.exp(-1.0), 0, 0, -end], [0, 0, 0, 1]]
+    least, peak = [-0.5 * np.exp(-1.0), 0, 0, 0], [1, 0, 0, 0]  # in front of the dose and behind it
+    expected = [[np.exp(-1.0), 0, -end, 0], [0, -np.exp(-1.0), 0, 0], [np.exp(-1.0), 0, 0, -end], [0, 0, 0, 1], least, peak]
     for transform in (jax.jacfwd, jax.jacrev):
         np.testing.assert_allclose(jax.jit(transform(asked))(point), expected, rtol=1e-8, atol=1e-8)

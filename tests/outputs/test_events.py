@@ -129,6 +129,10 @@ def test_bools(platform):
     assert ended.ts.tolist() == [0.75] and [bool(one.ended) for one in ended.events] == [False, False, False, True]
     # One that is True from the beginning on has not become so; and is at the end of the first step.
     always = [seen(lambda t, y, args: t >= 0.0, direction=direction) for direction in (0, 1)]
+    # A dose makes it so at the end of the next step, be it by the state or by the time.
+    asks = [seen(cond, direction=1) for cond in (lambda t, y, args: y[0] > 2.0, lambda t, y, args: t >= 0.5)]
+    dosed = solve(clock, 0.0, 1.0, ONE, events=asks, doses=Doses(0.5, 2.0, into=lambda y: y[0]), method="rk4", dt0=0.25)
+    assert [happened(one).tolist() for one in dosed.events] == [[0.75], [0.75]]
     counts = solve(clock, 0.0, 1.0, ONE, events=always, method="rk4", dt0=0.5).events
     assert [int(one.count) for one in counts] == [2, 0]
 
