@@ -113,7 +113,6 @@ class _Places:
         """Looks at the step; whether it should have ended earlier."""
         conditions = self._conditions
         conditions.evaluate(b, step.end, b.buf.proposed_state, self._method.end_rhs)
-        conditions.reach_end(b, step, conditions.part(b.buf.event_values, 0))
         cut, eventful = b.variable(b.emitter.constant("bool", 0), "bool"), conditions.come_near(b, step) | b.get("exact")
         for number in conditions.bools:
             eventful = eventful | self._holds(b, number)
@@ -156,6 +155,7 @@ class _Places:
         """Of a step at whose ends a condition is near to 0, or that ends at an event: the time at which it should have ended;
         infinity, if it should not."""
         conditions = self._conditions
+        conditions.reach_end(b, step, conditions.part(b.buf.event_values, 0))
         found, suspicious = b.variable(b.real(float("inf"))), conditions.suspicious(b, step)
         if not any(kind.cuts for kind in conditions.kinds):
             suspicious = suspicious & ~self._count_simple(b, step)
