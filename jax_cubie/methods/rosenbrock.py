@@ -112,6 +112,8 @@ class Rosenbrock(ImplicitMethod):
         counts = {"f": stages + 1, "f_dt": 1, "f_jv": stages * deep, **self.linear.copies(1 if self.mass is None else 3)}
         if dimensions.backward:
             counts |= {"f_vjp": stages + 2 * dimensions.inside, "f_dt_vjp": 1, "f_jv_vjp": stages * (1 + deep)}
+            if deep:
+                counts |= {name: counts[name] + more for name, more in (("f", stages), ("f_jv", stages), ("f_dt", 1))}
         if self.mass is not None:
             counts["mass_primal" if deep else "mass"] = stages - 1
             if deep:

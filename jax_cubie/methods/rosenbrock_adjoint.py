@@ -12,11 +12,9 @@ Where there are tangents, J and h have some, too: then the orders of v_i are sol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from ..kernel.scalar import Scalar
 from ..linear import Mass
 from ..loop import AdjointSteps
 from ..loop.cotangents import gather, into_view_of_input, some_of
@@ -86,7 +84,7 @@ class RosenbrockAdjoint(IncrementsAdjoint):
         of_auxiliaries = self._auxiliary_cotangent(b)
         add_up(b, of_auxiliaries, of_auxiliaries, [tableau.d[stage]], [slope])
         if b.lane.adjoint.orders:
-            self._gather_size_of_slope(b, stage, size)
+            self._gather_size_of_slope(b, stage, time, step_size)
         at = tableau.alpha[stage]
         state = self.method.stage_state(b, stage)
         pull(b, "f", stage_time(b, at, step_size, time), at, slope, result, y=state)
@@ -138,22 +136,29 @@ class RosenbrockAdjoint(IncrementsAdjoint):
         size = size_of(b, b.scalar(step_size))
         if b.lane.adjoint.orders:
             auxiliaries = b.buf.stage_slope
-            copy(b, auxiliaries, b.buf.cached_auxiliaries)
-            self._divide(b, auxiliaries, size)
+            if len(b.pieces) > 1:
+                b.call("f_dt", y=b.buf.state, out=auxiliaries, **b.instant(time))
+            else:
+                add_up(b, auxiliaries, None, _ONE, [b.buf.cached_auxiliaries], 1.0 / b.scalar(step_size))
             self._gather_size(b, cotangent, auxiliaries)
         multiply(b, cotangent, size, transposed=True)
         pull(b, "f_dt", time, 0, cotangent, result, y=b.buf.state)
         add_to_adjoint(b, result)
 
-    def _gather_size_of_slope(self, b: Body, stage: int, size: Jet) -> None:
-        """The share of the step's size in h s_i."""
-        tableau, rows, slope = self.method.tableau, self.method.rows(b), b.buf.stage_slope
-        if self.method.mass is None:
+    def _gather_size_of_slope(self, b: Body, stage: int, time: Any, step_size: Any) -> None:
+        """The share of the step's size in h s_i. That the stages tell; but the tangents of s_i are less than the rounding of
+        its tangents where a step of almost no size moves."""
+        method, slope, product, inverse = self.method, b.buf.stage_slope, b.buf.jacobian_product, 1.0 / b.scalar(step_size)
+        tableau, rows = method.tableau, method.rows(b)
+        if len(b.pieces) > 1:
+            method.begin_slope(b, stage, time, step_size, slope)
+            b.call("f_jv", y=b.buf.state, v=rows[stage], out=product, **b.instant(time))
+            add_up(b, slope, slope, _ONE, [product])
+        elif method.mass is None:
             weights = [-weight for weight in (tableau.c[stage - 1] if stage else ())]
-            add_up(b, slope, None, [1 / tableau.gamma, *weights], [rows[stage], *rows[:stage]])
+            add_up(b, slope, None, [1 / tableau.gamma, *weights], [rows[stage], *rows[:stage]], inverse)
         else:
-            add_up(b, slope, None, [Fraction(-1)], [self.method.mass_of_stage(b, stage)])
-        self._divide(b, slope, size)
+            add_up(b, slope, None, [Fraction(-1)], [method.mass_of_stage(b, stage)], inverse)
         self._gather_size(b, self.row_adjoints(b)[stage], slope)
 
     @staticmethod
@@ -166,20 +171,3 @@ class RosenbrockAdjoint(IncrementsAdjoint):
                     part = dot(b, b.piece(cotangent, piece.order), b.piece(factor, piece.order & ~order))
                     total = part if total is None else total + part
             gather(b, **{f"size_{order}": total})
-
-    @staticmethod
-    def _divide(b: Body, view: View, size: Jet) -> None:
-        """view = view / size, where both have tangents."""
-        inverse = 1.0 / size.terms[0]
-        for _, piece in b.pieces:
-            target = b.piece(view, piece.order)
-            terms = [(value, b.piece(view, piece.order & ~moved)) for moved, value in size.terms.items()
-                     if moved and piece.order & moved == moved]
-
-            def body(index: Any, target: View = target, terms: Sequence[tuple[Scalar, View]] = terms) -> None:
-                total = b.scalar(target.load(index))
-                for value, lower in terms:
-                    total = total - value * b.scalar(lower.load(index))
-                target.store(index, (total * inverse).value)
-
-            b.each(body, target.size)

@@ -159,6 +159,24 @@ def test_derivatives_by_numbers_that_move_doses_of_one_time(at):
         np.testing.assert_allclose(jax.jit(derivative(solved, (0, 1)))(*at), expected, atol=1e-6)
 
 
+def test_second_derivatives_by_times_of_doses_of_one_time():
+    """By a Rosenbrock method, with a step of almost no size between doses; forwards over reverse, against the closed form."""
+
+    def end(times):
+        doses = tuple(Doses(time, amount, into=lambda y: y) for time, amount in zip(times, (1.0, 0.5), strict=True))
+        field = lambda t, y, args: -0.8 * y * y  # noqa: E731
+        return solve(field, 0.0, 2.0, jnp.ones(()), doses=doses, method="rodas4", rtol=1e-8, atol=1e-8).ys[-1]
+
+    def expected(times):
+        y, last = 1.0, 0.0
+        for time, amount in ((times[0], 1.0), (times[1], 0.5), (2.0, 0.0)):
+            y, last = y / (1 + 0.8 * (time - last) * y) + amount, time
+        return y
+
+    at = jnp.ones(2)
+    np.testing.assert_allclose(jax.jit(jax.hessian(end))(at), jax.hessian(expected)(at), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_what_is_saved_where_doses_come_together(side):
     """Before or behind all of them, also where the solve is differentiated by their times."""
