@@ -12,7 +12,7 @@ from jax_cubie.problem import make_request
 
 
 def problem(saveat, dt0=None, **settings):
-    args = (jnp.ones((2, 2)), np.int32(1), True, 0.5)
+    args = (jnp.ones((2, 2)), np.int32(1), np.array(True), 0.5)
     closed_over = jnp.arange(2.0)
 
     def field(t, y, args):
