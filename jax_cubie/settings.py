@@ -91,19 +91,10 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (float, int))
 
 
-_NARROWER = {"float64": "float32", "int64": "int32", "uint64": "uint32"}
-
-
-def dtype_now(dtype: Any) -> str:
-    """The dtype that there is for it here: an array of 64 bits may come from where `jax_enable_x64` was on, which it is not."""
-    name = str(dtype)
-    return name if jnp.result_type(float) == np.float64 else _NARROWER.get(name, name)
-
-
 def as_now(array: Any) -> Any:
-    """JAX's array in the dtype that there is for it here."""
-    name = dtype_now(array.dtype)
-    return array if name == str(array.dtype) else array.astype(name)
+    """JAX's array in the dtype that there is for it here: 64 bits may be from where `jax_enable_x64` was on, as it is not."""
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype, allow_extended_dtype=True)
+    return array if dtype == array.dtype else array.astype(dtype)  # keys have no astype
 
 
 def refuse_symbolic(said: str, value: Any) -> None:

@@ -47,7 +47,7 @@ def points_of(
     folds: Sequence[Fold], field: Traced, given: Mapping[str, Any], problem: Problem
 ) -> tuple[list[Saving], dict[str, Any]]:
     """The parts that save the points of folds, and their operands."""
-    (row,) = jax.eval_shape(lambda: [_beside(field, given)])
+    row = jax.eval_shape(lambda: _beside(field, given))
     outputs, found, operands = ((row.shape, problem.dtype),), {}, {}
     for fold in folds:
         number = _number_of(fold.window)
@@ -83,7 +83,7 @@ def go_through(
 
     first = _at_point(init, (), rows[0], given)
     (carry, begun), _ = jax.lax.scan(go_on, (first, there[0]), (rows[1:], there[1:]))
-    found = evaluate(result.call, *carry, *(_at_t0(result, given)[name] for name in result.operands))
+    found = evaluate(result.call, *carry, *_at_t0(result, given).values())
     return [jnp.where(begun, one, missing(str(one.dtype))) for one in found]
 
 
@@ -100,9 +100,7 @@ def _sample_times(fold: Fold, given: Mapping[str, Any]) -> tuple[Any, Any]:
     return jnp.clip(offsets, jnp.minimum(0, span), jnp.maximum(0, span)), direction * offsets
 
 
-def _are_points(
-    fold: Fold, field: Traced, given: Mapping[str, Any], rows: Any, accepted: Any, end: Any
-) -> Any:
+def _are_points(fold: Fold, field: Traced, given: Mapping[str, Any], rows: Any, accepted: Any, end: Any) -> Any:
     """Which rows are points."""
     window, direction = fold.window, jnp.where(given["span"] >= 0, 1, -1)
     if window.sampled:
@@ -122,7 +120,7 @@ def _first_time(field: Traced, given: Mapping[str, Any]) -> Any:
 
 
 def _at_t0(field: Traced, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a function may be handed by name: all of the operands, but of tables the first rows."""
+    """What a function may be handed by name, in its order: all of the operands, but of tables the first rows."""
     found: dict[str, Any] = {}
     for name in field.operands:
         window = window_of(field.windows, name)
@@ -146,4 +144,4 @@ def _at_point(traced: Traced, carry: Sequence[Any], row: Any, given: Mapping[str
         one = values[name]
         values[name] = row[begin : begin + one.size].reshape(one.shape).astype(one.dtype)
         begin += one.size
-    return evaluate(traced.call, *carry, t, y, *(values[name] for name in traced.operands))
+    return evaluate(traced.call, *carry, t, y, *values.values())

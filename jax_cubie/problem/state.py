@@ -14,7 +14,7 @@ from jax.dtypes import float0
 from jaxtyping import Array, PyTree
 
 from ..kernel.partition import join
-from ..settings import concrete, dtype_now, refuse_symbolic
+from ..settings import concrete, refuse_symbolic
 from ..times import rounded
 
 DTYPES = ("float32", "float64")
@@ -114,7 +114,7 @@ def read_state(y0: PyTree) -> State:
         dtypes.append(leaf)
     if sum(math.prod(shape) for shape in shapes) == 0:
         raise ValueError(f"y0 has no components (structure {structure}): there is nothing to integrate")
-    given = dtype_now(jnp.result_type(*dtypes))
+    given: Any = jax.dtypes.canonicalize_dtype(jnp.result_type(*dtypes), allow_extended_dtype=True)
     if jnp.issubdtype(given, jnp.integer):
         given = jnp.result_type(float)
     if str(given) not in DTYPES:
